@@ -1,0 +1,210 @@
+"""ResNet and its B, C and D refinements as Keras functional models, for every Keras backend.
+
+He et al., "Deep Residual Learning for Image Recognition" (arXiv 1512.03385) and He et al., "Bag of Tricks
+for Image Classification with Convolutional Neural Networks" (arXiv 1812.01187), section 4. The networks
+here are bare: they take images that are already normalised. `resnetd_tf.classifier` puts the
+preprocessing in front.
+
+Layer names are stable: `stem_*`, `stage{s}_block{b}_*`, the output of a stage is `stage{s}` (1 to 4), the
+head is `predictions`.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import keras
+from keras import layers
+
+from resnetd_tf import weights as checkpoints
+from resnetd_tf.batchnorm import BatchNormalization
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What distinguishes the four networks (arXiv 1812.01187, figure 2)."""
+
+    stride_in_3x3: bool  # B: a bottleneck strides in its 3x3 convolution, not in its first 1x1
+    deep_stem: bool  # C: three 3x3 convolutions (32, 32, 64) instead of one 7x7
+    pooled_shortcut: bool  # D: a strided shortcut is a 2x2 average pool and an unstrided 1x1 convolution
+
+
+VARIANTS = {
+    "base": Variant(stride_in_3x3=False, deep_stem=False, pooled_shortcut=False),
+    "b": Variant(stride_in_3x3=True, deep_stem=False, pooled_shortcut=False),
+    "c": Variant(stride_in_3x3=True, deep_stem=True, pooled_shortcut=False),
+    "d": Variant(stride_in_3x3=True, deep_stem=True, pooled_shortcut=True),
+}
+
+
+def conv(x, filters: int, kernel: int, name: str, stride: int = 1, dilation: int = 1):
+    """Convolution without bias, padded by the same amount on all sides.
+
+    "same" padding is symmetric only at stride 1; at stride 2 TensorFlow pads the end alone, published
+    weights were trained with symmetric padding.
+    """
+    if stride > 1 and kernel > 1:
+        x = layers.ZeroPadding2D(dilation * (kernel // 2), name=f"{name}_pad")(x)
+    return layers.Conv2D(
+        filters,
+        kernel,
+        strides=stride,
+        padding="valid" if stride > 1 else "same",
+        dilation_rate=dilation,
+        use_bias=False,
+        kernel_initializer=keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal"),
+        name=name,
+    )(x)
+
+
+def norm(x, name: str, gamma: str = "ones"):
+    return BatchNormalization(momentum=0.9, epsilon=1e-5, gamma_initializer=gamma, name=name)(x)
+
+
+def relu(x, name: str):
+    return layers.ReLU(name=name)(x)
+
+
+def conv_norm_relu(x, filters: int, kernel: int, name: str, stride: int = 1, dilation: int = 1):
+    x = conv(x, filters, kernel, f"{name}_conv", stride, dilation)
+    return relu(norm(x, f"{name}_bn"), f"{name}_relu")
+
+
+def stem(x, variant: Variant):
+    """Input (h, w) to (h/4, w/4) with 64 channels."""
+    if variant.deep_stem:
+        for index, (filters, stride) in enumerate([(32, 2), (32, 1), (64, 1)], start=1):
+            x = conv_norm_relu(x, filters, 3, f"stem_{index}", stride)
+    else:
+        x = conv_norm_relu(x, 64, 7, "stem_1", stride=2)
+    # Zeros stand for minus infinity here: after the ReLU nothing is below them.
+    x = layers.ZeroPadding2D(1, name="stem_pool_pad")(x)
+    return layers.MaxPooling2D(3, strides=2, name="stem_pool")(x)
+
+
+def shortcut(x, filters: int, variant: Variant, stride: int, dilation: int, name: str):
+    """Projection of a block's input to the shape of its output."""
+    if variant.pooled_shortcut and stride > 1:
+        x = layers.AveragePooling2D(2, stride, padding="same", name=f"{name}_pool")(x)
+        stride = 1
+    elif variant.pooled_shortcut and dilation > 1:
+        # timm's AvgPool2dSame: at stride 1 the zeros beyond the edge count.
+        x = layers.ZeroPadding2D(((0, 1), (0, 1)), name=f"{name}_pool_pad")(x)
+        x = layers.AveragePooling2D(2, 1, name=f"{name}_pool")(x)
+    return norm(conv(x, filters, 1, f"{name}_conv", stride), f"{name}_bn")
+
+
+def bottleneck(x, width: int, variant: Variant, stride: int, dilations: tuple[int, int], name: str):
+    """1x1, 3x3, 1x1 convolutions; the last widens four times."""
+    strides = (1, stride) if variant.stride_in_3x3 else (stride, 1)
+    x = conv_norm_relu(x, width, 1, f"{name}_1", strides[0])
+    x = conv_norm_relu(x, width, 3, f"{name}_2", strides[1], dilations[0])
+    return norm(conv(x, 4 * width, 1, f"{name}_3_conv"), f"{name}_3_bn", gamma="zeros")
+
+
+def basic(x, width: int, variant: Variant, stride: int, dilations: tuple[int, int], name: str):
+    """Two 3x3 convolutions. Its stride is in a 3x3 already: `b` and `base` are the same."""
+    x = conv_norm_relu(x, width, 3, f"{name}_1", stride, dilations[0])
+    return norm(conv(x, width, 3, f"{name}_2_conv", dilation=dilations[1]), f"{name}_2_bn", gamma="zeros")
+
+
+DEPTHS = {  # residual branch, its widening, blocks in each stage
+    18: (basic, 1, (2, 2, 2, 2)),
+    34: (basic, 1, (3, 4, 6, 3)),
+    50: (bottleneck, 4, (3, 4, 6, 3)),
+    101: (bottleneck, 4, (3, 4, 23, 3)),
+    152: (bottleneck, 4, (3, 8, 36, 3)),
+}
+
+
+def stages(x, depth: int, variant: Variant, output_stride: int):
+    """The four stages. Where `output_stride` is reached, strides turn into dilations, as timm places them."""
+    branch, expansion, blocks = DEPTHS[depth]
+    reached, dilation = 4, 1
+    for stage, count in enumerate(blocks):
+        width, stride, previous = 64 * 2**stage, 1, dilation
+        if stage > 0 and reached < output_stride:
+            stride, reached = 2, reached * 2
+        elif stage > 0:
+            dilation *= 2
+        for block in range(count):
+            name = f"stage{stage + 1}_block{block + 1}"
+            residual = branch(x, width, variant, stride, (previous, dilation), name)
+            if stride > 1 or x.shape[-1] != expansion * width:
+                x = shortcut(x, expansion * width, variant, stride, dilation, f"{name}_shortcut")
+            x = layers.Add(name=f"{name}_add")([x, residual])
+            x = relu(x, f"stage{stage + 1}" if block == count - 1 else f"{name}_out")
+            stride, previous = 1, dilation
+    return x
+
+
+def resnet(
+    depth: int,
+    variant: str,
+    *,
+    include_top: bool = True,
+    weights: str | None = None,
+    input_shape: tuple[int | None, int | None, int] | None = None,
+    pooling: str | None = None,
+    classes: int = 1000,
+    classifier_activation: str | None = "softmax",
+    output_stride: int = 32,
+    name: str | None = None,
+) -> keras.Model:
+    """ResNet of any depth and variant, without preprocessing.
+
+    Weights start as in arXiv 1812.01187, section 3.1: He initialisation, and the last batch
+    normalisation of each residual branch scaled by zero, so that every block begins as the identity.
+
+    Args:
+        depth: 18, 34, 50, 101 or 152.
+        variant: "base", "b", "c" or "d". For the basic blocks of depths 18 and 34 "b" equals "base".
+        include_top: Whether to end in global average pooling and a dense layer.
+        weights: `None` for random weights, or the path of a `.weights.h5` or `.keras` file of this
+            network, or of a `.safetensors` state dict of timm's or torchvision's.
+        input_shape: (height, width, bands), `None` for a size left open. At least 32 pixels; default
+            (None, None, 3).
+        pooling: Without the top: `None` for the feature map (batch, height / output_stride, width /
+            output_stride, features), "avg" or "max" for (batch, features).
+        classes: Number of classes of the top.
+        classifier_activation: Activation of the top; `None` gives logits.
+        output_stride: 32, 16 or 8: input size over feature map size. Below 32 the last stages are
+            dilated instead of strided.
+        name: Name of the model; default "resnet50d" and so on.
+
+    Returns:
+        A functional model from normalised float images (batch, height, width, bands).
+
+    Raises:
+        ValueError: An argument is outside its list, or `weights` do not fit the network.
+    """
+    if depth not in DEPTHS:
+        raise ValueError(f"depth {depth} is not one of {', '.join(map(str, DEPTHS))}")
+    if variant not in VARIANTS:
+        raise ValueError(f"variant {variant!r} is not one of {', '.join(VARIANTS)}")
+    if output_stride not in (8, 16, 32):
+        raise ValueError(f"output stride {output_stride} is not one of 8, 16, 32")
+    if pooling not in (None, "avg", "max"):
+        raise ValueError(f"pooling {pooling!r} is not one of None, 'avg', 'max'")
+    input_shape = input_shape or (None, None, 3)
+    if any(size is not None and size < 32 for size in input_shape[:2]):
+        raise ValueError(f"input size {input_shape[0]}x{input_shape[1]} is below the smallest, 32x32")
+
+    inputs = keras.Input(input_shape, name="images")
+    x = stages(stem(inputs, VARIANTS[variant]), depth, VARIANTS[variant], output_stride)
+    if include_top or pooling == "avg":
+        x = layers.GlobalAveragePooling2D(name="average_pool")(x)
+    elif pooling == "max":
+        x = layers.GlobalMaxPooling2D(name="max_pool")(x)
+    if include_top:
+        # Logits and probabilities in float32 under any precision policy.
+        x = layers.Dense(classes, classifier_activation, dtype="float32", name="predictions")(x)
+    model = keras.Model(inputs, x, name=name or f"resnet{depth}{variant.removeprefix('base')}")
+    if weights is not None:
+        checkpoints.load(model, weights)
+    return model
+
+
+ResNet50 = partial(resnet, 50, "base")
+ResNet50B = partial(resnet, 50, "b")
+ResNet50C = partial(resnet, 50, "c")
+ResNet50D = partial(resnet, 50, "d")

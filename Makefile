@@ -1,0 +1,30 @@
+# make demo   trains, evaluates and exports on the embedded dataset; no download
+# make train  the same on EuroSAT
+# make test   runs the tests
+# Each sets up .venv first; PYTHON chooses the interpreter (3.11 to 3.13).
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo train test lint
+
+.venv/installed: setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else \
+	  "Python 3.11 to 3.13 is needed, $(PYTHON) is %d.%d: make PYTHON=python3.12 ..." % v)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]' --constraint constraints.txt
+	@touch $@
+
+demo: .venv/installed
+	$(BIN)/python train.py --depth=18 --variant=d --dataset=synthetic --image_size=64 --epochs=8 --weights=none \
+	  --output_dir=saved_models/demo
+
+train: .venv/installed
+	$(BIN)/python train.py --variant=d
+
+test: .venv/installed
+	$(BIN)/python -m pytest -q
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .

@@ -1,0 +1,53 @@
+"""Trains ResNet-50-D (or -B, -C, the original) on EuroSAT, evaluates it and exports a SavedModel.
+
+Examples:
+    python train.py --variant=d
+    python train.py --variant=d --image_size=64 --weights=none
+    python train.py --dataset=folder:my_patches --epochs=20 --output_dir=saved_models/mine
+"""
+
+from absl import flags
+
+import door
+
+FLAGS = flags.FLAGS
+flags.DEFINE_enum("variant", "d", ["base", "b", "c", "d"], "Refinement of the network.")
+flags.DEFINE_enum("depth", "50", ["18", "34", "50", "101", "152"], "Layers of the network.")
+flags.DEFINE_string(
+    "dataset", "eurosat/rgb", "eurosat/rgb, eurosat/all (13 bands), synthetic, folder:PATH or a TFDS name."
+)
+flags.DEFINE_string("data_dir", None, "Where TFDS keeps datasets; default $TFDS_DATA_DIR, else ~/tensorflow_datasets.")
+flags.DEFINE_string("eurosat_zip", None, "A EuroSAT archive to prepare the dataset from instead of downloading it.")
+flags.DEFINE_integer("image_size", 224, "Side in pixels to which the model resizes images; at least 32.")
+flags.DEFINE_integer("epochs", 10, "Passes over the training split.", lower_bound=1)
+flags.DEFINE_integer("batch_size", 32, "Images in a step, over all devices.", lower_bound=1)
+flags.DEFINE_float("learning_rate", None, "Highest learning rate at a batch of 256; scaled with the batch size.")
+flags.DEFINE_string("weights", "auto", "auto, none (random), or a .keras or .weights.h5 file to start from.")
+flags.DEFINE_enum("precision", "auto", ["auto", "float32", "bfloat16", "float16"], "Precision of training.")
+flags.DEFINE_integer("seed", 0, "Of weights, shuffling and augmentation.")
+flags.DEFINE_string("output_dir", None, "Base path of the model; default saved_models/resnet50d and so on.")
+
+
+def main(argv):
+    from resnetd_tf import training
+    from resnetd_tf.recipe import Recipe
+
+    variant = FLAGS.variant.removeprefix("base")
+    chosen = {"epochs": FLAGS.epochs, "batch_size": FLAGS.batch_size, "learning_rate": FLAGS.learning_rate}
+    training.train(
+        depth=int(FLAGS.depth),
+        variant=FLAGS.variant,
+        dataset=FLAGS.dataset,
+        data_dir=FLAGS.data_dir,
+        eurosat_zip=FLAGS.eurosat_zip,
+        image_size=FLAGS.image_size,
+        weights=FLAGS.weights,
+        precision=FLAGS.precision,
+        seed=FLAGS.seed,
+        output_dir=FLAGS.output_dir or f"saved_models/resnet{FLAGS.depth}{variant}",
+        recipe=Recipe(**{name: value for name, value in chosen.items() if value is not None}),
+    )
+
+
+if __name__ == "__main__":
+    door.run(main)

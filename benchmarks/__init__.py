@@ -1,0 +1,1 @@
+"""Side-by-side measurements against peers; each module prints a table."""

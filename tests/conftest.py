@@ -1,0 +1,70 @@
+"""What the tests share: a small trained run, EuroSAT where it is at hand, and the programs as subprocesses."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def door():
+    """Runs a program of the top level and returns what it left: `door("train.py", "--epochs=1")`."""
+
+    def run(program: str, *arguments, **options) -> subprocess.CompletedProcess:
+        command = [sys.executable, str(ROOT / program), *map(str, arguments)]
+        # JAX, imported by Keras in this process, sets TensorFlow's log level for its children.
+        environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, **options)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def bad_input(door):
+    """Runs a program that must refuse: exit code 2, one line on stderr, which it returns."""
+
+    def run(program: str, *arguments, **options) -> str:
+        result = door(program, *arguments, **options)
+        assert result.returncode == 2, result.stderr
+        assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+        return result.stderr
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def run(door, tmp_path_factory):
+    """Base path of a small classifier trained on the synthetic dataset."""
+    base = tmp_path_factory.mktemp("models") / "small"
+    result = door(
+        "train.py",
+        *("--depth=18", "--variant=d", "--dataset=synthetic", "--image_size=32", "--epochs=2"),
+        f"--output_dir={base}",
+    )
+    assert result.returncode == 0, result.stderr
+    (base / "stdout.txt").write_text(result.stdout)
+    return base
+
+
+def eurosat_dir() -> str | None:
+    """$TFDS_DATA_DIR, if EuroSAT RGB is in it."""
+    folder = os.environ.get("TFDS_DATA_DIR")
+    return folder if folder and (pathlib.Path(folder) / "eurosat/rgb/2.0.0").is_dir() else None
+
+
+needs_eurosat = pytest.mark.skipif(eurosat_dir() is None, reason="set TFDS_DATA_DIR to where TFDS has eurosat/rgb")
+
+
+def sentinel2_dir() -> pathlib.Path | None:
+    """$SENTINEL2_DIR, if the 13-band EuroSAT patches are in it."""
+    folder = pathlib.Path(os.environ.get("SENTINEL2_DIR", "")) / "eurosat_all"
+    return folder.parent if folder.is_dir() else None
+
+
+needs_sentinel2 = pytest.mark.skipif(
+    sentinel2_dir() is None, reason="set SENTINEL2_DIR to a folder with eurosat_all/CLASS/*.tif"
+)

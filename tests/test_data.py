@@ -1,0 +1,299 @@
+import hashlib
+import http.server
+import os
+import subprocess
+import sys
+import threading
+import zipfile
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import eurosat_dir, needs_eurosat, needs_sentinel2, sentinel2_dir
+from PIL import Image
+
+from resnetd_tf import data, synthetic
+from resnetd_tf.errors import InputError
+from resnetd_tf.sentinel2 import CLASSES, EUROSAT_RGB
+
+
+def jpeg(path, seed=0, size=64):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, quality=95)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Ten images in each of three classes, in the layout of the dataset's own zip."""
+    root = tmp_path / "2750"
+    for index in range(30):
+        name = CLASSES[index % 3]
+        jpeg(root / name / f"{name}_{index}.jpg", seed=index)
+    return root
+
+
+def make_zip(path, folder, prefix):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("README.txt", "not an image")
+        for image in folder.rglob("*.jpg"):
+            archive.write(image, f"{prefix}/{image.relative_to(folder)}")
+    return path
+
+
+def test_folder_is_split_70_20_10(folder):
+    dataset = data.load(f"folder:{folder}")
+    assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 21, "validation": 6, "test": 3}
+    assert dataset.classes == CLASSES[:3]
+    names = [name for split in dataset.splits.values() for name in split.names]
+    assert len(set(names)) == 30
+    for split in dataset.splits.values():
+        for image, label, name in zip(split.images, split.labels, split.names):
+            assert CLASSES[label] in name
+            np.testing.assert_array_equal(image, np.asarray(Image.open(name)))  # as Pillow decodes it
+
+
+def test_folder_of_differing_sizes_is_resized(folder):
+    jpeg(folder / CLASSES[0] / "large.jpg", size=100)
+    assert data.load(f"folder:{folder}", image_size=48).patch_shape == (48, 48, 3)
+
+
+def test_bad_folders(tmp_path, folder):
+    with pytest.raises(InputError, match="is not a folder"):
+        data.load(f"folder:{tmp_path / 'missing'}")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no images"):
+        data.load(f"folder:{tmp_path / 'empty'}")
+    jpeg(tmp_path / "one" / "Forest" / "1.jpg")
+    with pytest.raises(InputError, match="only one class, Forest"):
+        data.load(f"folder:{tmp_path / 'one'}")
+    damaged = folder / CLASSES[1] / "damaged.jpg"
+    whole = next(folder.rglob("*.jpg")).read_bytes()
+    damaged.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"damaged\.jpg: not a readable"):
+        data.load(f"folder:{folder}")
+
+
+def test_unknown_names():
+    with pytest.raises(InputError, match="'no_such' is unknown"):
+        data.load("no_such")
+    with pytest.raises(InputError, match="'eurosat/nir' is unknown"):
+        data.load("eurosat/nir")
+    with pytest.raises(InputError, match="split 'dev' is not one of train, validation, test"):
+        data.load("synthetic", ("dev",))
+
+
+@pytest.mark.parametrize("prefix", ["2750", "EuroSAT_RGB"])
+def test_zip_is_prepared_as_tfds_would(tmp_path, folder, prefix):
+    """The reference is TFDS's own builder reading the same images from the folder its zip unpacks to."""
+    import tensorflow_datasets as tfds
+
+    archive = make_zip(tmp_path / "EuroSAT.zip", folder, prefix)
+    ours = data.load("eurosat/rgb", data_dir=str(tmp_path / "ours"), eurosat_zip=str(archive))
+
+    reference = tfds.builder("eurosat/rgb", data_dir=str(tmp_path / "reference"))
+    reference._split_generators = lambda dl_manager: {"train": reference._generate_examples(str(folder), "rgb")}
+    reference.download_and_prepare()
+    for split, slicing in data.SPLITS.items():
+        expected = list(reference.as_dataset(split=slicing).as_numpy_iterator())
+        assert ours.splits[split].names == tuple(example["filename"].decode() for example in expected)
+        np.testing.assert_array_equal(ours.splits[split].labels, [example["label"] for example in expected])
+        for name, image in zip(ours.splits[split].names, ours.splits[split].images):
+            np.testing.assert_array_equal(image, np.asarray(Image.open(next(folder.rglob(name)))))
+    assert ours.classes == CLASSES
+    assert not list((tmp_path / "ours").glob(".eurosat-*"))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "other"])
+def test_damaged_zip_is_not_prepared(tmp_path, folder, damage):
+    archive = make_zip(tmp_path / "EuroSAT.zip", folder, "2750")
+    content = bytearray(archive.read_bytes())
+    if damage == "truncated":
+        content = content[: len(content) // 2]
+    elif damage == "flipped":
+        content[len(content) // 2] ^= 0xFF
+    archive.write_bytes(content)
+    if damage == "other":
+        with zipfile.ZipFile(archive, "w") as other:
+            other.writestr("cats/1.jpg", "")
+    with pytest.raises(InputError, match=r"EuroSAT\.zip"):
+        data.load("eurosat/rgb", data_dir=str(tmp_path / "data"), eurosat_zip=str(archive))
+    assert not list((tmp_path / "data").rglob("*.tfrecord*"))
+    assert not list((tmp_path / "data").glob(".eurosat-*"))
+
+
+@pytest.fixture
+def prepared(tmp_path, folder):
+    archive = make_zip(tmp_path / "EuroSAT.zip", folder, "2750")
+    data.load("eurosat/rgb", data_dir=str(tmp_path / "data"), eurosat_zip=str(archive))
+    return tmp_path / "data"
+
+
+def test_damaged_tfrecord_is_named(prepared):
+    (record,) = prepared.rglob("*.tfrecord*")
+    content = record.read_bytes()
+    record.write_bytes(content[: len(content) * 3 // 4])
+    with pytest.raises(InputError, match=r"tfrecord-00000-of-00001: truncated or corrupt"):
+        data.load("eurosat/rgb", data_dir=str(prepared))
+    record.write_bytes(content[:1000] + bytes([content[1000] ^ 0xFF]) + content[1001:])
+    with pytest.raises(InputError, match=r"tfrecord-00000-of-00001: truncated or corrupt"):
+        data.load("eurosat/rgb", data_dir=str(prepared))
+
+
+def test_damaged_jpeg_in_tfrecord_is_named(tmp_path, folder):
+    damaged = folder / CLASSES[1] / f"{CLASSES[1]}_999.jpg"
+    whole = next(folder.rglob("*.jpg")).read_bytes()
+    damaged.write_bytes(whole[: len(whole) // 2])
+    archive = make_zip(tmp_path / "EuroSAT.zip", folder, "2750")
+    with pytest.raises(InputError, match=r"Forest_999\.jpg in it is not a readable"):
+        data.load("eurosat/rgb", data_dir=str(tmp_path / "data"), eurosat_zip=str(archive))
+
+
+class Mirror(http.server.BaseHTTPRequestHandler):
+    """The part of the Hugging Face hub that a download of one file speaks to."""
+
+    content = b""
+
+    def do_HEAD(self):
+        self.send_response(200)
+        self.send_header("X-Repo-Commit", self.path.split("/resolve/")[1].split("/")[0])
+        self.send_header("ETag", f'"{hashlib.sha256(self.content).hexdigest()}"')
+        self.send_header("Content-Length", str(len(self.content)))
+        self.end_headers()
+
+    def do_GET(self):
+        self.do_HEAD()
+        self.wfile.write(self.content)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.mark.parametrize("registered", [True, False])
+def test_mirror(tmp_path, folder, registered):
+    """In a process whose TFDS address is dead and whose hub is a local server."""
+    Mirror.content = make_zip(tmp_path / "EuroSAT.zip", folder, "2750").read_bytes()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Mirror)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    checksum = hashlib.sha256(Mirror.content).hexdigest() if registered else "0" * 64
+    script = f"""
+import dataclasses, tensorflow_datasets as tfds
+from resnetd_tf import data
+builder = tfds.builder("eurosat/rgb", data_dir={str(tmp_path / "data")!r})
+url = "http://127.0.0.1:9/EuroSAT.zip"
+info = type(builder).url_infos.pop(builder.builder_config.download_url)
+builder.builder_config.download_url = url
+type(builder).url_infos[url] = dataclasses.replace(info, checksum={checksum!r})
+data.load("eurosat/rgb", data_dir={str(tmp_path / "data")!r})
+"""
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+        "HF_HOME": str(tmp_path / "hub"),
+    }
+    result = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=200
+    )
+    server.shutdown()
+    if registered:
+        assert result.returncode == 0, result.stderr
+        assert len(data.load("eurosat/rgb", data_dir=str(tmp_path / "data")).splits["train"]) == 21
+    else:
+        assert "has SHA-256" in result.stderr and "not used, deleted" in result.stderr
+        assert not list((tmp_path / "hub").rglob("EuroSAT.zip"))
+        assert not list((tmp_path / "data").rglob("*.tfrecord*"))
+
+
+def test_training_batches_are_shuffled_and_seeded():
+    images, labels = synthetic.draw(100)
+    split = data.Split(images, labels, tuple(map(str, range(100))))
+
+    def epochs(seed):
+        batches = data.batches(split, 10, 32, training=True, seed=seed)
+        return [np.concatenate([image for image, _ in batches]) for _ in range(2)]
+
+    (first, second), (again, _), (other, _) = epochs(1), epochs(1), epochs(2)
+    assert first.shape == (96, 64, 64, 3) and first.dtype == np.uint8
+    np.testing.assert_array_equal(first, again)
+    assert (first != second).any() and (first != other).any()
+
+
+def test_evaluation_batches_are_complete_and_in_order():
+    images, labels = synthetic.draw(50)
+    split = data.Split(images, labels, tuple(map(str, range(50))))
+    batches = list(data.batches(split, 10, 32))
+    np.testing.assert_array_equal(np.concatenate([image for image, _ in batches]), images)
+    np.testing.assert_array_equal(np.concatenate([label for _, label in batches]).argmax(1), labels)
+
+
+def test_augmentation_is_the_eight_symmetries_of_the_square():
+    image = np.arange(9, dtype=np.uint8).reshape(3, 3, 1)
+    expected = {np.rot90(flipped, turns).tobytes() for flipped in (image, image[::-1]) for turns in range(4)}
+    seen = {
+        turned.numpy().tobytes() for turned in data.augment(tf.constant(np.stack([image] * 500)), tf.constant([1, 2]))
+    }
+    assert seen == expected and len(seen) == 8
+    wide = data.augment(tf.constant(np.stack([image[:2]] * 500)), tf.constant([1, 2]))
+    assert len({turned.numpy().tobytes() for turned in wide}) == 4
+
+
+def test_synthetic_scenes():
+    images, labels = synthetic.draw(200, seed=3)
+    assert images.shape == (200, 64, 64, 3) and images.dtype == np.uint8
+    assert np.bincount(labels).tolist() == [20] * 10
+    np.testing.assert_array_equal(images, synthetic.draw(200, seed=3)[0])
+    assert (images != synthetic.draw(200, seed=4)[0]).any()
+
+
+@needs_eurosat
+def test_eurosat():
+    dataset = data.load("eurosat/rgb", data_dir=eurosat_dir())
+    assert {name: len(split) for name, split in dataset.splits.items()} == {
+        "train": 18900,
+        "validation": 5400,
+        "test": 2700,
+    }
+    assert dataset.classes == CLASSES
+    for split in dataset.splits.values():
+        assert all(CLASSES[label] == name.split("_")[0] for label, name in zip(split.labels, split.names))
+    everything = np.concatenate([split.images.reshape(-1, 3) for split in dataset.splits.values()])
+    np.testing.assert_allclose(everything.mean(0, dtype=float), EUROSAT_RGB.mean, atol=0.1)
+    assert len({name for split in dataset.splits.values() for name in split.names}) == 27000
+
+
+@needs_sentinel2
+def test_thirteen_bands_from_zip_and_folder(tmp_path):
+    """The real 13-band patches, in the layout of TFDS's archive of them."""
+    import tifffile
+
+    root = sentinel2_dir() / "eurosat_all"
+    archive = tmp_path / "EuroSATallBands.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in root.rglob("*.tif"):
+            file.write(path, f"ds/images/remote_sensing/otherDatasets/sentinel_2/tif/{path.relative_to(root)}")
+    prepared = data.load("eurosat/all", data_dir=str(tmp_path / "data"), eurosat_zip=str(archive))
+    unpacked = data.load(f"folder:{root}")
+    for dataset in (prepared, unpacked):
+        assert {name: len(split) for name, split in dataset.splits.items()} == {
+            "train": 56,
+            "validation": 16,
+            "test": 8,
+        }
+        for split in dataset.splits.values():
+            assert split.images.dtype == np.uint16 and split.images.shape[1:] == (64, 64, 13)
+            for image, name in zip(split.images, split.names):
+                np.testing.assert_array_equal(image, tifffile.imread(next(root.rglob(name.split("/")[-1]))))
+
+
+@needs_eurosat
+def test_patches_are_decoded_as_pillow_does_and_as_tensorflow_by_default_does_not():
+    import io
+
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder("eurosat/rgb", data_dir=eurosat_dir())
+    patches = builder.as_dataset(split="train[:1%]", decoders={"image": tfds.decode.SkipDecoding()})
+    for patch in patches.as_numpy_iterator():
+        pillow = np.asarray(Image.open(io.BytesIO(patch["image"]))).astype(int)
+        np.testing.assert_array_equal(data.decode(patch["image"]), pillow)
+        assert np.abs(tf.io.decode_image(patch["image"]).numpy() - pillow).max() >= 3

@@ -1,0 +1,155 @@
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import resnetd_tf
+from resnetd_tf.batchnorm import BatchNormalization, portable
+from resnetd_tf.resnet import DEPTHS, VARIANTS
+
+
+def randomize(model, seed=0):
+    """Weights of unit scale everywhere, batch normalisation's included, so that every layer counts."""
+    rng = np.random.default_rng(seed)
+    for weight in model.weights:
+        if len(weight.shape) == 1:
+            weight.assign(rng.uniform(0.5, 1.5, weight.shape))
+
+
+@pytest.mark.parametrize(
+    ("builder", "millions"),
+    [
+        (resnetd_tf.ResNet50, 25.557032),
+        (resnetd_tf.ResNet50B, 25.557032),
+        (resnetd_tf.ResNet50C, 25.576264),
+        (resnetd_tf.ResNet50D, 25.576264),
+    ],
+)
+def test_parameter_counts(builder, millions):
+    model = builder()
+    assert sum(np.prod(weight.shape) for weight in model.trainable_weights) == round(millions * 1e6)
+    assert model.output_shape == (None, 1000)
+
+
+def strided(model):
+    return {layer.name for layer in model.layers if getattr(layer, "strides", (1, 1)) == (2, 2)}
+
+
+def test_where_the_variants_differ():
+    models = {variant: resnetd_tf.resnet(50, variant) for variant in VARIANTS}
+    assert "stage2_block1_1_conv" in strided(models["base"])
+    for variant in "bcd":
+        assert "stage2_block1_2_conv" in strided(models[variant])
+        assert "stage2_block1_1_conv" not in strided(models[variant])
+    stems = {v: [m.get_layer(f"stem_{i}_conv").filters for i in (1, 2, 3)] for v, m in models.items() if v in "cd"}
+    assert stems == {"c": [32, 32, 64], "d": [32, 32, 64]}
+    assert models["b"].get_layer("stem_1_conv").kernel_size == (7, 7)
+    assert {n for n in strided(models["d"]) if "shortcut" in n} == {f"stage{s}_block1_shortcut_pool" for s in (2, 3, 4)}
+    assert {n for n in strided(models["c"]) if "shortcut" in n} == {f"stage{s}_block1_shortcut_conv" for s in (2, 3, 4)}
+
+
+@pytest.mark.parametrize("output_stride", [32, 16, 8])
+def test_stage_outputs(output_stride):
+    model = resnetd_tf.resnet(18, "d", include_top=False, input_shape=(96, 96, 13), output_stride=output_stride)
+    sizes = [model.get_layer(f"stage{stage}").output.shape[1] for stage in (1, 2, 3, 4)]
+    assert sizes == [96 // min(stride, output_stride) for stride in (4, 8, 16, 32)]
+
+
+def test_open_input_size_and_pooling():
+    model = resnetd_tf.resnet(18, "b", include_top=False, pooling="avg")
+    for size in (32, 47):
+        assert model(np.zeros((1, size, size, 3))).shape == (1, 512)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"depth": 49}, "depth 49"),
+        ({"variant": "e"}, "variant 'e'"),
+        ({"input_shape": (31, 64, 3)}, "31x64"),
+        ({"output_stride": 4}, "output stride 4"),
+        ({"pooling": "sum"}, "pooling 'sum'"),
+        ({"weights": "no/such.weights.h5"}, "no such file"),
+        ({"weights": __file__}, "expected a .keras, .weights.h5 or .safetensors"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        resnetd_tf.resnet(**{"depth": 18, "variant": "d", **arguments})
+
+
+def test_weights_of_another_architecture(tmp_path):
+    path = tmp_path / "r18.weights.h5"
+    model = resnetd_tf.resnet(18, "d", classes=10)
+    randomize(model)
+    model.save_weights(path)
+    same = resnetd_tf.resnet(18, "d", classes=10, weights=path)
+    for ours, loaded in zip(model.weights, same.weights):
+        np.testing.assert_array_equal(ours, loaded)
+    with pytest.raises(ValueError, match="do not fit"):
+        resnetd_tf.resnet(34, "d", classes=10, weights=path)
+
+
+def test_blocks_begin_as_identities():
+    model = resnetd_tf.resnet(50, "d", include_top=False, input_shape=(64, 64, 3))
+    features = keras.Model(model.inputs, [model.get_layer(f"stage3_block{block}_out").output for block in (1, 5)])
+    first, fifth = features(np.random.default_rng(0).normal(size=(1, 64, 64, 3)))
+    np.testing.assert_array_equal(first, fifth)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_batch_norm_equals_keras(dtype):
+    """The fused layer against Keras's own: outputs, gradients and moving statistics."""
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    images = rng.normal(3, 2, (4, 5, 6, 7)).astype("float32")
+    results = []
+    for kind in (BatchNormalization, keras.layers.BatchNormalization):
+        layer = kind(momentum=0.9, epsilon=1e-5, dtype=dtype)
+        x = tf.Variable(images)
+        with tf.GradientTape() as tape:
+            y = layer(x, training=True)
+            loss = tf.reduce_sum(tf.cast(y, "float32") ** 3)
+        gradients = tape.gradient(loss, [x, *[weight.value for weight in layer.trainable_weights]])
+        results.append([y, *gradients, *layer.non_trainable_weights, layer(images, training=False)])
+    tolerance = 1e-4 if dtype == "float32" else 0.05
+    for ours, theirs in zip(*results):
+        ours, theirs = np.asarray(ours, "float32"), np.asarray(theirs, "float32")
+        np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance * np.abs(theirs).max())
+
+
+def test_frozen_batch_norm_keeps_its_statistics():
+    layer = BatchNormalization()
+    layer.trainable = False
+    layer(np.random.default_rng(0).normal(5, 1, (2, 4, 4, 3)).astype("float32"), training=True)
+    np.testing.assert_array_equal(layer.moving_mean, np.zeros(3))
+
+
+def test_portable_copy_is_kerass_own():
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        model = resnetd_tf.resnet(18, "d", input_shape=(32, 32, 3), classes=10)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    randomize(model)
+    copy = portable(model)
+    assert {type(layer).__module__.split(".")[0] for layer in copy.layers} == {"keras"}
+    assert {layer.compute_dtype for layer in copy.layers} == {"float32"}
+    for ours, theirs in zip(model.weights, copy.weights):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_networks_need_no_tensorflow():
+    """`resnet.py` builds where TensorFlow cannot even be imported."""
+    pytest.importorskip("jax")
+    script = "import sys; sys.modules['tensorflow'] = None; import resnetd_tf; resnetd_tf.ResNet50D(classes=10)"
+    subprocess.run([sys.executable, "-c", script], env={**os.environ, "KERAS_BACKEND": "jax"}, check=True)
+
+
+def test_every_depth_builds():
+    for depth in DEPTHS:
+        resnetd_tf.resnet(depth, "d", input_shape=(32, 32, 3))

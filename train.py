@@ -3,6 +3,7 @@
 Examples:
     python train.py --variant=d
     python train.py --variant=d --image_size=64 --weights=none
+    python train.py --variant=d --weights=imagenet --freeze=backbone
     python train.py --dataset=folder:my_patches --epochs=20 --output_dir=saved_models/mine
 """
 
@@ -21,8 +22,20 @@ flags.DEFINE_string("eurosat_zip", None, "A EuroSAT archive to prepare the datas
 flags.DEFINE_integer("image_size", 224, "Side in pixels to which the model resizes images; at least 32.")
 flags.DEFINE_integer("epochs", 10, "Passes over the training split.", lower_bound=1)
 flags.DEFINE_integer("batch_size", 32, "Images in a step, over all devices.", lower_bound=1)
-flags.DEFINE_float("learning_rate", None, "Highest learning rate at a batch of 256; scaled with the batch size.")
-flags.DEFINE_string("weights", "auto", "auto, none (random), or a .keras or .weights.h5 file to start from.")
+flags.DEFINE_float(
+    "learning_rate",
+    None,
+    "Highest learning rate at a batch of 256, scaled with the batch size; default 0.4 from random weights, else 0.08.",
+)
+flags.DEFINE_string(
+    "weights",
+    "auto",
+    "What to start from: imagenet (published weights), none (random), auto (imagenet if they can be had, else none), "
+    "or a file: .keras or .weights.h5 of ours, .safetensors of timm's or torchvision's.",
+)
+flags.DEFINE_enum(
+    "freeze", "none", ["none", "stem", "backbone"], "What training leaves as it is; backbone: all but the head."
+)
 flags.DEFINE_enum("precision", "auto", ["auto", "float32", "bfloat16", "float16"], "Precision of training.")
 flags.DEFINE_integer("seed", 0, "Of weights, shuffling and augmentation.")
 flags.DEFINE_string("output_dir", None, "Base path of the model; default saved_models/resnet50d and so on.")
@@ -42,6 +55,7 @@ def main(argv):
         eurosat_zip=FLAGS.eurosat_zip,
         image_size=FLAGS.image_size,
         weights=FLAGS.weights,
+        freeze=FLAGS.freeze,
         precision=FLAGS.precision,
         seed=FLAGS.seed,
         output_dir=FLAGS.output_dir or f"saved_models/resnet{FLAGS.depth}{variant}",

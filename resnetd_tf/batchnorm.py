@@ -6,11 +6,13 @@ layer in its place (see `portable`), so a saved file never refers to this packag
 """
 
 import keras
+import numpy as np
 
 if keras.config.backend() == "tensorflow":
     import tensorflow as tf
 
 
+@keras.saving.register_keras_serializable("resnetd_tf")
 class BatchNormalization(keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization` as one kernel, FusedBatchNormV3, on TensorFlow.
 
@@ -69,4 +71,35 @@ def portable(model: keras.Model) -> keras.Model:
 
     copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
     copy.set_weights(model.get_weights())
+    return copy
+
+
+def folded(model: keras.Model) -> keras.Model:
+    """A copy of `model` for inference: every batch normalisation is part of the convolution before it.
+
+    With g = gamma / sqrt(moving variance + epsilon), kernels become kernel * g and biases
+    beta - moving mean * g. In every network here a normalisation `X_bn` follows the convolution `X_conv`.
+    """
+
+    def clone(layer):
+        biased = {"use_bias": True} if isinstance(layer, keras.layers.Conv2D) else {}
+        return type(layer).from_config({**layer.get_config(), **biased})
+
+    def call(layer, inputs, **kwargs):
+        return inputs if isinstance(layer, keras.layers.BatchNormalization) else layer(inputs, **kwargs)
+
+    def fill(copy, original):
+        for layer in original.layers:
+            if isinstance(layer, keras.Model):
+                fill(copy.get_layer(layer.name), layer)
+            elif isinstance(layer, keras.layers.Conv2D):
+                norm = original.get_layer(layer.name.removesuffix("conv") + "bn")
+                gamma, beta, mean, variance = (np.asarray(weight, "float64") for weight in norm.get_weights())
+                scale = gamma / np.sqrt(variance + norm.epsilon)
+                copy.get_layer(layer.name).set_weights([layer.get_weights()[0] * scale, beta - mean * scale])
+            elif layer.get_weights() and not isinstance(layer, keras.layers.BatchNormalization):
+                copy.get_layer(layer.name).set_weights(layer.get_weights())
+
+    copy = keras.models.clone_model(model, clone_function=clone, call_function=call, recursive=True)
+    fill(copy, model)
     return copy

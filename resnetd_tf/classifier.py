@@ -18,7 +18,7 @@ def build(
     classes: int,
     statistics: Statistics,
     image_size: int = 224,
-    weights: str | None = None,
+    checkpoint: checkpoints.Checkpoint | None = None,
 ) -> keras.Model:
     """Classifier from raw pixels to class probabilities.
 
@@ -26,8 +26,9 @@ def build(
         depth, variant: As for `resnetd_tf.resnet`.
         classes: Number of classes.
         statistics: Mean and standard deviation of each band; their number is the number of bands.
-        image_size: Side in pixels to which images are resized (bilinear) before the network; at least 32.
-        weights: Path of weights for the whole classifier, or `None`.
+        image_size: Side in pixels to which images are resized before the network; at least 32.
+        checkpoint: Weights for the network, or `None` for random ones. Its interpolation is taken over, and
+            so are its statistics where they are of the same bands; without one images are resized bilinearly.
 
     Returns:
         A functional model: (batch, height, width, bands) of `statistics.dtype` (uint8 for RGB, uint16 DN
@@ -35,9 +36,12 @@ def build(
         "pixels", "normalization", "resizing" and the network.
 
     Raises:
-        ValueError: An argument is outside its range, or `weights` do not fit.
+        ValueError: An argument is outside its range, or the checkpoint does not fit.
     """
     bands = len(statistics.mean)
+    if checkpoint and checkpoint.statistics and len(checkpoint.statistics.mean) == bands:
+        statistics = checkpoint.statistics
+    interpolation = checkpoint.interpolation if checkpoint else "bilinear"
     pixels = keras.Input((None, None, bands), dtype=statistics.dtype, name="pixels")
     # In float32 under any policy: bfloat16 cannot tell neighbouring grey levels apart.
     x = layers.Normalization(
@@ -46,9 +50,23 @@ def build(
         dtype="float32",
         name="normalization",
     )(pixels)
-    x = layers.Resizing(image_size, image_size, dtype="float32", name="resizing")(x)
+    resizing = layers.Resizing(image_size, image_size, interpolation, dtype="float32", name="resizing")
+    # `training` is True by Resizing's own default and passes to the layers after it: a plain call of the
+    # classifier would compute, and change, batch-norm statistics.
+    x = resizing(x, training=False)
     network = resnet(depth, variant, input_shape=(image_size, image_size, bands), classes=classes)
-    model = keras.Model(pixels, network(x), name=f"{network.name}_classifier")
-    if weights is not None:
-        checkpoints.load(model, weights)
-    return model
+    if checkpoint:
+        checkpoints.assign(network, checkpoint)
+    return keras.Model(pixels, network(x), name=f"{network.name}_classifier")
+
+
+def freeze(classifier: keras.Model, part: str) -> None:
+    """Keeps part of the network as it is in training: its weights, and its batch-norm statistics too.
+
+    Args:
+        classifier: As built here.
+        part: "none", "stem", or "backbone" for all but the head.
+    """
+    for layer in classifier.layers[-1].layers:
+        stem, head = layer.name.startswith("stem_"), layer.name == "predictions"
+        layer.trainable = not (stem if part == "stem" else part == "backbone" and not head)

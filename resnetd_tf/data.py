@@ -174,7 +174,12 @@ def _resize(image, size: int) -> np.ndarray:
     return tf.saturate_cast(tf.round(resized), image.dtype).numpy()
 
 
-def _load_tfds(name: str, splits, data_dir, eurosat_zip, image_size: int) -> Dataset:
+def open_tfds(name: str, data_dir: str | None):
+    """The `tfds.core.DatasetBuilder` of a dataset of labelled images, and its keys of image and label.
+
+    Raises:
+        InputError: There is none of that name, or it has no labelled images.
+    """
     import tensorflow_datasets as tfds
 
     try:
@@ -189,6 +194,11 @@ def _load_tfds(name: str, splits, data_dir, eurosat_zip, image_size: int) -> Dat
     image_key, label_key = builder.info.supervised_keys
     if not isinstance(builder.info.features[label_key], tfds.features.ClassLabel):
         raise InputError(f"dataset {name!r} has no class labels to train a classifier on")
+    return builder, image_key, label_key
+
+
+def _load_tfds(name: str, splits, data_dir, eurosat_zip, image_size: int) -> Dataset:
+    builder, image_key, label_key = open_tfds(name, data_dir)
     if not builder.is_prepared():
         eurosat.prepare(builder, eurosat_zip)
     loaded = {}

@@ -14,7 +14,7 @@ import zipfile
 
 import requests
 
-from resnetd_tf.errors import InputError
+from resnetd_tf.errors import InputError, reason
 
 MIRROR = "torchgeo/eurosat"
 ARCHIVES = {  # by TFDS config: file and revision in the mirror, suffix of the images in it
@@ -48,14 +48,14 @@ def prepare(builder, archive: str | None = None) -> None:
             requests.head(builder.builder_config.download_url, timeout=10).raise_for_status()
         return builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
     except Exception as error:  # whatever the network, the host or its answer makes TFDS raise
-        tried.append(f"TFDS's own download ({_reason(error)})")
+        tried.append(f"TFDS's own download ({reason(error)})")
     if builder.name == "eurosat":
         try:
             downloaded = _download_from_mirror(builder)
         except InputError:
             raise
         except Exception as error:
-            tried.append(f"the Hugging Face dataset {MIRROR} ({_reason(error)})")
+            tried.append(f"the Hugging Face dataset {MIRROR} ({reason(error)})")
         else:
             return _prepare_from_zip(builder, downloaded)
     raise InputError(
@@ -64,14 +64,6 @@ def prepare(builder, archive: str | None = None) -> None:
         "TFDS has prepared it; --eurosat_zip=EuroSAT.zip, a downloaded archive; --dataset=folder:PATH, its "
         "unpacked folder of class folders"
     )
-
-
-def _reason(error: BaseException) -> str:
-    """What lies at the bottom of a chain of exceptions, briefly."""
-    while cause := error.__cause__ or error.__context__:
-        error = cause
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 150 else text[:147] + "..."
 
 
 def _download_from_mirror(builder) -> pathlib.Path:

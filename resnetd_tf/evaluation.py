@@ -99,15 +99,7 @@ def run(model: str, dataset: str | None, split: str, output_dir: str | None, **s
     if dataset is None:
         raise InputError(f"{classifier.path} does not say what it was trained on; give --dataset")
     loaded = data.load(dataset, (split,), **source)
-    if output_dir:
-        folder = pathlib.Path(output_dir)
-        if folder.exists():
-            raise InputError(f"output folder {folder} exists already; give another")
-        rundir.new_folder(folder.parent, lambda number: folder.name)
-    else:
-        place = classifier.folder or pathlib.Path()
-        name = "".join(letter if letter.isalnum() else "-" for letter in split).strip("-")
-        _, folder = rundir.new_folder(place, f"evaluation-{name}-{{}}".format)
+    folder = rundir.new_evaluation(classifier.folder or pathlib.Path(), split, output_dir)
     result = evaluate(classifier, loaded, split, folder)
     print(report.table(result))
     print(f"Written to {folder}: metrics.json, confusion_matrix.png, mistakes.png")

@@ -5,13 +5,17 @@ import pathlib
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from resnetd_tf import data, rundir
+from resnetd_tf.batchnorm import folded
 from resnetd_tf.errors import InputError
 
 
 def savedmodel(classifier: keras.Model, classes: tuple[str, ...], path: pathlib.Path) -> None:
     """Writes a SavedModel for TensorFlow Serving, whole or not at all.
+
+    Batch normalisation is folded into the convolutions before it.
 
     Signatures:
         serving_default: `pixels` (n, height, width, bands) raw pixels -> `probabilities` (n, classes) float32.
@@ -25,6 +29,7 @@ def savedmodel(classifier: keras.Model, classes: tuple[str, ...], path: pathlib.
     Raises:
         InputError: It cannot be written.
     """
+    classifier = folded(classifier)
     pixels = classifier.inputs[0]
     preprocessing = [classifier.get_layer(name) for name in ("normalization", "resizing")]
     network = classifier.layers[-1]
@@ -134,12 +139,39 @@ def _convert(savedmodel_path: pathlib.Path, shape, calibration: np.ndarray | Non
     ((key, spec),) = signature.structured_input_signature[1].items()
     function = tf.function(lambda pixels: signature(**{key: pixels}))
     concrete = function.get_concrete_function(tf.TensorSpec((1, *shape), spec.dtype, name="pixels"))
+    concrete = _without_bicubic(concrete)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], loaded)
     if calibration is not None:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = lambda: ([image[np.newaxis]] for image in calibration)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8, tf.lite.OpsSet.TFLITE_BUILTINS]
     return converter.convert()
+
+
+def _without_bicubic(concrete):
+    """A function of an image whose bicubic resizing, which TFLite lacks, is two products with its matrices."""
+    frozen = convert_variables_to_constants_v2(concrete)
+    graph = frozen.graph.as_graph_def()
+    found = [node for node in graph.node if node.op == "ResizeBicubic"]
+    if not found:
+        return concrete
+    (node,) = found
+    (pixels,), (probabilities,) = frozen.inputs, frozen.outputs
+    source, target = f"{node.input[0]}:0", f"{node.name}:0"
+    (_, *before, bands), (_, *after, _) = (frozen.graph.get_tensor_by_name(name).shape for name in (source, target))
+    # Resizing is linear in each direction: its matrix is what it makes of the unit vectors.
+    rows, columns = (
+        tf.image.resize(tf.eye(old)[..., tf.newaxis], (new, old), "bicubic")[..., 0] for old, new in zip(before, after)
+    )
+
+    def function(x):
+        x = tf.graph_util.import_graph_def(graph, {pixels.name: x}, [source])[0]
+        x = tf.matmul(rows, tf.reshape(x, (before[0], before[1] * bands)))
+        x = tf.matmul(columns, tf.reshape(x, (after[0], before[1], bands)))
+        x = tf.reshape(x, (1, *after, bands))
+        return tf.graph_util.import_graph_def(graph, {target: x}, [probabilities.name])[0]
+
+    return tf.function(function).get_concrete_function(tf.TensorSpec(pixels.shape, pixels.dtype, name="pixels"))
 
 
 def run_tflite(content: bytes, images: np.ndarray) -> np.ndarray:

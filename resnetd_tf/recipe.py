@@ -5,6 +5,10 @@ from dataclasses import dataclass
 import keras
 import tensorflow as tf
 
+# Learning rates. Fine-tuning's is of the range that Kornblith et al. (arXiv 1805.08974, appendix A.5) search.
+FROM_SCRATCH = 0.4
+FINE_TUNING = 0.08
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -14,7 +18,7 @@ class Recipe:
         epochs: Passes over the training split.
         batch_size: Images in a step, over all replicas.
         learning_rate: Highest learning rate at a batch of 256; scaled linearly with `batch_size`
-            (Goyal et al., arXiv 1706.02677).
+            (Goyal et al., arXiv 1706.02677). `None` for FROM_SCRATCH or FINE_TUNING.
         warmup_epochs: Epochs in which the learning rate rises from zero (arXiv 1812.01187, section 3.1);
             a cosine brings it back to zero (section 5.1).
         momentum: Of Nesterov's accelerated gradient.
@@ -25,7 +29,7 @@ class Recipe:
 
     epochs: int = 10
     batch_size: int = 32
-    learning_rate: float = 0.4
+    learning_rate: float | None = None
     warmup_epochs: float = 0.5
     momentum: float = 0.9
     weight_decay: float = 5e-3

@@ -159,8 +159,9 @@ def resnet(
         depth: 18, 34, 50, 101 or 152.
         variant: "base", "b", "c" or "d". For the basic blocks of depths 18 and 34 "b" equals "base".
         include_top: Whether to end in global average pooling and a dense layer.
-        weights: `None` for random weights, or the path of a `.weights.h5` or `.keras` file of this
-            network, or of a `.safetensors` state dict of timm's or torchvision's.
+        weights: `None` for random weights, "imagenet" for a published checkpoint
+            (`resnetd_tf.published.PUBLISHED`), or a path: see `resnetd_tf.weights.read`. A head of another
+            size stays random; a first convolution of 3 bands is adapted (`resnetd_tf.weights.adapt_bands`).
         input_shape: (height, width, bands), `None` for a size left open. At least 32 pixels; default
             (None, None, 3).
         pooling: Without the top: `None` for the feature map (batch, height / output_stride, width /
@@ -175,7 +176,7 @@ def resnet(
         A functional model from normalised float images (batch, height, width, bands).
 
     Raises:
-        ValueError: An argument is outside its list, or `weights` do not fit the network.
+        ValueError: An argument is outside its list, or `weights` cannot be fetched, read or fitted.
     """
     if depth not in DEPTHS:
         raise ValueError(f"depth {depth} is not one of {', '.join(map(str, DEPTHS))}")
@@ -200,7 +201,7 @@ def resnet(
         x = layers.Dense(classes, classifier_activation, dtype="float32", name="predictions")(x)
     model = keras.Model(inputs, x, name=name or f"resnet{depth}{variant.removeprefix('base')}")
     if weights is not None:
-        checkpoints.load(model, weights)
+        checkpoints.assign(model, checkpoints.read(weights, depth, variant))
     return model
 
 

@@ -77,6 +77,21 @@ def new_folder(parent: pathlib.Path, name: Callable[[int], str], first: int = 1)
             raise InputError(f"cannot create {folder}: {error.strerror}; give another place") from error
 
 
+def new_evaluation(place: pathlib.Path, name: str, chosen: str | None) -> pathlib.Path:
+    """Creates the folder of an evaluation: `chosen`, or the first evaluation-NAME-K under `place` that is free.
+
+    Raises:
+        InputError: It exists already or cannot be created.
+    """
+    if chosen is None:
+        name = "".join(letter if letter.isalnum() else "-" for letter in name).strip("-")
+        return new_folder(place, f"evaluation-{name}-{{}}".format)[1]
+    folder = pathlib.Path(chosen)
+    if folder.exists():
+        raise InputError(f"output folder {folder} exists already; give another")
+    return new_folder(folder.parent, lambda number: folder.name)[1]
+
+
 def versions(base: pathlib.Path) -> list[int]:
     """Numbers of the SavedModels under a base path, ascending."""
     found = base.iterdir() if base.is_dir() else ()

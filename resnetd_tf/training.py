@@ -16,10 +16,11 @@ import keras
 import psutil
 import tensorflow as tf
 
-from resnetd_tf import classifier, data, evaluation, export, report, rundir, sentinel2
+from resnetd_tf import classifier, data, evaluation, export, published, report, rundir, sentinel2
+from resnetd_tf import weights as checkpoints
 from resnetd_tf.batchnorm import portable
 from resnetd_tf.errors import InputError
-from resnetd_tf.recipe import Recipe, loss, optimizer
+from resnetd_tf.recipe import FINE_TUNING, FROM_SCRATCH, Recipe, loss, optimizer
 
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
@@ -93,6 +94,29 @@ class RunWriter(keras.callbacks.Callback):
         )
 
 
+def starting_weights(weights: str, depth: int, variant: str) -> checkpoints.Checkpoint | None:
+    """The checkpoint that --weights means, `None` for random weights; says which on the terminal.
+
+    Raises:
+        InputError: It cannot be fetched or read.
+    """
+    checkpoint, note = None, ""
+    try:
+        if weights != "none":
+            checkpoint = checkpoints.read("imagenet" if weights == "auto" else weights, depth, variant)
+    except published.Unavailable as error:
+        if weights != "auto":
+            raise InputError(str(error)) from error
+        note = f" ({error})"
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    if checkpoint and weights in ("auto", "imagenet"):
+        chosen = published.find(depth, variant)
+        note = f" (ImageNet top-1 {chosen.top1:.1f} %, {chosen.licence})"
+    print(f"Weights: {checkpoint.source if checkpoint else 'random'}{note}", flush=True)
+    return checkpoint
+
+
 def train(
     *,
     depth: int,
@@ -102,6 +126,7 @@ def train(
     eurosat_zip: str | None,
     image_size: int,
     weights: str,
+    freeze: str,
     precision: str,
     seed: int,
     output_dir: str,
@@ -113,7 +138,9 @@ def train(
         depth, variant: As for `resnetd_tf.resnet`.
         dataset, data_dir, eurosat_zip: As for `data.load`.
         image_size: Side in pixels to which the model resizes images, at least 32.
-        weights: "none" or "auto" for random weights, or the path of a .keras or .weights.h5 file.
+        weights: "none" for random weights; "imagenet" or a path, as for `weights.read`; "auto" for
+            ImageNet weights if they are cached or can be fetched, else random ones.
+        freeze: As for `classifier.freeze`.
         precision: "float32", "bfloat16", "float16" or "auto". What is saved is always float32.
         seed: Of weights, shuffling and augmentation.
         output_dir: Base path; the run becomes its next version.
@@ -136,10 +163,11 @@ def train(
     replicas = strategy.num_replicas_in_sync
     if recipe.batch_size < replicas:
         raise InputError(f"batch size {recipe.batch_size} is smaller than the number of replicas, {replicas}")
-    if weights == "auto":
-        print("Weights: random (there are no published ones yet for --weights=auto to fetch)")
-    else:
-        print("Weights:", "random" if weights == "none" else weights)
+    checkpoint = starting_weights(weights, depth, variant)
+    if checkpoint is None and freeze != "none":
+        raise InputError(f"freeze {freeze}: random weights would stay as they are; give --weights")
+    if recipe.learning_rate is None:
+        recipe = dataclasses.replace(recipe, learning_rate=FINE_TUNING if checkpoint else FROM_SCRATCH)
     precision = fastest_precision() if precision == "auto" else precision
 
     loaded = data.load(dataset, data_dir=data_dir, eurosat_zip=eurosat_zip, image_size=image_size)
@@ -159,9 +187,11 @@ def train(
                 classes=len(loaded.classes),
                 statistics=sentinel2.statistics(loaded.patch_shape[-1]),
                 image_size=image_size,
-                weights=None if weights in ("auto", "none") else weights,
+                checkpoint=checkpoint,
             )
             copy = portable(model)
+            statistics, interpolation = checkpoints.preprocessing(model)
+            classifier.freeze(model, freeze)
             # XLA was four times slower on CPUs.
             model.compile(optimizer(recipe, steps), loss(recipe), metrics=["accuracy"], jit_compile=False)
     except ValueError as error:
@@ -194,8 +224,10 @@ def train(
             metadata={
                 **settings,
                 "precision": precision,
+                "weights_source": checkpoint.source if checkpoint else "random",
                 "recipe": dataclasses.asdict(recipe),
-                "normalization": dataclasses.asdict(sentinel2.statistics(loaded.patch_shape[-1])),
+                "normalization": {"mean": statistics.mean, "std": statistics.std},
+                "interpolation": interpolation,
                 "patch_shape": loaded.patch_shape,
                 "classes": loaded.classes,
                 "data_sha256": loaded.fingerprint,
@@ -222,7 +254,7 @@ def _finish(folder, path, loaded, writer, metadata, started) -> pathlib.Path:
     best = keras.saving.load_model(folder / "model.keras", compile=False)
     exported = folder / "savedmodel"
     export.savedmodel(best, loaded.classes, exported)
-    _, evaluated = rundir.new_folder(folder, "evaluation-test-{}".format)
+    evaluated = rundir.new_evaluation(folder, "test", None)
     result = evaluation.evaluate(rundir.open_classifier(exported), loaded, "test", evaluated)
     rundir.write_json(
         folder / "metadata.json",

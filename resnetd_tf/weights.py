@@ -1,24 +1,58 @@
-"""Weights from files into our networks: our own, and PyTorch state dicts of the same architecture."""
+"""Weights from files and from the web into our networks."""
 
 import pathlib
 import re
+from dataclasses import dataclass
 
 import keras
 import numpy as np
 
+from resnetd_tf import published
+from resnetd_tf.sentinel2 import Statistics
 
-def load(model: keras.Model, path: str | pathlib.Path) -> None:
-    """Loads weights of the same architecture into `model`.
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights, read but not yet in a network.
+
+    Attributes:
+        source: Where they come from: a path, or a published checkpoint's name.
+        tensors: By name: with dots and in PyTorch's layout ("layer1.0.conv1.weight"), or with a slash and in
+            Keras's ("stage1_block1_1_conv/kernel").
+        statistics: With which their images were normalised; `None` if the file does not tell.
+        interpolation: With which their images were resized.
+        h5: A .weights.h5 file, which Keras itself loads; there are no `tensors` then.
+    """
+
+    source: str
+    tensors: dict[str, np.ndarray]
+    statistics: Statistics | None = None
+    interpolation: str = "bilinear"
+    h5: pathlib.Path | None = None
+
+
+def read(weights: str | pathlib.Path, depth: int, variant: str) -> Checkpoint:
+    """Reads, and fetches if need be, weights for a network of this depth and variant.
 
     Args:
-        model: A network or classifier of this package; a network for a state dict.
-        path: A `.weights.h5` or `.keras` file of ours, or a `.safetensors` state dict of timm's or
-            torchvision's ResNet.
+        weights: "imagenet" for the published checkpoint (`published.PUBLISHED`), or the path of a .keras file
+            of ours (a network or a classifier), a .weights.h5 file of a network of ours, or a .safetensors
+            state dict of timm's or torchvision's ResNet, which is taken to expect images that are normalised
+            as ImageNet's are.
+        depth, variant: As for `resnetd_tf.resnet`.
 
     Raises:
-        ValueError: The file is missing, cannot be read or does not fit the model.
+        published.Unavailable: The published weights are not cached and cannot be fetched.
+        ValueError: The file is missing or cannot be read.
     """
-    path = pathlib.Path(path)
+    if weights == "imagenet":
+        chosen = published.find(depth, variant)
+        if chosen.source == published.KERAS_APPLICATIONS:
+            tensors = from_keras_applications(published.fetch_keras(depth))
+        else:
+            tensors = _read(published.fetch_safetensors(chosen), _safetensors)
+        return Checkpoint(chosen.source, tensors, chosen.statistics, chosen.interpolation)
+    path = pathlib.Path(weights)
     if not path.is_file():
         raise ValueError(f"weights {path}: no such file")
     if path.suffix in (".pth", ".pt", ".bin"):
@@ -26,66 +60,161 @@ def load(model: keras.Model, path: str | pathlib.Path) -> None:
             f"weights {path}: loading a pickle runs code in it; convert it where you trust it: "
             'safetensors.torch.save_file(torch.load(path, weights_only=True), "weights.safetensors")'
         )
-    if not path.name.endswith((".weights.h5", ".keras", ".safetensors")):
-        raise ValueError(f"weights {path}: expected a .keras, .weights.h5 or .safetensors file")
+    if path.suffix == ".safetensors":
+        return Checkpoint(str(path), _read(path, _safetensors), published.IMAGENET, "bicubic")
+    if path.suffix == ".keras":
+        return _read(path, _keras)
+    if path.name.endswith(".weights.h5"):
+        return Checkpoint(str(path), {}, h5=path)
+    raise ValueError(f"weights {path}: expected a .keras, .weights.h5 or .safetensors file")
+
+
+def _read(path: pathlib.Path, reader):
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.numpy import load_file
+        return reader(path)
+    except Exception as error:  # zipfile, Keras and safetensors each have their own for a damaged file
+        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"weights {path}: cannot be read, damaged or truncated ({cause})") from error
 
-            load_state_dict(model, load_file(path))
+
+def _safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
+    from safetensors.numpy import load_file
+
+    return load_file(path)
+
+
+def _keras(path: pathlib.Path) -> Checkpoint:
+    model = keras.saving.load_model(path, compile=False)
+    is_classifier = any(layer.name == "normalization" for layer in model.layers)
+    network = model.layers[-1] if is_classifier else model
+    tensors = {name: np.asarray(weight) for name, weight in _keras_names(network).items()}
+    return Checkpoint(str(path), tensors, *(preprocessing(model) if is_classifier else ()))
+
+
+def preprocessing(classifier: keras.Model) -> tuple[Statistics, str]:
+    """Statistics and interpolation of a classifier as `resnetd_tf.classifier.build` builds it."""
+    normalization, resizing = classifier.get_layer("normalization"), classifier.get_layer("resizing")
+    mean, variance = (np.ravel(values) for values in (normalization.mean, normalization.variance))
+    statistics = Statistics(classifier.name, mean.tolist(), np.sqrt(variance).tolist(), classifier.inputs[0].dtype)
+    return statistics, resizing.interpolation
+
+
+def _keras_names(network: keras.Model) -> dict[str, keras.Variable]:
+    return {f"{layer.name}/{weight.name}": weight for layer in network.layers for weight in layer.weights}
+
+
+def from_keras_applications(model: keras.Model) -> dict[str, np.ndarray]:
+    """The weights of a `keras.applications` ResNet as ours of the same depth, variant base.
+
+    Its convolutions have biases, which batch normalisation takes away again: they go into the moving means.
+    Its epsilon is 1.001e-5 where ours is 1e-5: the rest goes into the moving variances. It takes BGR: the
+    first convolution is turned around.
+    """
+    tensors = {}
+    for layer in model.layers:
+        match = re.fullmatch(r"conv(\d)_(?:block(\d+)_(\d)_)?(conv|bn)", layer.name)
+        if not layer.weights:
+            continue
+        if match is None:
+            tensors |= {f"{layer.name}/{weight.name}": np.asarray(weight) for weight in layer.weights}
+            continue
+        group, block, part, kind = match.groups()
+        name = f"stage{int(group) - 1}_block{block}_{'shortcut' if part == '0' else part}" if block else "stem_1"
+        if kind == "conv":
+            kernel = np.asarray(layer.kernel)
+            tensors[f"{name}_conv/kernel"] = kernel if block else kernel[:, :, ::-1]
         else:
-            model.load_weights(path)
-    except Exception as error:  # h5py, zipfile and safetensors each have their own for a damaged file
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"weights {path} do not fit {model.name}: {reason}") from error
+            bias = np.asarray(model.get_layer(layer.name.removesuffix("bn") + "conv").bias)
+            tensors[f"{name}_bn/gamma"] = np.asarray(layer.gamma)
+            tensors[f"{name}_bn/beta"] = np.asarray(layer.beta)
+            tensors[f"{name}_bn/moving_mean"] = np.asarray(layer.moving_mean) - bias
+            tensors[f"{name}_bn/moving_variance"] = np.asarray(layer.moving_variance) + (layer.epsilon - 1e-5)
+    return tensors
 
 
-def state_dict_names(model: keras.Model) -> dict[str, str]:
-    """The name that timm and torchvision give each layer of `model` that has weights, by our name."""
-    layers = {layer.name for layer in model.layers if layer.weights}
-    pooled = any(layer.name.endswith("_shortcut_pool") for layer in model.layers)
+def state_dict_names(network: keras.Model) -> dict[str, keras.Variable]:
+    """The weights of a network by the names that timm and torchvision give them."""
+    layers = {layer.name: layer for layer in network.layers if layer.weights}
+    pooled = any(layer.name.endswith("_shortcut_pool") for layer in network.layers)
     names = {"predictions": "fc"}
     if "stem_3_conv" in layers:
         names |= {"stem_1_conv": "conv1.0", "stem_1_bn": "conv1.1", "stem_2_conv": "conv1.3", "stem_2_bn": "conv1.4"}
         names |= {"stem_3_conv": "conv1.6", "stem_3_bn": "bn1"}
     else:
         names |= {"stem_1_conv": "conv1", "stem_1_bn": "bn1"}
-    for name in layers - names.keys():
+    for name in layers.keys() - names.keys():
         stage, block, part, kind = re.fullmatch(r"stage(\d)_block(\d+)_(\w+)_(conv|bn)", name).groups()
         # A shortcut is a sequence; D's has a pool, or nothing, before the convolution.
         place = f"downsample.{(kind == 'bn') + pooled}" if part == "shortcut" else kind + part
         names[name] = f"layer{stage}.{int(block) - 1}.{place}"
-    return {name: names[name] for name in layers}
+    attributes = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+    attributes |= {"kernel": "weight", "bias": "bias"}
+    return {f"{names[n]}.{attributes[w.name]}": w for n, layer in layers.items() for w in layer.weights}
 
 
-def load_state_dict(model: keras.Model, tensors: dict[str, np.ndarray]) -> None:
-    """Assigns the tensors of a timm or torchvision state dict to a network of the same architecture.
+def assign(network: keras.Model, checkpoint: Checkpoint) -> None:
+    """Puts a checkpoint into a network of the same architecture.
+
+    A head of another number of classes stays as it is, as does one that the checkpoint lacks; a first
+    convolution of three bands is adapted to the network's (`adapt_bands`). A .weights.h5 file must fit exactly.
 
     Args:
-        model: A network of `resnetd_tf.resnet`.
-        tensors: Convolutions (out, in, height, width), dense layers (out, in), the rest (channels,).
+        network: Of `resnetd_tf.resnet`.
 
     Raises:
         ValueError: Tensors are missing, left over or of another shape; nothing is assigned then.
     """
-    tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
-    attributes = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
-    attributes |= {"kernel": "weight", "bias": "bias"}
-    expected = {
-        f"{name}.{attributes[weight.name]}": weight
-        for layer, name in state_dict_names(model).items()
-        for weight in model.get_layer(layer).weights
-    }
-    problems = [f"{name} is missing" for name in expected if name not in tensors]
-    problems += [f"{name} is not in the network" for name in tensors if name not in expected]
-    values = {}
-    for name in expected.keys() & tensors.keys():
+    if checkpoint.h5 is not None:
+        try:
+            return network.load_weights(checkpoint.h5)
+        except Exception as error:  # h5py has its own for a damaged file
+            cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ValueError(f"weights {checkpoint.source} do not fit {network.name}: {cause}") from error
+    tensors = {name: tensor for name, tensor in checkpoint.tensors.items() if not name.endswith("num_batches_tracked")}
+    of_keras = all("/" in name for name in tensors)
+    expected = _keras_names(network) if of_keras else state_dict_names(network)
+    head = {name for name in expected.keys() | tensors.keys() if name.startswith(("predictions/", "fc."))}
+    values, problems = {}, []
+    for name, weight in expected.items():
+        shape = tuple(weight.shape)
+        if not of_keras:
+            shape = (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
+        if name not in tensors:
+            if name not in head:
+                problems.append(f"{name} {shape} is missing")
+            continue
         tensor = tensors[name]
-        values[name] = tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor.T
-        if values[name].shape != expected[name].shape:
-            problems.append(f"{name} becomes {values[name].shape}, expected {tuple(expected[name].shape)}")
+        value = tensor if of_keras else tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor.T
+        if weight is network.get_layer("stem_1_conv").kernel and value.shape[2:3] == (3,) != weight.shape[2:3]:
+            value = adapt_bands(value, weight.shape[2])
+        if value.shape == tuple(weight.shape):
+            values[name] = value
+        elif name not in head:
+            problems.append(f"{name} is {tensor.shape}, expected {shape}")
+    problems += [f"{name} is not in the network" for name in tensors if name not in expected and name not in head]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ValueError("; ".join(problems[:3]) + more)
-    for name, weight in expected.items():
-        weight.assign(values[name])
+        raise ValueError(f"weights {checkpoint.source} do not fit {network.name}: {'; '.join(problems[:3])}{more}")
+    if not head <= values.keys():  # all of the head or nothing
+        values = {name: value for name, value in values.items() if name not in head}
+    for name, value in values.items():
+        expected[name].assign(value)
+
+
+def adapt_bands(kernel: np.ndarray, bands: int) -> np.ndarray:
+    """A first convolution of three colours for another number of bands.
+
+    Band i takes the place of colour i modulo 3, and the bands in one place share its weights evenly: an image
+    whose bands repeat the colours of a picture gives the response of the picture. One or two bands share the
+    sum of the three: a grey image keeps its response.
+
+    Args:
+        kernel: (height, width, 3, filters).
+
+    Returns:
+        (height, width, bands, filters).
+    """
+    if bands < 3:
+        return np.repeat(kernel.sum(axis=2, keepdims=True) / bands, bands, axis=2)
+    place = np.arange(bands) % 3
+    return kernel[:, :, place] / np.bincount(place)[place][:, np.newaxis].astype(kernel.dtype)

@@ -1,24 +1,32 @@
 """What the tests share: a small trained run, EuroSAT where it is at hand, and the programs as subprocesses."""
 
+import hashlib
+import http.server
 import os
 import pathlib
 import subprocess
 import sys
+import threading
 
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
+NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(ROOT / "no-hub")}
 
 
 @pytest.fixture(scope="session")
 def door():
-    """Runs a program of the top level and returns what it left: `door("train.py", "--epochs=1")`."""
+    """Runs a program of the top level and returns what it left: `door("train.py", "--epochs=1")`.
 
-    def run(program: str, *arguments, **options) -> subprocess.CompletedProcess:
+    It finds no Hugging Face hub unless `environment` names one.
+    """
+
+    def run(program: str, *arguments, environment=None, **options) -> subprocess.CompletedProcess:
         command = [sys.executable, str(ROOT / program), *map(str, arguments)]
         # JAX, imported by Keras in this process, sets TensorFlow's log level for its children.
-        environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
-        return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, **options)
+        variables = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+        variables |= environment or NO_HUB
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, env=variables, **options)
 
     return run
 
@@ -34,6 +42,42 @@ def bad_input(door):
         return result.stderr
 
     return run
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """A local server that answers as the Hugging Face hub does to a download of one file, whatever its name.
+
+    Called with the file's content, and with how much of it arrives, it returns the environment of a process
+    that takes it for the hub, with an empty cache in hub/.
+    """
+    servers = []
+
+    def serve(content: bytes, arriving: int | None = None) -> dict[str, str]:
+        class Hub(http.server.BaseHTTPRequestHandler):
+            def do_HEAD(self):
+                self.send_response(200)
+                self.send_header("X-Repo-Commit", "0123456789abcdef0123456789abcdef01234567")
+                self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+
+            def do_GET(self):
+                self.do_HEAD()
+                self.wfile.write(content[:arriving])
+
+            def log_message(self, *arguments):
+                pass
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "hub")}
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.fixture(scope="session")

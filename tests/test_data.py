@@ -1,9 +1,7 @@
 import hashlib
-import http.server
 import os
 import subprocess
 import sys
-import threading
 import zipfile
 
 import numpy as np
@@ -149,33 +147,11 @@ def test_damaged_jpeg_in_tfrecord_is_named(tmp_path, folder):
         data.load("eurosat/rgb", data_dir=str(tmp_path / "data"), eurosat_zip=str(archive))
 
 
-class Mirror(http.server.BaseHTTPRequestHandler):
-    """The part of the Hugging Face hub that a download of one file speaks to."""
-
-    content = b""
-
-    def do_HEAD(self):
-        self.send_response(200)
-        self.send_header("X-Repo-Commit", self.path.split("/resolve/")[1].split("/")[0])
-        self.send_header("ETag", f'"{hashlib.sha256(self.content).hexdigest()}"')
-        self.send_header("Content-Length", str(len(self.content)))
-        self.end_headers()
-
-    def do_GET(self):
-        self.do_HEAD()
-        self.wfile.write(self.content)
-
-    def log_message(self, *arguments):
-        pass
-
-
 @pytest.mark.parametrize("registered", [True, False])
-def test_mirror(tmp_path, folder, registered):
+def test_mirror(tmp_path, folder, hub, registered):
     """In a process whose TFDS address is dead and whose hub is a local server."""
-    Mirror.content = make_zip(tmp_path / "EuroSAT.zip", folder, "2750").read_bytes()
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Mirror)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    checksum = hashlib.sha256(Mirror.content).hexdigest() if registered else "0" * 64
+    content = make_zip(tmp_path / "EuroSAT.zip", folder, "2750").read_bytes()
+    checksum = hashlib.sha256(content).hexdigest() if registered else "0" * 64
     script = f"""
 import dataclasses, tensorflow_datasets as tfds
 from resnetd_tf import data
@@ -186,15 +162,10 @@ builder.builder_config.download_url = url
 type(builder).url_infos[url] = dataclasses.replace(info, checksum={checksum!r})
 data.load("eurosat/rgb", data_dir={str(tmp_path / "data")!r})
 """
-    environment = {
-        **os.environ,
-        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
-        "HF_HOME": str(tmp_path / "hub"),
-    }
+    environment = {**os.environ, **hub(content)}
     result = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=200
     )
-    server.shutdown()
     if registered:
         assert result.returncode == 0, result.stderr
         assert len(data.load("eurosat/rgb", data_dir=str(tmp_path / "data")).splits["train"]) == 21

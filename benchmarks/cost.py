@@ -1,0 +1,50 @@
+"""Parameters and multiply-adds of every network, beside the paper's.
+
+python -m benchmarks.cost
+"""
+
+import keras
+import numpy as np
+
+from resnetd_tf import resnet
+from resnetd_tf.resnet import DEPTHS, VARIANTS
+
+# Multiply-adds (10^9) and parameters (10^6) in arXiv 1812.01187, table 5.
+PAPER = {(50, "base"): (3.8, 25), (50, "b"): (4.1, 25), (50, "c"): (4.3, 25), (50, "d"): (4.3, 25)}
+
+
+def parameters(model: keras.Model) -> int:
+    """Number of trained weights."""
+    return sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+
+
+def multiply_adds(model: keras.Model) -> int:
+    """Of the convolutions and dense layers for one image; the model's input size must be given.
+
+    A convolution takes kernel height x kernel width x input channels at each output position and filter
+    (padding counts); the rest of the network is not counted, as is usual.
+    """
+    total = 0
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            total += multiply_adds(layer)
+        elif isinstance(layer, keras.layers.Conv2D):
+            total += int(np.prod(layer.kernel.shape)) * int(np.prod(layer.output.shape[1:3]))
+        elif isinstance(layer, keras.layers.Dense):
+            total += int(np.prod(layer.kernel.shape))
+    return total
+
+
+def main() -> None:
+    print("| network | parameters (10^6) | multiply-adds at 224x224 (10^9) | in the paper |")
+    print("|---|---|---|---|")
+    for depth in DEPTHS:
+        for variant in VARIANTS:
+            model = resnet(depth, variant, input_shape=(224, 224, 3))
+            paper = "{:.1f}, {} parameters".format(*PAPER[depth, variant]) if (depth, variant) in PAPER else ""
+            print(f"| {depth}{variant} | {parameters(model) / 1e6:.2f} | {multiply_adds(model) / 1e9:.2f} | {paper} |")
+            keras.utils.clear_session()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""Published ImageNet-1k checkpoints: which there are, what belongs to them, and how they are fetched."""
+
+import hashlib
+import os
+import pathlib
+import re
+from dataclasses import dataclass
+
+import keras
+
+from resnetd_tf.errors import reason
+from resnetd_tf.sentinel2 import Statistics
+
+FILE = "model.safetensors"
+KERAS_APPLICATIONS = "keras.applications"
+
+# In grey levels 0 to 255. Of torchvision, GluonCV and timm.
+IMAGENET = Statistics(
+    name="imagenet",
+    mean=tuple(255 * value for value in (0.485, 0.456, 0.406)),
+    std=tuple(255 * value for value in (0.229, 0.224, 0.225)),
+    dtype="uint8",
+)
+# Of the original Caffe networks, which subtract a mean and do not divide.
+CAFFE = Statistics(name="caffe", mean=(123.68, 116.779, 103.939), std=(1.0, 1.0, 1.0), dtype="uint8")
+
+
+class Unavailable(ValueError):
+    """A checkpoint is neither cached nor can it be fetched."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A checkpoint of 1000 ImageNet classes.
+
+    Attributes:
+        source: A repository of the Hugging Face hub with a model.safetensors, or "keras.applications".
+        licence: Of the weights.
+        top1: Accuracy on ImageNet-1k's 50,000 validation images, in percent.
+        statistics: Mean and standard deviation of the images it was trained on.
+        interpolation: With which its images were resized.
+        size: Side in pixels of the images that `top1` was measured on.
+        crop: Share of the shorter side of the resized image that the centre crop takes.
+    """
+
+    source: str
+    licence: str
+    top1: float
+    statistics: Statistics = IMAGENET
+    interpolation: str = "bicubic"
+    size: int = 224
+    crop: float = 0.875
+
+
+def _timm(name: str, top1: float, **evaluated) -> Published:
+    return Published(f"timm/{name}", "Apache-2.0", top1, **evaluated)
+
+
+def _keras(top1: float) -> Published:
+    return Published(KERAS_APPLICATIONS, "MIT", top1, CAFFE, "bilinear")
+
+
+# By depth and variant. `gluon` are the weights of the authors of arXiv 1812.01187 (GluonCV), one recipe for all
+# variants; there are none of theirs for 18d and 34d. Accuracies: timm's results/results-imagenet.csv (commit
+# 0173a13) and keras.io/api/applications.
+PUBLISHED = {
+    (50, "base"): _keras(74.9),
+    (101, "base"): _keras(76.4),
+    (152, "base"): _keras(76.6),
+    (18, "b"): _timm("resnet18.gluon_in1k", 70.84),
+    (34, "b"): _timm("resnet34.gluon_in1k", 74.58),
+    (50, "b"): _timm("resnet50.gluon_in1k", 77.58),
+    (101, "b"): _timm("resnet101.gluon_in1k", 79.31),
+    (152, "b"): _timm("resnet152.gluon_in1k", 79.69),
+    (50, "c"): _timm("resnet50c.gluon_in1k", 78.01),
+    (101, "c"): _timm("resnet101c.gluon_in1k", 79.54),
+    (152, "c"): _timm("resnet152c.gluon_in1k", 79.91),
+    (18, "d"): _timm("resnet18d.ra2_in1k", 73.79, size=288, crop=0.95),
+    (34, "d"): _timm("resnet34d.ra2_in1k", 78.44, size=288, crop=0.95),
+    (50, "d"): _timm("resnet50d.gluon_in1k", 79.08),
+    (101, "d"): _timm("resnet101d.gluon_in1k", 80.43),
+    (152, "d"): _timm("resnet152d.gluon_in1k", 80.48),
+}
+
+
+def find(depth: int, variant: str) -> Published:
+    """The checkpoint for a network; basic blocks make `base` and `b` the same.
+
+    Raises:
+        Unavailable: None was published.
+    """
+    if depth in (18, 34) and variant == "base":
+        variant = "b"
+    if (depth, variant) not in PUBLISHED:
+        raise Unavailable(f"no ImageNet weights were published for depth {depth}, variant {variant}")
+    return PUBLISHED[depth, variant]
+
+
+def fetch_safetensors(published: Published) -> pathlib.Path:
+    """The file in huggingface_hub's cache, fetched if it is not there, checked against the hub's SHA-256.
+
+    Raises:
+        Unavailable: It is not cached and cannot be fetched, or what came is damaged.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    url = huggingface_hub.hf_hub_url(published.source, FILE)
+    try:
+        try:
+            path = huggingface_hub.hf_hub_download(published.source, FILE, local_files_only=True)
+        except LocalEntryNotFoundError:
+            _probe(url)  # huggingface_hub itself goes on trying for half a minute
+            path = huggingface_hub.hf_hub_download(published.source, FILE)
+    except Exception as error:  # whatever the network, the hub or the disk makes it raise
+        raise Unavailable(
+            f"ImageNet weights: cannot fetch {url} ({reason(error)}); fetch it where there is a network "
+            f"and give it as --weights={FILE}"
+        ) from error
+    blob = pathlib.Path(path).resolve()
+    if re.fullmatch(r"[0-9a-f]{64}", blob.name):  # large files are stored under their SHA-256
+        with blob.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != blob.name:
+                pathlib.Path(path).unlink()
+                blob.unlink(missing_ok=True)
+                raise Unavailable(f"ImageNet weights: {url} came damaged and was deleted; run again to fetch it anew")
+    return pathlib.Path(path)
+
+
+def fetch_keras(depth: int) -> keras.Model:
+    """keras.applications' ResNet with its ImageNet weights, in Keras's own cache.
+
+    Raises:
+        Unavailable: They are not cached and cannot be fetched.
+    """
+    name = f"resnet{depth}_weights_tf_dim_ordering_tf_kernels.h5"
+    url = f"https://storage.googleapis.com/tensorflow/keras-applications/resnet/{name}"
+    cache = pathlib.Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "models" / name
+    try:
+        if not cache.is_file():
+            _probe(url)  # Keras itself waits without a limit
+        return getattr(keras.applications, f"ResNet{depth}")(weights="imagenet")
+    except Exception as error:  # whatever the network or the disk makes Keras raise
+        raise Unavailable(
+            f"ImageNet weights: cannot fetch {url} ({reason(error)}); fetch it where there is a network "
+            f"and put it at {cache}"
+        ) from error
+
+
+def _probe(url: str) -> None:
+    """Raises unless `url` answers within seconds."""
+    from huggingface_hub import get_session
+
+    get_session().head(url, timeout=10, follow_redirects=True).raise_for_status()

@@ -1,0 +1,94 @@
+"""Evaluation on ImageNet, on a small dataset of its feature structure with classes that the network itself chose."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from safetensors.numpy import save_file
+
+from benchmarks import parity
+from resnetd_tf import classifier, imagenet, published, resnet, weights
+
+COUNT = 20
+
+
+@pytest.mark.parametrize("shape", [(300, 400), (500, 333), (224, 224), (97, 250)])
+@pytest.mark.parametrize(("size", "crop", "name"), [(224, 0.875, "bicubic"), (288, 0.95, "bilinear")])
+def test_resize_and_crop_is_pillows(shape, size, crop, name):
+    noise = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise).resize(shape[::-1], Image.Resampling.BICUBIC)
+    shorter = int(size / crop)
+    scaled = [side * shorter // min(picture.size) for side in picture.size]
+    left, top = (round((side - size) / 2) for side in scaled)
+    filters = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+    expected = picture.resize(scaled, filters[name]).crop((left, top, left + size, top + size))
+    ours = imagenet.resize_and_crop(tf.constant(np.asarray(picture)), size, crop, name)
+    difference = np.abs(np.asarray(expected, int) - np.asarray(ours, int))
+    assert ours.shape == (size, size, 3) and difference.max() <= 1
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """imagenet2012 as TFDS prepares it, of noise; half of the labels are what the network with drawn weights says."""
+    import tensorflow_datasets as tfds
+
+    folder = tmp_path_factory.mktemp("data")
+    save_file(parity.draw_state_dict(resnet(18, "d")), folder / "weights.safetensors")
+    checkpoint = weights.read(folder / "weights.safetensors", 18, "d")
+    model = classifier.build(
+        18, "d", classes=1000, statistics=published.IMAGENET, image_size=288, checkpoint=checkpoint
+    )
+    rng = np.random.default_rng(0)
+    labels = []
+    for index in range(COUNT):
+        small = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+        small.resize((320, 310), Image.Resampling.BICUBIC).save(folder / f"{index}.jpg", quality=95)
+        picture = tf.constant(np.asarray(Image.open(folder / f"{index}.jpg")))
+        pixels = imagenet.resize_and_crop(picture, 288, 0.95, "bicubic")
+        ranked = np.argsort(-model(pixels[tf.newaxis]).numpy()[0])
+        labels.append(int(ranked[0 if index < 10 else 3 if index < 15 else 500]))
+
+    builder = tfds.builder("imagenet2012", data_dir=str(folder))
+    builder._split_generators = lambda dl_manager: {
+        "validation": (
+            (index, {"image": str(folder / f"{index}.jpg"), "label": label, "file_name": f"{index}.JPEG"})
+            for index, label in enumerate(labels)
+        )
+    }
+    builder.download_and_prepare()
+    return folder
+
+
+def test_published_weights(door, data_dir, tmp_path):
+    arguments = ("--dataset=imagenet2012", "--depth=18", f"--weights={data_dir / 'weights.safetensors'}")
+    result = door("evaluate.py", *arguments, f"--data_dir={data_dir}", f"--output_dir={tmp_path / 'out'}")
+    assert result.returncode == 0, result.stderr
+    assert "288x288 of 303: top-1 50.00 % [29.93, 70.07], top-5 75.00 %, 20 images" in result.stdout
+    metrics = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert metrics["top1"] == 0.5 and metrics["top5"] == 0.75 and metrics["count"] == COUNT
+
+
+def test_a_saved_model(door, data_dir, tmp_path):
+    checkpoint = weights.read(data_dir / "weights.safetensors", 18, "d")
+    model = classifier.build(
+        18, "d", classes=1000, statistics=published.IMAGENET, image_size=288, checkpoint=checkpoint
+    )
+    model.save(tmp_path / "model.keras")
+    result = door(
+        "evaluate.py", "--dataset=imagenet2012", f"--model={tmp_path / 'model.keras'}", f"--data_dir={data_dir}"
+    )
+    assert result.returncode == 0, result.stderr
+    assert "224x224 of 256: top-1" in result.stdout
+    assert (tmp_path / "evaluation-imagenet2012-validation-1/metrics.json").is_file()
+
+
+def test_bad_input(bad_input, data_dir, run, tmp_path):
+    line = bad_input("evaluate.py", "--dataset=imagenet2012", f"--model={run}", f"--data_dir={data_dir}")
+    assert "knows 10 classes; ImageNet has 1000" in line
+    weights_flag = f"--weights={data_dir / 'weights.safetensors'}"
+    line = bad_input("evaluate.py", "--depth=18", weights_flag, f"--data_dir={tmp_path}")
+    assert "imagenet2012/5.1.0 is not in" in line and "ILSVRC2012_img_val.tar" in line
+    line = bad_input("evaluate.py", "--depth=50", weights_flag, f"--data_dir={data_dir}")
+    assert "do not fit resnet50d" in line

@@ -126,7 +126,7 @@ def train(
     eurosat_zip: str | None,
     image_size: int,
     weights: str,
-    freeze: str,
+    freeze: str = "none",
     precision: str,
     seed: int,
     output_dir: str,

@@ -225,7 +225,7 @@ for strategy in (tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(["
         model = resnet(18, "d", input_shape=(32, 32, 3), classes=4)
         for layer in model.layers:
             layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
-        recipe = Recipe(warmup_epochs=0)
+        recipe = Recipe(learning_rate=0.4, warmup_epochs=0)
         model.compile(optimizer(recipe, 10), loss(recipe), jit_compile=False)
     model.fit(tf.data.Dataset.from_tensor_slices((images, labels)).batch(8), epochs=1, verbose=0, shuffle=False)
     weights.append(model.get_weights())

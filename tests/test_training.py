@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import keras
 import numpy as np
@@ -177,14 +178,20 @@ def test_interrupt_keeps_the_best_epoch(tmp_path):
         str(ROOT / "train.py"),
         *SMALL[:3],
         "--epochs=50",
+        "--weights=none",
         f"--output_dir={tmp_path / 'm'}",
     ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    # Where the tests themselves run in the background, SIGINT is ignored, and children inherit that.
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=listen)
     for line in process.stdout:
         if line.startswith("Epoch 1 of 50"):
             process.send_signal(signal.SIGINT)
             break
-    rest = process.communicate(timeout=200)[0]
+    try:
+        rest = process.communicate(timeout=200)[0]
+    finally:
+        process.kill()
     assert process.returncode == 0
     assert "Interrupted: keeping the best of" in rest
     metadata = json.loads((tmp_path / "m/run-1/metadata.json").read_text())

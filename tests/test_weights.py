@@ -52,8 +52,8 @@ def test_backends_agree(backend):
 import sys
 sys.modules["tensorflow"] = None
 from test_weights import difference, parity
-cases = [case for case in parity.STORED if case[1:3] in ((18, "d"), (50, "b"), (50, "d"))]
-assert len(cases) == 10 and max(difference(case) for case in cases) < 1e-4
+cases = [case for case in parity.STORED if case[2] == "d"]
+assert len(cases) == 7 and max(difference(case) for case in cases) < 1e-4
 """
     path = os.pathsep.join([str(ROOT / "tests"), str(ROOT)])
     environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": path}
@@ -242,7 +242,7 @@ def test_training_from_published_weights(door, hub, tmp_path):
 def test_downloads_that_fail(bad_input, hub, tmp_path):
     content = save(parity.draw_state_dict(resnet(18, "d")))
     arguments = (*SMALL, "--weights=imagenet", f"--output_dir={tmp_path / 'model'}")
-    line = bad_input("train.py", *arguments, environment=hub(content, arriving=len(content) // 2))
+    line = bad_input("train.py", *arguments, environment=hub(content, arriving=1_000_000))
     assert "cannot fetch http://127.0.0.1" in line and "model.safetensors" in line
     assert not list((tmp_path / "hub").rglob("*.safetensors")) + list((tmp_path / "hub").rglob("*.incomplete"))
     line = bad_input("train.py", *arguments)

@@ -97,7 +97,7 @@ def keras_applications_outputs(depth, size, bands, model) -> np.ndarray:
             drawn = draw(f"{layer.name}.{kinds.get(weight.name, weight.name)}", shape[::-1])
             weight.assign(drawn.T)
     assign(model, Checkpoint("keras.applications", from_keras_applications(peer)))
-    return np.asarray(peer(images(size, bands)[..., ::-1]))  # BGR
+    return keras.ops.convert_to_numpy(peer(images(size, bands)[..., ::-1]))  # BGR
 
 
 def kerashub_outputs(depth, size, bands, model) -> np.ndarray:
@@ -117,7 +117,7 @@ def kerashub_outputs(depth, size, bands, model) -> np.ndarray:
             name = re.sub(r"stem_(\d)", r"conv\1", layer.name.replace("shortcut", "0"))
             name = re.sub(r"stage(\d)_block(\d+)", lambda m: f"stack{int(m[1]) - 1}_block{int(m[2]) - 1}", name)
             backbone.get_layer(name).set_weights(layer.get_weights())
-    return np.asarray(backbone(images(size, bands))).mean(axis=(1, 2))
+    return keras.ops.convert_to_numpy(backbone(images(size, bands))).mean(axis=(1, 2))
 
 
 def theirs(peer, depth, variant, size, stride, bands, model) -> np.ndarray:
@@ -134,7 +134,7 @@ def compare(case) -> tuple[float, float]:
     keras.utils.clear_session()
     model = ours(*case)
     expected = theirs(*case, model)
-    outputs = np.asarray(model(images(case[3], case[5])))
+    outputs = keras.ops.convert_to_numpy(model(images(case[3], case[5])))
     return float(np.abs(expected).max()), float(np.abs(outputs - expected).max())
 
 

@@ -87,7 +87,7 @@ def _keras(path: pathlib.Path) -> Checkpoint:
     model = keras.saving.load_model(path, compile=False)
     is_classifier = any(layer.name == "normalization" for layer in model.layers)
     network = model.layers[-1] if is_classifier else model
-    tensors = {name: np.asarray(weight) for name, weight in _keras_names(network).items()}
+    tensors = {name: keras.ops.convert_to_numpy(weight) for name, weight in _keras_names(network).items()}
     return Checkpoint(str(path), tensors, *(preprocessing(model) if is_classifier else ()))
 
 
@@ -110,25 +110,25 @@ def from_keras_applications(model: keras.Model) -> dict[str, np.ndarray]:
     Its epsilon is 1.001e-5 where ours is 1e-5: the rest goes into the moving variances. It takes BGR: the
     first convolution is turned around.
     """
-    tensors = {}
+    tensors, array = {}, keras.ops.convert_to_numpy
     for layer in model.layers:
         match = re.fullmatch(r"conv(\d)_(?:block(\d+)_(\d)_)?(conv|bn)", layer.name)
         if not layer.weights:
             continue
         if match is None:
-            tensors |= {f"{layer.name}/{weight.name}": np.asarray(weight) for weight in layer.weights}
+            tensors |= {f"{layer.name}/{weight.name}": array(weight) for weight in layer.weights}
             continue
         group, block, part, kind = match.groups()
         name = f"stage{int(group) - 1}_block{block}_{'shortcut' if part == '0' else part}" if block else "stem_1"
         if kind == "conv":
-            kernel = np.asarray(layer.kernel)
+            kernel = array(layer.kernel)
             tensors[f"{name}_conv/kernel"] = kernel if block else kernel[:, :, ::-1]
         else:
-            bias = np.asarray(model.get_layer(layer.name.removesuffix("bn") + "conv").bias)
-            tensors[f"{name}_bn/gamma"] = np.asarray(layer.gamma)
-            tensors[f"{name}_bn/beta"] = np.asarray(layer.beta)
-            tensors[f"{name}_bn/moving_mean"] = np.asarray(layer.moving_mean) - bias
-            tensors[f"{name}_bn/moving_variance"] = np.asarray(layer.moving_variance) + (layer.epsilon - 1e-5)
+            bias = array(model.get_layer(layer.name.removesuffix("bn") + "conv").bias)
+            tensors[f"{name}_bn/gamma"] = array(layer.gamma)
+            tensors[f"{name}_bn/beta"] = array(layer.beta)
+            tensors[f"{name}_bn/moving_mean"] = array(layer.moving_mean) - bias
+            tensors[f"{name}_bn/moving_variance"] = array(layer.moving_variance) + (layer.epsilon - 1e-5)
     return tensors
 
 

@@ -69,4 +69,4 @@ def freeze(classifier: keras.Model, part: str) -> None:
     """
     for layer in classifier.layers[-1].layers:
         stem, head = layer.name.startswith("stem_"), layer.name == "predictions"
-        layer.trainable = not (stem if part == "stem" else part == "backbone" and not head)
+        layer.trainable = {"none": True, "stem": not stem, "backbone": head}[part]

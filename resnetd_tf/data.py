@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from resnetd_tf import eurosat, synthetic
-from resnetd_tf.errors import InputError
+from resnetd_tf.errors import InputError, first_line
 
 # The report's 70/20/10 split, as slices of TFDS's only split.
 SPLITS = {"train": "train[:70%]", "validation": "train[70%:90%]", "test": "train[90%:]"}
@@ -206,7 +206,7 @@ def _load_tfds(name: str, splits, data_dir, eurosat_zip, image_size: int) -> Dat
         try:
             loaded[split] = _read_tfds(builder, SPLITS.get(split, split), image_key, label_key, image_size)
         except ValueError as error:
-            raise InputError(f"split {split!r} of {name}: {str(error).splitlines()[0]}") from error
+            raise InputError(f"split {split!r} of {name}: {first_line(error)}") from error
         except tf.errors.OpError as error:
             raise _damage(builder, error) from error
     return Dataset(name, tuple(builder.info.features[label_key].names), loaded)
@@ -267,7 +267,7 @@ def _damage(builder, error: Exception) -> InputError:
         except tf.errors.InvalidArgumentError:
             name = example["filename"].numpy().decode() if "filename" in example else "an image"
             return InputError(f"{path}: {name} in it is not a readable JPEG or PNG image; {remedy}")
-    return InputError(f"{builder.data_path}: cannot be read ({str(error).splitlines()[0]}); {remedy}")
+    return InputError(f"{builder.data_path}: cannot be read ({first_line(error)}); {remedy}")
 
 
 def _without_autotuning(dataset: tf.data.Dataset) -> tf.data.Dataset:

@@ -5,6 +5,11 @@ class InputError(Exception):
     """Something the user gave cannot be used. The message says what is wrong and what to do about it."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message, or the exception's name where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def reason(error: BaseException) -> str:
     """What lies at the bottom of a chain of exceptions, briefly."""
     while cause := error.__cause__ or error.__context__:

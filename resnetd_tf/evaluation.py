@@ -12,6 +12,12 @@ from resnetd_tf.errors import InputError
 WORST = 24  # mistakes shown
 
 
+def interval(correct: int, count: int) -> list[float]:
+    """The 95 % Wilson interval of an accuracy, [low, high]."""
+    bounds = binomtest(correct, count).proportion_ci(method="wilson")
+    return [float(bounds.low), float(bounds.high)]
+
+
 def metrics(labels: np.ndarray, probabilities: np.ndarray, classes: tuple[str, ...]) -> dict:
     """Accuracy with its 95 % Wilson interval, per-class scores and the confusion matrix.
 
@@ -22,11 +28,10 @@ def metrics(labels: np.ndarray, probabilities: np.ndarray, classes: tuple[str, .
     """
     predicted, indices = probabilities.argmax(axis=1), range(len(classes))
     correct = int((predicted == labels).sum())
-    interval = binomtest(correct, len(labels)).proportion_ci(method="wilson")
     columns = sklearn.metrics.precision_recall_fscore_support(labels, predicted, labels=indices, zero_division=0)
     return {
         "accuracy": correct / len(labels),
-        "accuracy_interval": [interval.low, interval.high],
+        "accuracy_interval": interval(correct, len(labels)),
         "count": len(labels),
         "classes": {
             name: {"precision": float(p), "recall": float(r), "f1": float(f1), "support": int(support)}

@@ -7,11 +7,10 @@ from collections.abc import Callable
 import keras
 import numpy as np
 import tensorflow as tf
-from scipy.stats import binomtest
 
-from resnetd_tf import classifier, data, published, rundir
+from resnetd_tf import classifier, data, evaluation, published, rundir
 from resnetd_tf import weights as checkpoints
-from resnetd_tf.errors import InputError
+from resnetd_tf.errors import InputError, first_line
 
 CLASSES = 1000
 
@@ -55,14 +54,14 @@ def _batches(dataset: str, split: str, data_dir, size: int, crop: float, interpo
     try:
         examples = builder.as_dataset(split=split, decoders={image_key: tfds.decode.SkipDecoding()})
     except ValueError as error:
-        raise InputError(f"split {split!r} of {dataset}: {str(error).splitlines()[0]}") from error
+        raise InputError(f"split {split!r} of {dataset}: {first_line(error)}") from error
     return examples.map(prepare, num_parallel_calls=tf.data.AUTOTUNE).batch(64).prefetch(2)
 
 
 def _count_correct(predict: Callable[[np.ndarray], np.ndarray], batches: tf.data.Dataset) -> tuple[int, int, int]:
     """How often the label is the most probable class, and among the five most probable; of how many."""
     top1 = top5 = total = 0
-    progress = keras.utils.Progbar(len(batches)) if sys.stdout.isatty() else None
+    progress = keras.utils.Progbar(len(batches), stateful_metrics=["top-1"]) if sys.stdout.isatty() else None
     try:
         for images, labels in batches.as_numpy_iterator():
             best = np.argsort(-predict(images), axis=1, kind="stable")[:, :5]
@@ -127,13 +126,13 @@ def run(
     if count != CLASSES:
         raise InputError(f"{name} knows {count} classes; ImageNet has {CLASSES}")
     top1, top5, total = _count_correct(predict, _batches(dataset, split, data_dir, size, crop, interpolation))
-    interval = binomtest(top1, total).proportion_ci(method="wilson")
+    low, high = evaluation.interval(top1, total)
     result = {"dataset": dataset, "split": split, "model": name, "size": size, "crop": crop, "count": total}
-    result |= {"top1": top1 / total, "top1_interval": [float(interval.low), float(interval.high)], "top5": top5 / total}
+    result |= {"top1": top1 / total, "top1_interval": [low, high], "top5": top5 / total}
     folder = rundir.new_evaluation(place, f"{dataset}-{split}", output_dir)
     rundir.write_json(folder / "metrics.json", result)
     print(f"{name} on {dataset} {split}, {size}x{size} of {int(size / crop)}: ", end="")
-    print(f"top-1 {100 * top1 / total:.2f} % [{100 * interval.low:.2f}, {100 * interval.high:.2f}], ", end="")
+    print(f"top-1 {100 * top1 / total:.2f} % [{100 * low:.2f}, {100 * high:.2f}], ", end="")
     print(f"top-5 {100 * top5 / total:.2f} %, {total} images")
     print(f"Written to {folder}: metrics.json")
     return result

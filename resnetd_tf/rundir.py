@@ -21,7 +21,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from resnetd_tf.errors import InputError
+from resnetd_tf.errors import InputError, first_line
 
 
 @contextlib.contextmanager
@@ -39,7 +39,7 @@ def atomic(path: pathlib.Path) -> Iterator[pathlib.Path]:
         yield temporary
         temporary.replace(path)
     except (OSError, tf.errors.OpError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise InputError(f"cannot write {path}: {reason}; free space or give another place") from error
     finally:
         if temporary.is_dir():
@@ -173,8 +173,7 @@ def open_classifier(model: str | pathlib.Path, batch_size: int = 64) -> SavedCla
                 return signature(**{key: pixels})[output]
 
     except Exception as error:  # the loaders raise whatever the damage makes them stumble on
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"model {path}: cannot be loaded ({reason})") from error
+        raise InputError(f"model {path}: cannot be loaded ({first_line(error)})") from error
     if len(spec.shape) != 4:
         raise InputError(f"model {path}: takes input of shape {tuple(spec.shape)}, not images")
     dtype = tf.as_dtype(spec.dtype)

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from resnetd_tf import published
+from resnetd_tf.errors import first_line
 from resnetd_tf.sentinel2 import Statistics
 
 
@@ -73,8 +74,7 @@ def _read(path: pathlib.Path, reader):
     try:
         return reader(path)
     except Exception as error:  # zipfile, Keras and safetensors each have their own for a damaged file
-        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"weights {path}: cannot be read, damaged or truncated ({cause})") from error
+        raise ValueError(f"weights {path}: cannot be read, damaged or truncated ({first_line(error)})") from error
 
 
 def _safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -168,8 +168,8 @@ def assign(network: keras.Model, checkpoint: Checkpoint) -> None:
         try:
             return network.load_weights(checkpoint.h5)
         except Exception as error:  # h5py has its own for a damaged file
-            cause = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ValueError(f"weights {checkpoint.source} do not fit {network.name}: {cause}") from error
+            message = f"weights {checkpoint.source} do not fit {network.name}: {first_line(error)}"
+            raise ValueError(message) from error
     tensors = {name: tensor for name, tensor in checkpoint.tensors.items() if not name.endswith("num_batches_tracked")}
     of_keras = all("/" in name for name in tensors)
     expected = _keras_names(network) if of_keras else state_dict_names(network)

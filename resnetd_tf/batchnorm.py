@@ -74,16 +74,22 @@ def portable(model: keras.Model) -> keras.Model:
     return copy
 
 
-def folded(model: keras.Model) -> keras.Model:
+def folded(model: keras.Model, precision: str = "float32") -> keras.Model:
     """A copy of `model` for inference: every batch normalisation is part of the convolution before it.
 
     With g = gamma / sqrt(moving variance + epsilon), kernels become kernel * g and biases
     beta - moving mean * g. In every network here a normalisation `X_bn` follows the convolution `X_conv`.
+
+    Args:
+        model: A network, or a classifier.
+        precision: Of the network's weights and activations, its head's excepted: "float32" or "bfloat16".
     """
+    float32 = ("pixels", "normalization", "resizing", "predictions")
 
     def clone(layer):
         biased = {"use_bias": True} if isinstance(layer, keras.layers.Conv2D) else {}
-        return type(layer).from_config({**layer.get_config(), **biased})
+        dtype = "float32" if layer.name in float32 else precision
+        return type(layer).from_config({**layer.get_config(), **biased, "dtype": dtype})
 
     def call(layer, inputs, **kwargs):
         return inputs if isinstance(layer, keras.layers.BatchNormalization) else layer(inputs, **kwargs)

@@ -12,10 +12,12 @@ from resnetd_tf.batchnorm import folded
 from resnetd_tf.errors import InputError
 
 
-def savedmodel(classifier: keras.Model, classes: tuple[str, ...], path: pathlib.Path) -> None:
+def savedmodel(
+    classifier: keras.Model, classes: tuple[str, ...], path: pathlib.Path, precision: str = "float32"
+) -> None:
     """Writes a SavedModel for TensorFlow Serving, whole or not at all.
 
-    Batch normalisation is folded into the convolutions before it.
+    Batch normalisation is folded into the convolutions before it, and the weights are constants of the graph.
 
     Signatures:
         serving_default: `pixels` (n, height, width, bands) raw pixels -> `probabilities` (n, classes) float32.
@@ -25,38 +27,46 @@ def savedmodel(classifier: keras.Model, classes: tuple[str, ...], path: pathlib.
         classifier: As built by `resnetd_tf.classifier.build`, or its `portable` copy.
         classes: Class names; stored in assets.extra/labels.txt.
         path: Where; must not exist.
+        precision: "float32", or "bfloat16" for the network's weights and activations; probabilities are
+            float32.
 
     Raises:
         InputError: It cannot be written.
     """
-    classifier = folded(classifier)
+    classifier = folded(classifier, precision)
     pixels = classifier.inputs[0]
     preprocessing = [classifier.get_layer(name) for name in ("normalization", "resizing")]
     network = classifier.layers[-1]
 
-    def from_pixels(pixels):
-        return {"probabilities": classifier(pixels, training=False)}
+    shape = (None, *network.inputs[0].shape[1:])
+    infer = tf.function(lambda images: network(images, training=False))
+    infer = convert_variables_to_constants_v2(infer.get_concrete_function(tf.TensorSpec(shape, tf.float32)))
+
+    def classify(images):
+        (probabilities,) = infer(images)
+        return {"probabilities": tf.ensure_shape(probabilities, (None, len(classes)))}
+
+    def preprocess(x):
+        for layer in preprocessing:
+            x = layer(x)
+        return x
 
     def from_bytes(image_bytes):
-        def preprocess(encoded):
-            x = data.decode(encoded)[tf.newaxis]
-            for layer in preprocessing:
-                x = layer(x)
-            return x[0]
+        def decode(encoded):
+            return preprocess(data.decode(encoded)[tf.newaxis])[0]
 
-        size = preprocessing[-1].height, preprocessing[-1].width
-        images = tf.map_fn(preprocess, image_bytes, fn_output_signature=tf.TensorSpec((*size, 3), tf.float32))
-        return {"probabilities": network(images, training=False)}
+        return classify(tf.map_fn(decode, image_bytes, fn_output_signature=tf.TensorSpec(shape[1:], tf.float32)))
 
-    archive = keras.export.ExportArchive()
-    archive.track(classifier)
-    spec = tf.TensorSpec(pixels.shape, pixels.dtype, name="pixels")
-    archive.add_endpoint("serving_default", from_pixels, input_signature=[spec])
+    served = tf.Module()
+    served.from_pixels = tf.function(
+        lambda pixels: classify(preprocess(pixels)), [tf.TensorSpec(pixels.shape, pixels.dtype, name="pixels")]
+    )
+    signatures = {"serving_default": served.from_pixels}
     if pixels.shape[-1] == 3:
-        spec = tf.TensorSpec((None,), tf.string, name="image_bytes")
-        archive.add_endpoint("encoded", from_bytes, input_signature=[spec])
+        served.from_bytes = tf.function(from_bytes, [tf.TensorSpec((None,), tf.string, name="image_bytes")])
+        signatures["encoded"] = served.from_bytes
     with rundir.atomic(path) as temporary:
-        archive.write_out(str(temporary), verbose=False)
+        tf.saved_model.save(served, str(temporary), signatures)
         extra = temporary / "assets.extra"
         extra.mkdir()
         (extra / "labels.txt").write_text("\n".join(classes) + "\n")

@@ -2,23 +2,19 @@
 
 import csv
 import dataclasses
-import importlib.metadata
 import io
-import os
 import pathlib
-import platform
 import shutil
-import subprocess
 import sys
 import time
 
 import keras
-import psutil
 import tensorflow as tf
 
 from resnetd_tf import classifier, data, evaluation, export, published, report, rundir, sentinel2
 from resnetd_tf import weights as checkpoints
 from resnetd_tf.batchnorm import portable
+from resnetd_tf.environment import environment
 from resnetd_tf.errors import InputError
 from resnetd_tf.recipe import FINE_TUNING, FROM_SCRATCH, Recipe, loss, optimizer
 
@@ -50,6 +46,15 @@ def device_strategy() -> tf.distribute.Strategy:
     if len(devices) == 1:
         return tf.distribute.get_strategy()
     return tf.distribute.MirroredStrategy([device.name for device in devices])
+
+
+def xla(classifier: keras.Model) -> bool:
+    """Whether training compiles with XLA: on one GPU. On CPUs it was four times slower.
+
+    XLA has no bicubic resizing, and Keras compiles no step that reduces over replicas.
+    """
+    gpus = tf.config.list_logical_devices("GPU")
+    return len(gpus) == 1 and classifier.get_layer("resizing").interpolation == "bilinear"
 
 
 class RunWriter(keras.callbacks.Callback):
@@ -192,8 +197,7 @@ def train(
             copy = portable(model)
             statistics, interpolation = checkpoints.preprocessing(model)
             classifier.freeze(model, freeze)
-            # XLA was four times slower on CPUs.
-            model.compile(optimizer(recipe, steps), loss(recipe), metrics=["accuracy"], jit_compile=False)
+            model.compile(optimizer(recipe, steps), loss(recipe), metrics=["accuracy"], jit_compile=xla(model))
     except ValueError as error:
         raise InputError(str(error)) from error
     print(f"Model: {model.layers[-1].name}, {image_size}x{image_size} pixels, {precision}, {replicas} replica(s)")
@@ -283,46 +287,3 @@ def _peak_memory() -> float:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def environment() -> dict:
-    """Versions, source revision and hardware, for metadata.json."""
-    packages = ("resnetd_tf", "tensorflow", "keras", "tensorflow-datasets", "numpy")
-    return {
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in packages},
-        "git_revision": _git_revision(),
-        "hardware": {
-            "cpu": _cpu_name(),
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-            "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-            "gpus": [
-                tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
-                for gpu in tf.config.list_physical_devices("GPU")
-            ],
-        },
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _git_revision() -> str | None:
-    """Of the checkout this package is run from, "-dirty" where it was changed; `None` outside one."""
-    source = pathlib.Path(__file__).parent
-    try:
-        command = ["git", "-C", source, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _cpu_name() -> str:
-    try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -1,0 +1,169 @@
+"""Contestants measured in turn: each in a process of its own, one at work at a time, round after round.
+
+A benchmark gives `main` its contestants: functions that take a case's settings as keyword arguments, set
+everything up, and return a function that works for about a second and returns its rate. The first is ours.
+"""
+
+import importlib
+import itertools
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+
+import door
+
+PEERS = ("resnetd_tf", "tensorflow", "keras", "keras-hub", "timm", "torch", "jax", "onnxruntime", "openvino")
+RESULTS = pathlib.Path(__file__).parent / "results"
+
+
+class Contestant:
+    """A contestant's process, ready to be measured."""
+
+    def __init__(self, module: str, name: str, case: dict):
+        self.name = name
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
+        command = [sys.executable, "-m", module, json.dumps({"contestant": name, **case})]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True
+        )
+        self.missing = self._answer()
+
+    def ask(self, question: str):
+        self.process.stdin.write(question + "\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def _answer(self):
+        line = self.process.stdout.readline()
+        if not line:
+            self.log.seek(0)
+            sys.exit(f"{self.name} failed:\n{self.log.read()[-3000:]}")
+        return json.loads(line)
+
+    def end(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+        self.log.close()
+
+
+def _answer_questions(contestants: dict[str, Callable], settings: dict) -> None:
+    """What a contestant's process does: sets up, then answers on its standard output."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print does not mix with the answers
+    try:
+        measure = contestants[settings.pop("contestant")](**settings)
+    except ImportError as error:
+        print(json.dumps(str(error)), file=answers, flush=True)
+        return
+    measure()  # warm-up
+    print("null", file=answers, flush=True)
+    for question in sys.stdin:
+        answer = measure() if question.strip() == "rate" else measure.profile()
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+def _compare(module: str, names: list[str], case: dict, rounds: int, profiled: tuple[str, ...]) -> dict:
+    """Rates of every contestant in every round, {name: [rate, ...]}, and the profiles asked for."""
+    field, result = [], {"case": case, "rates": {}, "missing": {}, "profiles": {}}
+    for name in names:
+        contestant = Contestant(module, name, case)
+        if contestant.missing:
+            result["missing"][name] = contestant.missing
+            contestant.end()
+        else:
+            field.append(contestant)
+            result["rates"][name] = []
+    for number in range(rounds):
+        for contestant in field if number % 2 == 0 else reversed(field):
+            result["rates"][contestant.name].append(contestant.ask("rate"))
+    for contestant in field:
+        if contestant.name in profiled:
+            result["profiles"][contestant.name] = contestant.ask("profile")
+        contestant.end()
+    return result
+
+
+def table(result: dict, unit: str) -> str:
+    """Markdown of one case: median rates, and the first contestant's rate over each other's, round by round."""
+    lines = [", ".join(f"{name} {value}" for name, value in result["case"].items()), ""]
+    lines += [
+        f"| | {unit}, median | lowest to highest | ours over it, median | lowest to highest |",
+        "|---|---|---|---|---|",
+    ]
+    ours = next(iter(result["rates"].values()))
+    for name, rates in result["rates"].items():
+        ratios = [a / b for a, b in zip(ours, rates)]
+        row = f"| {name} | {statistics.median(rates):.1f} | {min(rates):.1f} to {max(rates):.1f} |"
+        lines.append(f"{row} {statistics.median(ratios):.2f} | {min(ratios):.2f} to {max(ratios):.2f} |")
+    lines += [f"\n{name} left out: {reason}" for name, reason in result["missing"].items()]
+    for name, profile in result["profiles"].items():
+        lines += ["", f"{name}, milliseconds of thread time a step:", "", "| kernels | ms | share |", "|---|---|---|"]
+        total = sum(profile.values())
+        lines += [f"| {kernels} | {ms:.1f} | {100 * ms / total:.0f} % |" for kernels, ms in profile.items()]
+    return "\n".join(lines) + "\n"
+
+
+def main(
+    name: str,
+    contestants: dict[str, Callable],
+    settings: dict[str, tuple],
+    unit: str = "images/s",
+    rounds: int = 5,
+    profiled: tuple[str, ...] = (),
+) -> None:
+    """Runs a benchmark from the command line, or one contestant of it, and writes results/NAME-TIME.md and .json.
+
+    Args:
+        name: Of the module in `benchmarks`.
+        contestants: By name; see the top of this module.
+        settings: The values that each setting of a case takes: all combinations are measured. On the command
+            line `--SETTING=A,B` chooses others, `--rounds` another number of rounds, `--only=A,B` contestants.
+        unit: Of the rates.
+        rounds: Rounds in which each contestant is measured once.
+        profiled: Contestants whose `profile()` is asked for after the rounds.
+    """
+    if len(sys.argv) == 2 and sys.argv[1].startswith("{"):
+        return _answer_questions(contestants, json.loads(sys.argv[1]))
+    names = list(contestants)
+    for argument in sys.argv[1:]:
+        flag, _, value = argument.removeprefix("--").partition("=")
+        if flag == "rounds":
+            rounds = int(value)
+        elif flag == "only":
+            names = value.split(",")
+        elif flag in settings:
+            settings[flag] = tuple(type(settings[flag][0])(item) for item in value.split(","))
+        else:
+            sys.exit(f"{argument}: not one of --rounds, --only, {', '.join('--' + flag for flag in settings)}")
+    if unknown := set(names) - set(contestants):
+        sys.exit(f"--only: {', '.join(unknown)} not among {', '.join(contestants)}")
+    results = []
+    for values in itertools.product(*settings.values()):
+        case = dict(zip(settings, values))
+        results.append(_compare(f"benchmarks.{name}", names, case, rounds, profiled))
+        print(table(results[-1], unit), flush=True)
+
+    # Imported here: the processes above should not share the machine with this one's libraries.
+    if os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow":
+        door.import_quietly()
+    environment = importlib.import_module("resnetd_tf.environment").environment(PEERS)
+    hardware, versions = environment["hardware"], environment["versions"]
+    heading = (
+        f"`python -m benchmarks.{' '.join([name, *sys.argv[1:]])}`, {rounds} rounds, contestants in turn. "
+        f"{hardware['cores']} cores of {hardware['cpu']}, {hardware['memory_gib']} GiB, "
+        f"GPUs: {', '.join(hardware['gpus']) or 'none'}, {platform.system()}. "
+        + ", ".join(f"{package} {version}" for package, version in versions.items() if version)
+        + f". Revision {environment['git_revision']}.\n"
+    )
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    path.with_suffix(".md").write_text("\n".join([heading, *(table(result, unit) for result in results)]))
+    path.with_suffix(".json").write_text(json.dumps({"environment": environment, "results": results}, indent=1) + "\n")
+    print(f"Written: {path}.md, {path.name}.json")

@@ -1,0 +1,251 @@
+"""Training speed: our classifier as `train.py` trains it, against KerasHub, keras.applications and timm.
+
+    pip install -e '.[peers]'
+    python -m benchmarks.train_step                        # sizes 64 and 224, float32 and bfloat16
+    python -m benchmarks.train_step --size=64 --precision=bfloat16 --only=ours,timm
+    KERAS_BACKEND=jax python -m benchmarks.train_step --batch=256     # needs no TensorFlow
+
+Each trains on one batch of uint8 images of the network's size, in memory, over and over. "Matrix products" are as
+many images a second as there would be if the step's multiply-adds ran at the speed of large matrix products: ours
+over it is the share of the machine's peak. "Unfused" is ours with Keras's own batch normalisation and SGD.
+"""
+
+import os
+import re
+import time
+from functools import partial
+
+import numpy as np
+
+from benchmarks import contest
+
+CLASSES = 10
+ROUND = 3.0  # seconds that a contestant works in a round, about
+BACKEND = os.environ.get("KERAS_BACKEND", "tensorflow")
+KERNELS = {  # groups of the profile, by what TensorFlow's kernels are called
+    "convolutions": ("Conv2D", "MatMul"),
+    "batch normalisation": ("BatchNorm",),
+    "ReLU": ("Relu",),
+    "pooling": ("Pool",),
+    "pads and slices": ("Pad", "Slice"),
+    "casts": ("Cast",),
+    "optimizer": ("ResourceApply", "AssignVariable", "AssignSub", "AssignAdd"),
+    "other element by element": ("Add", "Mul", "Sub", "Div", "Mean", "Sum", "Square", "Rsqrt", "Tile", "Maximum"),
+}
+
+
+def images(size: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    labels = np.eye(CLASSES, dtype="float32")[rng.integers(0, CLASSES, batch)]
+    return rng.integers(0, 256, (batch, size, size, 3)).astype("uint8"), labels
+
+
+class Fit:
+    """Rates of `model.fit` on one batch: from tf.data on TensorFlow, else from arrays."""
+
+    def __init__(self, model, size: int, batch: int):
+        self.model, self.batch, self.steps = model, batch, 2
+        self.arrays = images(size, batch)
+        self()
+        self.steps = max(2, round(ROUND * self() / batch))
+
+    def __call__(self) -> float:
+        if BACKEND == "tensorflow":
+            import tensorflow as tf
+
+            options = tf.data.Options()
+            options.autotune.enabled = False  # else every end of fit waits for tf.data's tuner, seconds
+            dataset = tf.data.Dataset.from_tensors(self.arrays).repeat().with_options(options)
+            epoch = {"x": dataset, "steps_per_epoch": self.steps}
+        else:
+            pixels, labels = (np.concatenate([array] * self.steps) for array in self.arrays)
+            epoch = {"x": pixels, "y": labels, "batch_size": self.batch}
+        start = time.perf_counter()
+        self.model.fit(**epoch, verbose=0, shuffle=False)
+        return self.steps * self.batch / (time.perf_counter() - start)
+
+    def profile(self) -> dict[str, float]:
+        """Thread time of each group of TensorFlow kernels, ms a step."""
+        import pathlib
+        import tempfile
+
+        import tensorflow as tf
+        from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+        groups = dict.fromkeys([*KERNELS, "rest"], 0.0)
+        with tempfile.TemporaryDirectory() as folder:
+            tf.profiler.experimental.start(folder)
+            self()
+            tf.profiler.experimental.stop()
+            (path,) = pathlib.Path(folder).rglob("*.xplane.pb")
+            space = xplane_pb2.XSpace.FromString(path.read_bytes())
+        (plane,) = (plane for plane in space.planes if plane.name == "/host:CPU")
+        for event in (event for line in plane.lines for event in line.events):
+            # Of an operation: "name:kernel". Others are of what surrounds them: "EagerExecute: ...", "Iterator::...".
+            if match := re.fullmatch(r"[^: ]+:(\w+)", plane.event_metadata[event.metadata_id].name):
+                found = (group for group, parts in KERNELS.items() if any(part in match[1] for part in parts))
+                groups[next(found, "rest")] += event.duration_ps / 1e9 / self.steps
+        return groups
+
+
+def set_precision(precision: str) -> None:
+    import keras
+
+    keras.mixed_precision.set_global_policy({"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision])
+
+
+def ours(size: int, precision: str, batch: int, fused: bool = True) -> Fit:
+    import keras
+
+    from resnetd_tf import classifier, sentinel2
+    from resnetd_tf.batchnorm import BatchNormalization
+
+    set_precision(precision)
+    model = classifier.build(50, "d", classes=CLASSES, statistics=sentinel2.statistics(3), image_size=size)
+    if fused and BACKEND == "tensorflow":
+        from resnetd_tf.recipe import Recipe, loss, optimizer
+        from resnetd_tf.training import xla
+
+        recipe = Recipe(learning_rate=0.01)
+        model.compile(optimizer(recipe, 1000), loss(recipe), metrics=["accuracy"], jit_compile=xla(model))
+    else:
+        for layer in model.layers[-1].layers:
+            if isinstance(layer, BatchNormalization):
+                layer.fused = False
+        plain_compile(model, keras)
+    return Fit(model, size, batch)
+
+
+def unfused(size: int, precision: str, batch: int) -> Fit:
+    return ours(size, precision, batch, fused=False)
+
+
+def plain_compile(model, keras) -> None:
+    model.compile(
+        keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True),
+        keras.losses.CategoricalCrossentropy(label_smoothing=0.1),
+        metrics=["accuracy"],
+    )
+
+
+def classified(backbone, size: int):
+    """A peer's backbone between the scaling of pixels and a head."""
+    import keras
+
+    pixels = keras.Input((size, size, 3), dtype="uint8")
+    x = backbone(keras.layers.Rescaling(1 / 255)(pixels))
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(pixels, keras.layers.Dense(CLASSES, "softmax", dtype="float32")(x))
+
+
+def kerashub_network(size: int):
+    import keras_hub
+
+    return keras_hub.models.ResNetBackbone(
+        input_conv_filters=[32, 32, 64],
+        input_conv_kernel_sizes=[3, 3, 3],
+        stackwise_num_filters=[64, 128, 256, 512],
+        stackwise_num_blocks=[3, 4, 6, 3],
+        stackwise_num_strides=[1, 2, 2, 2],
+        block_type="bottleneck_block_vd",
+        image_shape=(size, size, 3),
+    )
+
+
+def kerashub(size: int, precision: str, batch: int) -> Fit:
+    import keras
+
+    set_precision(precision)
+    model = classified(kerashub_network(size), size)
+    plain_compile(model, keras)
+    return Fit(model, size, batch)
+
+
+def keras_applications(size: int, precision: str, batch: int) -> Fit:
+    import keras
+
+    set_precision(precision)
+    backbone = keras.applications.ResNet50(weights=None, include_top=False, input_shape=(size, size, 3))
+    model = classified(backbone, size)
+    plain_compile(model, keras)
+    return Fit(model, size, batch)
+
+
+def timm(size: int, precision: str, batch: int):
+    import timm
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    model = timm.create_model("resnet50d", num_classes=CLASSES).train().to(device, memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, nesterov=True)
+    pixels, labels = (torch.from_numpy(array).to(device) for array in images(size, batch))
+    pixels = pixels.permute(0, 3, 1, 2)  # of (batch, height, width, bands): channels-last
+    forward = torch.compile(model) if device == "cuda" else model
+
+    def step() -> None:
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
+            logits = forward(pixels.float() / 255)
+            loss = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    def run(steps: int) -> float:
+        start = time.perf_counter()
+        for _ in range(steps):
+            step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    run(2)
+    steps = max(2, round(ROUND / (run(2) / 2)))
+    return lambda: steps * batch / run(steps)
+
+
+def multiply(matrix, products: int) -> float:
+    """Seconds that a number of products with a matrix take."""
+    import keras
+
+    product = matrix
+    start = time.perf_counter()
+    for _ in range(products):
+        product = keras.ops.matmul(matrix, product)
+    float(keras.ops.cast(product[0, 0], "float32"))  # waits for it
+    return time.perf_counter() - start
+
+
+def matrix_products(size: int, precision: str, batch: int, passes: int = 3):
+    """`passes`: 3 for training, whose two gradients of a convolution cost as much as the convolution each."""
+    import keras
+
+    from benchmarks.cost import multiply_adds
+    from resnetd_tf import resnet
+
+    work = passes * multiply_adds(resnet(50, "d", input_shape=(size, size, 3), classes=CLASSES))
+    side = 2048
+    while True:
+        run = partial(multiply, keras.ops.cast(keras.random.normal((side, side)) / side**0.5, precision))
+        run(2)
+        products = max(4, round(ROUND / 3 / (run(4) / 4)))
+        if products < 1000:
+            break
+        side *= 2  # a fast device: larger, so that starting a product does not count
+    return lambda: products * side**3 / run(products) / work
+
+
+if __name__ == "__main__":
+    contest.main(
+        "train_step",
+        {
+            "ours": ours,
+            "KerasHub": kerashub,
+            "keras.applications": keras_applications,
+            "timm": timm,
+            "unfused": unfused,
+            "matrix products": matrix_products,
+        },
+        {"size": (64, 224), "precision": ("bfloat16", "float32"), "batch": (32,)},
+        profiled=("ours", "unfused") if BACKEND == "tensorflow" else (),
+    )

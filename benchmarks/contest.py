@@ -59,7 +59,7 @@ def _answer_questions(contestants: dict[str, Callable], settings: dict) -> None:
     os.dup2(2, 1)  # what libraries print does not mix with the answers
     try:
         measure = contestants[settings.pop("contestant")](**settings)
-    except ImportError as error:
+    except (ImportError, NotImplementedError) as error:
         print(json.dumps(str(error)), file=answers, flush=True)
         return
     measure()  # warm-up
@@ -124,24 +124,29 @@ def main(
         name: Of the module in `benchmarks`.
         contestants: By name; see the top of this module.
         settings: The values that each setting of a case takes: all combinations are measured. On the command
-            line `--SETTING=A,B` chooses others, `--rounds` another number of rounds, `--only=A,B` contestants.
+            line `--SETTING=A,B` chooses others, `--rounds` another number of rounds, `--only=A,B` contestants,
+            `--output_dir` another place for the results.
         unit: Of the rates.
         rounds: Rounds in which each contestant is measured once.
         profiled: Contestants whose `profile()` is asked for after the rounds.
     """
     if len(sys.argv) == 2 and sys.argv[1].startswith("{"):
         return _answer_questions(contestants, json.loads(sys.argv[1]))
-    names = list(contestants)
+    names, folder = list(contestants), RESULTS
     for argument in sys.argv[1:]:
         flag, _, value = argument.removeprefix("--").partition("=")
         if flag == "rounds":
             rounds = int(value)
+        elif flag == "output_dir":
+            folder = pathlib.Path(value)
         elif flag == "only":
             names = value.split(",")
         elif flag in settings:
             settings[flag] = tuple(type(settings[flag][0])(item) for item in value.split(","))
         else:
-            sys.exit(f"{argument}: not one of --rounds, --only, {', '.join('--' + flag for flag in settings)}")
+            sys.exit(
+                f"{argument}: not one of --rounds, --only, --output_dir, {', '.join('--' + flag for flag in settings)}"
+            )
     if unknown := set(names) - set(contestants):
         sys.exit(f"--only: {', '.join(unknown)} not among {', '.join(contestants)}")
     results = []
@@ -162,8 +167,8 @@ def main(
         + ", ".join(f"{package} {version}" for package, version in versions.items() if version)
         + f". Revision {environment['git_revision']}.\n"
     )
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     path.with_suffix(".md").write_text("\n".join([heading, *(table(result, unit) for result in results)]))
     path.with_suffix(".json").write_text(json.dumps({"environment": environment, "results": results}, indent=1) + "\n")
     print(f"Written: {path}.md, {path.name}.json")

@@ -1,6 +1,6 @@
 """Our networks against timm's, keras.applications' and KerasHub's: the same weights, the largest difference.
 
-    pip install -e '.[parity]'
+    pip install -e '.[peers]'
     python -m benchmarks.parity            # the table
     python -m benchmarks.parity --write    # timm's and KerasHub's outputs for the tests, in tests/golden/
 

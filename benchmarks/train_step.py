@@ -138,10 +138,10 @@ def classified(backbone, size: int):
     return keras.Model(pixels, keras.layers.Dense(CLASSES, "softmax", dtype="float32")(x))
 
 
-def kerashub_network(size: int):
+def kerashub_classifier(size: int):
     import keras_hub
 
-    return keras_hub.models.ResNetBackbone(
+    backbone = keras_hub.models.ResNetBackbone(
         input_conv_filters=[32, 32, 64],
         input_conv_kernel_sizes=[3, 3, 3],
         stackwise_num_filters=[64, 128, 256, 512],
@@ -150,25 +150,30 @@ def kerashub_network(size: int):
         block_type="bottleneck_block_vd",
         image_shape=(size, size, 3),
     )
+    return classified(backbone, size)
+
+
+def keras_applications_classifier(size: int):
+    import keras
+
+    return classified(keras.applications.ResNet50(weights=None, include_top=False, input_shape=(size, size, 3)), size)
+
+
+def plainly_fitted(build, size: int, precision: str, batch: int) -> Fit:
+    import keras
+
+    set_precision(precision)
+    model = build(size)
+    plain_compile(model, keras)
+    return Fit(model, size, batch)
 
 
 def kerashub(size: int, precision: str, batch: int) -> Fit:
-    import keras
-
-    set_precision(precision)
-    model = classified(kerashub_network(size), size)
-    plain_compile(model, keras)
-    return Fit(model, size, batch)
+    return plainly_fitted(kerashub_classifier, size, precision, batch)
 
 
 def keras_applications(size: int, precision: str, batch: int) -> Fit:
-    import keras
-
-    set_precision(precision)
-    backbone = keras.applications.ResNet50(weights=None, include_top=False, input_shape=(size, size, 3))
-    model = classified(backbone, size)
-    plain_compile(model, keras)
-    return Fit(model, size, batch)
+    return plainly_fitted(keras_applications_classifier, size, precision, batch)
 
 
 def timm(size: int, precision: str, batch: int):

@@ -159,6 +159,21 @@ def test_tflite_in_the_interpreter(run, door, tmp_path, precision):
     assert again.returncode == 2 and path.read_bytes() == before
 
 
+def test_savedmodel_in_bfloat16(run, door, bad_input, tmp_path):
+    arguments = (f"--model={run}", "--format=savedmodel", f"--output={tmp_path / 'bfloat16'}")
+    result = door("export.py", *arguments, "--precision=bfloat16")
+    assert result.returncode == 0, result.stderr
+    assert "validation images: same class for" in result.stdout
+    images = synthetic.draw(40, seed=7)[0]
+    probabilities, expected = (open_classifier(path).predict(images) for path in (tmp_path / "bfloat16", run))
+    np.testing.assert_allclose(probabilities, expected, atol=0.05)
+    assert (probabilities != expected).any()
+    sizes = [(path / "saved_model.pb").stat().st_size for path in (tmp_path / "bfloat16", run / "1")]
+    assert sizes[0] < 0.6 * sizes[1]  # the weights, in half the bytes
+    assert "exists already" in bad_input("export.py", *arguments, "--precision=bfloat16")
+    assert "not made" in bad_input("export.py", *arguments, "--precision=int8")
+
+
 def test_next_run_continues_from_weights_and_keeps_the_first(run, door, tmp_path):
     base = tmp_path / "small"
     shutil.copytree(run, base)

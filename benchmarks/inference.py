@@ -1,0 +1,150 @@
+"""Inference speed: our exported SavedModel against KerasHub's, keras.applications', timm, ONNX Runtime and OpenVINO.
+
+    pip install -e '.[peers]'
+    python -m benchmarks.inference                      # sizes 64 and 224, float32 and bfloat16, batches of 32 and 1
+
+Each classifies one batch of uint8 images of the network's size, in memory, over and over; preprocessing counts. The
+Keras peers are exported with `model.export` and loaded again, as ours is; ONNX Runtime and OpenVINO run timm's
+network, which computes what ours does. "Matrix products" are as in `benchmarks.train_step`.
+"""
+
+import os
+import pathlib
+import tempfile
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from benchmarks import contest, train_step
+from benchmarks.train_step import CLASSES, ROUND, images
+
+
+def rate(run: Callable[[], object], batch: int) -> Callable[[], float]:
+    """Measures calls of `run`, each of which must return when it is done."""
+
+    def seconds(calls: int) -> float:
+        start = time.perf_counter()
+        for _ in range(calls):
+            run()
+        return time.perf_counter() - start
+
+    seconds(2)
+    calls = max(2, round(ROUND / (seconds(2) / 2)))
+    return lambda: calls * batch / seconds(calls)
+
+
+def saved_model(write: Callable[[pathlib.Path], None], size: int, batch: int) -> Callable[[], float]:
+    """Rate of the signature of a SavedModel."""
+    import tensorflow as tf
+
+    with tempfile.TemporaryDirectory() as folder:
+        write(pathlib.Path(folder) / "model")
+        loaded = tf.saved_model.load(f"{folder}/model")
+    signature = loaded.signatures["serving_default"]
+    ((name, _),) = signature.structured_input_signature[1].items()
+    pixels = tf.constant(images(size, batch)[0])
+    measure = rate(lambda: [output.numpy() for output in signature(**{name: pixels}).values()], batch)
+    measure.loaded = loaded  # owns the variables: kept alive
+    return measure
+
+
+def ours(size: int, precision: str, batch: int):
+    from benchmarks.parity import draw_state_dict
+    from resnetd_tf import classifier, export, sentinel2
+    from resnetd_tf.weights import Checkpoint, assign
+
+    model = classifier.build(50, "d", classes=CLASSES, statistics=sentinel2.statistics(3), image_size=size)
+    network = model.layers[-1]
+    assign(network, Checkpoint("random weights", draw_state_dict(network)))
+    classes = tuple(map(str, range(CLASSES)))
+    return saved_model(lambda path: export.savedmodel(model, classes, path, precision), size, batch)
+
+
+def exported(build: Callable, size: int, precision: str, batch: int):
+    train_step.set_precision(precision)
+    model = build(size)
+    return saved_model(lambda path: model.export(path, verbose=False), size, batch)
+
+
+def kerashub(size: int, precision: str, batch: int):
+    return exported(train_step.kerashub_classifier, size, precision, batch)
+
+
+def keras_applications(size: int, precision: str, batch: int):
+    return exported(train_step.keras_applications_classifier, size, precision, batch)
+
+
+def timm(size: int, precision: str, batch: int):
+    import timm
+    import torch
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    model = timm.create_model("resnet50d", num_classes=CLASSES).eval().to(memory_format=torch.channels_last)
+    pixels = torch.from_numpy(images(size, batch)[0]).permute(0, 3, 1, 2)
+
+    def run():
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            return model(pixels.float() / 255).softmax(1)
+
+    return rate(run, batch)
+
+
+def onnx(size: int, batch: int, folder: str) -> str:
+    """Writes timm's network as ONNX and returns its path."""
+    import timm
+    import torch
+
+    model = timm.create_model("resnet50d", num_classes=CLASSES).eval()
+    path = f"{folder}/model.onnx"
+    torch.onnx.export(model, (torch.zeros(batch, 3, size, size),), path, verbose=False)
+    return path
+
+
+def floats(pixels: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), "float32") / np.float32(255)
+
+
+def onnx_runtime(size: int, precision: str, batch: int):
+    import onnxruntime
+
+    if precision != "float32":
+        raise NotImplementedError(f"ONNX Runtime does not compute in {precision} on CPUs")
+    with tempfile.TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = len(os.sched_getaffinity(0))
+        session = onnxruntime.InferenceSession(onnx(size, batch, folder), options, ["CPUExecutionProvider"])
+    (input_,) = session.get_inputs()
+    pixels = images(size, batch)[0]
+    return rate(lambda: session.run(None, {input_.name: floats(pixels)}), batch)
+
+
+def openvino(size: int, precision: str, batch: int):
+    import openvino
+
+    hints = {"INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision]}
+    hints["INFERENCE_NUM_THREADS"] = len(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory() as folder:
+        compiled = openvino.Core().compile_model(onnx(size, batch, folder), "CPU", hints)
+    pixels = images(size, batch)[0]
+    return rate(lambda: compiled([floats(pixels)]), batch)
+
+
+def matrix_products(size: int, precision: str, batch: int):
+    return train_step.matrix_products(size, precision, batch, passes=1)
+
+
+if __name__ == "__main__":
+    contest.main(
+        "inference",
+        {
+            "ours": ours,
+            "KerasHub": kerashub,
+            "keras.applications": keras_applications,
+            "timm": timm,
+            "ONNX Runtime": onnx_runtime,
+            "OpenVINO": openvino,
+            "matrix products": matrix_products,
+        },
+        {"size": (64, 224), "precision": ("bfloat16", "float32"), "batch": (32, 1)},
+    )

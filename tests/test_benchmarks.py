@@ -1,0 +1,38 @@
+"""The benchmarks run: contestants as processes, rates, profile, tables. What they measure is not tested."""
+
+import json
+import subprocess
+import sys
+
+from conftest import ROOT
+
+
+def benchmark(name: str, *arguments: str, folder) -> tuple[str, list[dict]]:
+    command = [sys.executable, "-m", f"benchmarks.{name}", *arguments, "--rounds=2", f"--output_dir={folder}"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    (path,) = folder.glob(f"{name}-*.json")
+    return path.with_suffix(".md").read_text(), json.loads(path.read_text())["results"]
+
+
+def test_train_step(tmp_path):
+    arguments = ("--size=32", "--precision=float32", "--batch=8", "--only=ours,matrix products")
+    text, (result,) = benchmark("train_step", *arguments, folder=tmp_path)
+    ours, products = result["rates"]["ours"], result["rates"]["matrix products"]
+    assert len(ours) == len(products) == 2 and 0 < max(ours) < min(products)
+    profile = result["profiles"]["ours"]
+    assert profile["convolutions"] > profile["batch normalisation"] > 0
+    assert "| matrix products |" in text and "| convolutions |" in text
+
+
+def test_inference(tmp_path):
+    arguments = ("--size=32", "--precision=bfloat16", "--batch=1", "--only=ours,ONNX Runtime")
+    text, (result,) = benchmark("inference", *arguments, folder=tmp_path)
+    assert min(result["rates"]["ours"]) > 0
+    assert "ONNX Runtime left out" in text
+
+
+def test_unknown_flag_names_the_known_ones():
+    command = [sys.executable, "-m", "benchmarks.inference", "--sizes=32"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert result.returncode == 1 and "--size" in result.stderr

@@ -90,7 +90,7 @@ def _compare(module: str, names: list[str], case: dict, rounds: int, profiled: t
     return result
 
 
-def table(result: dict, unit: str) -> str:
+def table(result: dict, unit: str, profile_of: str) -> str:
     """Markdown of one case: median rates, and the first contestant's rate over each other's, round by round."""
     lines = [", ".join(f"{name} {value}" for name, value in result["case"].items()), ""]
     lines += [
@@ -104,9 +104,9 @@ def table(result: dict, unit: str) -> str:
         lines.append(f"{row} {statistics.median(ratios):.2f} | {min(ratios):.2f} to {max(ratios):.2f} |")
     lines += [f"\n{name} left out: {reason}" for name, reason in result["missing"].items()]
     for name, profile in result["profiles"].items():
-        lines += ["", f"{name}, milliseconds of thread time a step:", "", "| kernels | ms | share |", "|---|---|---|"]
+        lines += ["", f"| {name} | {profile_of} | share |", "|---|---|---|"]
         total = sum(profile.values())
-        lines += [f"| {kernels} | {ms:.1f} | {100 * ms / total:.0f} % |" for kernels, ms in profile.items()]
+        lines += [f"| {part} | {value:.4g} | {100 * value / total:.0f} % |" for part, value in profile.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -117,6 +117,7 @@ def main(
     unit: str = "images/s",
     rounds: int = 5,
     profiled: tuple[str, ...] = (),
+    profile_of: str = "ms of thread time a step",
 ) -> None:
     """Runs a benchmark from the command line, or one contestant of it, and writes results/NAME-TIME.md and .json.
 
@@ -128,7 +129,8 @@ def main(
             `--output_dir` another place for the results.
         unit: Of the rates.
         rounds: Rounds in which each contestant is measured once.
-        profiled: Contestants whose `profile()` is asked for after the rounds.
+        profiled: Contestants whose `profile()`, a dict of parts of a whole, is asked for after the rounds.
+        profile_of: What the parts are.
     """
     if len(sys.argv) == 2 and sys.argv[1].startswith("{"):
         return _answer_questions(contestants, json.loads(sys.argv[1]))
@@ -153,7 +155,7 @@ def main(
     for values in itertools.product(*settings.values()):
         case = dict(zip(settings, values))
         results.append(_compare(f"benchmarks.{name}", names, case, rounds, profiled))
-        print(table(results[-1], unit), flush=True)
+        print(table(results[-1], unit, profile_of), flush=True)
 
     # Imported here: the processes above should not share the machine with this one's libraries.
     if os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow":
@@ -169,6 +171,6 @@ def main(
     )
     folder.mkdir(exist_ok=True)
     path = folder / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    path.with_suffix(".md").write_text("\n".join([heading, *(table(result, unit) for result in results)]))
+    path.with_suffix(".md").write_text("\n".join([heading, *(table(result, unit, profile_of) for result in results)]))
     path.with_suffix(".json").write_text(json.dumps({"environment": environment, "results": results}, indent=1) + "\n")
     print(f"Written: {path}.md, {path.name}.json")

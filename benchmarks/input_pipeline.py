@@ -1,0 +1,125 @@
+"""Speed of the input pipeline alone on EuroSAT, beside what training consumes and pipelines of peers.
+
+    python -m benchmarks.input_pipeline            # needs eurosat/rgb prepared in $TFDS_DATA_DIR
+
+Batches of 32 of the training split at 64x64, shuffled and augmented, as `train.py` reads them, for as long as whole
+epochs take. "Training step" is the rate at which ours trains at 64x64: ours over it is how much faster the pipeline is.
+The others give float images in [0, 1] with random flips: TFDS decoding every epoch, or caching decoded images; and
+PyTorch's DataLoader over the decoded images, with two workers.
+"""
+
+import functools
+import itertools
+import time
+
+import numpy as np
+import psutil
+
+from benchmarks import contest, train_step
+
+SPLIT = "train[:70%]"
+
+
+class Epochs:
+    """Rate at which epochs of a pipeline are read, and the memory it took."""
+
+    def __init__(self, start_epoch, before: float):
+        self.start_epoch, self.before = start_epoch, before
+
+    def __call__(self) -> float:
+        start, count = time.perf_counter(), 0
+        while time.perf_counter() - start < train_step.ROUND:
+            for images, _ in self.start_epoch():
+                count += len(images)
+        return count / (time.perf_counter() - start)
+
+    def profile(self) -> dict[str, float]:
+        return {"interpreter and libraries": self.before, "data and pipeline": memory() - self.before}
+
+
+def memory() -> float:
+    """Resident size of this process, GiB."""
+    return psutil.Process().memory_info().rss / 2**30
+
+
+def ours(precision: str, batch: int) -> Epochs:
+    import tensorflow_datasets  # noqa: F401 - counts as a library
+
+    from resnetd_tf import data
+
+    before = memory()
+    loaded = data.load("eurosat/rgb")
+    batches = data.batches(loaded.splits["train"], len(loaded.classes), batch, training=True)
+    pipeline = Epochs(lambda: batches, before)
+    pipeline.loaded = loaded  # all three splits, as training has them
+    return pipeline
+
+
+def training_step(precision: str, batch: int) -> train_step.Fit:
+    return train_step.ours(64, precision, batch)
+
+
+def tfds_pipeline(batch: int, cached: bool) -> Epochs:
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    before = memory()
+    dataset = tfds.load("eurosat/rgb", split=SPLIT, as_supervised=True)
+
+    def prepare(image, label):
+        return tf.cast(image, tf.float32) / 255, tf.one_hot(label, 10)
+
+    def flip(image, label):
+        return tf.image.random_flip_up_down(tf.image.random_flip_left_right(image)), label
+
+    dataset = dataset.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
+    if cached:
+        dataset = dataset.cache()
+    dataset = dataset.shuffle(2000).map(flip, num_parallel_calls=tf.data.AUTOTUNE)
+    return Epochs(functools.partial(iter, dataset.batch(batch, drop_remainder=True).prefetch(tf.data.AUTOTUNE)), before)
+
+
+def tfds_decoding(precision: str, batch: int) -> Epochs:
+    return tfds_pipeline(batch, cached=False)
+
+
+def tfds_cached(precision: str, batch: int) -> Epochs:
+    return tfds_pipeline(batch, cached=True)
+
+
+def pytorch(precision: str, batch: int) -> Epochs:
+    import torch
+
+    from resnetd_tf import data
+
+    split = data.load("eurosat/rgb", ("train",)).splits["train"]
+    before = memory()
+
+    class Patches(torch.utils.data.Dataset):
+        def __len__(self):
+            return len(split)
+
+        def __getitem__(self, index):
+            image = split.images[index]
+            for axis in np.flatnonzero(np.random.random(2) < 0.5):
+                image = np.flip(image, axis)
+            return torch.from_numpy(image.transpose(2, 0, 1).astype("float32") / 255), int(split.labels[index])
+
+    loader = torch.utils.data.DataLoader(Patches(), batch, shuffle=True, drop_last=True, num_workers=2)
+    return Epochs(functools.partial(itertools.chain, loader), before)
+
+
+if __name__ == "__main__":
+    contest.main(
+        "input_pipeline",
+        {
+            "ours": ours,
+            "training step": training_step,
+            "TFDS, decoding": tfds_decoding,
+            "TFDS, cached": tfds_cached,
+            "PyTorch DataLoader": pytorch,
+        },
+        {"precision": ("bfloat16",), "batch": (32,)},
+        profiled=("ours",),
+        profile_of="GiB of resident memory",
+    )

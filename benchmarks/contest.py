@@ -1,10 +1,9 @@
 """Contestants measured in turn: each in a process of its own, one at work at a time, round after round.
 
 A benchmark gives `main` its contestants: functions that take a case's settings as keyword arguments, set
-everything up, and return a function that works for about a second and returns its rate. The first is ours.
+everything up, and return a function that works for about `ROUND` seconds and returns its rate. The first is ours.
 """
 
-import importlib
 import itertools
 import json
 import os
@@ -21,6 +20,14 @@ import door
 
 PEERS = ("resnetd_tf", "tensorflow", "keras", "keras-hub", "timm", "torch", "jax", "onnxruntime", "openvino")
 RESULTS = pathlib.Path(__file__).parent / "results"
+ROUND = 3.0  # seconds that a contestant works in a round, about
+
+
+def rate(seconds: Callable[[int], float], images: int) -> Callable[[], float]:
+    """Images a second of calls of `images` each; `seconds` makes a number of calls and tells how long they took."""
+    seconds(2)
+    calls = max(2, round(ROUND / (seconds(2) / 2)))
+    return lambda: calls * images / seconds(calls)
 
 
 class Contestant:
@@ -151,26 +158,33 @@ def main(
             )
     if unknown := set(names) - set(contestants):
         sys.exit(f"--only: {', '.join(unknown)} not among {', '.join(contestants)}")
-    results = []
+    results, tables = [], []
     for values in itertools.product(*settings.values()):
         case = dict(zip(settings, values))
         results.append(_compare(f"benchmarks.{name}", names, case, rounds, profiled))
-        print(table(results[-1], unit, profile_of), flush=True)
+        tables.append(table(results[-1], unit, profile_of))
+        print(tables[-1], flush=True)
+    _write(name, folder, rounds, results, tables)
 
-    # Imported here: the processes above should not share the machine with this one's libraries.
+
+def _write(name: str, folder: pathlib.Path, rounds: int, results: list[dict], tables: list[str]) -> None:
+    """Writes the tables, and the rates behind them, with what they were measured on."""
+    # Imported here: while contestants work they should not share the machine with this one's libraries.
     if os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow":
         door.import_quietly()
-    environment = importlib.import_module("resnetd_tf.environment").environment(PEERS)
-    hardware, versions = environment["hardware"], environment["versions"]
+    from resnetd_tf.environment import environment
+
+    surroundings = environment(PEERS)
+    hardware, versions = surroundings["hardware"], surroundings["versions"]
     heading = (
         f"`python -m benchmarks.{' '.join([name, *sys.argv[1:]])}`, {rounds} rounds, contestants in turn. "
         f"{hardware['cores']} cores of {hardware['cpu']}, {hardware['memory_gib']} GiB, "
         f"GPUs: {', '.join(hardware['gpus']) or 'none'}, {platform.system()}. "
         + ", ".join(f"{package} {version}" for package, version in versions.items() if version)
-        + f". Revision {environment['git_revision']}.\n"
+        + f". Revision {surroundings['git_revision']}.\n"
     )
     folder.mkdir(exist_ok=True)
     path = folder / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    path.with_suffix(".md").write_text("\n".join([heading, *(table(result, unit, profile_of) for result in results)]))
-    path.with_suffix(".json").write_text(json.dumps({"environment": environment, "results": results}, indent=1) + "\n")
+    path.with_suffix(".md").write_text("\n".join([heading, *tables]))
+    path.with_suffix(".json").write_text(json.dumps({"environment": surroundings, "results": results}, indent=1) + "\n")
     print(f"Written: {path}.md, {path.name}.json")

@@ -17,11 +17,11 @@ from collections.abc import Callable
 import numpy as np
 
 from benchmarks import contest, train_step
-from benchmarks.train_step import CLASSES, ROUND, images
+from benchmarks.train_step import CLASSES, images
 
 
 def rate(run: Callable[[], object], batch: int) -> Callable[[], float]:
-    """Measures calls of `run`, each of which must return when it is done."""
+    """Rate of calls of `run`, each of which must return when it is done."""
 
     def seconds(calls: int) -> float:
         start = time.perf_counter()
@@ -29,9 +29,7 @@ def rate(run: Callable[[], object], batch: int) -> Callable[[], float]:
             run()
         return time.perf_counter() - start
 
-    seconds(2)
-    calls = max(2, round(ROUND / (seconds(2) / 2)))
-    return lambda: calls * batch / seconds(calls)
+    return contest.rate(seconds, batch)
 
 
 def saved_model(write: Callable[[pathlib.Path], None], size: int, batch: int) -> Callable[[], float]:
@@ -45,7 +43,7 @@ def saved_model(write: Callable[[pathlib.Path], None], size: int, batch: int) ->
     ((name, _),) = signature.structured_input_signature[1].items()
     pixels = tf.constant(images(size, batch)[0])
     measure = rate(lambda: [output.numpy() for output in signature(**{name: pixels}).values()], batch)
-    measure.loaded = loaded  # owns the variables: kept alive
+    measure.loaded = loaded  # owns what the signature needs: kept alive
     return measure
 
 

@@ -28,7 +28,7 @@ class Epochs:
 
     def __call__(self) -> float:
         start, count = time.perf_counter(), 0
-        while time.perf_counter() - start < train_step.ROUND:
+        while time.perf_counter() - start < contest.ROUND:
             for images, _ in self.start_epoch():
                 count += len(images)
         return count / (time.perf_counter() - start)

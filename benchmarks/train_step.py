@@ -20,7 +20,6 @@ import numpy as np
 from benchmarks import contest
 
 CLASSES = 10
-ROUND = 3.0  # seconds that a contestant works in a round, about
 BACKEND = os.environ.get("KERAS_BACKEND", "tensorflow")
 KERNELS = {  # groups of the profile, by what TensorFlow's kernels are called
     "convolutions": ("Conv2D", "MatMul"),
@@ -47,7 +46,7 @@ class Fit:
         self.model, self.batch, self.steps = model, batch, 2
         self.arrays = images(size, batch)
         self()
-        self.steps = max(2, round(ROUND * self() / batch))
+        self.steps = max(2, round(contest.ROUND * self() / batch))
 
     def __call__(self) -> float:
         if BACKEND == "tensorflow":
@@ -204,9 +203,7 @@ def timm(size: int, precision: str, batch: int):
             torch.cuda.synchronize()
         return time.perf_counter() - start
 
-    run(2)
-    steps = max(2, round(ROUND / (run(2) / 2)))
-    return lambda: steps * batch / run(steps)
+    return contest.rate(run, batch)
 
 
 def multiply(matrix, products: int) -> float:
@@ -233,7 +230,7 @@ def matrix_products(size: int, precision: str, batch: int, passes: int = 3):
     while True:
         run = partial(multiply, keras.ops.cast(keras.random.normal((side, side)) / side**0.5, precision))
         run(2)
-        products = max(4, round(ROUND / 3 / (run(4) / 4)))
+        products = max(4, round(contest.ROUND / 3 / (run(4) / 4)))
         if products < 1000:
             break
         side *= 2  # a fast device: larger, so that starting a product does not count

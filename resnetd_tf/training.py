@@ -48,13 +48,13 @@ def device_strategy() -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy([device.name for device in devices])
 
 
-def xla(classifier: keras.Model) -> bool:
+def xla(model: keras.Model) -> bool:
     """Whether training compiles with XLA: on one GPU. On CPUs it was four times slower.
 
     XLA has no bicubic resizing, and Keras compiles no step that reduces over replicas.
     """
     gpus = tf.config.list_logical_devices("GPU")
-    return len(gpus) == 1 and classifier.get_layer("resizing").interpolation == "bilinear"
+    return len(gpus) == 1 and model.get_layer("resizing").interpolation == "bilinear"
 
 
 class RunWriter(keras.callbacks.Callback):

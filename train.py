@@ -36,6 +36,9 @@ flags.DEFINE_string(
 flags.DEFINE_enum(
     "freeze", "none", ["none", "stem", "backbone"], "What training leaves as it is; backbone: all but the head."
 )
+flags.DEFINE_bool(
+    "synchronized", False, "Batch-norm statistics over all devices, for small batches on each; else each device's own."
+)
 flags.DEFINE_enum("precision", "auto", ["auto", "float32", "bfloat16", "float16"], "Precision of training.")
 flags.DEFINE_integer("seed", 0, "Of weights, shuffling and augmentation.")
 flags.DEFINE_string("output_dir", None, "Base path of the model; default saved_models/resnet50d and so on.")
@@ -56,6 +59,7 @@ def main(argv):
         image_size=FLAGS.image_size,
         weights=FLAGS.weights,
         freeze=FLAGS.freeze,
+        synchronized=FLAGS.synchronized,
         precision=FLAGS.precision,
         seed=FLAGS.seed,
         output_dir=FLAGS.output_dir or f"saved_models/resnet{FLAGS.depth}{variant}",

@@ -19,6 +19,7 @@ def build(
     statistics: Statistics,
     image_size: int = 224,
     checkpoint: checkpoints.Checkpoint | None = None,
+    synchronized: bool = False,
 ) -> keras.Model:
     """Classifier from raw pixels to class probabilities.
 
@@ -29,6 +30,7 @@ def build(
         image_size: Side in pixels to which images are resized before the network; at least 32.
         checkpoint: Weights for the network, or `None` for random ones. Its interpolation is taken over, and
             so are its statistics where they are of the same bands; without one images are resized bilinearly.
+        synchronized: As for `resnetd_tf.resnet`.
 
     Returns:
         A functional model: (batch, height, width, bands) of `statistics.dtype` (uint8 for RGB, uint16 DN
@@ -54,7 +56,8 @@ def build(
     # `training` is True by Resizing's own default and passes to the layers after it: a plain call of the
     # classifier would compute, and change, batch-norm statistics.
     x = resizing(x, training=False)
-    network = resnet(depth, variant, input_shape=(image_size, image_size, bands), classes=classes)
+    shape = (image_size, image_size, bands)
+    network = resnet(depth, variant, input_shape=shape, classes=classes, synchronized=synchronized)
     if checkpoint:
         checkpoints.assign(network, checkpoint)
     return keras.Model(pixels, network(x), name=f"{network.name}_classifier")

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from resnetd_tf import data, rundir
-from resnetd_tf.batchnorm import folded
+from resnetd_tf.copies import folded
 from resnetd_tf.errors import InputError
 
 

@@ -17,6 +17,7 @@ from keras import layers
 
 from resnetd_tf import weights as checkpoints
 from resnetd_tf.batchnorm import BatchNormalization
+from resnetd_tf.convolution import Conv2D
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def conv(x, filters: int, kernel: int, name: str, stride: int = 1, dilation: int
     """
     if stride > 1 and kernel > 1:
         x = layers.ZeroPadding2D(dilation * (kernel // 2), name=f"{name}_pad")(x)
-    return layers.Conv2D(
+    return Conv2D(
         filters,
         kernel,
         strides=stride,
@@ -148,6 +149,7 @@ def resnet(
     classes: int = 1000,
     classifier_activation: str | None = "softmax",
     output_stride: int = 32,
+    synchronized: bool = False,
     name: str | None = None,
 ) -> keras.Model:
     """ResNet of any depth and variant, without preprocessing.
@@ -170,6 +172,8 @@ def resnet(
         classifier_activation: Activation of the top; `None` gives logits.
         output_stride: 32, 16 or 8: input size over feature map size. Below 32 the last stages are
             dilated instead of strided.
+        synchronized: Whether batch normalisation takes the statistics of a training step over all replicas of
+            `tf.distribute`, for small batches on each, instead of each replica's own. TensorFlow only.
         name: Name of the model; default "resnet50d" and so on.
 
     Returns:
@@ -200,6 +204,9 @@ def resnet(
         # Logits and probabilities in float32 under any precision policy.
         x = layers.Dense(classes, classifier_activation, dtype="float32", name="predictions")(x)
     model = keras.Model(inputs, x, name=name or f"resnet{depth}{variant.removeprefix('base')}")
+    for layer in model.layers:
+        if isinstance(layer, BatchNormalization):
+            layer.synchronized = synchronized
     if weights is not None:
         checkpoints.assign(model, checkpoints.read(weights, depth, variant))
     return model

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from resnetd_tf import classifier, data, evaluation, export, published, report, rundir, sentinel2
 from resnetd_tf import weights as checkpoints
-from resnetd_tf.batchnorm import portable
+from resnetd_tf.copies import portable
 from resnetd_tf.environment import environment
 from resnetd_tf.errors import InputError
 from resnetd_tf.recipe import FINE_TUNING, FROM_SCRATCH, Recipe, loss, optimizer
@@ -132,6 +132,7 @@ def train(
     image_size: int,
     weights: str,
     freeze: str = "none",
+    synchronized: bool = False,
     precision: str,
     seed: int,
     output_dir: str,
@@ -146,6 +147,7 @@ def train(
         weights: "none" for random weights; "imagenet" or a path, as for `weights.read`; "auto" for
             ImageNet weights if they are cached or can be fetched, else random ones.
         freeze: As for `classifier.freeze`.
+        synchronized: As for `resnetd_tf.resnet`.
         precision: "float32", "bfloat16", "float16" or "auto". What is saved is always float32.
         seed: Of weights, shuffling and augmentation.
         output_dir: Base path; the run becomes its next version.
@@ -193,6 +195,7 @@ def train(
                 statistics=sentinel2.statistics(loaded.patch_shape[-1]),
                 image_size=image_size,
                 checkpoint=checkpoint,
+                synchronized=synchronized and replicas > 1,
             )
             copy = portable(model)
             statistics, interpolation = checkpoints.preprocessing(model)

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 import resnetd_tf
-from resnetd_tf.batchnorm import BatchNormalization, portable
+from resnetd_tf.batchnorm import BatchNormalization
+from resnetd_tf.convolution import Conv2D
+from resnetd_tf.copies import portable
 from resnetd_tf.resnet import DEPTHS, VARIANTS
 
 
@@ -100,26 +102,60 @@ def test_blocks_begin_as_identities():
     np.testing.assert_array_equal(first, fifth)
 
 
+def results_of_training(layer, images) -> list:
+    """Outputs, gradients of inputs and weights, then other weights and outputs of inference, in float32."""
+    import tensorflow as tf
+
+    x = tf.Variable(images)
+    with tf.GradientTape() as tape:
+        y = layer(x, training=True)
+        loss = tf.reduce_sum(tf.cast(y, "float32") ** 3)
+    gradients = tape.gradient(loss, [x, *[weight.value for weight in layer.trainable_weights]])
+    results = [y, *gradients, *layer.non_trainable_weights, layer(images, training=False)]
+    return [np.asarray(result, "float32") for result in results]
+
+
+def assert_close(ours, theirs, dtype):
+    tolerance = 1e-4 if dtype == "float32" else 0.05
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * np.abs(b).max())
+
+
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
 def test_batch_norm_equals_keras(dtype):
     """The fused layer against Keras's own: outputs, gradients and moving statistics."""
-    import tensorflow as tf
+    images = np.random.default_rng(0).normal(3, 2, (4, 5, 6, 7)).astype("float32")
+    kinds = (BatchNormalization, keras.layers.BatchNormalization)
+    assert_close(*(results_of_training(kind(momentum=0.9, epsilon=1e-5, dtype=dtype), images) for kind in kinds), dtype)
 
-    rng = np.random.default_rng(0)
-    images = rng.normal(3, 2, (4, 5, 6, 7)).astype("float32")
-    results = []
-    for kind in (BatchNormalization, keras.layers.BatchNormalization):
-        layer = kind(momentum=0.9, epsilon=1e-5, dtype=dtype)
-        x = tf.Variable(images)
-        with tf.GradientTape() as tape:
-            y = layer(x, training=True)
-            loss = tf.reduce_sum(tf.cast(y, "float32") ** 3)
-        gradients = tape.gradient(loss, [x, *[weight.value for weight in layer.trainable_weights]])
-        results.append([y, *gradients, *layer.non_trainable_weights, layer(images, training=False)])
-    tolerance = 1e-4 if dtype == "float32" else 0.05
-    for ours, theirs in zip(*results):
-        ours, theirs = np.asarray(ours, "float32"), np.asarray(theirs, "float32")
-        np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance * np.abs(theirs).max())
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("size", [(1, 2), (2, 2), (3, 5), (8, 6), (20, 20)])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_convolution_equals_keras(kernel, size, dtype):
+    """Outputs and gradients of the matrix products against Keras's convolution."""
+    images = np.random.default_rng(0).normal(size=(3, *size, 5)).astype("float32")
+    layers = [kind(4, kernel, padding="same", use_bias=False, dtype=dtype) for kind in (Conv2D, keras.layers.Conv2D)]
+    for layer in layers:
+        layer.build(images.shape)
+    layers[1].set_weights(layers[0].get_weights())
+    assert_close(*(results_of_training(layer, images) for layer in layers), dtype)
+
+
+def test_convolutions_that_are_matrix_products():
+    """Those of small maps; none where the size is open, and none in a stem."""
+
+    def found(**arguments):
+        layers = resnetd_tf.resnet(50, "d", **arguments).layers
+        return [
+            [layer.name for layer in layers if getattr(layer, attribute, False)]
+            for attribute in ("pointwise", "differentiated_by_products")
+        ]
+
+    pointwise, differentiated = found(input_shape=(64, 64, 3))
+    assert len(pointwise) == 36 and differentiated == ["stage4_block2_2_conv", "stage4_block3_2_conv"]
+    assert found() == [[], []]
 
 
 def test_frozen_batch_norm_keeps_its_statistics():

@@ -18,7 +18,7 @@ from safetensors.numpy import save, save_file
 
 from benchmarks import cost, parity
 from resnetd_tf import classifier, published, resnet, weights
-from resnetd_tf.batchnorm import folded, portable
+from resnetd_tf.copies import folded, portable
 from resnetd_tf.sentinel2 import EUROSAT_ALL, EUROSAT_RGB
 
 

@@ -103,11 +103,10 @@ def ours(size: int, precision: str, batch: int, tuned: bool = True) -> Fit:
     set_precision(precision)
     model = classifier.build(50, "d", classes=CLASSES, statistics=sentinel2.statistics(3), image_size=size)
     if tuned and BACKEND == "tensorflow":
-        from resnetd_tf.recipe import Recipe, loss, optimizer
-        from resnetd_tf.training import xla
+        from resnetd_tf import training
+        from resnetd_tf.recipe import Recipe
 
-        recipe = Recipe(learning_rate=0.01)
-        model.compile(optimizer(recipe, 1000), loss(recipe), metrics=["accuracy"], jit_compile=xla(model))
+        training.prepare(model, Recipe(learning_rate=0.01), steps_per_epoch=1000)
     else:
         model = keras.models.clone_model(
             model, clone_function=lambda layer: kerass_own(layer).from_config(layer.get_config()), recursive=True

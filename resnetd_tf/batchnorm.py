@@ -49,8 +49,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
         )
         if training:
             # The kernel returns the unbiased variance; Keras averages the biased one.
-            count = tf.cast(tf.size(inputs) / tf.shape(inputs)[-1], variance.dtype)
-            variance *= (count - 1.0) / count
+            count = tf.cast(tf.size(inputs), variance.dtype) / inputs.shape[-1]
+            variance *= 1.0 - 1.0 / count
             for average, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
                 average.assign(average.value * self.momentum + value * (1.0 - self.momentum))
         return outputs

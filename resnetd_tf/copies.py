@@ -10,16 +10,17 @@ def kerass_own(layer: keras.layers.Layer) -> type[keras.layers.Layer]:
 
 
 def portable(model: keras.Model) -> keras.Model:
-    """A copy in float32 and of Keras's own layers only, with the same weights.
+    """A copy in float32, of Keras's own layers only and none of them frozen, with the same weights.
 
     This is what is saved: `keras.saving.load_model` opens it without this package, and it runs on hardware
     that lacks the precision the model was trained in.
     """
 
     def clone(layer):
-        return kerass_own(layer).from_config({**layer.get_config(), "dtype": "float32"})
+        return kerass_own(layer).from_config({**layer.get_config(), "dtype": "float32", "trainable": True})
 
-    copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
+    uncompiled = keras.Model(model.inputs, model.outputs, name=model.name)  # the optimizer is not copied
+    copy = keras.models.clone_model(uncompiled, clone_function=clone, recursive=True)
     copy.set_weights(model.get_weights())
     return copy
 

@@ -57,15 +57,28 @@ def xla(model: keras.Model) -> bool:
     return len(gpus) == 1 and model.get_layer("resizing").interpolation == "bilinear"
 
 
+def prepare(model: keras.Model, recipe: Recipe, steps_per_epoch: int) -> None:
+    """Compiles a classifier for training, under the strategy's scope."""
+    model.compile(
+        optimizer(recipe, steps_per_epoch),
+        loss(recipe),
+        metrics=[keras.metrics.CategoricalAccuracy("accuracy")],
+        jit_compile=xla(model),
+    )
+    # Variables that a first step creates make TensorFlow trace it a second time.
+    model.optimizer.build(model.trainable_variables)
+
+
 class RunWriter(keras.callbacks.Callback):
     """Writes the history after every epoch, the model after every best one, and tells the time left.
 
     A run that is interrupted, or killed, has its best model so far in its folder.
     """
 
-    def __init__(self, folder: pathlib.Path, copy: keras.Model, epochs: int):
+    def __init__(self, folder: pathlib.Path, epochs: int):
         super().__init__()
-        self.folder, self.copy, self.epochs = folder, copy, epochs
+        self.folder, self.epochs = folder, epochs
+        self.copy: keras.Model | None = None
         self.history: list[dict] = []
         self.best: dict | None = None
 
@@ -86,6 +99,8 @@ class RunWriter(keras.callbacks.Callback):
         writer.writerows(self.history)
         rundir.write_text(self.folder / "history.csv", text.getvalue())
         if self.best is None or row["val_accuracy"] > self.best["val_accuracy"]:
+            if self.copy is None:
+                self.copy = portable(self.model)
             self.copy.set_weights(self.model.get_weights())
             with rundir.atomic(self.folder / "model.keras") as temporary:
                 self.copy.save(temporary)
@@ -197,16 +212,15 @@ def train(
                 checkpoint=checkpoint,
                 synchronized=synchronized and replicas > 1,
             )
-            copy = portable(model)
             statistics, interpolation = checkpoints.preprocessing(model)
             classifier.freeze(model, freeze)
-            model.compile(optimizer(recipe, steps), loss(recipe), metrics=["accuracy"], jit_compile=xla(model))
+            prepare(model, recipe, steps)
     except ValueError as error:
         raise InputError(str(error)) from error
     print(f"Model: {model.layers[-1].name}, {image_size}x{image_size} pixels, {precision}, {replicas} replica(s)")
 
     number, folder = rundir.new_run(pathlib.Path(output_dir))
-    writer = RunWriter(folder, copy, recipe.epochs)
+    writer = RunWriter(folder, recipe.epochs)
     interrupted = False
     try:
         try:

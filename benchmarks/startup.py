@@ -1,0 +1,125 @@
+"""Start-up: seconds from the command to the end of the first training step, beside what TensorFlow itself takes.
+
+    python -m benchmarks.startup            # needs eurosat/rgb prepared in $TFDS_DATA_DIR
+
+Ours is `python train.py --variant=d --image_size=64 --weights=none`. "KerasHub" is its network trained with plain `fit`
+on a pipeline as TFDS's users write it, which decodes images while training and so loads nothing before.
+"""
+
+import functools
+import json
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+
+import door
+from benchmarks import contest
+
+
+class Command:
+    """Seconds that `python -c CODE` takes to print how long its phases took."""
+
+    def __init__(self, code: str):
+        self.code = code
+
+    def __call__(self) -> float:
+        start = time.time()
+        with tempfile.TemporaryDirectory() as folder:
+            command = [sys.executable, "-c", self.code, folder]
+            output = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
+        *_, line = output.splitlines()
+        phases = json.loads(line)
+        total = phases.pop("end") - start
+        self.phases = phases | {"rest": total - sum(phases.values())}
+        return total
+
+    def profile(self) -> dict[str, float]:
+        return self.phases
+
+
+class Phases(dict):
+    """Seconds by name of a phase."""
+
+    def timed(self, name: str, function: Callable) -> Callable:
+        @functools.wraps(function)
+        def run(*args, **kwargs):
+            start = time.time()
+            result = function(*args, **kwargs)
+            self[name] = time.time() - start
+            return result
+
+        return run
+
+    def until_first_step(self) -> None:
+        """Has Keras end the process with the first training step, after printing the phases."""
+        import keras
+
+        callbacks = keras.callbacks.CallbackList
+
+        def begin(*args, **kwargs):
+            self["tracing and first step"] = -time.time()
+
+        def end(*args, **kwargs):
+            now = time.time()
+            self["tracing and first step"] += now
+            print("\n" + json.dumps({**self, "end": now}), flush=True)
+            os._exit(0)
+
+        callbacks.on_train_begin, callbacks.on_train_batch_end = begin, end
+
+
+def start_ours(folder: str) -> None:
+    phases = Phases()
+    phases.timed("import of TensorFlow", door.import_quietly)()
+    phases.until_first_step()
+    from resnetd_tf import classifier, data
+
+    data.load = phases.timed("data into memory", data.load)
+    classifier.build = phases.timed("building the model", classifier.build)
+    sys.argv = ["train.py", "--variant=d", "--image_size=64", "--weights=none", f"--output_dir={folder}/model"]
+    runpy.run_path("train.py", run_name="__main__")
+
+
+def start_kerashub(folder: str) -> None:
+    phases = Phases()
+    phases.timed("import of TensorFlow", door.import_quietly)()
+    phases.until_first_step()
+    import keras
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    from benchmarks import train_step
+
+    dataset = phases.timed("data", tfds.load)("eurosat/rgb", split="train[:70%]", as_supervised=True)
+    dataset = dataset.map(lambda image, label: (image, tf.one_hot(label, train_step.CLASSES)))
+    train_step.set_precision("bfloat16")
+    model = phases.timed("building the model", train_step.kerashub_classifier)(64)
+    train_step.plain_compile(model, keras)
+    model.fit(dataset.shuffle(1000).batch(32).prefetch(tf.data.AUTOTUNE), verbose=0)
+
+
+def ours() -> Command:
+    return Command("import sys; from benchmarks import startup; startup.start_ours(sys.argv[1])")
+
+
+def kerashub() -> Command:
+    return Command("import sys; from benchmarks import startup; startup.start_kerashub(sys.argv[1])")
+
+
+def tensorflow() -> Command:
+    return Command("import json, time, tensorflow; print(json.dumps({'end': time.time()}))")
+
+
+if __name__ == "__main__":
+    contest.main(
+        "startup",
+        {"ours": ours, "KerasHub": kerashub, "import of TensorFlow alone": tensorflow},
+        {},
+        unit="s",
+        profiled=("ours", "KerasHub"),
+        profile_of="s",
+    )

@@ -113,7 +113,7 @@ def table(result: dict, unit: str, profile_of: str) -> str:
     for name, profile in result["profiles"].items():
         lines += ["", f"| {name} | {profile_of} | share |", "|---|---|---|"]
         total = sum(profile.values())
-        lines += [f"| {part} | {value:.4g} | {100 * value / total:.0f} % |" for part, value in profile.items()]
+        lines += [f"| {part} | {value:.4g} | {100 * value / total:.0f} % |" for part, value in profile.items() if value]
     return "\n".join(lines) + "\n"
 
 

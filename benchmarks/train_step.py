@@ -12,26 +12,15 @@ and SGD.
 """
 
 import os
-import re
 import time
 from functools import partial
 
 import numpy as np
 
-from benchmarks import contest
+from benchmarks import contest, kernels
 
 CLASSES = 10
 BACKEND = os.environ.get("KERAS_BACKEND", "tensorflow")
-KERNELS = {  # groups of the profile, by what TensorFlow's kernels are called
-    "convolutions": ("Conv2D", "MatMul"),
-    "batch normalisation": ("BatchNorm",),
-    "ReLU": ("Relu",),
-    "pooling": ("Pool",),
-    "pads and slices": ("Pad", "Slice"),
-    "casts": ("Cast",),
-    "optimizer": ("ResourceApply", "AssignVariable", "AssignSub", "AssignAdd"),
-    "other element by element": ("Add", "Mul", "Sub", "Div", "Mean", "Sum", "Square", "Rsqrt", "Tile", "Maximum"),
-}
 
 
 def images(size: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -65,27 +54,7 @@ class Fit:
         return self.steps * self.batch / (time.perf_counter() - start)
 
     def profile(self) -> dict[str, float]:
-        """Thread time of each group of TensorFlow kernels, ms a step."""
-        import pathlib
-        import tempfile
-
-        import tensorflow as tf
-        from tensorflow.tsl.profiler.protobuf import xplane_pb2
-
-        groups = dict.fromkeys([*KERNELS, "rest"], 0.0)
-        with tempfile.TemporaryDirectory() as folder:
-            tf.profiler.experimental.start(folder)
-            self()
-            tf.profiler.experimental.stop()
-            (path,) = pathlib.Path(folder).rglob("*.xplane.pb")
-            space = xplane_pb2.XSpace.FromString(path.read_bytes())
-        (plane,) = (plane for plane in space.planes if plane.name == "/host:CPU")
-        for event in (event for line in plane.lines for event in line.events):
-            # Of an operation: "name:kernel". Others are of what surrounds them: "EagerExecute: ...", "Iterator::...".
-            if match := re.fullmatch(r"[^: ]+:(\w+)", plane.event_metadata[event.metadata_id].name):
-                found = (group for group, parts in KERNELS.items() if any(part in match[1] for part in parts))
-                groups[next(found, "rest")] += event.duration_ps / 1e9 / self.steps
-        return groups
+        return kernels.thread_time(self, self.steps)
 
 
 def set_precision(precision: str) -> None:

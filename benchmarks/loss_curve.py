@@ -18,22 +18,17 @@ def curve(precision: str, seed: int, ours: bool) -> list[float]:
     """Mean loss of every part of a run, then validation accuracy."""
     import keras
 
-    from benchmarks.train_step import set_precision
+    from benchmarks import train_step
     from resnetd_tf import classifier, data, sentinel2, training
-    from resnetd_tf.copies import kerass_own
     from resnetd_tf.recipe import Recipe, learning_rate_schedule
 
     recipe = Recipe(epochs=1, learning_rate=0.4)
     loaded = data.load("eurosat/rgb", ("train", "validation"))
     keras.utils.set_random_seed(seed)
-    set_precision(precision)
+    train_step.set_precision(precision)
     model = classifier.build(50, "d", classes=10, statistics=sentinel2.statistics(3), image_size=64)
     if not ours:
-        weights = model.get_weights()
-        model = keras.models.clone_model(
-            model, clone_function=lambda layer: kerass_own(layer).from_config(layer.get_config()), recursive=True
-        )
-        model.set_weights(weights)
+        model = train_step.of_kerass_layers(model)
     training.prepare(model, recipe, STEPS)
     if not ours:
         optimizer = keras.optimizers.SGD(

@@ -63,11 +63,24 @@ def set_precision(precision: str) -> None:
     keras.mixed_precision.set_global_policy({"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision])
 
 
+def of_kerass_layers(model):
+    """A copy of a model in its precision, of Keras's own layers only."""
+    import keras
+
+    from resnetd_tf.copies import kerass_own
+
+    def clone(layer):
+        return kerass_own(layer).from_config(layer.get_config())
+
+    copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
 def ours(size: int, precision: str, batch: int, tuned: bool = True) -> Fit:
     import keras
 
     from resnetd_tf import classifier, sentinel2
-    from resnetd_tf.copies import kerass_own
 
     set_precision(precision)
     model = classifier.build(50, "d", classes=CLASSES, statistics=sentinel2.statistics(3), image_size=size)
@@ -77,9 +90,7 @@ def ours(size: int, precision: str, batch: int, tuned: bool = True) -> Fit:
 
         training.prepare(model, Recipe(learning_rate=0.01), steps_per_epoch=1000)
     else:
-        model = keras.models.clone_model(
-            model, clone_function=lambda layer: kerass_own(layer).from_config(layer.get_config()), recursive=True
-        )
+        model = of_kerass_layers(model)
         plain_compile(model, keras)
     return Fit(model, size, batch)
 

@@ -4,6 +4,7 @@ oneDNN's convolutions rearrange the kernel on every call of a training step, and
 work to make up for it; its gradients of kernels are the slowest part. `benchmarks.train_step` shows the difference.
 """
 
+import itertools
 import math
 
 import keras
@@ -13,7 +14,7 @@ if keras.config.backend() == "tensorflow":
 
 # The largest feature maps, in pixels, on which matrix products were faster at a batch of 32 (AVX512-BF16, two cores).
 POINTWISE = 256
-KERNEL_GRADIENT = {"bfloat16": 49, "float32": 4}
+KERNEL_GRADIENT = 64
 
 
 @keras.saving.register_keras_serializable("resnetd_tf")
@@ -21,8 +22,8 @@ class Conv2D(keras.layers.Conv2D):
     """`keras.layers.Conv2D`, with its weights, configuration and results.
 
     On TensorFlow without a GPU, where the feature map is small: a 1x1 convolution is a matrix product, and the
-    gradient of a 3x3 kernel is one for each of its nine places. Convolutions with a stride, dilation, bias or
-    activation are Keras's own.
+    gradient of a 3x3 kernel is one for each of its nine places. Convolutions with a dilation, bias or activation are
+    Keras's own, and so are strided ones, but for a 3x3 kernel on images that are padded already.
     """
 
     def build(self, input_shape):
@@ -31,17 +32,19 @@ class Conv2D(keras.layers.Conv2D):
             keras.config.backend() == "tensorflow"
             and not tf.config.list_physical_devices("GPU")
             and self.data_format == "channels_last"
-            and self.padding == "same"
-            and self.strides == self.dilation_rate == (1, 1)
+            and self.dilation_rate == (1, 1)
             and self.groups == 1
             and not self.use_bias
             and self.activation is keras.activations.linear
             and None not in input_shape[1:]
         )
-        pixels = math.prod(input_shape[1:3]) if simple else math.inf
-        self.pointwise = self.kernel_size == (1, 1) and pixels <= POINTWISE
-        self.differentiated_by_products = self.kernel_size == (3, 3) and pixels <= KERNEL_GRADIENT.get(
-            self.compute_dtype, 0
+        _, height, width, _ = self.compute_output_shape(input_shape)
+        pixels = height * width if simple else math.inf
+        unstrided = self.padding == "same" and self.strides == (1, 1)
+        halved = simple and self.padding == "valid" and input_shape[1:3] == (2 * height + 2, 2 * width + 2)
+        self.pointwise = self.kernel_size == (1, 1) and unstrided and pixels <= POINTWISE
+        self.differentiated_by_products = (
+            self.kernel_size == (3, 3) and (unstrided or halved) and pixels <= KERNEL_GRADIENT
         )
 
     def call(self, inputs):
@@ -51,24 +54,29 @@ class Conv2D(keras.layers.Conv2D):
             outputs = tf.matmul(tf.reshape(inputs, (-1, bands)), kernel)
             return tf.reshape(outputs, (-1, height, width, self.filters))
         if self.differentiated_by_products:
-            return _convolve(inputs, tf.convert_to_tensor(self.kernel))
+            return _convolve(inputs, tf.convert_to_tensor(self.kernel), self.strides[0], self.padding.upper())
         return super().call(inputs)
 
 
-def _convolve(inputs, kernel):
+def _convolve(inputs, kernel, stride: int, padding: str):
     """Convolution with a 3x3 kernel, and its gradients."""
 
     @tf.custom_gradient
     def convolve(inputs, kernel):
         def gradients(upstream):
-            _, height, width, bands = inputs.shape
-            of_inputs = tf.nn.conv2d_transpose(upstream, kernel, tf.shape(inputs), 1)
-            padded = tf.pad(inputs, ((0, 0), (1, 1), (1, 1), (0, 0)))
-            shifted = [padded[:, y : y + height, x : x + width] for y in range(3) for x in range(3)]
-            upstream = tf.reshape(upstream, (-1, kernel.shape[-1]))
-            places = [tf.matmul(tf.reshape(image, (-1, bands)), upstream, transpose_a=True) for image in shifted]
+            of_inputs = tf.nn.conv2d_transpose(upstream, kernel, tf.shape(inputs), stride, padding)
+            padded = tf.pad(inputs, ((0, 0), (1, 1), (1, 1), (0, 0))) if padding == "SAME" else inputs
+            _, rows, columns, bands = padded.shape
+            _, height, width, filters = upstream.shape
+            # Every stride-th pixel by reshaping: TensorFlow's slices with a stride are slow.
+            pixels = tf.reshape(padded, (-1, rows // stride, stride, columns // stride, stride, bands))
+            upstream = tf.reshape(upstream, (-1, filters))
+            places = []
+            for (y, dy), (x, dx) in itertools.product([divmod(place, stride) for place in range(3)], repeat=2):
+                under = tf.reshape(pixels[:, y : y + height, dy, x : x + width, dx], (-1, bands))
+                places.append(tf.matmul(under, upstream, transpose_a=True))
             return of_inputs, tf.reshape(tf.stack(places), kernel.shape)
 
-        return tf.nn.conv2d(inputs, kernel, 1, "SAME"), gradients
+        return tf.nn.conv2d(inputs, kernel, stride, padding), gradients
 
     return convolve(inputs, kernel)

@@ -105,8 +105,8 @@ def bfloat16(
     images = _dataset_of(classifier, dataset, ("validation",), data_dir, eurosat_zip).splits["validation"].images[:200]
     savedmodel(keras.saving.load_model(source, compile=False), classifier.classes, path, "bfloat16")
     probabilities = rundir.open_classifier(path).predict(images)
-    agreement = _agreement(probabilities, classifier.predict(images))
-    print(f"{path}: SavedModel in bfloat16\nAgainst {source} on {len(images)} validation images: {agreement}")
+    result = agreement(probabilities, classifier.predict(images))
+    print(f"{path}: SavedModel in bfloat16\nAgainst {source} on {len(images)} validation images: {result}")
     return path
 
 
@@ -127,7 +127,8 @@ def _dataset_of(classifier: rundir.SavedClassifier, dataset, splits, data_dir, e
     return loaded
 
 
-def _agreement(probabilities: np.ndarray, expected: np.ndarray) -> str:
+def agreement(probabilities: np.ndarray, expected: np.ndarray) -> str:
+    """In words, how well probabilities (n, classes) agree with those expected."""
     same = 100 * (probabilities.argmax(1) == expected.argmax(1)).mean()
     difference = np.abs(probabilities - expected).max()
     return f"same class for {same:.1f} %, largest difference of a probability {difference:.1e}"
@@ -185,7 +186,7 @@ def tflite(
         temporary.write_bytes(content)
     print(f"{path}: {len(content) / 1e6:.1f} MB, input {'x'.join(map(str, (1, *shape)))}")
     images = "validation images" if calibration is not None else "random images"
-    print(f"Against the SavedModel on {len(check)} {images}: {_agreement(probabilities, expected)}")
+    print(f"Against the SavedModel on {len(check)} {images}: {agreement(probabilities, expected)}")
     return path
 
 

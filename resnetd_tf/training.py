@@ -275,8 +275,11 @@ def _finish(folder, path, loaded, writer, metadata, started) -> pathlib.Path:
     best = keras.saving.load_model(folder / "model.keras", compile=False)
     exported = folder / "savedmodel"
     export.savedmodel(best, loaded.classes, exported)
+    served = rundir.open_classifier(exported)
+    images = loaded.splits["validation"].images[:200]
+    agreement = export.agreement(served.predict(images), best.predict(images, verbose=0))
     evaluated = rundir.new_evaluation(folder, "test", None)
-    result = evaluation.evaluate(rundir.open_classifier(exported), loaded, "test", evaluated)
+    result = evaluation.evaluate(served, loaded, "test", evaluated)
     rundir.write_json(
         folder / "metadata.json",
         {
@@ -293,6 +296,7 @@ def _finish(folder, path, loaded, writer, metadata, started) -> pathlib.Path:
     exported.rename(path)
     print(report.table(result))
     print(f"\nSavedModel: {path}\nThe rest of the run: {folder}")
+    print(f"SavedModel against model.keras on {len(images)} validation images: {agreement}")
     print(f"Evaluate it:  python evaluate.py --model={path.parent}")
     print(f"Serve it:     tensorflow_model_server --rest_api_port=8501 --model_name={path.parent.name} ", end="")
     print(f"--model_base_path={path.parent.resolve()}")

@@ -38,7 +38,9 @@ def test_a_run_leaves_what_it_promises(run):
     assert [row["epoch"] for row in history] == ["1", "2"]
     assert metadata["validation_accuracy"] == max(float(row["val_accuracy"]) for row in history)
     assert list((folder / "logs" / "train").glob("events*"))
-    assert f"SavedModel: {run / '1'}" in (run / "stdout.txt").read_text()
+    printed = (run / "stdout.txt").read_text()
+    assert f"SavedModel: {run / '1'}" in printed
+    assert "validation images: same class for 100.0 %" in printed
 
 
 def test_it_learns(run):

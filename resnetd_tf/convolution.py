@@ -41,7 +41,8 @@ class Conv2D(keras.layers.Conv2D):
         _, height, width, _ = self.compute_output_shape(input_shape)
         pixels = height * width if simple else math.inf
         unstrided = self.padding == "same" and self.strides == (1, 1)
-        halved = simple and self.padding == "valid" and input_shape[1:3] == (2 * height + 2, 2 * width + 2)
+        even = simple and not (input_shape[1] % 2 or input_shape[2] % 2)  # cut into pairs of pixels
+        halved = self.padding == "valid" and self.strides == (2, 2) and even
         self.pointwise = self.kernel_size == (1, 1) and unstrided and pixels <= POINTWISE
         self.differentiated_by_products = (
             self.kernel_size == (3, 3) and (unstrided or halved) and pixels <= KERNEL_GRADIENT

@@ -4,7 +4,8 @@ import json
 import subprocess
 import sys
 
-from conftest import ROOT
+import pytest
+from conftest import ROOT, needs_eurosat
 
 
 def benchmark(name: str, *arguments: str, folder) -> tuple[str, list[dict]]:
@@ -30,6 +31,15 @@ def test_inference(tmp_path):
     text, (result,) = benchmark("inference", *arguments, folder=tmp_path)
     assert min(result["rates"]["ours"]) > 0
     assert "ONNX Runtime left out" in text
+
+
+@needs_eurosat
+def test_startup(tmp_path):
+    text, (result,) = benchmark("startup", "--only=ours", folder=tmp_path)
+    (rates,), (phases,) = result["rates"].values(), result["profiles"].values()
+    assert set(phases) > {"import of TensorFlow", "data into memory", "tracing and first step"}
+    assert min(phases.values()) > 0 and sum(phases.values()) == pytest.approx(rates[-1])
+    assert "| tracing and first step |" in text
 
 
 def test_unknown_flag_names_the_known_ones():

@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from resnetd_tf import imagery, synthetic, training
+from resnetd_tf import classifier, imagery, sentinel2, synthetic, training
 from resnetd_tf.errors import InputError
 from resnetd_tf.recipe import Recipe
 from resnetd_tf.rundir import open_classifier, versions
@@ -214,6 +214,18 @@ def test_interrupt_keeps_the_best_epoch(tmp_path):
     metadata = json.loads((tmp_path / "m/run-1/metadata.json").read_text())
     assert metadata["interrupted"] and metadata["best_epoch"] >= 1
     assert open_classifier(tmp_path / "m").path == tmp_path / "m/1"
+
+
+def test_a_step_is_traced_once(monkeypatch):
+    """Variables that the first step creates would have TensorFlow trace it again, seconds for a ResNet-50."""
+    model = classifier.build(18, "d", classes=10, statistics=sentinel2.statistics(3), image_size=32)
+    training.prepare(model, Recipe(learning_rate=0.1), steps_per_epoch=1)
+    network, traced = model.layers[-1], []
+    call = network.call
+    monkeypatch.setattr(network, "call", lambda *args, **kwargs: traced.append(1) or call(*args, **kwargs))
+    images, labels = synthetic.draw(16)
+    model.fit(images, keras.utils.to_categorical(labels, 10), batch_size=8, verbose=0)
+    assert len(traced) == 1
 
 
 def test_two_devices_train(tmp_path):

@@ -229,7 +229,7 @@ def test_a_step_is_traced_once(monkeypatch):
 
 
 def test_two_devices_train(tmp_path):
-    """A whole run under MirroredStrategy on two logical CPU devices."""
+    """A whole run under MirroredStrategy on two logical CPU devices, with synchronized batch normalisation."""
     script = """
 import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
@@ -237,11 +237,12 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 from resnetd_tf import training
 from resnetd_tf.recipe import Recipe
 training.train(depth=18, variant="d", dataset="synthetic", data_dir=None, eurosat_zip=None, image_size=32,
-    weights="none", precision="float32", seed=0, output_dir="two", recipe=Recipe(epochs=1, batch_size=32))
+    weights="none", synchronized=True, precision="float32", seed=0, output_dir="two",
+    recipe=Recipe(epochs=1, batch_size=32))
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=280, cwd=tmp_path)
     metadata = json.loads((tmp_path / "two/run-1/metadata.json").read_text())
-    assert metadata["replicas"] == 2 and metadata["test_accuracy"] > 0.3
+    assert metadata["replicas"] == 2 and metadata["synchronized"] and metadata["test_accuracy"] > 0.3
 
 
 def test_a_step_of_two_devices_is_that_of_one():

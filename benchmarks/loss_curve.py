@@ -19,7 +19,7 @@ def curve(precision: str, seed: int, ours: bool) -> list[float]:
     import keras
 
     from benchmarks import train_step
-    from resnetd_tf import classifier, data, sentinel2, training
+    from resnetd_tf import classifier, copies, data, sentinel2, training
     from resnetd_tf.recipe import Recipe, learning_rate_schedule
 
     recipe = Recipe(epochs=1, learning_rate=0.4)
@@ -28,7 +28,7 @@ def curve(precision: str, seed: int, ours: bool) -> list[float]:
     train_step.set_precision(precision)
     model = classifier.build(50, "d", classes=10, statistics=sentinel2.statistics(3), image_size=64)
     if not ours:
-        model = train_step.of_kerass_layers(model)
+        model = copies.of_kerass_layers(model)
     training.prepare(model, recipe, STEPS)
     if not ours:
         optimizer = keras.optimizers.SGD(

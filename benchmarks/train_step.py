@@ -63,24 +63,10 @@ def set_precision(precision: str) -> None:
     keras.mixed_precision.set_global_policy({"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision])
 
 
-def of_kerass_layers(model):
-    """A copy of a model in its precision, of Keras's own layers only."""
-    import keras
-
-    from resnetd_tf.copies import kerass_own
-
-    def clone(layer):
-        return kerass_own(layer).from_config(layer.get_config())
-
-    copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
-    copy.set_weights(model.get_weights())
-    return copy
-
-
 def ours(size: int, precision: str, batch: int, tuned: bool = True) -> Fit:
     import keras
 
-    from resnetd_tf import classifier, sentinel2
+    from resnetd_tf import classifier, copies, sentinel2
 
     set_precision(precision)
     model = classifier.build(50, "d", classes=CLASSES, statistics=sentinel2.statistics(3), image_size=size)
@@ -90,7 +76,7 @@ def ours(size: int, precision: str, batch: int, tuned: bool = True) -> Fit:
 
         training.prepare(model, Recipe(learning_rate=0.01), steps_per_epoch=1000)
     else:
-        model = of_kerass_layers(model)
+        model = copies.of_kerass_layers(model)
         plain_compile(model, keras)
     return Fit(model, size, batch)
 

@@ -9,20 +9,30 @@ def kerass_own(layer: keras.layers.Layer) -> type[keras.layers.Layer]:
     return next(kind for kind in type(layer).__mro__ if kind.__module__.startswith("keras."))
 
 
+def of_kerass_layers(model: keras.Model, **changes) -> keras.Model:
+    """An uncompiled copy of Keras's own layers only, with the same weights.
+
+    Args:
+        model: A network, or a classifier.
+        **changes: Of every layer's configuration, such as its `dtype`.
+    """
+
+    def clone(layer):
+        return kerass_own(layer).from_config({**layer.get_config(), **changes})
+
+    uncompiled = keras.Model(model.inputs, model.outputs, name=model.name)  # the optimizer is not copied
+    copy = keras.models.clone_model(uncompiled, clone_function=clone, recursive=True)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
 def portable(model: keras.Model) -> keras.Model:
     """A copy in float32, of Keras's own layers only and none of them frozen, with the same weights.
 
     This is what is saved: `keras.saving.load_model` opens it without this package, and it runs on hardware
     that lacks the precision the model was trained in.
     """
-
-    def clone(layer):
-        return kerass_own(layer).from_config({**layer.get_config(), "dtype": "float32", "trainable": True})
-
-    uncompiled = keras.Model(model.inputs, model.outputs, name=model.name)  # the optimizer is not copied
-    copy = keras.models.clone_model(uncompiled, clone_function=clone, recursive=True)
-    copy.set_weights(model.get_weights())
-    return copy
+    return of_kerass_layers(model, dtype="float32", trainable=True)
 
 
 def folded(model: keras.Model, precision: str = "float32") -> keras.Model:

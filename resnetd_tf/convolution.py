@@ -66,18 +66,36 @@ def _convolve(inputs, kernel, stride: int, padding: str):
     def convolve(inputs, kernel):
         def gradients(upstream):
             of_inputs = tf.nn.conv2d_transpose(upstream, kernel, tf.shape(inputs), stride, padding)
-            padded = tf.pad(inputs, ((0, 0), (1, 1), (1, 1), (0, 0))) if padding == "SAME" else inputs
-            _, rows, columns, bands = padded.shape
-            _, height, width, filters = upstream.shape
-            # Every stride-th pixel by reshaping: TensorFlow's slices with a stride are slow.
-            pixels = tf.reshape(padded, (-1, rows // stride, stride, columns // stride, stride, bands))
-            upstream = tf.reshape(upstream, (-1, filters))
-            places = []
-            for (y, dy), (x, dx) in itertools.product([divmod(place, stride) for place in range(3)], repeat=2):
-                under = tf.reshape(pixels[:, y : y + height, dy, x : x + width, dx], (-1, bands))
-                places.append(tf.matmul(under, upstream, transpose_a=True))
-            return of_inputs, tf.reshape(tf.stack(places), kernel.shape)
+            places = _places(inputs, upstream) if padding == "SAME" else _places_by_two(inputs, upstream)
+            products = []
+            for matrices in places:
+                under, onto = (tf.reshape(matrix, (-1, matrix.shape[-1])) for matrix in matrices)
+                products.append(tf.matmul(under, onto, transpose_a=True))
+            return of_inputs, tf.reshape(tf.stack(products), kernel.shape)
 
         return tf.nn.conv2d(inputs, kernel, stride, padding), gradients
 
     return convolve(inputs, kernel)
+
+
+def _places(inputs, upstream):
+    """For each place of a 3x3 kernel, the pixels that it meets and the output pixels that they go into.
+
+    Not those of the padding: on maps of 4x4 pixels they are a third of all.
+    """
+    _, height, width, _ = inputs.shape
+    for y, x in itertools.product((-1, 0, 1), repeat=2):
+        yield (
+            inputs[:, max(y, 0) : height + min(y, 0), max(x, 0) : width + min(x, 0)],
+            upstream[:, max(-y, 0) : height + min(-y, 0), max(-x, 0) : width + min(-x, 0)],
+        )
+
+
+def _places_by_two(inputs, upstream):
+    """The same with a stride of two, on inputs that are padded already and of even sides."""
+    _, rows, columns, bands = inputs.shape
+    _, height, width, _ = upstream.shape
+    # Every second pixel by reshaping: TensorFlow's slices with a stride are slow.
+    pixels = tf.reshape(inputs, (-1, rows // 2, 2, columns // 2, 2, bands))
+    for (y, dy), (x, dx) in itertools.product([divmod(place, 2) for place in range(3)], repeat=2):
+        yield pixels[:, y : y + height, dy, x : x + width, dx], upstream

@@ -4,6 +4,7 @@ A benchmark gives `main` its contestants: functions that take a case's settings 
 everything up, and return a function that works for about `ROUND` seconds and returns its rate. The first is ours.
 """
 
+import argparse
 import itertools
 import json
 import os
@@ -76,7 +77,7 @@ def _answer_questions(contestants: dict[str, Callable], settings: dict) -> None:
         print(json.dumps(answer), file=answers, flush=True)
 
 
-def _compare(module: str, names: list[str], case: dict, rounds: int, profiled: tuple[str, ...]) -> dict:
+def _compare(module: str, names: tuple[str, ...], case: dict, rounds: int, profiled: tuple[str, ...]) -> dict:
     """Rates of every contestant in every round, {name: [rate, ...]}, and the profiles asked for."""
     field, result = [], {"case": case, "rates": {}, "missing": {}, "profiles": {}}
     for name in names:
@@ -117,6 +118,24 @@ def table(result: dict, unit: str, profile_of: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def _choice_of(known: tuple) -> Callable[[str], tuple]:
+    """Parses `A,B`: some of the known names, or any numbers if those are numbers."""
+
+    def parse(text: str) -> tuple:
+        items = tuple(type(known[0])(item) for item in text.split(","))
+        if isinstance(known[0], str) and (unknown := set(items) - set(known)):
+            raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))} not among {', '.join(known)}")
+        return items
+
+    parse.__name__ = "list"  # what argparse calls it in "invalid list value"
+    return parse
+
+
 def main(
     name: str,
     contestants: dict[str, Callable],
@@ -132,8 +151,8 @@ def main(
         name: Of the module in `benchmarks`.
         contestants: By name; see the top of this module.
         settings: The values that each setting of a case takes: all combinations are measured. On the command
-            line `--SETTING=A,B` chooses others, `--rounds` another number of rounds, `--only=A,B` contestants,
-            `--output_dir` another place for the results.
+            line `--SETTING=A,B` chooses some of them, or other numbers, `--rounds` another number of rounds,
+            `--only=A,B` contestants, `--output_dir` another place for the results.
         unit: Of the rates.
         rounds: Rounds in which each contestant is measured once.
         profiled: Contestants whose `profile()`, a dict of parts of a whole, is asked for after the rounds.
@@ -141,26 +160,18 @@ def main(
     """
     if len(sys.argv) == 2 and sys.argv[1].startswith("{"):
         return _answer_questions(contestants, json.loads(sys.argv[1]))
-    names, folder = list(contestants), RESULTS
-    for argument in sys.argv[1:]:
-        flag, _, value = argument.removeprefix("--").partition("=")
-        if flag == "rounds":
-            rounds = int(value)
-        elif flag == "output_dir":
-            folder = pathlib.Path(value)
-        elif flag == "only":
-            names = value.split(",")
-        elif flag in settings:
-            settings[flag] = tuple(type(settings[flag][0])(item) for item in value.split(","))
-        else:
-            sys.exit(
-                f"{argument}: not one of --rounds, --only, --output_dir, {', '.join('--' + flag for flag in settings)}"
-            )
-    if unknown := set(names) - set(contestants):
-        sys.exit(f"--only: {', '.join(unknown)} not among {', '.join(contestants)}")
+    parser = _Parser(prog=f"benchmarks.{name}", allow_abbrev=False)
+    parser.add_argument("--rounds", type=int, default=rounds, help=f"default {rounds}")
+    parser.add_argument("--output_dir", type=pathlib.Path, default=RESULTS, help="default benchmarks/results")
+    for flag, values in {**settings, "only": tuple(contestants)}.items():
+        parser.add_argument(
+            f"--{flag}", type=_choice_of(values), default=values, metavar="A,B", help=", ".join(map(str, values))
+        )
+    chosen = vars(parser.parse_args())
+    rounds, names, folder = (chosen.pop(argument) for argument in ("rounds", "only", "output_dir"))
     results, tables = [], []
-    for values in itertools.product(*settings.values()):
-        case = dict(zip(settings, values))
+    for values in itertools.product(*chosen.values()):
+        case = dict(zip(chosen, values))
         results.append(_compare(f"benchmarks.{name}", names, case, rounds, profiled))
         tables.append(table(results[-1], unit, profile_of))
         print(tables[-1], flush=True)

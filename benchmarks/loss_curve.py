@@ -1,60 +1,91 @@
-"""Whether speed costs accuracy: the same run with our layers and optimizer and with Keras's own, beside other seeds.
+"""Whether speed costs accuracy: the same runs with our layers and optimizer and with Keras's own, seed by seed.
 
-    python -m benchmarks.loss_curve                  # needs eurosat/rgb prepared in $TFDS_DATA_DIR
-    python -m benchmarks.loss_curve float32          # default bfloat16
+    python -m benchmarks.loss_curve                        # needs eurosat/rgb prepared in $TFDS_DATA_DIR
+    python -m benchmarks.loss_curve --precision=float32 --learning_rate=0.1 --seeds=4
 
 ResNet-50-D, 64x64, the recipe of `train.py` in 200 steps: the mean training loss of every 25 and the validation
-accuracy at the end.
+accuracy at the end. A seed gives both the same random weights and the same batches; what they round differently
+grows from step to step, so that only the mean over seeds tells ours from Keras's.
 """
 
-import sys
+import statistics
+
+from absl import flags
 
 import door
+
+FLAGS = flags.FLAGS
+flags.DEFINE_enum("precision", "bfloat16", ["bfloat16", "float32"], "Of training.")
+flags.DEFINE_float("learning_rate", 0.4, "Highest learning rate at a batch of 256.", lower_bound=0.0)
+flags.DEFINE_integer("seeds", 8, "Runs of each.", lower_bound=2)
 
 STEPS, PART = 200, 25
 
 
-def curve(precision: str, seed: int, ours: bool) -> list[float]:
-    """Mean loss of every part of a run, then validation accuracy."""
-    import keras
-
+def build(precision: str, ours: bool):
+    """The classifier that `train.py` trains, or its copy of Keras's own layers; global precision is set to it."""
     from benchmarks import train_step
-    from resnetd_tf import classifier, copies, data, sentinel2, training
-    from resnetd_tf.recipe import Recipe, learning_rate_schedule
+    from resnetd_tf import classifier, copies, sentinel2
 
-    recipe = Recipe(epochs=1, learning_rate=0.4)
-    loaded = data.load("eurosat/rgb", ("train", "validation"))
-    keras.utils.set_random_seed(seed)
     train_step.set_precision(precision)
     model = classifier.build(50, "d", classes=10, statistics=sentinel2.statistics(3), image_size=64)
-    if not ours:
-        model = copies.of_kerass_layers(model)
+    return model if ours else copies.of_kerass_layers(model)
+
+
+def compile_with_kerass_sgd(model, recipe) -> None:
+    """Keras's optimizer where `training.prepare` takes ours; the same hyper-parameters."""
+    import keras
+
+    from resnetd_tf.recipe import learning_rate_schedule
+
+    optimizer = keras.optimizers.SGD(
+        learning_rate_schedule(recipe, STEPS), recipe.momentum, nesterov=True, weight_decay=recipe.weight_decay
+    )
+    optimizer.exclude_from_weight_decay([weight for weight in model.trainable_weights if len(weight.shape) == 1])
+    model.compile(optimizer, model.loss, metrics=["accuracy"], jit_compile=False)
+
+
+def curve(splits: dict, precision: str, recipe, seed: int, ours: bool) -> list[float]:
+    """Mean loss of every part of a run, then validation accuracy in percent."""
+    import keras
+
+    from resnetd_tf import data, training
+
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(seed)
+    model = build(precision, ours)
     training.prepare(model, recipe, STEPS)
     if not ours:
-        optimizer = keras.optimizers.SGD(
-            learning_rate_schedule(recipe, STEPS), recipe.momentum, nesterov=True, weight_decay=recipe.weight_decay
-        )
-        optimizer.exclude_from_weight_decay([weight for weight in model.trainable_weights if len(weight.shape) == 1])
-        model.compile(optimizer, model.loss, metrics=["accuracy"], jit_compile=False)
-    batches = data.batches(loaded.splits["train"], 10, recipe.batch_size, training=True, seed=seed)
+        compile_with_kerass_sgd(model, recipe)
+    batches = data.batches(splits["train"], 10, recipe.batch_size, training=True, seed=seed)
     parts = model.fit(batches, epochs=STEPS // PART, steps_per_epoch=PART, verbose=0, shuffle=False).history["loss"]
-    return [*parts, model.evaluate(data.batches(loaded.splits["validation"], 10, 64), verbose=0)[1]]
+    return [*parts, 100 * model.evaluate(data.batches(splits["validation"], 10, 64), verbose=0)[1]]
 
 
-def main() -> None:
-    precision = (sys.argv[1:] or ["bfloat16"])[0]
-    if precision not in ("float32", "bfloat16"):
-        sys.exit(f"{precision}: not one of float32, bfloat16")
-    door.import_quietly()
-    print(f"{precision}\n\n| | " + " | ".join(str(step) for step in range(PART, STEPS + 1, PART)) + " | accuracy |")
+def print_row(name: str, values: list[float]) -> None:
+    *losses, accuracy = values
+    print(f"| {name} | " + " | ".join(f"{loss:.3f}" for loss in losses) + f" | {accuracy:.1f} % |", flush=True)
+
+
+def main(argv) -> None:
+    from resnetd_tf import data
+    from resnetd_tf.recipe import Recipe
+
+    recipe = Recipe(epochs=1, learning_rate=FLAGS.learning_rate)
+    splits = data.load("eurosat/rgb", ("train", "validation")).splits
+    print(f"{FLAGS.precision}, learning rate {FLAGS.learning_rate}\n")
+    print("| | " + " | ".join(str(step) for step in range(PART, STEPS + 1, PART)) + " | accuracy |")
     print("|---" * (STEPS // PART + 2) + "|")
-    for ours, seed in ((True, 0), (False, 0), (True, 1), (False, 1)):
-        *losses, accuracy = curve(precision, seed, ours)
-        name = f"{'ours' if ours else 'Keras'}, seed {seed}"
-        print(
-            f"| {name} | " + " | ".join(f"{loss:.3f}" for loss in losses) + f" | {100 * accuracy:.1f} % |", flush=True
-        )
+    differences = []
+    for seed in range(FLAGS.seeds):
+        ours, kerass = (curve(splits, FLAGS.precision, recipe, seed, ours) for ours in (True, False))
+        print_row(f"ours, seed {seed}", ours)
+        print_row(f"Keras's, seed {seed}", kerass)
+        differences.append([a - b for a, b in zip(ours, kerass)])
+    columns = list(zip(*differences))
+    print_row("ours minus Keras's, mean", [statistics.mean(column) for column in columns])
+    print_row("its standard error", [statistics.stdev(column) / len(column) ** 0.5 for column in columns])
 
 
 if __name__ == "__main__":
-    main()
+    door.run(main)

@@ -42,7 +42,10 @@ def test_startup(tmp_path):
     assert "| tracing and first step |" in text
 
 
-def test_unknown_flag_names_the_known_ones():
-    command = [sys.executable, "-m", "benchmarks.inference", "--sizes=32"]
+@pytest.mark.parametrize(
+    ("flag", "message"), [("--sizes=32", "--sizes"), ("--precision=int8", "int8 not among bfloat16, float32")]
+)
+def test_bad_flags(flag, message):
+    command = [sys.executable, "-m", "benchmarks.inference", flag]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
-    assert result.returncode == 1 and "--size" in result.stderr
+    assert result.returncode == 2 and message in result.stderr and result.stderr.count("\n") == 1

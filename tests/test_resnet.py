@@ -9,7 +9,7 @@ import pytest
 import resnetd_tf
 from resnetd_tf.batchnorm import BatchNormalization
 from resnetd_tf.convolution import Conv2D
-from resnetd_tf.copies import portable
+from resnetd_tf.copies import of_kerass_layers, portable
 from resnetd_tf.resnet import DEPTHS, VARIANTS
 
 
@@ -144,6 +144,35 @@ def test_convolution_equals_keras(kernel, stride, size, dtype):
         layer.build(images.shape)
     layers[1].set_weights(layers[0].get_weights())
     assert_close(*(results_of_training(layer, images) for layer in layers), dtype)
+
+
+def test_gradients_round_as_with_kerass_layers():
+    """In bfloat16 the gradients of our layers are as near to those of float32 as Keras's are."""
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    images, labels = rng.normal(size=(16, 64, 64, 3)).astype("float32"), rng.integers(0, 10, 16)
+    original = resnetd_tf.resnet(18, "d", input_shape=(64, 64, 3), classes=10)
+    randomize(original)
+
+    def gradients(model):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(keras.losses.sparse_categorical_crossentropy(labels, model(images, training=True)))
+        return [np.asarray(gradient) for gradient in tape.gradient(loss, model.trainable_variables)]
+
+    expected = gradients(portable(original))
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        ours = resnetd_tf.resnet(18, "d", input_shape=(64, 64, 3), classes=10)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    ours.set_weights(original.get_weights())
+    errors = [
+        [np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in zip(gradients(model), expected)]
+        for model in (ours, of_kerass_layers(ours))
+    ]
+    assert 0 < np.median(errors[0]) < 1.2 * np.median(errors[1])
+    assert max(errors[0]) < 1.2 * max(errors[1])
 
 
 def test_convolutions_that_are_matrix_products():

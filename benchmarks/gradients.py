@@ -48,7 +48,10 @@ def main(argv) -> None:
     for steps in (0, STEPS):
         if steps:
             trained.fit(
-                data.batches(split, 10, recipe.batch_size, training=True, seed=0), steps_per_epoch=steps, verbose=0
+                data.batches(split, 10, recipe.batch_size, training=True, seed=0),
+                steps_per_epoch=steps,
+                verbose=0,
+                shuffle=False,
             )
         expected = gradients(trained, batches)
         for precision, ours in itertools.product(("float32", "bfloat16"), (True, False)):

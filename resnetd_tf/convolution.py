@@ -15,6 +15,9 @@ if keras.config.backend() == "tensorflow":
 # The largest feature maps, in pixels, on which matrix products were faster at a batch of 32 (AVX512-BF16, two cores).
 POINTWISE = 256
 KERNEL_GRADIENT = 64
+KERNEL = 4
+# Of a 3x3 kernel, from its middle.
+PLACES = tuple(itertools.product((-1, 0, 1), repeat=2))
 
 
 @keras.saving.register_keras_serializable("resnetd_tf")
@@ -22,8 +25,9 @@ class Conv2D(keras.layers.Conv2D):
     """`keras.layers.Conv2D`, with its weights, configuration and results.
 
     On TensorFlow without a GPU, where the feature map is small: a 1x1 convolution is a matrix product, and the
-    gradient of a 3x3 kernel is one for each of its nine places. Convolutions with a dilation, bias or activation are
-    Keras's own, and so are strided ones, but for a 3x3 kernel on images that are padded already.
+    gradient of a 3x3 kernel is one for each of its nine places; so is the 3x3 convolution itself on the smallest maps.
+    Convolutions with a dilation, bias or activation are Keras's own, and so are strided ones, but for a 3x3 kernel on
+    images that are padded already.
     """
 
     def build(self, input_shape):
@@ -61,21 +65,45 @@ class Conv2D(keras.layers.Conv2D):
 
 def _convolve(inputs, kernel, stride: int, padding: str):
     """Convolution with a 3x3 kernel, and its gradients."""
+    by_products = padding == "SAME" and inputs.shape[1] * inputs.shape[2] <= KERNEL
 
     @tf.custom_gradient
     def convolve(inputs, kernel):
         def gradients(upstream):
-            of_inputs = tf.nn.conv2d_transpose(upstream, kernel, tf.shape(inputs), stride, padding)
+            if by_products:
+                of_inputs = _sum_of_products(upstream, matrices[::-1], transpose_b=True)
+            else:
+                of_inputs = tf.nn.conv2d_transpose(upstream, kernel, tf.shape(inputs), stride, padding)
             places = _places(inputs, upstream) if padding == "SAME" else _places_by_two(inputs, upstream)
             products = []
-            for matrices in places:
-                under, onto = (tf.reshape(matrix, (-1, matrix.shape[-1])) for matrix in matrices)
+            for pixels in places:
+                under, onto = (tf.reshape(part, (-1, part.shape[-1])) for part in pixels)
                 products.append(tf.matmul(under, onto, transpose_a=True))
             return of_inputs, tf.reshape(tf.stack(products), kernel.shape)
 
-        return tf.nn.conv2d(inputs, kernel, stride, padding), gradients
+        if not by_products:
+            return tf.nn.conv2d(inputs, kernel, stride, padding), gradients
+        matrices = tf.unstack(tf.reshape(kernel, (9, *kernel.shape[2:])))
+        return _sum_of_products(inputs, matrices), gradients
 
     return convolve(inputs, kernel)
+
+
+def _sum_of_products(inputs, matrices, transpose_b: bool = False):
+    """Convolution with a 3x3 kernel, given as the matrices of its places, of images with a border of zeros.
+
+    The border is left out of the products: five ninths of the work on maps of 2x2 pixels.
+    """
+    _, height, width, _ = inputs.shape
+    outputs = []
+    for (y, x), matrix in zip(PLACES, matrices):
+        under = inputs[:, max(y, 0) : height + min(y, 0), max(x, 0) : width + min(x, 0)]
+        _, rows, columns, bands = under.shape
+        if rows and columns:
+            product = tf.matmul(tf.reshape(under, (-1, bands)), matrix, transpose_b=transpose_b)
+            product = tf.reshape(product, (-1, rows, columns, product.shape[-1]))
+            outputs.append(tf.pad(product, ((0, 0), (max(-y, 0), max(y, 0)), (max(-x, 0), max(x, 0)), (0, 0))))
+    return tf.add_n(outputs)
 
 
 def _places(inputs, upstream):
@@ -84,7 +112,7 @@ def _places(inputs, upstream):
     Not those of the padding, 31 % of all on maps of 4x4 pixels.
     """
     _, height, width, _ = inputs.shape
-    for y, x in itertools.product((-1, 0, 1), repeat=2):
+    for y, x in PLACES:
         yield (
             inputs[:, max(y, 0) : height + min(y, 0), max(x, 0) : width + min(x, 0)],
             upstream[:, max(-y, 0) : height + min(-y, 0), max(-x, 0) : width + min(-x, 0)],

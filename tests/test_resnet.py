@@ -131,7 +131,7 @@ def test_batch_norm_equals_keras(dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
-@pytest.mark.parametrize("size", [(1, 2), (2, 2), (3, 4), (8, 6), (20, 20)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 2), (3, 4), (8, 6), (20, 20)])
 @pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 1), (3, 2)])
 def test_convolution_equals_keras(kernel, stride, size, dtype):
     """Outputs and gradients of the matrix products against Keras's convolution."""

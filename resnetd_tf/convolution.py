@@ -15,7 +15,7 @@ if keras.config.backend() == "tensorflow":
 # The largest feature maps, in pixels, on which matrix products were faster at a batch of 32 (AVX512-BF16, two cores).
 POINTWISE = 256
 KERNEL_GRADIENT = 64
-KERNEL = 4
+CONVOLUTION = 4
 # Of a 3x3 kernel, from its middle.
 PLACES = tuple(itertools.product((-1, 0, 1), repeat=2))
 
@@ -65,7 +65,7 @@ class Conv2D(keras.layers.Conv2D):
 
 def _convolve(inputs, kernel, stride: int, padding: str):
     """Convolution with a 3x3 kernel, and its gradients."""
-    by_products = padding == "SAME" and inputs.shape[1] * inputs.shape[2] <= KERNEL
+    by_products = padding == "SAME" and inputs.shape[1] * inputs.shape[2] <= CONVOLUTION
 
     @tf.custom_gradient
     def convolve(inputs, kernel):

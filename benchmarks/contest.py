@@ -169,6 +169,8 @@ def main(
         )
     chosen = vars(parser.parse_args())
     rounds, names, folder = (chosen.pop(argument) for argument in ("rounds", "only", "output_dir"))
+    if rounds < 1:
+        parser.error(f"argument --rounds: {rounds} is below 1")
     results, tables = [], []
     for values in itertools.product(*chosen.values()):
         case = dict(zip(chosen, values))

@@ -1,6 +1,6 @@
 """Whether speed costs accuracy: the same runs with our layers and optimizer and with Keras's own, seed by seed.
 
-    python -m benchmarks.loss_curve                        # needs eurosat/rgb prepared in $TFDS_DATA_DIR
+    python -m benchmarks.loss_curve        # half an hour; needs eurosat/rgb prepared in $TFDS_DATA_DIR
     python -m benchmarks.loss_curve --precision=float32 --learning_rate=0.1 --seeds=4
 
 ResNet-50-D, 64x64, the recipe of `train.py` in 200 steps: the mean training loss of every 25 and the validation

@@ -43,7 +43,12 @@ def test_startup(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flag", "message"), [("--sizes=32", "--sizes"), ("--precision=int8", "int8 not among bfloat16, float32")]
+    ("flag", "message"),
+    [
+        ("--sizes=32", "--sizes"),
+        ("--precision=int8", "int8 not among bfloat16, float32"),
+        ("--rounds=0", "0 is below 1"),
+    ],
 )
 def test_bad_flags(flag, message):
     command = [sys.executable, "-m", "benchmarks.inference", flag]

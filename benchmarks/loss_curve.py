@@ -16,46 +16,40 @@ import door
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("precision", "bfloat16", ["bfloat16", "float32"], "Of training.")
-flags.DEFINE_float("learning_rate", 0.4, "Highest learning rate at a batch of 256.", lower_bound=0.0)
+flags.DEFINE_float(
+    "learning_rate", None, "Highest learning rate at a batch of 256; default train.py's.", lower_bound=0.0
+)
 flags.DEFINE_integer("seeds", 8, "Runs of each.", lower_bound=2)
 
 STEPS, PART = 200, 25
 
 
-def build(precision: str, ours: bool):
-    """The classifier that `train.py` trains, or its copy of Keras's own layers; global precision is set to it."""
-    from benchmarks import train_step
-    from resnetd_tf import classifier, copies, sentinel2
-
-    train_step.set_precision(precision)
-    model = classifier.build(50, "d", classes=10, statistics=sentinel2.statistics(3), image_size=64)
-    return model if ours else copies.of_kerass_layers(model)
-
-
 def compile_with_kerass_sgd(model, recipe) -> None:
-    """Keras's optimizer where `training.prepare` takes ours; the same hyper-parameters."""
+    """As `training.prepare` does, with Keras's optimizer where that takes ours."""
     import keras
 
-    from resnetd_tf.recipe import learning_rate_schedule
+    from resnetd_tf.recipe import learning_rate_schedule, loss
 
     optimizer = keras.optimizers.SGD(
         learning_rate_schedule(recipe, STEPS), recipe.momentum, nesterov=True, weight_decay=recipe.weight_decay
     )
     optimizer.exclude_from_weight_decay([weight for weight in model.trainable_weights if len(weight.shape) == 1])
-    model.compile(optimizer, model.loss, metrics=["accuracy"], jit_compile=False)
+    model.compile(optimizer, loss(recipe), metrics=["accuracy"], jit_compile=False)
 
 
 def curve(splits: dict, precision: str, recipe, seed: int, ours: bool) -> list[float]:
     """Mean loss of every part of a run, then validation accuracy in percent."""
     import keras
 
+    from benchmarks import train_step
     from resnetd_tf import data, training
 
     keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
-    model = build(precision, ours)
-    training.prepare(model, recipe, STEPS)
-    if not ours:
+    model = train_step.our_classifier(64, precision, tuned=ours)
+    if ours:
+        training.prepare(model, recipe, STEPS)
+    else:
         compile_with_kerass_sgd(model, recipe)
     batches = data.batches(splits["train"], 10, recipe.batch_size, training=True, seed=seed)
     parts = model.fit(batches, epochs=STEPS // PART, steps_per_epoch=PART, verbose=0, shuffle=False).history["loss"]
@@ -69,11 +63,12 @@ def print_row(name: str, values: list[float]) -> None:
 
 def main(argv) -> None:
     from resnetd_tf import data
-    from resnetd_tf.recipe import Recipe
+    from resnetd_tf.recipe import FROM_SCRATCH, Recipe
 
-    recipe = Recipe(epochs=1, learning_rate=FLAGS.learning_rate)
+    rate = FROM_SCRATCH if FLAGS.learning_rate is None else FLAGS.learning_rate
+    recipe = Recipe(epochs=1, learning_rate=rate)
     splits = data.load("eurosat/rgb", ("train", "validation")).splits
-    print(f"{FLAGS.precision}, learning rate {FLAGS.learning_rate}\n")
+    print(f"{FLAGS.precision}, learning rate {rate}\n")
     print("| | " + " | ".join(str(step) for step in range(PART, STEPS + 1, PART)) + " | accuracy |")
     print("|---" * (STEPS // PART + 2) + "|")
     differences = []

@@ -63,20 +63,26 @@ def set_precision(precision: str) -> None:
     keras.mixed_precision.set_global_policy({"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision])
 
 
-def ours(size: int, precision: str, batch: int, tuned: bool = True) -> Fit:
-    import keras
-
+def our_classifier(size: int, precision: str, tuned: bool = True):
+    """What `train.py` trains, or a copy of Keras's own layers; the global precision is set to it."""
     from resnetd_tf import classifier, copies, sentinel2
 
     set_precision(precision)
     model = classifier.build(50, "d", classes=CLASSES, statistics=sentinel2.statistics(3), image_size=size)
-    if tuned and BACKEND == "tensorflow":
+    return model if tuned else copies.of_kerass_layers(model)
+
+
+def ours(size: int, precision: str, batch: int, tuned: bool = True) -> Fit:
+    import keras
+
+    tuned = tuned and BACKEND == "tensorflow"
+    model = our_classifier(size, precision, tuned)
+    if tuned:
         from resnetd_tf import training
         from resnetd_tf.recipe import Recipe
 
         training.prepare(model, Recipe(learning_rate=0.01), steps_per_epoch=1000)
     else:
-        model = copies.of_kerass_layers(model)
         plain_compile(model, keras)
     return Fit(model, size, batch)
 

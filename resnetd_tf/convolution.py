@@ -94,10 +94,9 @@ def _sum_of_products(inputs, matrices, transpose_b: bool = False):
 
     The border is left out of the products: five ninths of the work on maps of 2x2 pixels.
     """
-    _, height, width, _ = inputs.shape
     outputs = []
     for (y, x), matrix in zip(PLACES, matrices):
-        under = inputs[:, max(y, 0) : height + min(y, 0), max(x, 0) : width + min(x, 0)]
+        under = _reached(inputs, y, x)
         _, rows, columns, bands = under.shape
         if rows and columns:
             product = tf.matmul(tf.reshape(under, (-1, bands)), matrix, transpose_b=transpose_b)
@@ -111,12 +110,14 @@ def _places(inputs, upstream):
 
     Not those of the padding, 31 % of all on maps of 4x4 pixels.
     """
-    _, height, width, _ = inputs.shape
     for y, x in PLACES:
-        yield (
-            inputs[:, max(y, 0) : height + min(y, 0), max(x, 0) : width + min(x, 0)],
-            upstream[:, max(-y, 0) : height + min(-y, 0), max(-x, 0) : width + min(-x, 0)],
-        )
+        yield _reached(inputs, y, x), _reached(upstream, -y, -x)
+
+
+def _reached(images, y: int, x: int):
+    """The pixels that are y rows and x columns away from another one."""
+    _, height, width, _ = images.shape
+    return images[:, max(y, 0) : height + min(y, 0), max(x, 0) : width + min(x, 0)]
 
 
 def _places_by_two(inputs, upstream):

@@ -21,6 +21,15 @@ def randomize(model, seed=0):
             weight.assign(rng.uniform(0.5, 1.5, weight.shape))
 
 
+def in_bfloat16(size):
+    """A network for images of that side, built under Keras's policy for training in bfloat16."""
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        return resnetd_tf.resnet(18, "d", input_shape=(size, size, 3), classes=10)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+
+
 @pytest.mark.parametrize(
     ("builder", "millions"),
     [
@@ -161,11 +170,7 @@ def test_gradients_round_as_with_kerass_layers():
         return [np.asarray(gradient) for gradient in tape.gradient(loss, model.trainable_variables)]
 
     expected = gradients(portable(original))
-    keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    try:
-        ours = resnetd_tf.resnet(18, "d", input_shape=(64, 64, 3), classes=10)
-    finally:
-        keras.mixed_precision.set_global_policy("float32")
+    ours = in_bfloat16(64)
     ours.set_weights(original.get_weights())
     errors = [
         [np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in zip(gradients(model), expected)]
@@ -198,11 +203,7 @@ def test_frozen_batch_norm_keeps_its_statistics():
 
 
 def test_portable_copy_is_kerass_own():
-    keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    try:
-        model = resnetd_tf.resnet(18, "d", input_shape=(32, 32, 3), classes=10)
-    finally:
-        keras.mixed_precision.set_global_policy("float32")
+    model = in_bfloat16(32)
     randomize(model)
     copy = portable(model)
     assert {type(layer).__module__.split(".")[0] for layer in copy.layers} == {"keras"}

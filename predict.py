@@ -1,26 +1,4 @@
-"""Labels image files with a trained classifier.
-
-Examples:
-    python predict.py field.jpg forest.png
-    python predict.py --model=saved_models/mine --top=10 *.jpg
-"""
-
-from absl import flags
-
-import door
-
-FLAGS = flags.FLAGS
-flags.DEFINE_string(
-    "model", "saved_models/resnet50d", "A folder of versions (the newest counts), SavedModel or .keras."
-)
-flags.DEFINE_integer("top", 3, "Classes to print for each image.", lower_bound=1)
-
-
-def main(argv):
-    from resnetd_tf import imagery
-
-    imagery.predict(FLAGS.model, argv[1:], FLAGS.top)
-
+from resnetd_tf.cli.predict import main, program
 
 if __name__ == "__main__":
-    door.run(main)
+    program.run(main)

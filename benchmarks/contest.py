@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 
-import door
+from resnetd_tf.cli import program
 
 PEERS = ("resnetd_tf", "tensorflow", "keras", "keras-hub", "timm", "torch", "jax", "onnxruntime", "openvino")
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -184,7 +184,7 @@ def _write(name: str, folder: pathlib.Path, rounds: int, results: list[dict], ta
     """Writes the tables, and the rates behind them, with what they were measured on."""
     # Imported here: while contestants work they should not share the machine with this one's libraries.
     if os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow":
-        door.import_quietly()
+        program.import_quietly()
     from resnetd_tf.environment import environment
 
     surroundings = environment(PEERS)

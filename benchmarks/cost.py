@@ -6,8 +6,7 @@ python -m benchmarks.cost
 import keras
 import numpy as np
 
-from resnetd_tf import resnet
-from resnetd_tf.resnet import DEPTHS, VARIANTS
+from resnetd_tf.networks.resnet import DEPTHS, VARIANTS, resnet
 
 # Multiply-adds (10^9) and parameters (10^6) in arXiv 1812.01187, table 5.
 PAPER = {(50, "base"): (3.8, 25), (50, "b"): (4.1, 25), (50, "c"): (4.3, 25), (50, "d"): (4.3, 25)}

@@ -12,8 +12,8 @@ import itertools
 
 import numpy as np
 
-import door
 from benchmarks import train_step
+from resnetd_tf.cli import program
 
 STEPS, BATCHES = 100, 12  # steps of the warm-up, of an epoch of twice as many
 
@@ -34,8 +34,9 @@ def gradients(model, batches) -> list[list[np.ndarray]]:
 def main(argv) -> None:
     import keras
 
-    from resnetd_tf import data, training
-    from resnetd_tf.recipe import FROM_SCRATCH, Recipe
+    from resnetd_tf.data import splits as data
+    from resnetd_tf.training import run as training
+    from resnetd_tf.training.optimizer import FROM_SCRATCH, Recipe
 
     recipe = Recipe(epochs=1, learning_rate=FROM_SCRATCH)
     split = data.load("eurosat/rgb", ("train",)).splits["train"]
@@ -70,4 +71,4 @@ def main(argv) -> None:
 
 
 if __name__ == "__main__":
-    door.run(main)
+    program.run(main)

@@ -54,8 +54,10 @@ def saved_model(write: Callable[[pathlib.Path], None], size: int, batch: int) ->
 
 def ours(size: int, precision: str, batch: int):
     from benchmarks.parity import draw_state_dict
-    from resnetd_tf import classifier, export, sentinel2
-    from resnetd_tf.weights import Checkpoint, assign
+    from resnetd_tf import sentinel2
+    from resnetd_tf.deployment import savedmodel as export
+    from resnetd_tf.networks import classifier
+    from resnetd_tf.networks.checkpoints import Checkpoint, assign
 
     model = classifier.build(50, "d", classes=CLASSES, statistics=sentinel2.statistics(3), image_size=size)
     network = model.layers[-1]

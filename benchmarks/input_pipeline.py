@@ -45,7 +45,7 @@ def memory() -> float:
 def ours(precision: str, batch: int) -> Epochs:
     import tensorflow_datasets  # noqa: F401 - counts as a library
 
-    from resnetd_tf import data
+    from resnetd_tf.data import splits as data
 
     before = memory()
     loaded = data.load("eurosat/rgb")
@@ -90,7 +90,7 @@ def tfds_cached(precision: str, batch: int) -> Epochs:
 def pytorch(precision: str, batch: int) -> Epochs:
     import torch
 
-    from resnetd_tf import data
+    from resnetd_tf.data import splits as data
 
     split = data.load("eurosat/rgb", ("train",)).splits["train"]
     before = memory()

@@ -12,7 +12,7 @@ import statistics
 
 from absl import flags
 
-import door
+from resnetd_tf.cli import program
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("precision", "bfloat16", ["bfloat16", "float32"], "Of training.")
@@ -28,7 +28,7 @@ def compile_with_kerass_sgd(model, recipe) -> None:
     """As `training.prepare` does, with Keras's optimizer where that takes ours."""
     import keras
 
-    from resnetd_tf.recipe import learning_rate_schedule, loss
+    from resnetd_tf.training.optimizer import learning_rate_schedule, loss
 
     optimizer = keras.optimizers.SGD(
         learning_rate_schedule(recipe, STEPS), recipe.momentum, nesterov=True, weight_decay=recipe.weight_decay
@@ -42,7 +42,8 @@ def curve(splits: dict, precision: str, recipe, seed: int, ours: bool) -> list[f
     import keras
 
     from benchmarks import train_step
-    from resnetd_tf import data, training
+    from resnetd_tf.data import splits as data
+    from resnetd_tf.training import run as training
 
     keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
@@ -62,8 +63,8 @@ def print_row(name: str, values: list[float]) -> None:
 
 
 def main(argv) -> None:
-    from resnetd_tf import data
-    from resnetd_tf.recipe import FROM_SCRATCH, Recipe
+    from resnetd_tf.data import splits as data
+    from resnetd_tf.training.optimizer import FROM_SCRATCH, Recipe
 
     rate = FROM_SCRATCH if FLAGS.learning_rate is None else FLAGS.learning_rate
     recipe = Recipe(epochs=1, learning_rate=rate)
@@ -83,4 +84,4 @@ def main(argv) -> None:
 
 
 if __name__ == "__main__":
-    door.run(main)
+    program.run(main)

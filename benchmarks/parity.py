@@ -17,9 +17,8 @@ import zlib
 import keras
 import numpy as np
 
-from resnetd_tf import resnet
-from resnetd_tf.resnet import DEPTHS
-from resnetd_tf.weights import Checkpoint, assign, from_keras_applications, state_dict_names
+from resnetd_tf.networks.checkpoints import Checkpoint, assign, from_keras_applications, state_dict_names
+from resnetd_tf.networks.resnet import DEPTHS, resnet
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "tests" / "golden" / "logits.npz"
 CLASSES = 10

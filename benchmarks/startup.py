@@ -16,8 +16,8 @@ import tempfile
 import time
 from collections.abc import Callable
 
-import door
 from benchmarks import contest
+from resnetd_tf.cli import program
 
 
 class Command:
@@ -74,9 +74,10 @@ class Phases(dict):
 
 def start_ours(folder: str) -> None:
     phases = Phases()
-    phases.timed("import of TensorFlow", door.import_quietly)()
+    phases.timed("import of TensorFlow", program.import_quietly)()
     phases.until_first_step()
-    from resnetd_tf import classifier, data
+    from resnetd_tf.data import splits as data
+    from resnetd_tf.networks import classifier
 
     data.load = phases.timed("data into memory", data.load)
     classifier.build = phases.timed("building the model", classifier.build)
@@ -86,7 +87,7 @@ def start_ours(folder: str) -> None:
 
 def start_kerashub(folder: str) -> None:
     phases = Phases()
-    phases.timed("import of TensorFlow", door.import_quietly)()
+    phases.timed("import of TensorFlow", program.import_quietly)()
     phases.until_first_step()
     import keras
     import tensorflow as tf

@@ -65,7 +65,8 @@ def set_precision(precision: str) -> None:
 
 def our_classifier(size: int, precision: str, tuned: bool = True):
     """What `train.py` trains, or a copy of Keras's own layers; the global precision is set to it."""
-    from resnetd_tf import classifier, copies, sentinel2
+    from resnetd_tf import sentinel2
+    from resnetd_tf.networks import classifier, copies
 
     set_precision(precision)
     model = classifier.build(50, "d", classes=CLASSES, statistics=sentinel2.statistics(3), image_size=size)
@@ -78,8 +79,8 @@ def ours(size: int, precision: str, batch: int, tuned: bool = True) -> Fit:
     tuned = tuned and BACKEND == "tensorflow"
     model = our_classifier(size, precision, tuned)
     if tuned:
-        from resnetd_tf import training
-        from resnetd_tf.recipe import Recipe
+        from resnetd_tf.training import run as training
+        from resnetd_tf.training.optimizer import Recipe
 
         training.prepare(model, Recipe(learning_rate=0.01), steps_per_epoch=1000)
     else:
@@ -195,7 +196,7 @@ def matrix_products(size: int, precision: str, batch: int, passes: int = 3):
     import keras
 
     from benchmarks.cost import multiply_adds
-    from resnetd_tf import resnet
+    from resnetd_tf.networks.resnet import resnet
 
     work = passes * multiply_adds(resnet(50, "d", input_shape=(size, size, 3), classes=CLASSES))
     side = 2048

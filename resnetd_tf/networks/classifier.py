@@ -6,8 +6,8 @@ What is trained is what is served: raw pixels of any size go in, probabilities c
 import keras
 from keras import layers
 
-from resnetd_tf import weights as checkpoints
-from resnetd_tf.resnet import resnet
+from resnetd_tf.networks import checkpoints
+from resnetd_tf.networks.resnet import resnet
 from resnetd_tf.sentinel2 import Statistics
 
 

@@ -16,10 +16,14 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from resnetd_tf import classifier, imagery, sentinel2, synthetic, training
+from resnetd_tf import sentinel2
+from resnetd_tf.data import synthetic
 from resnetd_tf.errors import InputError
-from resnetd_tf.recipe import Recipe
+from resnetd_tf.imagery import patches as imagery
+from resnetd_tf.networks import classifier
 from resnetd_tf.rundir import open_classifier, versions
+from resnetd_tf.training import run as training
+from resnetd_tf.training.optimizer import Recipe
 
 SMALL = ("--depth=18", "--dataset=synthetic", "--image_size=32", "--epochs=1")
 
@@ -234,8 +238,8 @@ def test_two_devices_train(tmp_path):
 import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from resnetd_tf import training
-from resnetd_tf.recipe import Recipe
+from resnetd_tf.training import run as training
+from resnetd_tf.training.optimizer import Recipe
 training.train(depth=18, variant="d", dataset="synthetic", data_dir=None, eurosat_zip=None, image_size=32,
     weights="none", synchronized=True, precision="float32", seed=0, output_dir="two",
     recipe=Recipe(epochs=1, batch_size=32))
@@ -249,8 +253,8 @@ def test_a_step_of_two_devices_is_that_of_one():
     """Without batch statistics, and with synchronized ones; with each device's own it is another step."""
     script = """
 import keras, numpy as np, tensorflow as tf
-from resnetd_tf import resnet
-from resnetd_tf.recipe import Recipe, loss, optimizer
+from resnetd_tf.networks.resnet import resnet
+from resnetd_tf.training.optimizer import Recipe, loss, optimizer
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 rng = np.random.default_rng(0)
@@ -324,9 +328,9 @@ def test_batch_smaller_than_replicas(tmp_path):
 import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 3)
-from resnetd_tf import training
+from resnetd_tf.training import run as training
 from resnetd_tf.errors import InputError
-from resnetd_tf.recipe import Recipe
+from resnetd_tf.training.optimizer import Recipe
 try:
     training.train(depth=18, variant="d", dataset="synthetic", data_dir=None, eurosat_zip=None, image_size=32,
         weights="none", precision="float32", seed=0, output_dir="model", recipe=Recipe(batch_size=2))

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import resnetd_tf
-from resnetd_tf.batchnorm import BatchNormalization
-from resnetd_tf.convolution import Conv2D
-from resnetd_tf.copies import of_kerass_layers, portable
-from resnetd_tf.resnet import DEPTHS, VARIANTS
+from resnetd_tf.networks.batchnorm import BatchNormalization
+from resnetd_tf.networks.convolution import Conv2D
+from resnetd_tf.networks.copies import of_kerass_layers, portable
+from resnetd_tf.networks.resnet import DEPTHS, VARIANTS
 
 
 def randomize(model, seed=0):

@@ -11,12 +11,17 @@ import time
 import keras
 import tensorflow as tf
 
-from resnetd_tf import classifier, data, evaluation, export, published, report, rundir, sentinel2
-from resnetd_tf import weights as checkpoints
-from resnetd_tf.copies import portable
+from resnetd_tf import rundir, sentinel2
+from resnetd_tf.data import splits as data
+from resnetd_tf.deployment import savedmodel as export
 from resnetd_tf.environment import environment
 from resnetd_tf.errors import InputError
-from resnetd_tf.recipe import FINE_TUNING, FROM_SCRATCH, Recipe, loss, optimizer
+from resnetd_tf.evaluation import metrics as evaluation
+from resnetd_tf.evaluation import report
+from resnetd_tf.networks import checkpoints, classifier
+from resnetd_tf.networks import pretrained as published
+from resnetd_tf.networks.copies import portable
+from resnetd_tf.training.optimizer import FINE_TUNING, FROM_SCRATCH, Recipe, loss, optimizer
 
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 

@@ -6,8 +6,10 @@ import numpy as np
 import sklearn.metrics
 from scipy.stats import binomtest
 
-from resnetd_tf import data, report, rundir
+from resnetd_tf import rundir
+from resnetd_tf.data import splits as data
 from resnetd_tf.errors import InputError
+from resnetd_tf.evaluation import report
 
 WORST = 24  # mistakes shown
 

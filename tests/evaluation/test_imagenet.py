@@ -9,7 +9,11 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from benchmarks import parity
-from resnetd_tf import classifier, imagenet, published, resnet, weights
+from resnetd_tf.evaluation import imagenet
+from resnetd_tf.networks import checkpoints as weights
+from resnetd_tf.networks import classifier
+from resnetd_tf.networks import pretrained as published
+from resnetd_tf.networks.resnet import resnet
 
 COUNT = 20
 

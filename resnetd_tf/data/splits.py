@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from resnetd_tf import eurosat, synthetic
+from resnetd_tf.data import eurosat, synthetic
 from resnetd_tf.errors import InputError, first_line
 
 # The report's 70/20/10 split, as slices of TFDS's only split.

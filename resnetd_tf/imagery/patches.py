@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from resnetd_tf import data, rundir
+from resnetd_tf import rundir
+from resnetd_tf.data import splits as data
 from resnetd_tf.errors import InputError
 
 

@@ -17,8 +17,11 @@ from conftest import ROOT
 from safetensors.numpy import save, save_file
 
 from benchmarks import cost, parity
-from resnetd_tf import classifier, published, resnet, weights
-from resnetd_tf.copies import folded, portable
+from resnetd_tf.networks import checkpoints as weights
+from resnetd_tf.networks import classifier
+from resnetd_tf.networks import pretrained as published
+from resnetd_tf.networks.copies import folded, portable
+from resnetd_tf.networks.resnet import resnet
 from resnetd_tf.sentinel2 import EUROSAT_ALL, EUROSAT_RGB
 
 

@@ -8,9 +8,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from resnetd_tf import classifier, data, evaluation, published, rundir
-from resnetd_tf import weights as checkpoints
+from resnetd_tf import rundir
+from resnetd_tf.data import splits as data
 from resnetd_tf.errors import InputError, first_line
+from resnetd_tf.evaluation import metrics as evaluation
+from resnetd_tf.networks import checkpoints, classifier
+from resnetd_tf.networks import pretrained as published
 
 CLASSES = 1000
 

@@ -10,7 +10,8 @@ import tensorflow as tf
 from conftest import eurosat_dir, needs_eurosat, needs_sentinel2, sentinel2_dir
 from PIL import Image
 
-from resnetd_tf import data, synthetic
+from resnetd_tf.data import splits as data
+from resnetd_tf.data import synthetic
 from resnetd_tf.errors import InputError
 from resnetd_tf.sentinel2 import CLASSES, EUROSAT_RGB
 
@@ -154,7 +155,7 @@ def test_mirror(tmp_path, folder, hub, registered):
     checksum = hashlib.sha256(content).hexdigest() if registered else "0" * 64
     script = f"""
 import dataclasses, tensorflow_datasets as tfds
-from resnetd_tf import data
+from resnetd_tf.data import splits as data
 builder = tfds.builder("eurosat/rgb", data_dir={str(tmp_path / "data")!r})
 url = "http://127.0.0.1:9/EuroSAT.zip"
 info = type(builder).url_infos.pop(builder.builder_config.download_url)

@@ -15,9 +15,9 @@ from functools import partial
 import keras
 from keras import layers
 
-from resnetd_tf import weights as checkpoints
-from resnetd_tf.batchnorm import BatchNormalization
-from resnetd_tf.convolution import Conv2D
+from resnetd_tf.networks import checkpoints
+from resnetd_tf.networks.batchnorm import BatchNormalization
+from resnetd_tf.networks.convolution import Conv2D
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from resnetd_tf import data, rundir
-from resnetd_tf.copies import folded
+from resnetd_tf import rundir
+from resnetd_tf.data import splits as data
 from resnetd_tf.errors import InputError
+from resnetd_tf.networks.copies import folded
 
 
 def savedmodel(

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from resnetd_tf import published
 from resnetd_tf.errors import first_line
+from resnetd_tf.networks import pretrained as published
 from resnetd_tf.sentinel2 import Statistics
 
 

@@ -1,6 +1,7 @@
 # make demo   trains, evaluates and exports on the embedded dataset; no download
 # make train  the same on EuroSAT
 # make test   runs the tests
+# make lint   checks style and types
 # Each sets up .venv first; PYTHON chooses the interpreter (3.11 to 3.13).
 
 PYTHON ?= python3
@@ -28,3 +29,4 @@ test: .venv/installed
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy

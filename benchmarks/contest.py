@@ -148,12 +148,12 @@ def main(
     """Runs a benchmark from the command line, or one contestant of it, and writes results/NAME-TIME.md and .json.
 
     Args:
-        name: Of the module in `benchmarks`.
+        name: Name of the module in `benchmarks`.
         contestants: By name; see the top of this module.
         settings: The values that each setting of a case takes: all combinations are measured. On the command
             line `--SETTING=A,B` chooses some of them, or other numbers, `--rounds` another number of rounds,
             `--only=A,B` contestants, `--output_dir` another place for the results.
-        unit: Of the rates.
+        unit: Unit of the rates.
         rounds: Rounds in which each contestant is measured once.
         profiled: Contestants whose `profile()`, a dict of parts of a whole, is asked for after the rounds.
         profile_of: What the parts are.
@@ -184,7 +184,7 @@ def _write(name: str, folder: pathlib.Path, rounds: int, results: list[dict], ta
     """Writes the tables, and the rates behind them, with what they were measured on."""
     # Imported here: while contestants work they should not share the machine with this one's libraries.
     if os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow":
-        program.import_quietly()
+        program.import_tensorflow()
     from resnetd_tf.environment import environment
 
     surroundings = environment(PEERS)

@@ -18,7 +18,7 @@ def parameters(model: keras.Model) -> int:
 
 
 def multiply_adds(model: keras.Model) -> int:
-    """Of the convolutions and dense layers for one image; the model's input size must be given.
+    """Multiply-adds of the convolutions and dense layers for one image; the model's input size must be given.
 
     A convolution takes kernel height x kernel width x input channels at each output position and filter
     (padding counts); the rest of the network is not counted, as is usual.

@@ -19,7 +19,7 @@ STEPS, BATCHES = 100, 12  # steps of the warm-up, of an epoch of twice as many
 
 
 def gradients(model, batches) -> list[list[np.ndarray]]:
-    """Of every batch and trainable weight, as flat arrays."""
+    """Gradients for every batch of every trainable weight, as flat arrays."""
     import tensorflow as tf
 
     @tf.function
@@ -31,32 +31,34 @@ def gradients(model, batches) -> list[list[np.ndarray]]:
     return [[np.asarray(gradient, "float64").ravel() for gradient in of_batch(*batch)] for batch in batches]
 
 
-def main(argv) -> None:
+def main(arguments) -> None:
+    program.import_tensorflow()
     import keras
 
-    from resnetd_tf.data import splits as data
-    from resnetd_tf.training import run as training
-    from resnetd_tf.training.optimizer import FROM_SCRATCH, Recipe
+    from resnetd_tf.data import batches as pipeline
+    from resnetd_tf.data import sources
+    from resnetd_tf.training.optimizer import compile_classifier
+    from resnetd_tf.training.settings import FROM_SCRATCH, Settings
 
-    recipe = Recipe(epochs=1, learning_rate=FROM_SCRATCH)
-    split = data.load("eurosat/rgb", ("train",)).splits["train"]
+    settings = Settings(epochs=1, learning_rate=FROM_SCRATCH)
+    split = sources.load("eurosat/rgb", ("train",)).splits["train"]
     keras.utils.set_random_seed(0)
-    trained = train_step.our_classifier(64, "float32", tuned=False)
-    training.prepare(trained, recipe, 2 * STEPS)
-    batches = list(data.batches(split, 10, recipe.batch_size, training=True, seed=1).take(BATCHES))
+    trained = train_step.our_classifier(64, "float32", fast=False)
+    compile_classifier(trained, settings, 2 * STEPS)
+    batches = list(pipeline.from_split(split, 10, settings.batch_size, training=True, seed=1).take(BATCHES))
     print("| steps | precision | layers | error, median | error, largest | scale, lowest to highest |")
     print("|---|---|---|---|---|---|")
     for steps in (0, STEPS):
         if steps:
             trained.fit(
-                data.batches(split, 10, recipe.batch_size, training=True, seed=0),
+                pipeline.from_split(split, 10, settings.batch_size, training=True, seed=0),
                 steps_per_epoch=steps,
                 verbose=0,
                 shuffle=False,
             )
         expected = gradients(trained, batches)
         for precision, ours in itertools.product(("float32", "bfloat16"), (True, False)):
-            model = train_step.our_classifier(64, precision, tuned=ours)
+            model = train_step.our_classifier(64, precision, fast=ours)
             model.compile(loss=trained.loss)
             model.set_weights(trained.get_weights())
             errors, scales = [], []

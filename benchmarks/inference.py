@@ -8,7 +8,6 @@ Keras peers are exported with `model.export` and loaded again, as ours is; ONNX 
 network, which computes what ours does. "Matrix products" are as in `benchmarks.train_step`.
 """
 
-import os
 import pathlib
 import tempfile
 import time
@@ -32,7 +31,7 @@ def rate(run: Callable[[], object], batch: int) -> Callable[[], float]:
     return contest.rate(seconds, batch)
 
 
-def saved_model(write: Callable[[pathlib.Path], None], size: int, batch: int) -> Callable[[], float]:
+def saved_model_rate(write: Callable[[pathlib.Path], None], size: int, batch: int) -> Callable[[], float]:
     """Rate of the signature of a SavedModel."""
     import tensorflow as tf
 
@@ -54,22 +53,22 @@ def saved_model(write: Callable[[pathlib.Path], None], size: int, batch: int) ->
 
 def ours(size: int, precision: str, batch: int):
     from benchmarks.parity import draw_state_dict
-    from resnetd_tf import sentinel2
-    from resnetd_tf.deployment import savedmodel as export
+    from resnetd_tf import normalization
+    from resnetd_tf.deployment import savedmodel
     from resnetd_tf.networks import classifier
     from resnetd_tf.networks.checkpoints import Checkpoint, assign
 
-    model = classifier.build(50, "d", classes=CLASSES, statistics=sentinel2.statistics(3), image_size=size)
+    model = classifier.build(50, "d", classes=CLASSES, statistics=normalization.EUROSAT_RGB, image_size=size)
     network = model.layers[-1]
     assign(network, Checkpoint("random weights", draw_state_dict(network)))
     classes = tuple(map(str, range(CLASSES)))
-    return saved_model(lambda path: export.savedmodel(model, classes, path, precision), size, batch)
+    return saved_model_rate(lambda path: savedmodel.write(model, classes, path, precision), size, batch)
 
 
 def exported(build: Callable, size: int, precision: str, batch: int):
     train_step.set_precision(precision)
     model = build(size)
-    return saved_model(lambda path: model.export(path, verbose=False), size, batch)
+    return saved_model_rate(lambda path: model.export(path, verbose=False), size, batch)
 
 
 def kerashub(size: int, precision: str, batch: int):
@@ -84,7 +83,9 @@ def timm(size: int, precision: str, batch: int):
     import timm
     import torch
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    from resnetd_tf.environment import cores
+
+    torch.set_num_threads(cores())
     model = timm.create_model("resnet50d", num_classes=CLASSES).eval().to(memory_format=torch.channels_last)
     pixels = torch.from_numpy(images(size, batch)[0]).permute(0, 3, 1, 2)
 
@@ -113,11 +114,13 @@ def floats(pixels: np.ndarray) -> np.ndarray:
 def onnx_runtime(size: int, precision: str, batch: int):
     import onnxruntime
 
+    from resnetd_tf.environment import cores
+
     if precision != "float32":
         raise NotImplementedError(f"ONNX Runtime does not compute in {precision} on CPUs")
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = len(os.sched_getaffinity(0))
+        options.intra_op_num_threads = cores()
         session = onnxruntime.InferenceSession(onnx(size, batch, folder), options, ["CPUExecutionProvider"])
     (input_,) = session.get_inputs()
     pixels = images(size, batch)[0]
@@ -127,8 +130,10 @@ def onnx_runtime(size: int, precision: str, batch: int):
 def openvino(size: int, precision: str, batch: int):
     import openvino
 
+    from resnetd_tf.environment import cores
+
     hints = {"INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision]}
-    hints["INFERENCE_NUM_THREADS"] = len(os.sched_getaffinity(0))
+    hints["INFERENCE_NUM_THREADS"] = cores()
     with tempfile.TemporaryDirectory() as folder:
         compiled = openvino.Core().compile_model(onnx(size, batch, folder), "CPU", hints)
     pixels = images(size, batch)[0]

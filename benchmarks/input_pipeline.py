@@ -45,14 +45,14 @@ def memory() -> float:
 def ours(precision: str, batch: int) -> Epochs:
     import tensorflow_datasets  # noqa: F401 - counts as a library
 
-    from resnetd_tf.data import splits as data
+    from resnetd_tf.data import batches, sources
 
     before = memory()
-    loaded = data.load("eurosat/rgb")
-    batches = data.batches(loaded.splits["train"], len(loaded.classes), batch, training=True)
-    pipeline = Epochs(lambda: batches, before)
-    pipeline.loaded = loaded  # all three splits, as training has them
-    return pipeline
+    loaded = sources.load("eurosat/rgb")
+    pipeline = batches.from_split(loaded.splits["train"], len(loaded.classes), batch, training=True)
+    epochs = Epochs(lambda: pipeline, before)
+    epochs.loaded = loaded  # all three splits, as training has them
+    return epochs
 
 
 def training_step(precision: str, batch: int) -> train_step.Fit:
@@ -90,9 +90,9 @@ def tfds_cached(precision: str, batch: int) -> Epochs:
 def pytorch(precision: str, batch: int) -> Epochs:
     import torch
 
-    from resnetd_tf.data import splits as data
+    from resnetd_tf.data import sources
 
-    split = data.load("eurosat/rgb", ("train",)).splits["train"]
+    split = sources.load("eurosat/rgb", ("train",)).splits["train"]
     before = memory()
 
     class Patches(torch.utils.data.Dataset):

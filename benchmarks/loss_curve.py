@@ -15,46 +15,46 @@ from absl import flags
 from resnetd_tf.cli import program
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("precision", "bfloat16", ["bfloat16", "float32"], "Of training.")
+flags.DEFINE_enum("precision", "bfloat16", ["bfloat16", "float32"], "Precision of training.")
 flags.DEFINE_float(
     "learning_rate", None, "Highest learning rate at a batch of 256; default train.py's.", lower_bound=0.0
 )
-flags.DEFINE_integer("seeds", 8, "Runs of each.", lower_bound=2)
+flags.DEFINE_integer("seeds", 8, "Number of runs of each.", lower_bound=2)
 
 STEPS, PART = 200, 25
 
 
-def compile_with_kerass_sgd(model, recipe) -> None:
-    """As `training.prepare` does, with Keras's optimizer where that takes ours."""
+def compile_with_keras_sgd(model, settings) -> None:
+    """As `optimizer.compile_classifier` does, with Keras's optimizer where that takes ours."""
     import keras
 
     from resnetd_tf.training.optimizer import learning_rate_schedule, loss
 
     optimizer = keras.optimizers.SGD(
-        learning_rate_schedule(recipe, STEPS), recipe.momentum, nesterov=True, weight_decay=recipe.weight_decay
+        learning_rate_schedule(settings, STEPS), settings.momentum, nesterov=True, weight_decay=settings.weight_decay
     )
     optimizer.exclude_from_weight_decay([weight for weight in model.trainable_weights if len(weight.shape) == 1])
-    model.compile(optimizer, loss(recipe), metrics=["accuracy"], jit_compile=False)
+    model.compile(optimizer, loss(settings), metrics=["accuracy"], jit_compile=False)
 
 
-def curve(splits: dict, precision: str, recipe, seed: int, ours: bool) -> list[float]:
+def curve(splits: dict, precision: str, settings, seed: int, fast: bool) -> list[float]:
     """Mean loss of every part of a run, then validation accuracy in percent."""
     import keras
 
     from benchmarks import train_step
-    from resnetd_tf.data import splits as data
-    from resnetd_tf.training import run as training
+    from resnetd_tf.data import batches as pipeline
+    from resnetd_tf.training.optimizer import compile_classifier
 
     keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
-    model = train_step.our_classifier(64, precision, tuned=ours)
-    if ours:
-        training.prepare(model, recipe, STEPS)
+    model = train_step.our_classifier(64, precision, fast=fast)
+    if fast:
+        compile_classifier(model, settings, STEPS)
     else:
-        compile_with_kerass_sgd(model, recipe)
-    batches = data.batches(splits["train"], 10, recipe.batch_size, training=True, seed=seed)
+        compile_with_keras_sgd(model, settings)
+    batches = pipeline.from_split(splits["train"], 10, settings.batch_size, training=True, seed=seed)
     parts = model.fit(batches, epochs=STEPS // PART, steps_per_epoch=PART, verbose=0, shuffle=False).history["loss"]
-    return [*parts, 100 * model.evaluate(data.batches(splits["validation"], 10, 64), verbose=0)[1]]
+    return [*parts, 100 * model.evaluate(pipeline.from_split(splits["validation"], 10, 64), verbose=0)[1]]
 
 
 def print_row(name: str, values: list[float]) -> None:
@@ -62,22 +62,23 @@ def print_row(name: str, values: list[float]) -> None:
     print(f"| {name} | " + " | ".join(f"{loss:.3f}" for loss in losses) + f" | {accuracy:.1f} % |", flush=True)
 
 
-def main(argv) -> None:
-    from resnetd_tf.data import splits as data
-    from resnetd_tf.training.optimizer import FROM_SCRATCH, Recipe
+def main(arguments) -> None:
+    program.import_tensorflow()
+    from resnetd_tf.data import sources
+    from resnetd_tf.training.settings import FROM_SCRATCH, Settings
 
     rate = FROM_SCRATCH if FLAGS.learning_rate is None else FLAGS.learning_rate
-    recipe = Recipe(epochs=1, learning_rate=rate)
-    splits = data.load("eurosat/rgb", ("train", "validation")).splits
+    settings = Settings(epochs=1, learning_rate=rate)
+    splits = sources.load("eurosat/rgb", ("train", "validation")).splits
     print(f"{FLAGS.precision}, learning rate {rate}\n")
     print("| | " + " | ".join(str(step) for step in range(PART, STEPS + 1, PART)) + " | accuracy |")
     print("|---" * (STEPS // PART + 2) + "|")
     differences = []
     for seed in range(FLAGS.seeds):
-        ours, kerass = (curve(splits, FLAGS.precision, recipe, seed, ours) for ours in (True, False))
+        ours, theirs = (curve(splits, FLAGS.precision, settings, seed, fast) for fast in (True, False))
         print_row(f"ours, seed {seed}", ours)
-        print_row(f"Keras's, seed {seed}", kerass)
-        differences.append([a - b for a, b in zip(ours, kerass)])
+        print_row(f"Keras's, seed {seed}", theirs)
+        differences.append([a - b for a, b in zip(ours, theirs)])
     columns = list(zip(*differences))
     print_row("ours minus Keras's, mean", [statistics.mean(column) for column in columns])
     print_row("its standard error", [statistics.stdev(column) / len(column) ** 0.5 for column in columns])

@@ -74,12 +74,12 @@ class Phases(dict):
 
 def start_ours(folder: str) -> None:
     phases = Phases()
-    phases.timed("import of TensorFlow", program.import_quietly)()
+    phases.timed("import of TensorFlow", program.import_tensorflow)()
     phases.until_first_step()
-    from resnetd_tf.data import splits as data
+    from resnetd_tf.data import sources
     from resnetd_tf.networks import classifier
 
-    data.load = phases.timed("data into memory", data.load)
+    sources.load = phases.timed("data into memory", sources.load)
     classifier.build = phases.timed("building the model", classifier.build)
     sys.argv = ["train.py", "--variant=d", "--image_size=64", "--weights=none", f"--output_dir={folder}/model"]
     runpy.run_path("train.py", run_name="__main__")
@@ -87,7 +87,7 @@ def start_ours(folder: str) -> None:
 
 def start_kerashub(folder: str) -> None:
     phases = Phases()
-    phases.timed("import of TensorFlow", program.import_quietly)()
+    phases.timed("import of TensorFlow", program.import_tensorflow)()
     phases.until_first_step()
     import keras
     import tensorflow as tf

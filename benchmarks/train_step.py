@@ -42,9 +42,9 @@ class Fit:
         if BACKEND == "tensorflow":
             import tensorflow as tf
 
-            options = tf.data.Options()
-            options.autotune.enabled = False  # else every end of fit waits for tf.data's tuner, seconds
-            dataset = tf.data.Dataset.from_tensors(self.arrays).repeat().with_options(options)
+            from resnetd_tf.data.batches import WITHOUT_AUTOTUNING
+
+            dataset = tf.data.Dataset.from_tensors(self.arrays).repeat().with_options(WITHOUT_AUTOTUNING)
             epoch = {"x": dataset, "steps_per_epoch": self.steps}
         else:
             pixels, labels = (np.concatenate([array] * self.steps) for array in self.arrays)
@@ -63,33 +63,33 @@ def set_precision(precision: str) -> None:
     keras.mixed_precision.set_global_policy({"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision])
 
 
-def our_classifier(size: int, precision: str, tuned: bool = True):
-    """What `train.py` trains, or a copy of Keras's own layers; the global precision is set to it."""
-    from resnetd_tf import sentinel2
+def our_classifier(size: int, precision: str, fast: bool = True):
+    """What `train.py` trains, or a copy in Keras's own layers; the global precision is set to it."""
+    from resnetd_tf import normalization
     from resnetd_tf.networks import classifier, copies
 
     set_precision(precision)
-    model = classifier.build(50, "d", classes=CLASSES, statistics=sentinel2.statistics(3), image_size=size)
-    return model if tuned else copies.of_kerass_layers(model)
+    model = classifier.build(50, "d", classes=CLASSES, statistics=normalization.EUROSAT_RGB, image_size=size)
+    return model if fast else copies.with_keras_layers(model)
 
 
-def ours(size: int, precision: str, batch: int, tuned: bool = True) -> Fit:
+def ours(size: int, precision: str, batch: int, fast: bool = True) -> Fit:
     import keras
 
-    tuned = tuned and BACKEND == "tensorflow"
-    model = our_classifier(size, precision, tuned)
-    if tuned:
-        from resnetd_tf.training import run as training
-        from resnetd_tf.training.optimizer import Recipe
+    fast = fast and BACKEND == "tensorflow"
+    model = our_classifier(size, precision, fast)
+    if fast:
+        from resnetd_tf.training.optimizer import compile_classifier
+        from resnetd_tf.training.settings import Settings
 
-        training.prepare(model, Recipe(learning_rate=0.01), steps_per_epoch=1000)
+        compile_classifier(model, Settings(learning_rate=0.01), steps_per_epoch=1000)
     else:
         plain_compile(model, keras)
     return Fit(model, size, batch)
 
 
-def kerass_layers(size: int, precision: str, batch: int) -> Fit:
-    return ours(size, precision, batch, tuned=False)
+def keras_layers(size: int, precision: str, batch: int) -> Fit:
+    return ours(size, precision, batch, fast=False)
 
 
 def plain_compile(model, keras) -> None:
@@ -152,8 +152,10 @@ def timm(size: int, precision: str, batch: int):
     import timm
     import torch
 
+    from resnetd_tf.environment import cores
+
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(cores())
     model = timm.create_model("resnet50d", num_classes=CLASSES).train().to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, nesterov=True)
     pixels, labels = (torch.from_numpy(array).to(device) for array in images(size, batch))
@@ -218,7 +220,7 @@ if __name__ == "__main__":
             "KerasHub": kerashub,
             "keras.applications": keras_applications,
             "timm": timm,
-            "Keras's layers": kerass_layers,
+            "Keras's layers": keras_layers,
             "matrix products": matrix_products,
         },
         {"size": (64, 224), "precision": ("bfloat16", "float32"), "batch": (32,)},

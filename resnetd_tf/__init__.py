@@ -1,5 +1,26 @@
-"""ResNet-50 and its B, C and D refinements for land-cover classification of Sentinel-2 imagery."""
+"""ResNet-50 and its B, C and D refinements for land-cover classification of Sentinel-2 imagery.
 
-from resnetd_tf.networks.resnet import ResNet50, ResNet50B, ResNet50C, ResNet50D, resnet
+Data flows one way through the package, and each part uses only those before it: `data`, `networks`, `imagery`,
+`deployment`, `evaluation`, `training`, `cli`.
+"""
 
-__all__ = ["ResNet50", "ResNet50B", "ResNet50C", "ResNet50D", "resnet"]
+import importlib
+
+import lazy_loader
+import wrapt
+
+# On demand: Keras and TensorFlow take seconds to import, which `--help` need not wait for.
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "networks.resnet": ["resnet"],
+        "networks.resnet50": ["ResNet50", "ResNet50B", "ResNet50C", "ResNet50D"],
+        "saved": ["open_classifier"],
+    },
+)
+
+
+@wrapt.when_imported("keras")
+def _register_layers(keras) -> None:
+    """Has `keras.saving.load_model` open files with our layers as soon as this package is imported."""
+    importlib.import_module("resnetd_tf.networks")

@@ -1,10 +1,11 @@
-"""What a run ran on, for its metadata and for benchmarks: versions, source revision, hardware."""
+"""What a run ran on, for its metadata and for benchmarks: versions, source revision, hardware, memory."""
 
 import importlib.metadata
 import os
 import pathlib
 import platform
 import subprocess
+import sys
 
 import keras
 import psutil
@@ -16,18 +17,41 @@ def environment(packages: tuple[str, ...] = PACKAGES) -> dict:
     """Versions, source revision and hardware.
 
     Args:
-        packages: Installed packages whose versions count beside Python's.
+        packages: Installed packages whose versions are told beside Python's.
     """
     return {
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in packages},
         "git_revision": _git_revision(),
         "hardware": {
             "cpu": _cpu_name(),
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "cores": cores(),
             "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
             "gpus": _gpus(),
         },
     }
+
+
+def cores() -> int:
+    """Number of processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def peak_memory() -> float:
+    """Largest resident size of this process so far, GiB."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return psutil.Process().memory_info().peak_wset / 2**30
+    unit = 1 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def program(name: str) -> str:
+    """How to call one of the programs from where this one was called: "python evaluate.py" or "resnetd-evaluate"."""
+    installed = pathlib.Path(sys.argv[0]).name.startswith("resnetd-")
+    return f"resnetd-{name}" if installed else f"python {name}.py"
 
 
 def _version(package: str) -> str | None:
@@ -38,10 +62,10 @@ def _version(package: str) -> str | None:
 
 
 def _git_revision() -> str | None:
-    """Of the checkout this package is run from, "-dirty" where it was changed; `None` outside one."""
+    """Revision of the checkout this package is run from, "-dirty" where it was changed; `None` outside one."""
     source = pathlib.Path(__file__).parent
     try:
-        command = ["git", "-C", source, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        command = ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
@@ -62,9 +86,14 @@ def _gpus() -> list[str]:
     return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
 
 
-def _cpu_name() -> str:
+def cpu_info() -> str:
+    """What Linux tells of its processors, with a line of flags for each; elsewhere nothing."""
     try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+        return pathlib.Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ""
+
+
+def _cpu_name() -> str:
+    names = (line.split(":")[1].strip() for line in cpu_info().splitlines() if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()

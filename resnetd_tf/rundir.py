@@ -15,10 +15,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
-import keras
-import numpy as np
 import tensorflow as tf
 
 from resnetd_tf.errors import InputError, first_line
@@ -49,12 +46,25 @@ def atomic(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a text file, whole or not at all."""
     with atomic(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: pathlib.Path, content: dict) -> None:
+    """Writes a JSON file, whole or not at all."""
     write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_labels(path: pathlib.Path, classes: tuple[str, ...]) -> None:
+    """Writes class names, one a line in the order of the probabilities."""
+    write_text(path, "\n".join(classes) + "\n")
+
+
+def must_not_exist(path: pathlib.Path) -> None:
+    """Raises InputError if there is something at `path`."""
+    if path.exists():
+        raise InputError(f"{path} exists already; give another --output")
 
 
 def new_folder(parent: pathlib.Path, name: Callable[[int], str], first: int = 1) -> tuple[int, pathlib.Path]:
@@ -103,92 +113,6 @@ def new_run(base: pathlib.Path) -> tuple[int, pathlib.Path]:
     return new_folder(base, "run-{}".format, first=max(versions(base), default=0) + 1)
 
 
-@dataclass(frozen=True)
-class SavedClassifier:
-    """A classifier on disk, opened.
-
-    Attributes:
-        path: The SavedModel folder or the .keras file.
-        folder: The run folder that belongs to it, or `None`.
-        classes: Class names in the order of the probabilities; numbers where no labels.txt was found.
-        bands: Bands of the images it takes.
-        predict: Raw pixels (n, height, width, bands) to probabilities (n, classes) float32.
-    """
-
-    path: pathlib.Path
-    folder: pathlib.Path | None
-    classes: tuple[str, ...]
-    bands: int
-    predict: Callable[[np.ndarray], np.ndarray]
-
-    @property
-    def metadata(self) -> dict:
-        """What metadata.json of its run says; empty without a run."""
-        path = self.folder / "metadata.json" if self.folder else None
-        return json.loads(path.read_text()) if path and path.is_file() else {}
-
-
-def locate(model: str | pathlib.Path) -> pathlib.Path:
-    """The model that a path means: a .keras file, a SavedModel, or the newest version under a base path.
-
-    Raises:
-        InputError: There is no model at that path.
-    """
-    path = pathlib.Path(model)
-    if not path.exists():
-        raise InputError(f"model {path}: no such file or folder; train one first, or give --model")
-    if path.is_file():
-        if path.suffix != ".keras":
-            raise InputError(f"model {path}: expected a .keras file, a SavedModel folder or a folder of versions")
-        return path
-    if (path / "saved_model.pb").is_file():
-        return path
-    if not versions(path):
-        raise InputError(f"model {path}: holds no SavedModel (1/, 2/, ...) of a finished run")
-    return path / str(versions(path)[-1])
-
-
-def open_classifier(model: str | pathlib.Path, batch_size: int = 64) -> SavedClassifier:
-    """Opens a classifier; see `locate` for the paths it takes.
-
-    Raises:
-        InputError: There is no model there, or it is damaged or not a classifier of images.
-    """
-    path = locate(model)
-    try:
-        if path.is_file():
-            network = keras.saving.load_model(path, compile=False)
-            function = tf.function(lambda pixels: network(pixels, training=False))
-            spec, classes = network.inputs[0], network.output_shape[-1]
-            folder = path.parent
-        else:
-            loaded = tf.saved_model.load(str(path))
-            signature = loaded.signatures["serving_default"]
-            ((key, spec),) = signature.structured_input_signature[1].items()
-            ((output, result),) = signature.structured_outputs.items()
-            classes = result.shape[-1]
-            folder = path.parent / f"run-{path.name}"
-
-            def function(pixels, loaded=loaded):  # `loaded` owns the variables: keep it alive
-                return signature(**{key: pixels})[output]
-
-    except Exception as error:  # the loaders raise whatever the damage makes them stumble on
-        raise InputError(f"model {path}: cannot be loaded ({first_line(error)})") from error
-    if len(spec.shape) != 4:
-        raise InputError(f"model {path}: takes input of shape {tuple(spec.shape)}, not images")
-    dtype = tf.as_dtype(spec.dtype)
-
-    def predict(images: np.ndarray) -> np.ndarray:
-        parts = [
-            function(tf.constant(images[start : start + batch_size], dtype)).numpy()
-            for start in range(0, len(images), batch_size)
-        ]
-        return np.concatenate(parts)
-
-    labels = next(
-        (file for file in (folder / "labels.txt", path / "assets.extra" / "labels.txt") if file.is_file()), None
-    )
-    names = tuple(labels.read_text().splitlines()) if labels else tuple(map(str, range(classes)))
-    if len(names) != classes:
-        raise InputError(f"model {path}: {classes} outputs, but {labels} names {len(names)} classes")
-    return SavedClassifier(path, folder if folder.is_dir() else None, names, spec.shape[-1], predict)
+def run_folder(savedmodel: pathlib.Path) -> pathlib.Path:
+    """Where all else of the run is that a SavedModel N/ belongs to: run-N/."""
+    return savedmodel.parent / f"run-{savedmodel.name}"

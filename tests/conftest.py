@@ -11,18 +11,22 @@ import threading
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
+# One block a stage, on drawn scenes: for all that needs a run and not a particular network.
+SMALLEST = ("--depth=10", "--variant=d", "--dataset=synthetic", "--image_size=32")
+# Where nothing is to be learned: three steps.
+THREE_STEPS = ("--dataset=synthetic", "--image_size=32", "--epochs=1", "--batch_size=700")
 NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(ROOT / "no-hub")}
 
 
 @pytest.fixture(scope="session")
-def door():
-    """Runs a program of the top level and returns what it left: `door("train.py", "--epochs=1")`.
+def program():
+    """Runs a program of the top level and returns what it left: `program("train.py", "--epochs=1")`.
 
     It finds no Hugging Face hub unless `environment` names one.
     """
 
-    def run(program: str, *arguments, environment=None, **options) -> subprocess.CompletedProcess:
-        command = [sys.executable, str(ROOT / program), *map(str, arguments)]
+    def run(name: str, *arguments, environment=None, **options) -> subprocess.CompletedProcess:
+        command = [sys.executable, str(ROOT / name), *map(str, arguments)]
         # JAX, imported by Keras in this process, sets TensorFlow's log level for its children.
         variables = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
         variables |= environment or NO_HUB
@@ -32,11 +36,11 @@ def door():
 
 
 @pytest.fixture(scope="session")
-def bad_input(door):
+def bad_input(program):
     """Runs a program that must refuse: exit code 2, one line on stderr, which it returns."""
 
-    def run(program: str, *arguments, **options) -> str:
-        result = door(program, *arguments, **options)
+    def run(name: str, *arguments, **options) -> str:
+        result = program(name, *arguments, **options)
         assert result.returncode == 2, result.stderr
         assert len(result.stderr.strip().splitlines()) == 1, result.stderr
         return result.stderr
@@ -81,14 +85,10 @@ def hub(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def run(door, tmp_path_factory):
+def run(program, tmp_path_factory):
     """Base path of a small classifier trained on the synthetic dataset."""
     base = tmp_path_factory.mktemp("models") / "small"
-    result = door(
-        "train.py",
-        *("--depth=18", "--variant=d", "--dataset=synthetic", "--image_size=32", "--epochs=2"),
-        f"--output_dir={base}",
-    )
+    result = program("train.py", *SMALLEST, "--epochs=2", f"--output_dir={base}")
     assert result.returncode == 0, result.stderr
     (base / "stdout.txt").write_text(result.stdout)
     return base

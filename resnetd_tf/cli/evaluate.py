@@ -6,57 +6,49 @@ Examples:
     python evaluate.py --dataset=imagenet2012 --variant=d --weights=imagenet
 """
 
+import re
+
 from absl import flags
 
-from resnetd_tf.cli import program
+from resnetd_tf.cli import common_flags, program
+from resnetd_tf.training.settings import Settings
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string(
-    "model", "saved_models/resnet50d", "A folder of versions (the newest counts), SavedModel or .keras."
-)
+common_flags.define_model()
 flags.DEFINE_string(
     "split",
     None,
     "train, validation or test (70/20/10), or a TFDS slice such as train[90%:]; default test, of ImageNet validation.",
 )
-flags.DEFINE_string(
-    "dataset", None, "As for train.py, or imagenet2012 for 1000 classes; default the one the model was trained on."
+common_flags.define_dataset(
+    "As for train.py, or imagenet2012 for 1000 classes; default the one the model was trained on."
 )
 flags.DEFINE_string(
     "weights", None, "For imagenet2012: evaluate these weights, as for train.py, of --depth and --variant, not --model."
 )
-flags.DEFINE_enum("variant", "d", ["base", "b", "c", "d"], "Refinement of the network that --weights are for.")
-flags.DEFINE_enum("depth", "50", ["18", "34", "50", "101", "152"], "Layers of the network that --weights are for.")
-flags.DEFINE_string("data_dir", None, "Where TFDS keeps datasets; default $TFDS_DATA_DIR, else ~/tensorflow_datasets.")
-flags.DEFINE_string("eurosat_zip", None, "A EuroSAT archive to prepare the dataset from instead of downloading it.")
+common_flags.define_settings("variant", "depth")
 flags.DEFINE_string("output_dir", None, "A new folder for the results; default evaluation-SPLIT-K beside the model.")
 
 
-def main(argv):
-    from resnetd_tf.evaluation import imagenet
-    from resnetd_tf.evaluation import metrics as evaluation
+def evaluate(arguments: list[str]) -> None:
+    network = Settings(depth=FLAGS.depth, variant=FLAGS.variant)
+    program.import_tensorflow()
+    from resnetd_tf.evaluation import run
 
-    if FLAGS.weights or (FLAGS.dataset or "").startswith("imagenet"):
-        imagenet.run(
-            FLAGS.dataset or "imagenet2012",
-            model=FLAGS.model,
-            depth=int(FLAGS.depth),
-            variant=FLAGS.variant,
+    if FLAGS.weights or re.match("imagenet(2012|_)", FLAGS.dataset or ""):
+        run.evaluate_on_imagenet(
+            FLAGS.model,
             weights=FLAGS.weights,
+            depth=network.depth,
+            variant=network.variant,
+            dataset=FLAGS.dataset or "imagenet2012",
             split=FLAGS.split or "validation",
-            data_dir=FLAGS.data_dir,
             output_dir=FLAGS.output_dir,
+            data_dir=FLAGS.data_dir,
         )
     else:
-        evaluation.run(
-            FLAGS.model,
-            FLAGS.dataset,
-            FLAGS.split or "test",
-            FLAGS.output_dir,
-            data_dir=FLAGS.data_dir,
-            eurosat_zip=FLAGS.eurosat_zip,
-        )
+        run.evaluate(FLAGS.model, split=FLAGS.split or "test", output_dir=FLAGS.output_dir, **common_flags.source())
 
 
-if __name__ == "__main__":
-    program.run(main)
+def main() -> None:
+    program.run(evaluate)

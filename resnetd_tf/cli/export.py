@@ -8,10 +8,11 @@ Examples:
 
 from absl import flags
 
-from resnetd_tf.cli import program
+from resnetd_tf.cli import common_flags, program
+from resnetd_tf.errors import InputError
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("model", "saved_models/resnet50d", "A folder of versions (the newest counts) or a SavedModel.")
+common_flags.define_model()
 flags.DEFINE_enum("format", "tflite", ["tflite", "savedmodel"], "What to make.")
 flags.DEFINE_enum(
     "precision",
@@ -20,23 +21,20 @@ flags.DEFINE_enum(
     "TFLite: float32, or int8, calibrated on the training split. SavedModel: bfloat16; training leaves float32.",
 )
 flags.DEFINE_string("output", None, "A new file or folder; default model-... or savedmodel-... in the run's folder.")
-flags.DEFINE_string("dataset", None, "For int8 and bfloat16; default the one the model was trained on.")
-flags.DEFINE_string("data_dir", None, "Where TFDS keeps datasets; default $TFDS_DATA_DIR, else ~/tensorflow_datasets.")
-flags.DEFINE_string("eurosat_zip", None, "A EuroSAT archive to prepare the dataset from instead of downloading it.")
+common_flags.define_dataset("For int8 and bfloat16; default the one the model was trained on.")
 
 
-def main(argv):
-    from resnetd_tf.deployment import savedmodel as export
-    from resnetd_tf.errors import InputError
-
-    chosen = FLAGS.dataset, FLAGS.data_dir, FLAGS.eurosat_zip
+def export(arguments: list[str]) -> None:
     if (FLAGS.format == "savedmodel") != (FLAGS.precision == "bfloat16"):
         raise InputError(f"--format={FLAGS.format} --precision={FLAGS.precision}: not made; see --help for what is")
+    program.import_tensorflow()
+    from resnetd_tf.deployment import savedmodel, tflite
+
     if FLAGS.format == "savedmodel":
-        export.bfloat16(FLAGS.model, FLAGS.output, *chosen)
+        savedmodel.convert_to_bfloat16(FLAGS.model, FLAGS.output, **common_flags.source())
     else:
-        export.tflite(FLAGS.model, FLAGS.precision, FLAGS.output, *chosen)
+        tflite.convert(FLAGS.model, FLAGS.precision, FLAGS.output, **common_flags.source())
 
 
-if __name__ == "__main__":
-    program.run(main)
+def main() -> None:
+    program.run(export)

@@ -7,20 +7,19 @@ Examples:
 
 from absl import flags
 
-from resnetd_tf.cli import program
+from resnetd_tf.cli import common_flags, program
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string(
-    "model", "saved_models/resnet50d", "A folder of versions (the newest counts), SavedModel or .keras."
-)
-flags.DEFINE_integer("top", 3, "Classes to print for each image.", lower_bound=1)
+common_flags.define_model()
+flags.DEFINE_integer("top", 3, "Number of classes to print for each image.", lower_bound=1)
 
 
-def main(argv):
-    from resnetd_tf.imagery import patches as imagery
+def predict(paths: list[str]) -> None:
+    program.import_tensorflow()
+    from resnetd_tf.imagery import patches
 
-    imagery.predict(FLAGS.model, argv[1:], FLAGS.top)
+    patches.predict(FLAGS.model, paths, FLAGS.top)
 
 
-if __name__ == "__main__":
-    program.run(main)
+def main() -> None:
+    program.run(predict, takes_arguments=True)

@@ -1,7 +1,6 @@
 """What the command-line programs share: flags in, one library call, exit code out.
 
-It stands outside the package because importing the package imports TensorFlow: `--help` and a mistyped
-flag answer at once.
+TensorFlow is imported after the flags are read, so that `--help` and a mistyped flag answer at once.
 """
 
 import logging
@@ -9,12 +8,16 @@ import os
 import pathlib
 import sys
 import tempfile
+from collections.abc import Callable
+from typing import NoReturn
 
 from absl import app, flags
 from absl import logging as absl_logging
 
+from resnetd_tf.errors import InputError
 
-def import_quietly() -> None:
+
+def import_tensorflow() -> None:
     """Imports TensorFlow without its start-up messages, which no setting silences: errors are one line."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     absl_logging.set_verbosity(absl_logging.ERROR)
@@ -34,29 +37,35 @@ def import_quietly() -> None:
             os.close(stderr)
 
 
-def run(main) -> None:
-    """Parses flags and runs `main(argv)`. Exit codes: 0 done, 2 bad input, 130 interrupted.
+def run(main: Callable[[list[str]], None], *, takes_arguments: bool = False) -> None:
+    """Reads flags and runs `main` with the arguments that are no flags.
 
-    Bad input is told in one line on stderr.
+    The docstring of its module and the flags defined there are what `--help` shows. Exit codes: 0 done, 2 bad input,
+    told in one line on stderr, 130 interrupted.
+
+    Args:
+        main: What the program does.
+        takes_arguments: Whether it takes arguments that are no flags; otherwise they are refused.
     """
     program = pathlib.Path(sys.argv[0]).name
+    _describe(main.__module__)
 
-    def fail(message: str):
+    def fail(message: str) -> NoReturn:
         print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
         sys.exit(2)
 
-    def parse(argv):
+    def parse(argv: list[str]) -> list[str]:
         try:
-            return flags.FLAGS(argv)
+            arguments = flags.FLAGS(argv)
         except flags.Error as error:
             fail(str(error))
+        if len(arguments) > 1 and not takes_arguments:
+            fail(f"unexpected argument {arguments[1]!r}; flags begin with --, see --help")
+        return arguments
 
-    def guarded(argv):
-        import_quietly()
-        from resnetd_tf.errors import InputError
-
+    def guarded(argv: list[str]) -> None:
         try:
-            return main(argv)
+            main(argv[1:])
         except InputError as error:
             fail(str(error))
         except KeyboardInterrupt:
@@ -64,3 +73,11 @@ def run(main) -> None:
             sys.exit(130)
 
     app.run(guarded, flags_parser=parse)
+
+
+def _describe(module: str) -> None:
+    """Has `--help` show a module's docstring and flags as those of the program that was called."""
+    if module != "__main__":
+        sys.modules["__main__"].__doc__ = sys.modules[module].__doc__
+        for flag in flags.FLAGS.get_key_flags_for_module(module):
+            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)

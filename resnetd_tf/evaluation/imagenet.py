@@ -1,45 +1,118 @@
 """Top-1 and top-5 accuracy on ImageNet, as the checkpoints' publishers measure it."""
 
-import pathlib
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from resnetd_tf import rundir
-from resnetd_tf.data import splits as data
+from resnetd_tf.data import images, tfds
 from resnetd_tf.errors import InputError, first_line
-from resnetd_tf.evaluation import metrics as evaluation
-from resnetd_tf.networks import checkpoints, classifier
-from resnetd_tf.networks import pretrained as published
+from resnetd_tf.evaluation.metrics import interval
+from resnetd_tf.networks import checkpoints, classifier, pretrained
+from resnetd_tf.normalization import IMAGENET
+from resnetd_tf.saved import SavedClassifier
 
 CLASSES = 1000
 
 
-def resize_and_crop(image: tf.Tensor, size: int, crop: float, interpolation: str) -> tf.Tensor:
-    """The centre of an image: its shorter side resized to size / crop, a square of `size` cut out.
+@dataclass(frozen=True)
+class Preparation:
+    """How images are made ready: the shorter side resized to size / crop, a square of `size` cut out of the middle."""
 
-    Args:
-        image: (height, width, 3) uint8.
+    size: int = 224
+    crop: float = 0.875
+    interpolation: str = "bicubic"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """What is evaluated: a name, a function from uint8 images to probabilities, and how it wants images prepared."""
+
+    name: str
+    predict: Callable[[np.ndarray], np.ndarray]
+    preparation: Preparation
+
+
+def from_saved(opened: SavedClassifier) -> Contender:
+    """A saved classifier, at the image size it was trained on.
+
+    Raises:
+        InputError: It does not know ImageNet's 1000 classes.
+    """
+    if len(opened.classes) != CLASSES:
+        raise InputError(f"{opened.path} knows {len(opened.classes)} classes; ImageNet has {CLASSES}")
+    preparation = Preparation(size=opened.metadata.get("image_size", Preparation.size))
+    return Contender(str(opened.path), opened.predict, preparation)
+
+
+def from_weights(weights: str, depth: int, variant: str) -> Contender:
+    """A network with weights as `checkpoints.read` takes them, on images as the published checkpoint has them.
+
+    Raises:
+        InputError: The weights cannot be fetched, read or fitted.
+    """
+    try:
+        checkpoint = checkpoints.read(weights, depth, variant)
+        chosen = pretrained.find(depth, variant)
+        network = classifier.build(
+            depth, variant, classes=CLASSES, statistics=IMAGENET, image_size=chosen.size, checkpoint=checkpoint
+        )
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    function = tf.function(lambda pixels: network(pixels, training=False))
+    preparation = Preparation(chosen.size, chosen.crop, chosen.interpolation)
+    return Contender(checkpoint.source, lambda pixels: function(tf.constant(pixels)).numpy(), preparation)
+
+
+def resize_and_crop(image: tf.Tensor, preparation: Preparation) -> tf.Tensor:
+    """Resizes an image (height, width, 3) uint8 and cuts out its middle.
 
     Returns:
         (size, size, 3) uint8, as Pillow and torchvision make it but for a grey level of rounding.
     """
-    shape = tf.shape(image)[:2]
-    shorter = int(size / crop)
+    size, shape = preparation.size, tf.shape(image)[:2]
+    shorter = int(size / preparation.crop)
     target = shape * shorter // tf.reduce_min(shape)
-    resized = tf.image.resize(image, target, interpolation, antialias=True)
+    resized = tf.image.resize(image, target, preparation.interpolation, antialias=True)
     top, left = (tf.cast(tf.round((target[i] - size) / 2), tf.int32) for i in (0, 1))
     return tf.saturate_cast(tf.round(resized[top : top + size, left : left + size]), tf.uint8)
 
 
-def _batches(dataset: str, split: str, data_dir, size: int, crop: float, interpolation: str) -> tf.data.Dataset:
-    """Batches of images (n, size, size, 3) uint8 and labels (n,)."""
-    import tensorflow_datasets as tfds
+def evaluate(contender: Contender, dataset: str, split: str, data_dir: str | None) -> dict:
+    """Top-1 and top-5 accuracy, and what they are of.
 
-    builder, image_key, label_key = data.open_tfds(dataset, data_dir)
+    Args:
+        contender: What to evaluate.
+        dataset: TFDS name of ImageNet or of a dataset with its features and classes: "imagenet2012".
+        split: A TFDS split or slice.
+        data_dir: Where TFDS keeps its datasets.
+
+    Raises:
+        InputError: The dataset is not there, is another one or is damaged.
+    """
+    batches = _batches(dataset, split, data_dir, contender.preparation)
+    top1, top5, total = _count_correct(contender.predict, batches)
+    return {
+        "dataset": dataset,
+        "split": split,
+        "model": contender.name,
+        "size": contender.preparation.size,
+        "crop": contender.preparation.crop,
+        "count": total,
+        "top1": top1 / total,
+        "top1_interval": interval(top1, total),
+        "top5": top5 / total,
+    }
+
+
+def _batches(dataset: str, split: str, data_dir: str | None, preparation: Preparation) -> tf.data.Dataset:
+    """Batches of images (n, size, size, 3) uint8 and labels (n,)."""
+    import tensorflow_datasets
+
+    builder, image_key, label_key = tfds.open_builder(dataset, data_dir)
     classes = builder.info.features[label_key].num_classes
     if classes != CLASSES:
         raise InputError(f"dataset {dataset} has {classes} classes; ImageNet has {CLASSES}")
@@ -51,11 +124,11 @@ def _batches(dataset: str, split: str, data_dir, size: int, crop: float, interpo
         )
 
     def prepare(example):
-        image = data.decode(example[image_key])
-        return resize_and_crop(image, size, crop, interpolation), example[label_key]
+        return resize_and_crop(images.decode(example[image_key]), preparation), example[label_key]
 
     try:
-        examples = builder.as_dataset(split=split, decoders={image_key: tfds.decode.SkipDecoding()})
+        undecoded = {image_key: tensorflow_datasets.decode.SkipDecoding()}
+        examples = builder.as_dataset(split=split, decoders=undecoded)
     except ValueError as error:
         raise InputError(f"split {split!r} of {dataset}: {first_line(error)}") from error
     return examples.map(prepare, num_parallel_calls=tf.data.AUTOTUNE).batch(64).prefetch(2)
@@ -66,8 +139,8 @@ def _count_correct(predict: Callable[[np.ndarray], np.ndarray], batches: tf.data
     top1 = top5 = total = 0
     progress = keras.utils.Progbar(len(batches), stateful_metrics=["top-1"]) if sys.stdout.isatty() else None
     try:
-        for images, labels in batches.as_numpy_iterator():
-            best = np.argsort(-predict(images), axis=1, kind="stable")[:, :5]
+        for pixels, labels in batches.as_numpy_iterator():
+            best = np.argsort(-predict(pixels), axis=1, kind="stable")[:, :5]
             top1 += int((best[:, 0] == labels).sum())
             top5 += int((best == labels[:, np.newaxis]).sum())
             total += len(labels)
@@ -76,66 +149,3 @@ def _count_correct(predict: Callable[[np.ndarray], np.ndarray], batches: tf.data
     except tf.errors.OpError as error:
         raise InputError(f"the dataset cannot be read: {error.message.splitlines()[0]}; prepare it anew") from error
     return top1, top5, total
-
-
-def run(
-    dataset: str,
-    *,
-    model: str | None = None,
-    depth: int = 50,
-    variant: str = "d",
-    weights: str | None = None,
-    split: str = "validation",
-    data_dir: str | None = None,
-    output_dir: str | None = None,
-) -> dict:
-    """Evaluates a classifier of the 1000 classes, prints its accuracy and writes metrics.json.
-
-    Args:
-        dataset: TFDS name of ImageNet or of a dataset with its features and classes: "imagenet2012".
-        model: A path as `rundir.locate` takes it; or `None` for published or given weights.
-        depth, variant, weights: Without a model, what to evaluate; `weights` as for `weights.read`. The images are
-            prepared as the published checkpoint of this depth and variant has them; a model's at the size it
-            was trained on, with a centre crop of 0.875.
-        split: A TFDS split or slice.
-        data_dir: Where TFDS keeps its datasets.
-        output_dir: A new folder; `None` for evaluation-DATASET-SPLIT-K beside the model or in the current folder.
-
-    Returns:
-        What metrics.json holds.
-
-    Raises:
-        InputError: Something given cannot be used.
-    """
-    size, crop, interpolation = 224, 0.875, "bicubic"
-    place = pathlib.Path()
-    if weights is None:
-        opened = rundir.open_classifier(model)
-        predict, count, name = opened.predict, len(opened.classes), str(opened.path)
-        size = opened.metadata.get("image_size", size)
-        place = opened.folder or place
-    else:
-        try:
-            checkpoint = checkpoints.read(weights, depth, variant)
-            chosen = published.find(depth, variant)
-            size, crop, interpolation = chosen.size, chosen.crop, chosen.interpolation
-            network = classifier.build(
-                depth, variant, classes=CLASSES, statistics=published.IMAGENET, image_size=size, checkpoint=checkpoint
-            )
-        except ValueError as error:
-            raise InputError(str(error)) from error
-        function = tf.function(lambda pixels: network(pixels, training=False))
-        predict, count, name = lambda images: function(tf.constant(images)).numpy(), CLASSES, checkpoint.source
-    if count != CLASSES:
-        raise InputError(f"{name} knows {count} classes; ImageNet has {CLASSES}")
-    top1, top5, total = _count_correct(predict, _batches(dataset, split, data_dir, size, crop, interpolation))
-    low, high = evaluation.interval(top1, total)
-    result = {"dataset": dataset, "split": split, "model": name, "size": size, "crop": crop, "count": total}
-    result |= {"top1": top1 / total, "top1_interval": [low, high], "top5": top5 / total}
-    folder = rundir.new_evaluation(place, f"{dataset}-{split}", output_dir)
-    rundir.write_json(folder / "metrics.json", result)
-    print(f"{name} on {dataset} {split}, {size}x{size} of {int(size / crop)}: ", end="")
-    print(f"top-1 {100 * top1 / total:.2f} % [{100 * low:.2f}, {100 * high:.2f}], ", end="")
-    print(f"top-5 {100 * top5 / total:.2f} %, {total} images")
-    print(f"Written to {folder}: metrics.json")
-    return result

@@ -1,27 +1,31 @@
-"""How good a saved classifier is on a split."""
+"""Measures of a classifier on labelled images: numbers only, nothing is written or drawn."""
 
-import pathlib
+import functools
+from dataclasses import dataclass
 
 import numpy as np
 import sklearn.metrics
 from scipy.stats import binomtest
 
-from resnetd_tf import rundir
-from resnetd_tf.data import splits as data
+from resnetd_tf.data.splits import Dataset, Split
 from resnetd_tf.errors import InputError
-from resnetd_tf.evaluation import report
+from resnetd_tf.saved import SavedClassifier
 
-WORST = 24  # mistakes shown
+WORST = 24  # mistakes told
 
 
 def interval(correct: int, count: int) -> list[float]:
-    """The 95 % Wilson interval of an accuracy, [low, high]."""
+    """The 95 % confidence interval of an accuracy, [low, high], after Wilson.
+
+    Were the classifier tried on many sets of `count` such images, the interval would hold its true accuracy for 95 % of
+    them.
+    """
     bounds = binomtest(correct, count).proportion_ci(method="wilson")
     return [float(bounds.low), float(bounds.high)]
 
 
 def metrics(labels: np.ndarray, probabilities: np.ndarray, classes: tuple[str, ...]) -> dict:
-    """Accuracy with its 95 % Wilson interval, per-class scores and the confusion matrix.
+    """Accuracy with its interval, per-class scores and the confusion matrix.
 
     Args:
         labels: (n,) true class indices.
@@ -43,70 +47,78 @@ def metrics(labels: np.ndarray, probabilities: np.ndarray, classes: tuple[str, .
     }
 
 
-def evaluate(classifier: rundir.SavedClassifier, dataset: data.Dataset, split: str, folder: pathlib.Path) -> dict:
-    """Evaluates on one split and writes metrics.json, confusion_matrix.png and mistakes.png.
+@dataclass(frozen=True)
+class Evaluation:
+    """What a classifier says of a split.
+
+    Attributes:
+        dataset: Name of the dataset.
+        split_name: Name of the split in it.
+        split: Its images and true labels.
+        classes: Class names.
+        probabilities: (n, classes), what the classifier gave.
+    """
+
+    dataset: str
+    split_name: str
+    split: Split
+    classes: tuple[str, ...]
+    probabilities: np.ndarray
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """(n,) most probable classes."""
+        return self.probabilities.argmax(axis=1)
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """(n,) their probabilities."""
+        return self.probabilities.max(axis=1)
+
+    @property
+    def mistakes(self) -> np.ndarray:
+        """Indices of the images most confidently wrong, the worst first."""
+        wrong = np.flatnonzero(self.predicted != self.split.labels)
+        return wrong[np.argsort(-self.confidence[wrong], kind="stable")][:WORST]
+
+    @property
+    def examples(self) -> np.ndarray:
+        """Indices of the first image of every class that the split has."""
+        return np.unique(self.split.labels, return_index=True)[1]
+
+    @functools.cached_property
+    def result(self) -> dict:
+        """What metrics.json holds: `metrics` and the most confident mistakes."""
+        predicted, confidence, labels = self.predicted, self.confidence, self.split.labels
+        mistakes = [
+            {
+                "name": self.split.names[index],
+                "true": self.classes[labels[index]],
+                "predicted": self.classes[predicted[index]],
+                "probability": float(confidence[index]),
+            }
+            for index in self.mistakes
+        ]
+        measured = metrics(labels, self.probabilities, self.classes)
+        return {"dataset": self.dataset, "split": self.split_name, **measured, "mistakes": mistakes}
+
+
+def evaluate(classifier: SavedClassifier, dataset: Dataset, split: str) -> Evaluation:
+    """Classifies the images of one split.
 
     Args:
         classifier: An opened classifier.
-        dataset: With that split loaded.
-        split: Its name.
-        folder: An existing folder to write to.
-
-    Returns:
-        What metrics.json holds: `metrics` and the most confident mistakes.
+        dataset: A dataset with that split loaded.
+        split: The split's name.
 
     Raises:
         InputError: Bands or classes differ between classifier and dataset.
     """
-    bands = dataset.patch_shape[-1]
-    if bands != classifier.bands:
-        raise InputError(f"{classifier.path} takes {classifier.bands} bands, {dataset.name} has {bands}")
+    classifier.check_bands(dataset.name, dataset.patch_shape[-1])
     if dataset.classes != classifier.classes:
         raise InputError(
             f"{classifier.path} knows the classes {', '.join(classifier.classes)}; "
             f"{dataset.name} has {', '.join(dataset.classes)}"
         )
     chosen = dataset.splits[split]
-    probabilities = classifier.predict(chosen.images)
-    result = {"dataset": dataset.name, "split": split}
-    result |= metrics(chosen.labels, probabilities, dataset.classes)
-    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    wrong = np.flatnonzero(predicted != chosen.labels)
-    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:WORST]
-    result["mistakes"] = [
-        {
-            "name": chosen.names[index],
-            "true": dataset.classes[chosen.labels[index]],
-            "predicted": dataset.classes[predicted[index]],
-            "probability": float(confidence[index]),
-        }
-        for index in worst
-    ]
-    rundir.write_json(folder / "metrics.json", result)
-    report.plot_confusion(result, folder / "confusion_matrix.png")
-    report.plot_mistakes(chosen.images[worst], result["mistakes"], folder / "mistakes.png")
-    return result
-
-
-def run(model: str, dataset: str | None, split: str, output_dir: str | None, **source) -> None:
-    """What `evaluate.py` does: evaluates a saved classifier and prints the table.
-
-    Args:
-        model: A path as `rundir.locate` takes it.
-        dataset: Name of a dataset; `None` for the one the model was trained on.
-        split: Of "train", "validation", "test", or a TFDS slice.
-        output_dir: A folder that does not exist yet; `None` for evaluation-SPLIT-K beside the model.
-        **source: Further arguments of `data.load`.
-
-    Raises:
-        InputError: Something given cannot be used.
-    """
-    classifier = rundir.open_classifier(model)
-    dataset = dataset or classifier.metadata.get("dataset")
-    if dataset is None:
-        raise InputError(f"{classifier.path} does not say what it was trained on; give --dataset")
-    loaded = data.load(dataset, (split,), **source)
-    folder = rundir.new_evaluation(classifier.folder or pathlib.Path(), split, output_dir)
-    result = evaluate(classifier, loaded, split, folder)
-    print(report.table(result))
-    print(f"Written to {folder}: metrics.json, confusion_matrix.png, mistakes.png")
+    return Evaluation(dataset.name, split, chosen, dataset.classes, classifier.predict(chosen.images))

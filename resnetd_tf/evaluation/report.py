@@ -2,19 +2,28 @@
 
 import pathlib
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure  # without pyplot, whose backend is the user's choice
 
 from resnetd_tf import rundir
+from resnetd_tf.evaluation.metrics import Evaluation
+from resnetd_tf.imagery.rendering import true_colour
+from resnetd_tf.sentinel2 import BANDS
+
+FILES = "metrics.json, confusion_matrix.png, examples.png, mistakes.png"
 
 
-def _save(figure, path: pathlib.Path) -> None:
+def write(evaluation: Evaluation, folder: pathlib.Path) -> None:
+    """Writes `FILES` into an existing folder."""
+    rundir.write_json(folder / "metrics.json", evaluation.result)
+    plot_confusion(evaluation.result, folder / "confusion_matrix.png")
+    plot_patches(evaluation, evaluation.examples, folder / "examples.png", columns=5)
+    plot_patches(evaluation, evaluation.mistakes, folder / "mistakes.png")
+
+
+def _save(figure: Figure, path: pathlib.Path) -> None:
     with rundir.atomic(path) as temporary:
         figure.savefig(temporary, dpi=120, bbox_inches="tight")
-    plt.close(figure)
 
 
 def table(metrics: dict) -> str:
@@ -30,19 +39,22 @@ def table(metrics: dict) -> str:
 
 def summary(metrics: dict) -> str:
     """Accuracy with its interval, in one line."""
-    low, high = metrics["accuracy_interval"]
     note = " (synthetic images)" if metrics["dataset"] == "synthetic" else ""
-    return (
-        f"{metrics['split']} accuracy of {metrics['dataset']}{note}: {100 * metrics['accuracy']:.2f} % "
-        f"[{100 * low:.2f}, {100 * high:.2f}], {metrics['count']} images"
-    )
+    accuracy = percent(metrics["accuracy"], metrics["accuracy_interval"])
+    return f"{metrics['split']} accuracy of {metrics['dataset']}{note}: {accuracy}, {metrics['count']} images"
+
+
+def percent(accuracy: float, interval: list[float]) -> str:
+    """An accuracy with its interval: "96.59 % [95.84, 97.21]"."""
+    low, high = interval
+    return f"{100 * accuracy:.2f} % [{100 * low:.2f}, {100 * high:.2f}]"
 
 
 def plot_history(history: list[dict], path: pathlib.Path) -> None:
     """Accuracy and loss against epochs, training and validation."""
     epochs = [row["epoch"] for row in history]
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4))
-    for axis, name in zip(axes, ("accuracy", "loss")):
+    figure = Figure(figsize=(10, 4))
+    for axis, name in zip(figure.subplots(1, 2), ("accuracy", "loss")):
         axis.plot(epochs, [row[name] for row in history], marker=".", label="training")
         axis.plot(epochs, [row[f"val_{name}"] for row in history], marker=".", label="validation")
         axis.set(xlabel="epoch", ylabel=name)
@@ -57,7 +69,8 @@ def plot_confusion(metrics: dict, path: pathlib.Path) -> None:
     counts, names = np.array(metrics["confusion_matrix"]), list(metrics["classes"])
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = 2.5 + 0.55 * len(names)
-    figure, axis = plt.subplots(figsize=(size, size))
+    figure = Figure(figsize=(size, size))
+    axis = figure.subplots()
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axis.set_xticks(range(len(names)), names, rotation=60, ha="right")
     axis.set_yticks(range(len(names)), names)
@@ -69,25 +82,27 @@ def plot_confusion(metrics: dict, path: pathlib.Path) -> None:
     _save(figure, path)
 
 
-def plot_mistakes(images: np.ndarray, mistakes: list[dict], path: pathlib.Path) -> None:
-    """The images most confidently wrong, with true and predicted label.
+def plot_patches(evaluation: Evaluation, indices: np.ndarray, path: pathlib.Path, columns: int = 6) -> None:
+    """Images with their true and their predicted class, and the probability of that; 13 bands in true colour.
 
     Args:
-        images: (n, height, width, bands) of the mistakes; of 13 bands B04, B03, B02 are shown.
-        mistakes: One for each, with keys "true", "predicted", "probability" and "name".
+        evaluation: What a classifier said of a split.
+        indices: Which of its images.
         path: The picture.
+        columns: Images in a row.
     """
-    columns = 6
-    rows = max(1, -(-len(mistakes) // columns))
-    figure, axes = plt.subplots(rows, columns, figsize=(2.2 * columns, 2.6 * rows), squeeze=False)
+    rows = max(1, -(-len(indices) // columns))
+    figure = Figure(figsize=(2.2 * columns, 2.6 * rows))
+    axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
-    for axis, image, mistake in zip(axes.flat, images, mistakes):
-        if image.shape[-1] == 13:
-            image = np.clip(image[..., [3, 2, 1]] / 2750, 0, 1)
-        axis.imshow(image)
-        title = f"true {mistake['true']}\n{mistake['predicted']} {100 * mistake['probability']:.1f} %"
-        axis.set_title(title, fontsize=8)
-    if not mistakes:
+    for axis, index in zip(axes.flat, indices):
+        image = evaluation.split.images[index]
+        axis.imshow(true_colour(image) if image.shape[-1] == len(BANDS) else image)
+        true = evaluation.classes[evaluation.split.labels[index]]
+        predicted = evaluation.classes[evaluation.predicted[index]]
+        title = f"true {true}\n{predicted} {100 * evaluation.confidence[index]:.1f} %"
+        axis.set_title(title, fontsize=8, color="black" if true == predicted else "firebrick")
+    if not len(indices):
         figure.suptitle("No image was classified wrongly.")
     _save(figure, path)

@@ -1,22 +1,22 @@
-"""Labels for new images."""
+"""Labels for new patches: images of the size of one land-cover class, in files of their own."""
 
 import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 
-from resnetd_tf import rundir
-from resnetd_tf.data import splits as data
+from resnetd_tf.data import images
 from resnetd_tf.errors import InputError
+from resnetd_tf.saved import open_classifier
 
 
 def predict(model: str, paths: Sequence[str | pathlib.Path], top: int = 3) -> list[np.ndarray]:
     """Prints the most probable classes of image files, one line each.
 
     Args:
-        model: A path as `rundir.locate` takes it.
+        model: A path as `saved.locate` takes it.
         paths: Image files; all are read before anything is printed.
-        top: Classes to print for each.
+        top: Number of classes to print for each.
 
     Returns:
         Probabilities (classes,) of each file.
@@ -26,12 +26,11 @@ def predict(model: str, paths: Sequence[str | pathlib.Path], top: int = 3) -> li
     """
     if not paths:
         raise InputError("no image given")
-    classifier = rundir.open_classifier(model)
-    images = [data.read_image(path) for path in paths]
-    for path, image in zip(paths, images):
-        if image.shape[-1] != classifier.bands:
-            raise InputError(f"{path}: {image.shape[-1]} bands; {classifier.path} takes {classifier.bands}")
-    results = [classifier.predict(image[np.newaxis])[0] for image in images]
+    classifier = open_classifier(model)
+    pixels = [images.read(path) for path in paths]
+    for path, image in zip(paths, pixels):
+        classifier.check_bands(str(path), image.shape[-1])
+    results = [classifier.predict(image[np.newaxis])[0] for image in pixels]
     for path, probabilities in zip(paths, results):
         best = np.argsort(-probabilities, kind="stable")[:top]
         print(f"{path}:", ", ".join(f"{classifier.classes[i]} {100 * probabilities[i]:.2f} %" for i in best))

@@ -1,0 +1,11 @@
+"""The networks as Keras functional models, on any backend: they import without TensorFlow.
+
+Read `resnet` first, then `classifier` (preprocessing in front of a network); `checkpoints` and `pretrained` say where
+weights come from, `batchnorm` and `convolution` make two layers faster, `copies` turns those into Keras's own again.
+"""
+
+from resnetd_tf.networks import batchnorm, classifier, convolution
+from resnetd_tf.networks.checkpoints import Checkpoint
+from resnetd_tf.networks.pretrained import Unavailable
+
+__all__ = ["Checkpoint", "Unavailable", "batchnorm", "classifier", "convolution"]

@@ -8,8 +8,8 @@ import keras
 import numpy as np
 
 from resnetd_tf.errors import first_line
-from resnetd_tf.networks import pretrained as published
-from resnetd_tf.sentinel2 import Statistics
+from resnetd_tf.networks import pretrained
+from resnetd_tf.normalization import IMAGENET, Statistics
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Checkpoint:
         source: Where they come from: a path, or a published checkpoint's name.
         tensors: By name: with dots and in PyTorch's layout ("layer1.0.conv1.weight"), or with a slash and in
             Keras's ("stage1_block1_1_conv/kernel").
-        statistics: With which their images were normalised; `None` if the file does not tell.
-        interpolation: With which their images were resized.
+        statistics: Those that their images were normalised with; `None` if the file does not tell.
+        interpolation: The filter that their images were resized with.
         h5: A .weights.h5 file, which Keras itself loads; there are no `tensors` then.
     """
 
@@ -36,22 +36,22 @@ def read(weights: str | pathlib.Path, depth: int, variant: str) -> Checkpoint:
     """Reads, and fetches if need be, weights for a network of this depth and variant.
 
     Args:
-        weights: "imagenet" for the published checkpoint (`published.PUBLISHED`), or the path of a .keras file
+        weights: "imagenet" for the published checkpoint (`pretrained.PUBLISHED`), or the path of a .keras file
             of ours (a network or a classifier), a .weights.h5 file of a network of ours, or a .safetensors
             state dict of timm's or torchvision's ResNet, which is taken to expect images that are normalised
             as ImageNet's are.
         depth, variant: As for `resnetd_tf.resnet`.
 
     Raises:
-        published.Unavailable: The published weights are not cached and cannot be fetched.
+        pretrained.Unavailable: The published weights are not cached and cannot be fetched.
         ValueError: The file is missing or cannot be read.
     """
     if weights == "imagenet":
-        chosen = published.find(depth, variant)
-        if chosen.source == published.KERAS_APPLICATIONS:
-            tensors = from_keras_applications(published.fetch_keras(depth))
+        chosen = pretrained.find(depth, variant)
+        if chosen.source == pretrained.KERAS_APPLICATIONS:
+            tensors = from_keras_applications(pretrained.fetch_keras(depth))
         else:
-            tensors = _read(published.fetch_safetensors(chosen), _safetensors)
+            tensors = _read(pretrained.fetch_safetensors(chosen), _safetensors)
         return Checkpoint(chosen.source, tensors, chosen.statistics, chosen.interpolation)
     path = pathlib.Path(weights)
     if not path.is_file():
@@ -62,7 +62,7 @@ def read(weights: str | pathlib.Path, depth: int, variant: str) -> Checkpoint:
             'safetensors.torch.save_file(torch.load(path, weights_only=True), "weights.safetensors")'
         )
     if path.suffix == ".safetensors":
-        return Checkpoint(str(path), _read(path, _safetensors), published.IMAGENET, "bicubic")
+        return Checkpoint(str(path), _read(path, _safetensors), IMAGENET, "bicubic")
     if path.suffix == ".keras":
         return _read(path, _keras)
     if path.name.endswith(".weights.h5"):
@@ -110,7 +110,8 @@ def from_keras_applications(model: keras.Model) -> dict[str, np.ndarray]:
     Its epsilon is 1.001e-5 where ours is 1e-5: the rest goes into the moving variances. It takes BGR: the
     first convolution is turned around.
     """
-    tensors, array = {}, keras.ops.convert_to_numpy
+    tensors: dict[str, np.ndarray] = {}
+    array = keras.ops.convert_to_numpy
     for layer in model.layers:
         match = re.fullmatch(r"conv(\d)_(?:block(\d+)_(\d)_)?(conv|bn)", layer.name)
         if not layer.weights:
@@ -143,7 +144,9 @@ def state_dict_names(network: keras.Model) -> dict[str, keras.Variable]:
     else:
         names |= {"stem_1_conv": "conv1", "stem_1_bn": "bn1"}
     for name in layers.keys() - names.keys():
-        stage, block, part, kind = re.fullmatch(r"stage(\d)_block(\d+)_(\w+)_(conv|bn)", name).groups()
+        match = re.fullmatch(r"stage(\d)_block(\d+)_(\w+)_(conv|bn)", name)
+        assert match, name
+        stage, block, part, kind = match.groups()
         # A shortcut is a sequence; D's has a pool, or nothing, before the convolution.
         place = f"downsample.{(kind == 'bn') + pooled}" if part == "shortcut" else kind + part
         names[name] = f"layer{stage}.{int(block) - 1}.{place}"
@@ -159,7 +162,7 @@ def assign(network: keras.Model, checkpoint: Checkpoint) -> None:
     convolution of three bands is adapted to the network's (`adapt_bands`). A .weights.h5 file must fit exactly.
 
     Args:
-        network: Of `resnetd_tf.resnet`.
+        network: A network as `resnetd_tf.resnet` builds it.
 
     Raises:
         ValueError: Tensors are missing, left over or of another shape; nothing is assigned then.

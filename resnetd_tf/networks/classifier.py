@@ -8,7 +8,7 @@ from keras import layers
 
 from resnetd_tf.networks import checkpoints
 from resnetd_tf.networks.resnet import resnet
-from resnetd_tf.sentinel2 import Statistics
+from resnetd_tf.normalization import Statistics
 
 
 def build(

@@ -1,7 +1,8 @@
 """Convolution as matrix products on CPUs, where those are faster.
 
 oneDNN's convolutions rearrange the kernel on every call of a training step, and on small feature maps there is little
-work to make up for it; its gradients of kernels are the slowest part. `benchmarks.train_step` shows the difference.
+work to make up for it; computing the gradients of kernels is the slowest part. `benchmarks.train_step` shows the
+difference.
 """
 
 import itertools
@@ -13,10 +14,10 @@ if keras.config.backend() == "tensorflow":
     import tensorflow as tf
 
 # The largest feature maps, in pixels, on which matrix products were faster at a batch of 32 (AVX512-BF16, two cores).
-POINTWISE = 256
-KERNEL_GRADIENT = 64
-CONVOLUTION = 4
-# Of a 3x3 kernel, from its middle.
+POINTWISE_PIXELS = 256
+KERNEL_GRADIENT_PIXELS = 64
+CONVOLUTION_PIXELS = 4
+# The nine places of a 3x3 kernel: rows and columns from its middle.
 PLACES = tuple(itertools.product((-1, 0, 1), repeat=2))
 
 
@@ -47,41 +48,41 @@ class Conv2D(keras.layers.Conv2D):
         unstrided = self.padding == "same" and self.strides == (1, 1)
         even = simple and not (input_shape[1] % 2 or input_shape[2] % 2)  # cut into pairs of pixels
         halved = self.padding == "valid" and self.strides == (2, 2) and even
-        self.pointwise = self.kernel_size == (1, 1) and unstrided and pixels <= POINTWISE
-        self.differentiated_by_products = (
-            self.kernel_size == (3, 3) and (unstrided or halved) and pixels <= KERNEL_GRADIENT
+        self.as_matrix_product = self.kernel_size == (1, 1) and unstrided and pixels <= POINTWISE_PIXELS
+        self.kernel_gradient_as_matrix_products = (
+            self.kernel_size == (3, 3) and (unstrided or halved) and pixels <= KERNEL_GRADIENT_PIXELS
         )
 
     def call(self, inputs):
-        if self.pointwise:
+        if self.as_matrix_product:
             _, height, width, bands = inputs.shape
             kernel = tf.reshape(self.kernel, (bands, self.filters))
             outputs = tf.matmul(tf.reshape(inputs, (-1, bands)), kernel)
             return tf.reshape(outputs, (-1, height, width, self.filters))
-        if self.differentiated_by_products:
+        if self.kernel_gradient_as_matrix_products:
             return _convolve(inputs, tf.convert_to_tensor(self.kernel), self.strides[0], self.padding.upper())
         return super().call(inputs)
 
 
 def _convolve(inputs, kernel, stride: int, padding: str):
     """Convolution with a 3x3 kernel, and its gradients."""
-    by_products = padding == "SAME" and inputs.shape[1] * inputs.shape[2] <= CONVOLUTION
+    as_products = padding == "SAME" and inputs.shape[1] * inputs.shape[2] <= CONVOLUTION_PIXELS
 
     @tf.custom_gradient
     def convolve(inputs, kernel):
         def gradients(upstream):
-            if by_products:
-                of_inputs = _sum_of_products(upstream, matrices[::-1], transpose_b=True)
+            if as_products:
+                input_gradient = _sum_of_products(upstream, matrices[::-1], transpose_b=True)
             else:
-                of_inputs = tf.nn.conv2d_transpose(upstream, kernel, tf.shape(inputs), stride, padding)
-            places = _places(inputs, upstream) if padding == "SAME" else _places_by_two(inputs, upstream)
+                input_gradient = tf.nn.conv2d_transpose(upstream, kernel, tf.shape(inputs), stride, padding)
+            pairs = _pixel_pairs(inputs, upstream) if padding == "SAME" else _strided_pixel_pairs(inputs, upstream)
             products = []
-            for pixels in places:
-                under, onto = (tf.reshape(part, (-1, part.shape[-1])) for part in pixels)
-                products.append(tf.matmul(under, onto, transpose_a=True))
-            return of_inputs, tf.reshape(tf.stack(products), kernel.shape)
+            for pair in pairs:
+                pixels, gradient = (tf.reshape(part, (-1, part.shape[-1])) for part in pair)
+                products.append(tf.matmul(pixels, gradient, transpose_a=True))
+            return input_gradient, tf.reshape(tf.stack(products), kernel.shape)
 
-        if not by_products:
+        if not as_products:
             return tf.nn.conv2d(inputs, kernel, stride, padding), gradients
         matrices = tf.unstack(tf.reshape(kernel, (9, *kernel.shape[2:])))
         return _sum_of_products(inputs, matrices), gradients
@@ -96,31 +97,31 @@ def _sum_of_products(inputs, matrices, transpose_b: bool = False):
     """
     outputs = []
     for (y, x), matrix in zip(PLACES, matrices):
-        under = _reached(inputs, y, x)
-        _, rows, columns, bands = under.shape
+        pixels = _shifted(inputs, y, x)
+        _, rows, columns, bands = pixels.shape
         if rows and columns:
-            product = tf.matmul(tf.reshape(under, (-1, bands)), matrix, transpose_b=transpose_b)
+            product = tf.matmul(tf.reshape(pixels, (-1, bands)), matrix, transpose_b=transpose_b)
             product = tf.reshape(product, (-1, rows, columns, product.shape[-1]))
             outputs.append(tf.pad(product, ((0, 0), (max(-y, 0), max(y, 0)), (max(-x, 0), max(x, 0)), (0, 0))))
     return tf.add_n(outputs)
 
 
-def _places(inputs, upstream):
-    """For each place of a 3x3 kernel, the pixels that it meets and the output pixels that they go into.
+def _pixel_pairs(inputs, upstream):
+    """For each place of a 3x3 kernel: the input pixels it is multiplied with, and the gradients of their outputs.
 
-    Not those of the padding, 31 % of all on maps of 4x4 pixels.
+    Without the pixels of the padding, 31 % of all on maps of 4x4 pixels.
     """
     for y, x in PLACES:
-        yield _reached(inputs, y, x), _reached(upstream, -y, -x)
+        yield _shifted(inputs, y, x), _shifted(upstream, -y, -x)
 
 
-def _reached(images, y: int, x: int):
-    """The pixels that are y rows and x columns away from another one."""
+def _shifted(images, y: int, x: int):
+    """The images without their outermost y rows and x columns: from the start if positive, from the end if negative."""
     _, height, width, _ = images.shape
     return images[:, max(y, 0) : height + min(y, 0), max(x, 0) : width + min(x, 0)]
 
 
-def _places_by_two(inputs, upstream):
+def _strided_pixel_pairs(inputs, upstream):
     """The same with a stride of two, on inputs that are padded already and of even sides."""
     _, rows, columns, bands = inputs.shape
     _, height, width, _ = upstream.shape

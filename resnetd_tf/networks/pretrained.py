@@ -9,20 +9,10 @@ from dataclasses import dataclass
 import keras
 
 from resnetd_tf.errors import reason
-from resnetd_tf.sentinel2 import Statistics
+from resnetd_tf.normalization import CAFFE, IMAGENET, Statistics
 
 FILE = "model.safetensors"
 KERAS_APPLICATIONS = "keras.applications"
-
-# In grey levels 0 to 255. Of torchvision, GluonCV and timm.
-IMAGENET = Statistics(
-    name="imagenet",
-    mean=tuple(255 * value for value in (0.485, 0.456, 0.406)),
-    std=tuple(255 * value for value in (0.229, 0.224, 0.225)),
-    dtype="uint8",
-)
-# Of the original Caffe networks, which subtract a mean and do not divide.
-CAFFE = Statistics(name="caffe", mean=(123.68, 116.779, 103.939), std=(1.0, 1.0, 1.0), dtype="uint8")
 
 
 class Unavailable(ValueError):
@@ -35,10 +25,10 @@ class Published:
 
     Attributes:
         source: A repository of the Hugging Face hub with a model.safetensors, or "keras.applications".
-        licence: Of the weights.
+        licence: Licence of the weights.
         top1: Accuracy on ImageNet-1k's 50,000 validation images, in percent.
         statistics: Mean and standard deviation of the images it was trained on.
-        interpolation: With which its images were resized.
+        interpolation: The filter that its images were resized with.
         size: Side in pixels of the images that `top1` was measured on.
         crop: Share of the shorter side of the resized image that the centre crop takes.
     """

@@ -2,15 +2,14 @@
 
 He et al., "Deep Residual Learning for Image Recognition" (arXiv 1512.03385) and He et al., "Bag of Tricks
 for Image Classification with Convolutional Neural Networks" (arXiv 1812.01187), section 4. The networks
-here are bare: they take images that are already normalised. `resnetd_tf.classifier` puts the
-preprocessing in front.
+here are bare: they take images that are already normalised. `classifier.py` puts the preprocessing in front.
 
-Layer names are stable: `stem_*`, `stage{s}_block{b}_*`, the output of a stage is `stage{s}` (1 to 4), the
-head is `predictions`.
+Layer names are stable: the stem, the first convolutions that shrink the image to a quarter of its side, is `stem_*`;
+the blocks are `stage{s}_block{b}_*`, the output of a stage is `stage{s}` (1 to 4); the head, the last layer that gives
+a value a class, is `predictions`.
 """
 
 from dataclasses import dataclass
-from functools import partial
 
 import keras
 from keras import layers
@@ -109,6 +108,7 @@ def basic(x, width: int, variant: Variant, stride: int, dilations: tuple[int, in
 
 
 DEPTHS = {  # residual branch, its widening, blocks in each stage
+    10: (basic, 1, (1, 1, 1, 1)),  # the smallest, for quick tests; no weights of it are published
     18: (basic, 1, (2, 2, 2, 2)),
     34: (basic, 1, (3, 4, 6, 3)),
     50: (bottleneck, 4, (3, 4, 6, 3)),
@@ -162,16 +162,16 @@ def resnet(
         variant: "base", "b", "c" or "d". For the basic blocks of depths 18 and 34 "b" equals "base".
         include_top: Whether to end in global average pooling and a dense layer.
         weights: `None` for random weights, "imagenet" for a published checkpoint
-            (`resnetd_tf.published.PUBLISHED`), or a path: see `resnetd_tf.weights.read`. A head of another
-            size stays random; a first convolution of 3 bands is adapted (`resnetd_tf.weights.adapt_bands`).
+            (`pretrained.PUBLISHED`), or a path: see `checkpoints.read`. A head of another size stays random; a first
+            convolution of 3 bands is adapted to other numbers (`checkpoints.adapt_bands`).
         input_shape: (height, width, bands), `None` for a size left open. At least 32 pixels; default
             (None, None, 3).
         pooling: Without the top: `None` for the feature map (batch, height / output_stride, width /
             output_stride, features), "avg" or "max" for (batch, features).
         classes: Number of classes of the top.
         classifier_activation: Activation of the top; `None` gives logits.
-        output_stride: 32, 16 or 8: input size over feature map size. Below 32 the last stages are
-            dilated instead of strided.
+        output_stride: 32, 16 or 8: side of the input over side of the last feature map. Below 32 the last stages
+            are dilated instead of strided.
         synchronized: Whether batch normalisation takes the statistics of a training step over all replicas of
             `tf.distribute`, for small batches on each, instead of each replica's own. TensorFlow only.
         name: Name of the model; default "resnet50d" and so on.
@@ -183,7 +183,7 @@ def resnet(
         ValueError: An argument is outside its list, or `weights` cannot be fetched, read or fitted.
     """
     if depth not in DEPTHS:
-        raise ValueError(f"depth {depth} is not one of {', '.join(map(str, DEPTHS))}")
+        raise ValueError(f"depth {depth} is not one of 18, 34, 50, 101, 152")
     if variant not in VARIANTS:
         raise ValueError(f"variant {variant!r} is not one of {', '.join(VARIANTS)}")
     if output_stride not in (8, 16, 32):
@@ -210,9 +210,3 @@ def resnet(
     if weights is not None:
         checkpoints.assign(model, checkpoints.read(weights, depth, variant))
     return model
-
-
-ResNet50 = partial(resnet, 50, "base")
-ResNet50B = partial(resnet, 50, "b")
-ResNet50C = partial(resnet, 50, "c")
-ResNet50D = partial(resnet, 50, "d")

@@ -1,39 +1,10 @@
-"""How a classifier is trained: hyper-parameters, learning rate, optimizer and loss."""
-
-from dataclasses import dataclass
+"""How a classifier is trained: learning rate, optimizer and loss."""
 
 import keras
 import tensorflow as tf
 
-# Learning rates. Fine-tuning's is of the range that Kornblith et al. (arXiv 1805.08974, appendix A.5) search.
-FROM_SCRATCH = 0.4
-FINE_TUNING = 0.08
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Hyper-parameters of a run.
-
-    Attributes:
-        epochs: Passes over the training split.
-        batch_size: Images in a step, over all replicas.
-        learning_rate: Highest learning rate at a batch of 256; scaled linearly with `batch_size`
-            (Goyal et al., arXiv 1706.02677). `None` for FROM_SCRATCH or FINE_TUNING.
-        warmup_epochs: Epochs in which the learning rate rises from zero (arXiv 1812.01187, section 3.1);
-            a cosine brings it back to zero (section 5.1).
-        momentum: Of Nesterov's accelerated gradient.
-        weight_decay: Share of a kernel that a step takes away, times the learning rate. Kernels only: not
-            biases, not batch normalisation (section 3.1).
-        label_smoothing: Probability given to all classes evenly (section 5.2).
-    """
-
-    epochs: int = 10
-    batch_size: int = 32
-    learning_rate: float | None = None
-    warmup_epochs: float = 0.5
-    momentum: float = 0.9
-    weight_decay: float = 5e-3
-    label_smoothing: float = 0.1
+from resnetd_tf.training import devices
+from resnetd_tf.training.settings import Settings
 
 
 class SGD(keras.optimizers.SGD):
@@ -63,11 +34,12 @@ class SGD(keras.optimizers.SGD):
         )
 
 
-def learning_rate_schedule(recipe: Recipe, steps_per_epoch: int) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Linear warm-up, then cosine decay to zero at the last step."""
-    peak = recipe.learning_rate * recipe.batch_size / 256
-    warmup = round(recipe.warmup_epochs * steps_per_epoch)
-    total = recipe.epochs * steps_per_epoch
+def learning_rate_schedule(settings: Settings, steps_per_epoch: int) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Linear warm-up, then cosine decay to zero at the last step; `settings.learning_rate` must be a number."""
+    assert settings.learning_rate is not None
+    peak = settings.learning_rate * settings.batch_size / 256
+    warmup = round(settings.warmup_epochs * steps_per_epoch)
+    total = settings.epochs * steps_per_epoch
     return keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=0.0 if warmup else peak,
         decay_steps=max(1, total - warmup),
@@ -76,10 +48,23 @@ def learning_rate_schedule(recipe: Recipe, steps_per_epoch: int) -> keras.optimi
     )
 
 
-def optimizer(recipe: Recipe, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-    return SGD(learning_rate_schedule(recipe, steps_per_epoch), recipe.momentum, recipe.weight_decay)
+def optimizer(settings: Settings, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+    """Nesterov SGD with the learning rate's schedule."""
+    return SGD(learning_rate_schedule(settings, steps_per_epoch), settings.momentum, settings.weight_decay)
 
 
-def loss(recipe: Recipe) -> keras.losses.Loss:
+def loss(settings: Settings) -> keras.losses.Loss:
     """Cross-entropy with label smoothing, from one-hot labels and probabilities."""
-    return keras.losses.CategoricalCrossentropy(label_smoothing=recipe.label_smoothing)
+    return keras.losses.CategoricalCrossentropy(label_smoothing=settings.label_smoothing)
+
+
+def compile_classifier(model: keras.Model, settings: Settings, steps_per_epoch: int) -> None:
+    """Compiles a classifier for training, under the strategy's scope."""
+    model.compile(
+        optimizer(settings, steps_per_epoch),
+        loss(settings),
+        metrics=[keras.metrics.CategoricalAccuracy("accuracy")],
+        jit_compile=devices.compiles_with_xla(model),
+    )
+    # Variables that a first step creates make TensorFlow trace it a second time.
+    model.optimizer.build(model.trainable_variables)

@@ -10,10 +10,9 @@ from safetensors.numpy import save_file
 
 from benchmarks import parity
 from resnetd_tf.evaluation import imagenet
-from resnetd_tf.networks import checkpoints as weights
-from resnetd_tf.networks import classifier
-from resnetd_tf.networks import pretrained as published
+from resnetd_tf.networks import checkpoints, classifier
 from resnetd_tf.networks.resnet import resnet
+from resnetd_tf.normalization import IMAGENET
 
 COUNT = 20
 
@@ -28,7 +27,8 @@ def test_resize_and_crop_is_pillows(shape, size, crop, name):
     left, top = (round((side - size) / 2) for side in scaled)
     filters = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
     expected = picture.resize(scaled, filters[name]).crop((left, top, left + size, top + size))
-    ours = imagenet.resize_and_crop(tf.constant(np.asarray(picture)), size, crop, name)
+    preparation = imagenet.Preparation(size, crop, name)
+    ours = imagenet.resize_and_crop(tf.constant(np.asarray(picture)), preparation)
     difference = np.abs(np.asarray(expected, int) - np.asarray(ours, int))
     assert ours.shape == (size, size, 3) and difference.max() <= 1
 
@@ -40,17 +40,15 @@ def data_dir(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("data")
     save_file(parity.draw_state_dict(resnet(18, "d")), folder / "weights.safetensors")
-    checkpoint = weights.read(folder / "weights.safetensors", 18, "d")
-    model = classifier.build(
-        18, "d", classes=1000, statistics=published.IMAGENET, image_size=288, checkpoint=checkpoint
-    )
+    checkpoint = checkpoints.read(folder / "weights.safetensors", 18, "d")
+    model = classifier.build(18, "d", classes=1000, statistics=IMAGENET, image_size=288, checkpoint=checkpoint)
     rng = np.random.default_rng(0)
     labels = []
     for index in range(COUNT):
         small = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
         small.resize((320, 310), Image.Resampling.BICUBIC).save(folder / f"{index}.jpg", quality=95)
         picture = tf.constant(np.asarray(Image.open(folder / f"{index}.jpg")))
-        pixels = imagenet.resize_and_crop(picture, 288, 0.95, "bicubic")
+        pixels = imagenet.resize_and_crop(picture, imagenet.Preparation(288, 0.95))
         ranked = np.argsort(-model(pixels[tf.newaxis]).numpy()[0])
         labels.append(int(ranked[0 if index < 10 else 3 if index < 15 else 500]))
 
@@ -65,22 +63,20 @@ def data_dir(tmp_path_factory):
     return folder
 
 
-def test_published_weights(door, data_dir, tmp_path):
+def test_published_weights(program, data_dir, tmp_path):
     arguments = ("--dataset=imagenet2012", "--depth=18", f"--weights={data_dir / 'weights.safetensors'}")
-    result = door("evaluate.py", *arguments, f"--data_dir={data_dir}", f"--output_dir={tmp_path / 'out'}")
+    result = program("evaluate.py", *arguments, f"--data_dir={data_dir}", f"--output_dir={tmp_path / 'out'}")
     assert result.returncode == 0, result.stderr
     assert "288x288 of 303: top-1 50.00 % [29.93, 70.07], top-5 75.00 %, 20 images" in result.stdout
     metrics = json.loads((tmp_path / "out/metrics.json").read_text())
     assert metrics["top1"] == 0.5 and metrics["top5"] == 0.75 and metrics["count"] == COUNT
 
 
-def test_a_saved_model(door, data_dir, tmp_path):
-    checkpoint = weights.read(data_dir / "weights.safetensors", 18, "d")
-    model = classifier.build(
-        18, "d", classes=1000, statistics=published.IMAGENET, image_size=288, checkpoint=checkpoint
-    )
+def test_a_saved_model(program, data_dir, tmp_path):
+    checkpoint = checkpoints.read(data_dir / "weights.safetensors", 18, "d")
+    model = classifier.build(18, "d", classes=1000, statistics=IMAGENET, image_size=288, checkpoint=checkpoint)
     model.save(tmp_path / "model.keras")
-    result = door(
+    result = program(
         "evaluate.py", "--dataset=imagenet2012", f"--model={tmp_path / 'model.keras'}", f"--data_dir={data_dir}"
     )
     assert result.returncode == 0, result.stderr

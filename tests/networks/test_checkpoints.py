@@ -1,74 +1,26 @@
-"""Our networks against other implementations' outputs, and checkpoints into them.
+"""Weights from files and from a hub into our networks."""
 
-timm's and KerasHub's outputs are stored by `python -m benchmarks.parity --write`; the weights are redrawn.
-"""
-
-import importlib.util
 import json
-import os
-import subprocess
-import sys
 import time
 
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import THREE_STEPS
 from safetensors.numpy import save, save_file
 
-from benchmarks import cost, parity
-from resnetd_tf.networks import checkpoints as weights
-from resnetd_tf.networks import classifier
-from resnetd_tf.networks import pretrained as published
-from resnetd_tf.networks.copies import folded, portable
+from benchmarks import parity
+from resnetd_tf.networks import checkpoints, classifier, pretrained
 from resnetd_tf.networks.resnet import resnet
-from resnetd_tf.sentinel2 import EUROSAT_ALL, EUROSAT_RGB
-
-
-def difference(case):
-    outputs = keras.ops.convert_to_numpy(parity.ours(*case)(parity.images(case[3], case[5])))
-    with np.load(parity.GOLDEN) as golden:
-        expected = golden[parity.key(*case)]
-    assert np.abs(expected).max() > 0.1
-    return np.abs(outputs - expected).max()
-
-
-@pytest.mark.parametrize("case", parity.STORED, ids=lambda case: parity.key(*case))
-def test_outputs_are_the_peers(case):
-    assert difference(case) < 1e-4
-
-
-@pytest.mark.parametrize(("depth", "bands"), [(50, 3), (50, 13)])
-def test_logits_are_keras_applications(depth, bands):
-    case = ("keras.applications", depth, "base", (97, 129), 32, bands)
-    model = parity.ours(*case)
-    expected = parity.theirs(*case, model)
-    np.testing.assert_allclose(model(parity.images(case[3], bands)), expected, atol=1e-4)
-    assert np.abs(expected).max() > 0.1
-
-
-@pytest.mark.parametrize("backend", ["jax", "torch"])
-def test_backends_agree(backend):
-    if importlib.util.find_spec(backend) is None:
-        pytest.skip(f"{backend} is not installed")
-    script = """
-import sys
-sys.modules["tensorflow"] = None
-from test_weights import difference, parity
-cases = [case for case in parity.STORED if case[2] == "d"]
-assert len(cases) == 7 and max(difference(case) for case in cases) < 1e-4
-"""
-    path = os.pathsep.join([str(ROOT / "tests"), str(ROOT)])
-    environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": path}
-    subprocess.run([sys.executable, "-c", script], env=environment, check=True)
+from resnetd_tf.normalization import EUROSAT_ALL, EUROSAT_RGB
 
 
 def test_names_are_pytorchs():
-    names = set(weights.state_dict_names(resnet(50, "d", classes=10)))
+    names = set(checkpoints.state_dict_names(resnet(50, "d", classes=10)))
     assert len(names) == 55 * 5 + 2  # 55 convolutions, each with a batch normalisation of four, and the head
     assert {"conv1.0.weight", "conv1.4.running_var", "bn1.bias", "layer1.0.downsample.1.weight", "fc.bias"} <= names
     assert {"layer4.0.downsample.2.running_mean", "layer3.5.conv3.weight"} <= names
-    plain = set(weights.state_dict_names(resnet(18, "b", classes=10)))
+    plain = set(checkpoints.state_dict_names(resnet(18, "b", classes=10)))
     assert {"conv1.weight", "layer2.0.downsample.0.weight", "layer2.0.downsample.1.bias"} <= plain
     assert "layer1.0.downsample.0.weight" not in plain
 
@@ -124,11 +76,12 @@ def test_a_first_convolution_for_other_bands(state_dict, safetensors, bands):
 def test_checkpoints_that_do_not_fit(state_dict, safetensors, tmp_path):
     with pytest.raises(ValueError, match=r"do not fit resnet34d: layer\d\S* \(\d+,.*\) is missing; .* and \d+ more"):
         resnet(34, "d", weights=safetensors)
+    spare = {**state_dict, "layer4.1.bn2.spare": np.ones(3)}
     with pytest.raises(ValueError, match=r"layer4\.1\.bn2\.\w+ is not in the network"):
-        weights.assign(resnet(18, "d"), weights.Checkpoint("s", {**state_dict, "layer4.1.bn2.spare": np.ones(3)}))
+        checkpoints.assign(resnet(18, "d"), checkpoints.Checkpoint("spare", spare))
+    narrow = {**state_dict, "layer1.0.conv1.weight": state_dict["layer1.0.conv1.weight"][:1]}
     with pytest.raises(ValueError, match=r"layer1\.0\.conv1\.weight is \(1, 64, 3, 3\), expected \(64, 64, 3, 3\)"):
-        narrow = state_dict["layer1.0.conv1.weight"][:1]
-        weights.assign(resnet(18, "d"), weights.Checkpoint("n", {**state_dict, "layer1.0.conv1.weight": narrow}))
+        checkpoints.assign(resnet(18, "d"), checkpoints.Checkpoint("narrow", narrow))
     safetensors.write_bytes(safetensors.read_bytes()[:10_000_000])
     with pytest.raises(ValueError, match=r"weights\.safetensors: cannot be read, damaged or truncated"):
         resnet(18, "d", weights=safetensors)
@@ -142,7 +95,7 @@ def test_nothing_is_assigned_where_something_does_not_fit(state_dict):
     before = model.get_weights()
     with pytest.raises(ValueError, match="is missing"):
         broken = {name: t for name, t in state_dict.items() if name != "layer4.1.bn2.bias"}
-        weights.assign(model, weights.Checkpoint("broken", broken))
+        checkpoints.assign(model, checkpoints.Checkpoint("broken", broken))
     for old, new in zip(before, model.get_weights()):
         np.testing.assert_array_equal(old, new)
 
@@ -152,81 +105,46 @@ def test_a_resnet50_loads_in_two_seconds(tmp_path):
     save_file(parity.draw_state_dict(resnet(50, "d")), path)
     model = resnet(50, "d")
     start = time.perf_counter()
-    checkpoint = weights.read(path, 50, "d")
+    checkpoint = checkpoints.read(path, 50, "d")
     read = time.perf_counter()
-    weights.assign(model, checkpoint)
+    checkpoints.assign(model, checkpoint)
     assert time.perf_counter() - read < 2 and read - start < 2
 
 
 def test_classifier_takes_over_the_preprocessing(safetensors, tmp_path):
-    checkpoint = weights.read(safetensors, 18, "d")
+    checkpoint = checkpoints.read(safetensors, 18, "d")
     rgb = classifier.build(18, "d", classes=5, statistics=EUROSAT_RGB, image_size=32, checkpoint=checkpoint)
-    statistics, interpolation = weights.preprocessing(rgb)
+    statistics, interpolation = checkpoints.preprocessing(rgb)
     np.testing.assert_allclose(statistics.mean, [123.675, 116.28, 103.53], rtol=1e-5)
     np.testing.assert_allclose(statistics.std, [58.395, 57.12, 57.375], rtol=1e-5)
     assert interpolation == rgb.get_layer("resizing").interpolation == "bicubic"
 
     # A classifier's own .keras file hands them on; 13 bands keep the statistics of the data.
     rgb.save(tmp_path / "rgb.keras")
-    again = weights.read(tmp_path / "rgb.keras", 18, "d")
+    again = checkpoints.read(tmp_path / "rgb.keras", 18, "d")
     np.testing.assert_allclose(again.statistics.std, statistics.std)
     assert again.interpolation == "bicubic"
     bands = classifier.build(18, "d", classes=5, statistics=EUROSAT_ALL, image_size=32, checkpoint=again)
-    np.testing.assert_allclose(weights.preprocessing(bands)[0].mean, EUROSAT_ALL.mean, rtol=1e-5)
+    np.testing.assert_allclose(checkpoints.preprocessing(bands)[0].mean, EUROSAT_ALL.mean, rtol=1e-5)
 
 
-def test_a_plain_call_is_inference(tmp_path):
-    model = classifier.build(18, "d", classes=5, statistics=EUROSAT_RGB, image_size=32)
-    portable(model).save(tmp_path / "model.keras")
-    images = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
-    expected = np.asarray(model(images, training=False))
-    for called in (model, keras.saving.load_model(tmp_path / "model.keras"), folded(model)):
-        before = called.get_weights()
-        np.testing.assert_allclose(called(images), expected, atol=1e-5)
-        for old, new in zip(before, called.get_weights()):
-            np.testing.assert_array_equal(old, new)
-    assert not np.allclose(model(images, training=True), expected, atol=1e-5)
+SMALL = ("--depth=18", "--variant=d", *THREE_STEPS)
 
 
-def test_folded_batch_norm_computes_the_same():
-    case = ("timm", 50, "d", (97, 129), 8, 3)
-    model, images = parity.ours(*case), parity.images((97, 129), 3)
-    copy = folded(model)
-    assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in copy.layers)
-    np.testing.assert_allclose(copy(images), model(images), atol=1e-5)
-
-
-def test_frozen_parts():
-    model = classifier.build(18, "d", classes=5, statistics=EUROSAT_RGB, image_size=32)
-    network = model.layers[-1]
-
-    def trained(part):
-        classifier.freeze(model, part)
-        return {layer.name for layer in network.layers if layer.trainable_weights}
-
-    everything = trained("none")
-    assert trained("backbone") == {"predictions"}
-    assert everything - trained("stem") == {f"stem_{i}_{kind}" for i in (1, 2, 3) for kind in ("conv", "bn")}
-    assert trained("none") == everything
-
-
-SMALL = ("--depth=18", "--variant=d", "--dataset=synthetic", "--image_size=32", "--epochs=1")
-
-
-def test_training_from_published_weights(door, hub, tmp_path):
+def test_training_from_published_weights(program, hub, tmp_path):
     """From a local hub: the backbone stays as published, head and preprocessing are the classifier's."""
     tensors = parity.draw_state_dict(resnet(18, "d"))
     environment = hub(save(tensors))
     arguments = ("--weights=imagenet", "--freeze=backbone", f"--output_dir={tmp_path / 'model'}")
-    result = door("train.py", *SMALL, *arguments, environment=environment)
+    result = program("train.py", *SMALL, *arguments, environment=environment)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("Weights: timm/resnet18d.ra2_in1k (ImageNet top-1 73.8 %, Apache-2.0)\n")
     metadata = json.loads((tmp_path / "model/run-1/metadata.json").read_text())
     assert metadata["weights_source"] == "timm/resnet18d.ra2_in1k" and metadata["interpolation"] == "bicubic"
-    assert metadata["recipe"]["learning_rate"] == 0.08
-    trained = weights.read(tmp_path / "model/run-1/model.keras", 18, "d")
+    assert metadata["learning_rate"] == 0.08
+    trained = checkpoints.read(tmp_path / "model/run-1/model.keras", 18, "d")
     ours = resnet(18, "d")
-    weights.assign(ours, weights.Checkpoint("published", tensors))
+    checkpoints.assign(ours, checkpoints.Checkpoint("published", tensors))
     for layer in ours.layers:
         for weight in layer.weights if layer.name != "predictions" else ():
             np.testing.assert_array_equal(trained.tensors[f"{layer.name}/{weight.name}"], weight)
@@ -235,10 +153,10 @@ def test_training_from_published_weights(door, hub, tmp_path):
     # The second time it comes from the cache, as `auto` finds it; TFLite has no bicubic resizing of its own.
     offline = {**environment, "HF_ENDPOINT": "http://127.0.0.1:9"}
     arguments = ("--freeze=stem", f"--output_dir={tmp_path / 'model'}")
-    result = door("train.py", *SMALL, *arguments, environment=offline)
+    result = program("train.py", *SMALL, *arguments, environment=offline)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("Weights: timm/resnet18d.ra2_in1k")
-    result = door("export.py", f"--model={tmp_path / 'model'}", "--format=tflite", "--precision=float32")
+    result = program("export.py", f"--model={tmp_path / 'model'}", "--format=tflite", "--precision=float32")
     assert result.returncode == 0, result.stderr
 
 
@@ -257,7 +175,7 @@ def test_downloads_that_fail(bad_input, hub, tmp_path):
 
 def test_keras_applications_weights(monkeypatch):
     peer = keras.applications.ResNet50(weights=None)
-    monkeypatch.setattr(published, "_probe", lambda url: None)
+    monkeypatch.setattr(pretrained, "_probe", lambda url: None)
     monkeypatch.setattr(keras.applications, "ResNet50", lambda weights: peer)
     model = resnet(50, "base", weights="imagenet", classes=10)
     kernel = peer.get_layer("conv4_block2_3_conv").kernel
@@ -268,16 +186,8 @@ def test_every_published_checkpoint_has_what_belongs_to_it():
     for depth in (18, 34, 50, 101, 152):
         for variant in ("base", "b", "c", "d"):
             if depth in (18, 34) and variant == "c":
-                with pytest.raises(published.Unavailable, match="depth"):
-                    published.find(depth, variant)
+                with pytest.raises(pretrained.Unavailable, match="depth"):
+                    pretrained.find(depth, variant)
                 continue
-            chosen = published.find(depth, variant)
+            chosen = pretrained.find(depth, variant)
             assert chosen.licence and 70 < chosen.top1 < 81 and chosen.size >= 224
-
-
-@pytest.mark.parametrize("network", cost.PAPER)
-def test_cost_is_the_papers(network):
-    model = resnet(*network, input_shape=(224, 224, 3))
-    billions, millions = cost.PAPER[network]
-    assert abs(cost.multiply_adds(model) / 1e9 - billions) < 0.1
-    assert abs(cost.parameters(model) / 1e6 - millions) < 1

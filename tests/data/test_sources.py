@@ -1,3 +1,5 @@
+"""Datasets from folders, zips and TFDS, good and damaged."""
+
 import hashlib
 import os
 import subprocess
@@ -6,14 +8,14 @@ import zipfile
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from conftest import eurosat_dir, needs_eurosat, needs_sentinel2, sentinel2_dir
 from PIL import Image
 
-from resnetd_tf.data import splits as data
-from resnetd_tf.data import synthetic
+from resnetd_tf.data import images, sources
+from resnetd_tf.data.splits import SPLITS
 from resnetd_tf.errors import InputError
-from resnetd_tf.sentinel2 import CLASSES, EUROSAT_RGB
+from resnetd_tf.normalization import EUROSAT_RGB
+from resnetd_tf.sentinel2 import CLASSES
 
 
 def jpeg(path, seed=0, size=64):
@@ -41,7 +43,7 @@ def make_zip(path, folder, prefix):
 
 
 def test_folder_is_split_70_20_10(folder):
-    dataset = data.load(f"folder:{folder}")
+    dataset = sources.load(f"folder:{folder}")
     assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 21, "validation": 6, "test": 3}
     assert dataset.classes == CLASSES[:3]
     names = [name for split in dataset.splits.values() for name in split.names]
@@ -54,32 +56,32 @@ def test_folder_is_split_70_20_10(folder):
 
 def test_folder_of_differing_sizes_is_resized(folder):
     jpeg(folder / CLASSES[0] / "large.jpg", size=100)
-    assert data.load(f"folder:{folder}", image_size=48).patch_shape == (48, 48, 3)
+    assert sources.load(f"folder:{folder}", image_size=48).patch_shape == (48, 48, 3)
 
 
 def test_bad_folders(tmp_path, folder):
     with pytest.raises(InputError, match="is not a folder"):
-        data.load(f"folder:{tmp_path / 'missing'}")
+        sources.load(f"folder:{tmp_path / 'missing'}")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no images"):
-        data.load(f"folder:{tmp_path / 'empty'}")
+        sources.load(f"folder:{tmp_path / 'empty'}")
     jpeg(tmp_path / "one" / "Forest" / "1.jpg")
     with pytest.raises(InputError, match="only one class, Forest"):
-        data.load(f"folder:{tmp_path / 'one'}")
+        sources.load(f"folder:{tmp_path / 'one'}")
     damaged = folder / CLASSES[1] / "damaged.jpg"
     whole = next(folder.rglob("*.jpg")).read_bytes()
     damaged.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=r"damaged\.jpg: not a readable"):
-        data.load(f"folder:{folder}")
+        sources.load(f"folder:{folder}")
 
 
 def test_unknown_names():
     with pytest.raises(InputError, match="'no_such' is unknown"):
-        data.load("no_such")
+        sources.load("no_such")
     with pytest.raises(InputError, match="'eurosat/nir' is unknown"):
-        data.load("eurosat/nir")
+        sources.load("eurosat/nir")
     with pytest.raises(InputError, match="split 'dev' is not one of train, validation, test"):
-        data.load("synthetic", ("dev",))
+        sources.load("synthetic", ("dev",))
 
 
 @pytest.mark.parametrize("prefix", ["2750", "EuroSAT_RGB"])
@@ -88,12 +90,12 @@ def test_zip_is_prepared_as_tfds_would(tmp_path, folder, prefix):
     import tensorflow_datasets as tfds
 
     archive = make_zip(tmp_path / "EuroSAT.zip", folder, prefix)
-    ours = data.load("eurosat/rgb", data_dir=str(tmp_path / "ours"), eurosat_zip=str(archive))
+    ours = sources.load("eurosat/rgb", data_dir=str(tmp_path / "ours"), eurosat_zip=str(archive))
 
     reference = tfds.builder("eurosat/rgb", data_dir=str(tmp_path / "reference"))
     reference._split_generators = lambda dl_manager: {"train": reference._generate_examples(str(folder), "rgb")}
     reference.download_and_prepare()
-    for split, slicing in data.SPLITS.items():
+    for split, slicing in SPLITS.items():
         expected = list(reference.as_dataset(split=slicing).as_numpy_iterator())
         assert ours.splits[split].names == tuple(example["filename"].decode() for example in expected)
         np.testing.assert_array_equal(ours.splits[split].labels, [example["label"] for example in expected])
@@ -116,7 +118,7 @@ def test_damaged_zip_is_not_prepared(tmp_path, folder, damage):
         with zipfile.ZipFile(archive, "w") as other:
             other.writestr("cats/1.jpg", "")
     with pytest.raises(InputError, match=r"EuroSAT\.zip"):
-        data.load("eurosat/rgb", data_dir=str(tmp_path / "data"), eurosat_zip=str(archive))
+        sources.load("eurosat/rgb", data_dir=str(tmp_path / "data"), eurosat_zip=str(archive))
     assert not list((tmp_path / "data").rglob("*.tfrecord*"))
     assert not list((tmp_path / "data").glob(".eurosat-*"))
 
@@ -124,7 +126,7 @@ def test_damaged_zip_is_not_prepared(tmp_path, folder, damage):
 @pytest.fixture
 def prepared(tmp_path, folder):
     archive = make_zip(tmp_path / "EuroSAT.zip", folder, "2750")
-    data.load("eurosat/rgb", data_dir=str(tmp_path / "data"), eurosat_zip=str(archive))
+    sources.load("eurosat/rgb", data_dir=str(tmp_path / "data"), eurosat_zip=str(archive))
     return tmp_path / "data"
 
 
@@ -133,10 +135,10 @@ def test_damaged_tfrecord_is_named(prepared):
     content = record.read_bytes()
     record.write_bytes(content[: len(content) * 3 // 4])
     with pytest.raises(InputError, match=r"tfrecord-00000-of-00001: truncated or corrupt"):
-        data.load("eurosat/rgb", data_dir=str(prepared))
+        sources.load("eurosat/rgb", data_dir=str(prepared))
     record.write_bytes(content[:1000] + bytes([content[1000] ^ 0xFF]) + content[1001:])
     with pytest.raises(InputError, match=r"tfrecord-00000-of-00001: truncated or corrupt"):
-        data.load("eurosat/rgb", data_dir=str(prepared))
+        sources.load("eurosat/rgb", data_dir=str(prepared))
 
 
 def test_damaged_jpeg_in_tfrecord_is_named(tmp_path, folder):
@@ -145,7 +147,7 @@ def test_damaged_jpeg_in_tfrecord_is_named(tmp_path, folder):
     damaged.write_bytes(whole[: len(whole) // 2])
     archive = make_zip(tmp_path / "EuroSAT.zip", folder, "2750")
     with pytest.raises(InputError, match=r"Forest_999\.jpg in it is not a readable"):
-        data.load("eurosat/rgb", data_dir=str(tmp_path / "data"), eurosat_zip=str(archive))
+        sources.load("eurosat/rgb", data_dir=str(tmp_path / "data"), eurosat_zip=str(archive))
 
 
 @pytest.mark.parametrize("registered", [True, False])
@@ -155,13 +157,13 @@ def test_mirror(tmp_path, folder, hub, registered):
     checksum = hashlib.sha256(content).hexdigest() if registered else "0" * 64
     script = f"""
 import dataclasses, tensorflow_datasets as tfds
-from resnetd_tf.data import splits as data
+from resnetd_tf.data import sources
 builder = tfds.builder("eurosat/rgb", data_dir={str(tmp_path / "data")!r})
 url = "http://127.0.0.1:9/EuroSAT.zip"
 info = type(builder).url_infos.pop(builder.builder_config.download_url)
 builder.builder_config.download_url = url
 type(builder).url_infos[url] = dataclasses.replace(info, checksum={checksum!r})
-data.load("eurosat/rgb", data_dir={str(tmp_path / "data")!r})
+sources.load("eurosat/rgb", data_dir={str(tmp_path / "data")!r})
 """
     environment = {**os.environ, **hub(content)}
     result = subprocess.run(
@@ -169,57 +171,16 @@ data.load("eurosat/rgb", data_dir={str(tmp_path / "data")!r})
     )
     if registered:
         assert result.returncode == 0, result.stderr
-        assert len(data.load("eurosat/rgb", data_dir=str(tmp_path / "data")).splits["train"]) == 21
+        assert len(sources.load("eurosat/rgb", data_dir=str(tmp_path / "data")).splits["train"]) == 21
     else:
         assert "has SHA-256" in result.stderr and "not used, deleted" in result.stderr
         assert not list((tmp_path / "hub").rglob("EuroSAT.zip"))
         assert not list((tmp_path / "data").rglob("*.tfrecord*"))
 
 
-def test_training_batches_are_shuffled_and_seeded():
-    images, labels = synthetic.draw(100)
-    split = data.Split(images, labels, tuple(map(str, range(100))))
-
-    def epochs(seed):
-        batches = data.batches(split, 10, 32, training=True, seed=seed)
-        return [np.concatenate([image for image, _ in batches]) for _ in range(2)]
-
-    (first, second), (again, _), (other, _) = epochs(1), epochs(1), epochs(2)
-    assert first.shape == (96, 64, 64, 3) and first.dtype == np.uint8
-    np.testing.assert_array_equal(first, again)
-    assert (first != second).any() and (first != other).any()
-
-
-def test_evaluation_batches_are_complete_and_in_order():
-    images, labels = synthetic.draw(50)
-    split = data.Split(images, labels, tuple(map(str, range(50))))
-    batches = list(data.batches(split, 10, 32))
-    np.testing.assert_array_equal(np.concatenate([image for image, _ in batches]), images)
-    np.testing.assert_array_equal(np.concatenate([label for _, label in batches]).argmax(1), labels)
-
-
-def test_augmentation_is_the_eight_symmetries_of_the_square():
-    image = np.arange(9, dtype=np.uint8).reshape(3, 3, 1)
-    expected = {np.rot90(flipped, turns).tobytes() for flipped in (image, image[::-1]) for turns in range(4)}
-    seen = {
-        turned.numpy().tobytes() for turned in data.augment(tf.constant(np.stack([image] * 500)), tf.constant([1, 2]))
-    }
-    assert seen == expected and len(seen) == 8
-    wide = data.augment(tf.constant(np.stack([image[:2]] * 500)), tf.constant([1, 2]))
-    assert len({turned.numpy().tobytes() for turned in wide}) == 4
-
-
-def test_synthetic_scenes():
-    images, labels = synthetic.draw(200, seed=3)
-    assert images.shape == (200, 64, 64, 3) and images.dtype == np.uint8
-    assert np.bincount(labels).tolist() == [20] * 10
-    np.testing.assert_array_equal(images, synthetic.draw(200, seed=3)[0])
-    assert (images != synthetic.draw(200, seed=4)[0]).any()
-
-
 @needs_eurosat
 def test_eurosat():
-    dataset = data.load("eurosat/rgb", data_dir=eurosat_dir())
+    dataset = sources.load("eurosat/rgb", data_dir=eurosat_dir())
     assert {name: len(split) for name, split in dataset.splits.items()} == {
         "train": 18900,
         "validation": 5400,
@@ -243,8 +204,8 @@ def test_thirteen_bands_from_zip_and_folder(tmp_path):
     with zipfile.ZipFile(archive, "w") as file:
         for path in root.rglob("*.tif"):
             file.write(path, f"ds/images/remote_sensing/otherDatasets/sentinel_2/tif/{path.relative_to(root)}")
-    prepared = data.load("eurosat/all", data_dir=str(tmp_path / "data"), eurosat_zip=str(archive))
-    unpacked = data.load(f"folder:{root}")
+    prepared = sources.load("eurosat/all", data_dir=str(tmp_path / "data"), eurosat_zip=str(archive))
+    unpacked = sources.load(f"folder:{root}")
     for dataset in (prepared, unpacked):
         assert {name: len(split) for name, split in dataset.splits.items()} == {
             "train": 56,
@@ -261,11 +222,12 @@ def test_thirteen_bands_from_zip_and_folder(tmp_path):
 def test_patches_are_decoded_as_pillow_does_and_as_tensorflow_by_default_does_not():
     import io
 
+    import tensorflow as tf
     import tensorflow_datasets as tfds
 
     builder = tfds.builder("eurosat/rgb", data_dir=eurosat_dir())
     patches = builder.as_dataset(split="train[:1%]", decoders={"image": tfds.decode.SkipDecoding()})
     for patch in patches.as_numpy_iterator():
         pillow = np.asarray(Image.open(io.BytesIO(patch["image"]))).astype(int)
-        np.testing.assert_array_equal(data.decode(patch["image"]), pillow)
+        np.testing.assert_array_equal(images.decode(patch["image"]), pillow)
         assert np.abs(tf.io.decode_image(patch["image"]).numpy() - pillow).max() >= 3

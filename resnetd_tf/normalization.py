@@ -1,0 +1,69 @@
+"""Means and standard deviations that images are normalised with, and where each set comes from."""
+
+from dataclasses import dataclass
+
+from resnetd_tf.sentinel2 import BANDS
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Mean and standard deviation of each band, in the units of the pixels they normalise.
+
+    Attributes:
+        name: The images that they were computed from.
+        mean, std: One value a band, in the order of the image's bands.
+        dtype: Type of the pixels, "uint8" for grey levels or "uint16" for DN.
+    """
+
+    name: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    dtype: str
+
+
+def _grey_levels(name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> Statistics:
+    """Statistics for uint8 RGB from values that are relative to 255."""
+    return Statistics(name, tuple(255 * value for value in mean), tuple(255 * value for value in std), "uint8")
+
+
+# The 27,000 JPEG patches of EuroSAT.
+EUROSAT_RGB = _grey_levels("eurosat/rgb", (0.3444, 0.3803, 0.4078), (0.2027, 0.1369, 0.1156))
+# torchvision, GluonCV and timm.
+IMAGENET = _grey_levels("imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+# The original Caffe networks, which subtract a mean and do not divide.
+CAFFE = Statistics("caffe", (123.68, 116.779, 103.939), (1.0, 1.0, 1.0), "uint8")
+
+# Mean and standard deviation in DN of the 27,000 13-band patches, as TorchGeo's EuroSATDataModule has them.
+EUROSAT_DN = {
+    "B01": (1354.40546513, 245.71762908),
+    "B02": (1118.24399958, 333.00778264),
+    "B03": (1042.92983953, 395.09249139),
+    "B04": (947.62620298, 593.75055589),
+    "B05": (1199.47283961, 566.4170017),
+    "B06": (1999.79090914, 861.18399006),
+    "B07": (2369.22292565, 1086.63139075),
+    "B08": (2296.82608323, 1117.98170791),
+    "B8A": (2594.14080798, 1231.58581042),
+    "B09": (732.08340178, 404.91978886),
+    "B10": (12.11327804, 4.77584468),
+    "B11": (1819.01027855, 1002.58768311),
+    "B12": (1118.92391149, 761.30323499),
+}
+EUROSAT_ALL = Statistics(
+    "eurosat/all",
+    tuple(EUROSAT_DN[band][0] for band in BANDS),
+    tuple(EUROSAT_DN[band][1] for band in BANDS),
+    "uint16",
+)
+
+
+def statistics(bands: int) -> Statistics:
+    """The statistics that images of so many bands are normalised with.
+
+    Raises:
+        ValueError: There are none for this number of bands.
+    """
+    by_bands = {len(known.mean): known for known in (EUROSAT_RGB, EUROSAT_ALL)}
+    if bands not in by_bands:
+        raise ValueError(f"images have {bands} bands; expected 3 (RGB) or 13 (all of Sentinel-2's)")
+    return by_bands[bands]

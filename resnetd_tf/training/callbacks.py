@@ -1,0 +1,100 @@
+"""What is written and told while training goes on."""
+
+import csv
+import io
+import pathlib
+import time
+
+import keras
+import tensorflow as tf
+
+from resnetd_tf import rundir
+from resnetd_tf.networks.copies import portable
+
+
+class RunWriter(keras.callbacks.Callback):
+    """Writes the history after every epoch, the model after every best one, and tells the time left.
+
+    A run that is interrupted, or killed, has its best model so far in its folder.
+    """
+
+    def __init__(self, folder: pathlib.Path, epochs: int):
+        super().__init__()
+        self.folder, self.epochs = folder, epochs
+        self.copy: keras.Model | None = None
+        self.history: list[dict] = []
+        self.best: dict | None = None
+        self.start = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Time since training began."""
+        return time.monotonic() - self.start
+
+    def on_train_begin(self, logs=None):
+        self.start = time.monotonic()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch_start = time.monotonic()
+
+    def on_epoch_end(self, epoch, logs=None):
+        row = {"epoch": epoch + 1, **logs, "seconds": time.monotonic() - self.epoch_start}
+        left = self.seconds / (epoch + 1) * (self.epochs - epoch - 1)
+        row["learning_rate"] = float(self.model.optimizer.learning_rate)
+        self.history.append(row)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, row)
+        writer.writeheader()
+        writer.writerows(self.history)
+        rundir.write_text(self.folder / "history.csv", text.getvalue())
+        if self.best is None or row["val_accuracy"] > self.best["val_accuracy"]:
+            if self.copy is None:
+                self.copy = portable(self.model)
+            self.copy.set_weights(self.model.get_weights())
+            with rundir.atomic(self.folder / "model.keras") as temporary:
+                self.copy.save(temporary)
+            self.best = row
+        print(
+            f"Epoch {epoch + 1} of {self.epochs}: validation accuracy {100 * row['val_accuracy']:.2f} %, "
+            f"best {100 * self.best['val_accuracy']:.2f} % (epoch {self.best['epoch']})"
+            + (f", {duration(left)} left" if left else ""),
+            flush=True,
+        )
+
+
+class DurationEstimate(keras.callbacks.Callback):
+    """Tells once, after fifty steps, how long training will take.
+
+    Args:
+        validation_share: Validation images over training images. Classifying one is a third of the work of
+            training on one.
+        image_size: Side in pixels that the model resizes images to.
+    """
+
+    FIRST, LAST = 10, 50  # the first steps are slower: tracing, caches
+    async_safe = True  # it reads no logs, so Keras need not wait for a step to call it
+
+    def __init__(self, validation_share: float, image_size: int):
+        super().__init__()
+        self.validation_share, self.image_size = validation_share, image_size
+        self.told = False
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == self.FIRST:
+            self.start = time.monotonic()
+        elif batch == self.LAST and not self.told:
+            self.told = True
+            step = (time.monotonic() - self.start) / (self.LAST - self.FIRST)
+            total = step * self.params["steps"] * self.params["epochs"] * (1 + self.validation_share / 3)
+            advice = ""
+            if self.image_size >= 224 and not tf.config.list_logical_devices("GPU"):
+                advice = "; without a GPU --image_size=64 takes a tenth of that"
+            print(f"\n{step:.2f} s a step: {duration(total)} for {self.params['epochs']} epochs{advice}", flush=True)
+
+
+def duration(seconds: float) -> str:
+    """In words: "about 4 h 5 min", "about 40 s"."""
+    if seconds < 90:
+        return f"about {seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return "about " + (f"{hours} h " if hours else "") + f"{minutes} min"

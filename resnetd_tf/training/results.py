@@ -1,0 +1,84 @@
+"""What a run leaves: the best epoch exported, evaluated and published, and metadata that says how it came about."""
+
+import dataclasses
+import pathlib
+import sys
+import time
+
+import keras
+
+from resnetd_tf import rundir
+from resnetd_tf.data.splits import Dataset
+from resnetd_tf.deployment import comparison, savedmodel
+from resnetd_tf.environment import peak_memory, program
+from resnetd_tf.evaluation import metrics, report
+from resnetd_tf.networks import checkpoints
+from resnetd_tf.saved import open_classifier
+from resnetd_tf.training.callbacks import RunWriter
+from resnetd_tf.training.settings import Settings
+
+
+def describe(
+    settings: Settings, model: keras.Model, dataset: Dataset, checkpoint: checkpoints.Checkpoint | None
+) -> dict:
+    """What metadata.json says of settings, preprocessing and data."""
+    normalization, interpolation = checkpoints.preprocessing(model)
+    return {
+        **dataclasses.asdict(settings),
+        "weights_source": checkpoint.source if checkpoint else "random",
+        "normalization": {"mean": normalization.mean, "std": normalization.std},
+        "interpolation": interpolation,
+        "patch_shape": dataset.patch_shape,
+        "classes": dataset.classes,
+        "data_sha256": dataset.fingerprint,
+        "split_sizes": {name: len(split) for name, split in dataset.splits.items()},
+        "command": " ".join(sys.argv),
+    }
+
+
+def finish(
+    folder: pathlib.Path, path: pathlib.Path, dataset: Dataset, writer: RunWriter, metadata: dict, started: float
+) -> pathlib.Path:
+    """Exports the best epoch, evaluates the export on the test split, and publishes it last.
+
+    Args:
+        folder: The run's folder.
+        path: Where the SavedModel goes.
+        dataset: All three splits.
+        writer: The callback that was there in training.
+        metadata: What metadata.json says beside the results.
+        started: Time at which the run began, as `time.time` gives it.
+
+    Returns:
+        `path`.
+    """
+    assert writer.best is not None
+    training_seconds = writer.seconds
+    rundir.write_labels(folder / "labels.txt", dataset.classes)
+    report.plot_history(writer.history, folder / "history.png")
+    best = keras.saving.load_model(folder / "model.keras", compile=False)
+    exported = folder / "savedmodel"
+    savedmodel.write(best, dataset.classes, exported)
+    served = open_classifier(exported)
+    check = dataset.splits["validation"].images[: comparison.IMAGES]
+    agreement = comparison.agreement(served.predict(check), best.predict(check, verbose=0))
+    evaluation = metrics.evaluate(served, dataset, "test")
+    report.write(evaluation, rundir.new_evaluation(folder, "test", None))
+    metadata |= {
+        "best_epoch": writer.best["epoch"],
+        "validation_accuracy": writer.best["val_accuracy"],
+        "test_accuracy": evaluation.result["accuracy"],
+        "test_accuracy_interval": evaluation.result["accuracy_interval"],
+        "training_seconds": training_seconds,
+        "wall_seconds": time.time() - started,
+        "peak_memory_gib": peak_memory(),
+    }
+    rundir.write_json(folder / "metadata.json", metadata)
+    exported.rename(path)
+    print(report.table(evaluation.result))
+    print(f"\nSavedModel: {path}\nThe rest of the run: {folder}")
+    print(f"SavedModel against model.keras on {len(check)} validation images: {agreement}")
+    print(f"Evaluate it:  {program('evaluate')} --model={path.parent}")
+    print(f"Serve it:     tensorflow_model_server --rest_api_port=8501 --model_name={path.parent.name} ", end="")
+    print(f"--model_base_path={path.parent.resolve()}")
+    return path

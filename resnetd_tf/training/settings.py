@@ -1,0 +1,101 @@
+"""What a run is asked to do. The flags of train.py and metadata.json are made from it.
+
+Imports nothing that takes long: `--help` and a mistyped flag answer at once.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from resnetd_tf.errors import InputError
+
+VARIANTS = ("base", "b", "c", "d")
+DEPTHS = (18, 34, 50, 101, 152)
+SMALLEST_DEPTH = 10  # one block a stage: for quick tests, not told
+
+# Default learning rates. Fine-tuning's is in the range that Kornblith et al. (arXiv 1805.08974, appendix A.5) search.
+FROM_SCRATCH = 0.4
+FINE_TUNING = 0.08
+
+
+def setting(default: Any, text: str, **limits: Any) -> Any:
+    """A field with the text of its flag and what it may be: `choices`, a `minimum`, or `above` for a larger one."""
+    return dataclasses.field(default=default, metadata={"help": text, **limits})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What to train, on what, and how.
+
+    Raises:
+        InputError: A value is outside its range.
+    """
+
+    variant: str = setting("d", "Refinement of the network", choices=VARIANTS)
+    depth: int = setting(50, "Layers of the network", choices=DEPTHS)
+    dataset: str = setting(
+        "eurosat/rgb", "eurosat/rgb, eurosat/all (13 bands), synthetic, folder:PATH or the name of a TFDS dataset."
+    )
+    data_dir: str | None = setting(
+        None, "Where TFDS keeps datasets; default $TFDS_DATA_DIR, else ~/tensorflow_datasets."
+    )
+    eurosat_zip: str | None = setting(None, "A EuroSAT archive to prepare the dataset from instead of downloading it.")
+    image_size: int = setting(224, "Side in pixels to which the model resizes images; at least 32.", minimum=32)
+    epochs: int = setting(10, "Passes over the training split.", minimum=1)
+    batch_size: int = setting(32, "Images in a step, over all devices.", minimum=1)
+    learning_rate: float | None = setting(
+        None,
+        # Goyal et al., arXiv 1706.02677
+        "Highest learning rate at a batch of 256, scaled with the batch size; default 0.4 from random weights, else "
+        "0.08.",
+        above=0,
+    )
+    # arXiv 1812.01187, section 3.1; a cosine brings it back to zero, section 5.1
+    warmup_epochs: float = setting(0.5, "Epochs in which the learning rate rises from zero.", minimum=0)
+    momentum: float = setting(0.9, "Momentum of Nesterov's accelerated gradient.", minimum=0)
+    # Section 3.1: not of biases, not of batch normalisation
+    weight_decay: float = setting(
+        5e-3, "Share of every kernel that a step takes away, times the learning rate.", minimum=0
+    )
+    label_smoothing: float = setting(0.1, "Probability given to all classes evenly.", minimum=0)  # section 5.2
+    weights: str = setting(
+        "auto",
+        "What to start from: imagenet (published weights), none (random), auto (imagenet if they can be had, else "
+        "none), or a file: .keras or .weights.h5 of ours, .safetensors of timm's or torchvision's.",
+    )
+    freeze: str = setting(
+        "none",
+        "What training leaves as it is; backbone: all but the head, the last layer",
+        choices=("none", "stem", "backbone"),
+    )
+    synchronized: bool = setting(
+        False, "Batch-norm statistics over all devices, for small batches on each; else each device's own."
+    )
+    precision: str = setting(
+        "auto", "Precision of training; what is saved is float32", choices=("auto", "float32", "bfloat16", "float16")
+    )
+    seed: int = setting(0, "Seed for weights, shuffling and augmentation.", minimum=0)
+    output_dir: str | None = setting(None, "Base path of the model; default saved_models/resnet50d and so on.")
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            problem = _problem(getattr(self, field.name), **field.metadata)
+            smallest = field.name == "depth" and self.depth == SMALLEST_DEPTH
+            if problem and not smallest:
+                raise InputError(f"--{field.name}={getattr(self, field.name)}: {problem}")
+
+    @property
+    def base(self) -> str:
+        """Base path of the model: each run becomes its next version."""
+        return self.output_dir or f"saved_models/resnet{self.depth}{self.variant.removeprefix('base')}"
+
+
+def _problem(value: Any, choices=(), minimum=None, above=None, **_) -> str | None:
+    """What is wrong with the value of a setting, `None` if nothing is."""
+    if choices and value not in choices:
+        return f"must be one of {', '.join(map(str, choices))}"
+    if minimum is not None and not minimum <= value < float("inf"):
+        return f"must be at least {minimum}"
+    if above is not None and value is not None and not above < value < float("inf"):
+        return f"must be above {above}"
+    return None

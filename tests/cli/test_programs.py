@@ -1,0 +1,48 @@
+"""The programs as subprocesses: help, bad input, a disk that is full."""
+
+import importlib.util
+import shutil
+import time
+
+import pytest
+from conftest import ROOT, SMALLEST, THREE_STEPS
+
+from resnetd_tf.rundir import versions
+
+
+def test_bad_flags_and_files_are_told_in_one_line(bad_input, run, tmp_path):
+    place = f"--output_dir={tmp_path / 'none'}"
+    assert "variant" in bad_input("train.py", "--variant=e", place)
+    assert "depth" in bad_input("train.py", "--depth=42", place)
+    assert "no_such" in bad_input("train.py", "--dataset=no_such", place)
+    assert "no such file" in bad_input("evaluate.py", f"--model={tmp_path / 'none'}")
+    assert not (tmp_path / "none").exists()
+    assert "not a readable" in bad_input("predict.py", f"--model={run}", ROOT / "train.py")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("resource") is None, reason="limits are set as on Unix")
+def test_full_disk(program, bad_input, run, tmp_path):
+    """Files over 10 MB cannot be written: the first model of the second run. The first run is untouched."""
+    base = tmp_path / "small"
+    shutil.copytree(run, base)
+
+    def limit():
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000_000, 10_000_000))
+
+    message = bad_input("train.py", *SMALLEST, *THREE_STEPS, f"--output_dir={base}", preexec_fn=limit)
+    assert "cannot write" in message and "model.keras" in message
+    assert versions(base) == [1]
+    assert {path.name for path in base.iterdir()} == {"1", "run-1", "stdout.txt"}
+    result = program("export.py", f"--model={base}", preexec_fn=limit)
+    assert result.returncode == 2 and "cannot write" in result.stderr.splitlines()[-1]  # after LiteRT's own lines
+    assert not list(base.rglob("*.tflite")) and not list(base.rglob("*.tmp.*"))
+
+
+def test_help_is_quick_and_readable(program):
+    for name in ("train", "evaluate", "predict", "export"):
+        start = time.monotonic()
+        result = program(f"{name}.py", "--help")
+        assert time.monotonic() - start < 3  # without importing TensorFlow
+        assert "Examples:" in result.stdout

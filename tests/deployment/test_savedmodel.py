@@ -1,0 +1,74 @@
+"""SavedModels in processes without our package, and what they are made from."""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+from PIL import Image
+
+from benchmarks import parity
+from resnetd_tf.data import synthetic
+from resnetd_tf.deployment.folding import folded
+from resnetd_tf.saved import open_classifier
+
+
+def in_a_process_without_our_package(script, *arguments, cwd):
+    command = [sys.executable, "-c", "import sys; sys.modules['resnetd_tf'] = None\n" + script, *map(str, arguments)]
+    subprocess.run(command, check=True, cwd=cwd, timeout=200)
+
+
+def test_savedmodel_equals_keras_model_without_our_package(run, tmp_path):
+    images = synthetic.draw(20, seed=5)[0]
+    np.save(tmp_path / "images.npy", images)
+    script = """
+import numpy as np, tensorflow as tf
+images = np.load("images.npy")
+signature = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
+np.save("savedmodel.npy", signature(pixels=tf.constant(images))["probabilities"])
+import keras
+np.save("keras.npy", keras.saving.load_model(sys.argv[2], compile=False).predict(images, verbose=0))
+"""
+    in_a_process_without_our_package(script, run / "1", run / "run-1/model.keras", cwd=tmp_path)
+    exported, ours = np.load(tmp_path / "savedmodel.npy"), np.load(tmp_path / "keras.npy")
+    np.testing.assert_allclose(exported, ours, atol=1e-5)
+    np.testing.assert_allclose(exported.sum(axis=1), 1, atol=1e-5)
+    assert exported.std(axis=0).max() > 0.01  # not the same answer to everything
+
+
+def test_encoded_signature_takes_files_of_any_size(run, tmp_path):
+    import tensorflow as tf
+
+    encoded = []
+    for index, (image, name) in enumerate(zip(synthetic.draw(3)[0], ("a.jpg", "b.png", "c.jpg"))):
+        Image.fromarray(image[: 64 - 10 * index]).save(tmp_path / name)
+        encoded.append((tmp_path / name).read_bytes())
+    signature = tf.saved_model.load(str(run / "1")).signatures["encoded"]
+    together = signature(image_bytes=tf.constant(encoded))["probabilities"].numpy()
+    classifier = open_classifier(run)
+    for name, probabilities in zip(("a.jpg", "b.png", "c.jpg"), together):
+        pixels = np.asarray(Image.open(tmp_path / name))
+        np.testing.assert_allclose(probabilities, classifier.predict(pixels[np.newaxis])[0], atol=1e-5)
+
+
+def test_savedmodel_in_bfloat16(run, program, bad_input, tmp_path):
+    arguments = (f"--model={run}", "--format=savedmodel", f"--output={tmp_path / 'bfloat16'}")
+    result = program("export.py", *arguments, "--precision=bfloat16")
+    assert result.returncode == 0, result.stderr
+    assert "validation images: same class for" in result.stdout
+    images = synthetic.draw(40, seed=7)[0]
+    probabilities, expected = (open_classifier(path).predict(images) for path in (tmp_path / "bfloat16", run))
+    np.testing.assert_allclose(probabilities, expected, atol=0.05)
+    assert (probabilities != expected).any()
+    sizes = [(path / "saved_model.pb").stat().st_size for path in (tmp_path / "bfloat16", run / "1")]
+    assert sizes[0] < 0.6 * sizes[1]  # the weights, in half the bytes
+    assert "exists already" in bad_input("export.py", *arguments, "--precision=bfloat16")
+    assert "not made" in bad_input("export.py", *arguments, "--precision=int8")
+
+
+def test_folded_batch_norm_computes_the_same():
+    case = ("timm", 50, "d", (97, 129), 8, 3)
+    model, images = parity.ours(*case), parity.images((97, 129), 3)
+    copy = folded(model)
+    assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in copy.layers)
+    np.testing.assert_allclose(copy(images), model(images), atol=1e-5)

@@ -1,0 +1,48 @@
+"""What is drawn, and that drawing leaves matplotlib's settings alone."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnetd_tf.data.splits import Split
+from resnetd_tf.evaluation import report
+from resnetd_tf.evaluation.metrics import Evaluation
+
+
+def test_the_users_backend_stays(tmp_path):
+    script = """
+import matplotlib
+matplotlib.use("svg")
+from resnetd_tf.evaluation import report
+history = [{"epoch": 1, "accuracy": 1, "loss": 1, "val_accuracy": 1, "val_loss": 1}]
+report.plot_history(history, report.pathlib.Path("history.png"))
+assert matplotlib.get_backend() == "svg"
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=100, cwd=tmp_path)
+
+
+@pytest.mark.parametrize(("bands", "dtype"), [(3, "uint8"), (13, "uint16")])
+def test_pictures(tmp_path, bands, dtype):
+    """Two classes of three have images, the last image is a mistake."""
+    images = np.random.default_rng(0).integers(0, 255, (4, 16, 16, bands)).astype(dtype)
+    split = Split(images, np.array([0, 0, 2, 2]), tuple("abcd"))
+    probabilities = np.array([[0.8, 0.1, 0.1], [0.6, 0.2, 0.2], [0.1, 0.2, 0.7], [0.9, 0.1, 0.0]])
+    evaluation = Evaluation("fields", "test", split, ("Forest", "River", "SeaLake"), probabilities)
+    assert evaluation.examples.tolist() == [0, 2] and evaluation.mistakes.tolist() == [3]
+    assert evaluation.result["mistakes"] == [
+        {"name": "d", "true": "SeaLake", "predicted": "Forest", "probability": 0.9}
+    ]
+    report.write(evaluation, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == set(report.FILES.split(", "))
+    for path in tmp_path.glob("*.png"):
+        assert np.asarray(Image.open(path)).std() > 5
+
+
+def test_no_mistakes(tmp_path):
+    split = Split(np.zeros((2, 16, 16, 3), "uint8"), np.array([0, 1]), ("a", "b"))
+    evaluation = Evaluation("fields", "test", split, ("Forest", "River"), np.eye(2))
+    report.write(evaluation, tmp_path)
+    assert evaluation.result["accuracy"] == 1 and (tmp_path / "mistakes.png").is_file()

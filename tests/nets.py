@@ -1,0 +1,23 @@
+"""Networks for the tests."""
+
+import keras
+import numpy as np
+
+from resnetd_tf.networks.resnet import resnet
+
+
+def randomize(model, seed=0):
+    """Weights of unit scale everywhere, batch normalisation's included, so that every layer counts."""
+    rng = np.random.default_rng(seed)
+    for weight in model.weights:
+        if len(weight.shape) == 1:
+            weight.assign(rng.uniform(0.5, 1.5, weight.shape))
+
+
+def in_bfloat16(size):
+    """A network for images of that side, built under Keras's policy for training in bfloat16."""
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        return resnet(18, "d", input_shape=(size, size, 3), classes=10)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")

@@ -1,0 +1,112 @@
+"""The layers that are faster than Keras's own: the same results."""
+
+import keras
+import numpy as np
+import pytest
+from nets import in_bfloat16, randomize
+
+from resnetd_tf.networks.batchnorm import BatchNormalization
+from resnetd_tf.networks.convolution import Conv2D
+from resnetd_tf.networks.copies import portable, with_keras_layers
+from resnetd_tf.networks.resnet import resnet
+
+
+def results_of_training(layer, images) -> list:
+    """Outputs, gradients of inputs and weights, then other weights and outputs of inference, in float32."""
+    import tensorflow as tf
+
+    x = tf.Variable(images)
+    with tf.GradientTape() as tape:
+        y = layer(x, training=True)
+        loss = tf.reduce_sum(tf.cast(y, "float32") ** 3)
+    gradients = tape.gradient(loss, [x, *[weight.value for weight in layer.trainable_weights]])
+    results = [y, *gradients, *layer.non_trainable_weights, layer(images, training=False)]
+    return [np.asarray(result, "float32") for result in results]
+
+
+def assert_close(ours, theirs, dtype):
+    tolerance = 1e-4 if dtype == "float32" else 0.05
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * np.abs(b).max())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_batch_norm_equals_keras(dtype):
+    """The fused layer against Keras's own: outputs, gradients and moving statistics."""
+    images = np.random.default_rng(0).normal(3, 2, (4, 5, 6, 7)).astype("float32")
+    kinds = (BatchNormalization, keras.layers.BatchNormalization)
+    assert_close(*(results_of_training(kind(momentum=0.9, epsilon=1e-5, dtype=dtype), images) for kind in kinds), dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 2), (3, 4), (8, 6), (20, 20)])
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 1), (3, 2)])
+def test_convolution_equals_keras(kernel, stride, size, dtype):
+    """Outputs and gradients of the matrix products against Keras's convolution."""
+    if stride == 2:  # to that size, from an image that is padded already
+        size = tuple(2 * side + 2 for side in size)
+    images = np.random.default_rng(0).normal(size=(3, *size, 5)).astype("float32")
+    options = {"strides": stride, "padding": "same" if stride == 1 else "valid", "use_bias": False, "dtype": dtype}
+    layers = [kind(4, kernel, **options) for kind in (Conv2D, keras.layers.Conv2D)]
+    for layer in layers:
+        layer.build(images.shape)
+    layers[1].set_weights(layers[0].get_weights())
+    assert_close(*(results_of_training(layer, images) for layer in layers), dtype)
+
+
+def test_gradients_round_as_with_keras_layers():
+    """In bfloat16 the gradients of our layers are as near to those of float32 as Keras's are."""
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    images, labels = rng.normal(size=(16, 64, 64, 3)).astype("float32"), rng.integers(0, 10, 16)
+    original = resnet(18, "d", input_shape=(64, 64, 3), classes=10)
+    randomize(original)
+
+    def gradients(model):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(keras.losses.sparse_categorical_crossentropy(labels, model(images, training=True)))
+        return [np.asarray(gradient) for gradient in tape.gradient(loss, model.trainable_variables)]
+
+    expected = gradients(portable(original))
+    ours = in_bfloat16(64)
+    ours.set_weights(original.get_weights())
+    errors = [
+        [np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in zip(gradients(model), expected)]
+        for model in (ours, with_keras_layers(ours))
+    ]
+    assert 0 < np.median(errors[0]) < 1.2 * np.median(errors[1])
+    assert max(errors[0]) < 1.2 * max(errors[1])
+
+
+def test_convolutions_that_are_matrix_products():
+    """Those of small maps; none where the size is open."""
+
+    def found(**arguments):
+        layers = resnet(50, "d", **arguments).layers
+        return [
+            [layer.name for layer in layers if getattr(layer, attribute, False)]
+            for attribute in ("as_matrix_product", "kernel_gradient_as_matrix_products")
+        ]
+
+    pointwise, differentiated = found(input_shape=(64, 64, 3))
+    assert len(pointwise) == 36 and len(differentiated) == 13 and differentiated[0] == "stage2_block1_2_conv"
+    assert found() == [[], []]
+
+
+def test_frozen_batch_norm_keeps_its_statistics():
+    layer = BatchNormalization()
+    layer.trainable = False
+    layer(np.random.default_rng(0).normal(5, 1, (2, 4, 4, 3)).astype("float32"), training=True)
+    np.testing.assert_array_equal(layer.moving_mean, np.zeros(3))
+
+
+def test_portable_copy_is_in_keras_layers():
+    model = in_bfloat16(32)
+    randomize(model)
+    copy = portable(model)
+    assert {type(layer).__module__.split(".")[0] for layer in copy.layers} == {"keras"}
+    assert {layer.compute_dtype for layer in copy.layers} == {"float32"}
+    for ours, theirs in zip(model.weights, copy.weights):
+        np.testing.assert_array_equal(ours, theirs)

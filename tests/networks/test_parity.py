@@ -1,0 +1,55 @@
+"""Our networks against other implementations' outputs.
+
+timm's and KerasHub's outputs are stored by `python -m benchmarks.parity --write`; the weights are redrawn.
+"""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from benchmarks import parity
+
+
+def difference(case):
+    outputs = keras.ops.convert_to_numpy(parity.ours(*case)(parity.images(case[3], case[5])))
+    with np.load(parity.GOLDEN) as golden:
+        expected = golden[parity.key(*case)]
+    assert np.abs(expected).max() > 0.1
+    return np.abs(outputs - expected).max()
+
+
+@pytest.mark.parametrize("case", parity.STORED, ids=lambda case: parity.key(*case))
+def test_outputs_are_the_peers(case):
+    assert difference(case) < 1e-4
+
+
+@pytest.mark.filterwarnings("ignore:This model usually expects 1 or 3 input channels")  # keras.applications, of 13
+@pytest.mark.parametrize(("depth", "bands"), [(50, 3), (50, 13)])
+def test_logits_are_keras_applications(depth, bands):
+    case = ("keras.applications", depth, "base", (97, 129), 32, bands)
+    model = parity.ours(*case)
+    expected = parity.theirs(*case, model)
+    np.testing.assert_allclose(model(parity.images(case[3], bands)), expected, atol=1e-4)
+    assert np.abs(expected).max() > 0.1
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_backends_agree(backend):
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+    script = """
+import sys
+sys.modules["tensorflow"] = None
+from test_parity import difference, parity
+cases = [case for case in parity.STORED if case[2] == "d"]
+assert len(cases) == 7 and max(difference(case) for case in cases) < 1e-4
+"""
+    path = os.pathsep.join(map(str, (ROOT / "tests", ROOT / "tests/networks", ROOT)))
+    environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": path}
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True)

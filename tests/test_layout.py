@@ -1,0 +1,57 @@
+"""The package stays small pieces that import each other in one direction."""
+
+import ast
+import graphlib
+import pathlib
+
+import pytest
+from conftest import ROOT
+
+# Each uses only those after it; modules beside them are used by all.
+ORDER = ("cli", "training", "evaluation", "deployment", "imagery", "data", "networks")
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in (ROOT / "resnetd_tf").rglob("*.py")
+}
+
+
+def imported(path: pathlib.Path) -> set[str]:
+    """The modules of this package that a file imports, at its top or in a function."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    found &= MODULES.keys()
+    # Of "from package import module" the module counts.
+    return {name for name in found if not any(other.startswith(f"{name}.") for other in found)}
+
+
+def test_no_import_circle():
+    graph = {name: imported(path) - {name} for name, path in MODULES.items()}
+    assert len(graph) > 40
+    assert list(graphlib.TopologicalSorter(graph).static_order())
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_subpackages_use_only_those_below(name):
+    parts = name.split(".")
+    if len(parts) > 1 and parts[1] in ORDER:
+        place = ORDER.index(parts[1])
+        used = {other.split(".")[1] for other in imported(MODULES[name]) if "." in other} & set(ORDER)
+        if name != "resnetd_tf.cli.common_flags":  # `Settings`, which imports nothing
+            assert all(ORDER.index(other) >= place for other in used), used
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_modules_and_functions_are_short(name):
+    text = MODULES[name].read_text(encoding="utf-8")
+    assert text.count("\n") <= 250
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 80, node.name
+
+
+def test_the_network_is_one_short_module():
+    assert MODULES["resnetd_tf.networks.resnet"].read_text(encoding="utf-8").count("\n") <= 238

@@ -9,7 +9,7 @@ from conftest import ROOT, needs_eurosat
 
 
 def benchmark(name: str, *arguments: str, folder) -> tuple[str, list[dict]]:
-    command = [sys.executable, "-m", f"benchmarks.{name}", *arguments, "--rounds=2", f"--output_dir={folder}"]
+    command = [sys.executable, "-m", f"benchmarks.{name}", *arguments, f"--output_dir={folder}"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     (path,) = folder.glob(f"{name}-*.json")
@@ -17,7 +17,7 @@ def benchmark(name: str, *arguments: str, folder) -> tuple[str, list[dict]]:
 
 
 def test_train_step(tmp_path):
-    arguments = ("--size=32", "--precision=float32", "--batch=8", "--only=ours,matrix products")
+    arguments = ("--rounds=2", "--size=32", "--precision=float32", "--batch=8", "--only=ours,matrix products")
     text, (result,) = benchmark("train_step", *arguments, folder=tmp_path)
     ours, products = result["rates"]["ours"], result["rates"]["matrix products"]
     assert len(ours) == len(products) == 2 and 0 < max(ours) < min(products)
@@ -27,7 +27,7 @@ def test_train_step(tmp_path):
 
 
 def test_inference(tmp_path):
-    arguments = ("--size=32", "--precision=bfloat16", "--batch=1", "--only=ours,ONNX Runtime")
+    arguments = ("--rounds=2", "--size=32", "--precision=bfloat16", "--batch=1", "--only=ours,ONNX Runtime")
     text, (result,) = benchmark("inference", *arguments, folder=tmp_path)
     assert min(result["rates"]["ours"]) > 0
     assert "ONNX Runtime left out" in text
@@ -35,7 +35,7 @@ def test_inference(tmp_path):
 
 @needs_eurosat
 def test_startup(tmp_path):
-    text, (result,) = benchmark("startup", "--only=ours", folder=tmp_path)
+    text, (result,) = benchmark("startup", "--only=ours", "--rounds=1", folder=tmp_path)
     (rates,), (phases,) = result["rates"].values(), result["profiles"].values()
     assert set(phases) > {"import of TensorFlow", "data into memory", "tracing and first step"}
     assert min(phases.values()) > 0 and sum(phases.values()) == pytest.approx(rates[-1])

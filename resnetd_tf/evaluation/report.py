@@ -21,9 +21,9 @@ def write(evaluation: Evaluation, folder: pathlib.Path) -> None:
     plot_patches(evaluation, evaluation.mistakes, folder / "mistakes.png")
 
 
-def _save(figure: Figure, path: pathlib.Path) -> None:
+def _save(figure: Figure, path: pathlib.Path, margins: str | None = "tight") -> None:
     with rundir.atomic(path) as temporary:
-        figure.savefig(temporary, dpi=120, bbox_inches="tight")
+        figure.savefig(temporary, dpi=120, bbox_inches=margins)
 
 
 def table(metrics: dict) -> str:
@@ -93,7 +93,8 @@ def plot_patches(evaluation: Evaluation, indices: np.ndarray, path: pathlib.Path
     """
     rows = max(1, -(-len(indices) // columns))
     figure = Figure(figsize=(2.2 * columns, 2.6 * rows))
-    axes = figure.subplots(rows, columns, squeeze=False)
+    place = {"left": 0.01, "right": 0.99, "bottom": 0.01, "top": 1 - 0.4 / (2.6 * rows), "wspace": 0.05, "hspace": 0.2}
+    axes = figure.subplots(rows, columns, squeeze=False, gridspec_kw=place)
     for axis in axes.flat:
         axis.axis("off")
     for axis, index in zip(axes.flat, indices):
@@ -105,4 +106,4 @@ def plot_patches(evaluation: Evaluation, indices: np.ndarray, path: pathlib.Path
         axis.set_title(title, fontsize=8, color="black" if true == predicted else "firebrick")
     if not len(indices):
         figure.suptitle("No image was classified wrongly.")
-    _save(figure, path)
+    _save(figure, path, margins=None)  # known, and so drawn once

@@ -150,14 +150,15 @@ def test_training_from_published_weights(program, hub, tmp_path):
             np.testing.assert_array_equal(trained.tensors[f"{layer.name}/{weight.name}"], weight)
     assert trained.tensors["predictions/kernel"].shape == (512, 10)
 
-    # The second time it comes from the cache, as `auto` finds it; TFLite has no bicubic resizing of its own.
-    offline = {**environment, "HF_ENDPOINT": "http://127.0.0.1:9"}
-    arguments = ("--freeze=stem", f"--output_dir={tmp_path / 'model'}")
-    result = program("train.py", *SMALL, *arguments, environment=offline)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("Weights: timm/resnet18d.ra2_in1k")
+    # TFLite has no bicubic resizing of its own.
     result = program("export.py", f"--model={tmp_path / 'model'}", "--format=tflite", "--precision=float32")
     assert result.returncode == 0, result.stderr
+
+    # The second time the weights come from the cache, as `auto` finds them.
+    offline = {**environment, "HF_ENDPOINT": "http://127.0.0.1:9"}
+    result = program("train.py", *SMALL, "--batch_size=10000", environment=offline)
+    assert result.stdout.startswith("Weights: timm/resnet18d.ra2_in1k")
+    assert result.returncode == 2 and "larger than the training split" in result.stderr
 
 
 def test_downloads_that_fail(bad_input, hub, tmp_path):

@@ -100,7 +100,7 @@ def test_blocks_begin_as_identities():
 def test_networks_need_no_tensorflow():
     """`resnet.py` builds where TensorFlow cannot even be imported."""
     pytest.importorskip("jax")
-    script = "import sys; sys.modules['tensorflow'] = None; import resnetd_tf; resnetd_tf.ResNet50D(classes=10)"
+    script = "import sys; sys.modules['tensorflow'] = None; import resnetd_tf; resnetd_tf.resnet(10, 'd')"
     subprocess.run([sys.executable, "-c", script], env={**os.environ, "KERAS_BACKEND": "jax"}, check=True)
 
 

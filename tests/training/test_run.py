@@ -16,7 +16,7 @@ from conftest import ROOT, SMALLEST, THREE_STEPS
 
 from resnetd_tf.data import synthetic
 from resnetd_tf.errors import InputError
-from resnetd_tf.networks import classifier
+from resnetd_tf.networks import checkpoints, classifier
 from resnetd_tf.normalization import EUROSAT_RGB
 from resnetd_tf.rundir import versions
 from resnetd_tf.saved import open_classifier
@@ -62,13 +62,16 @@ def test_next_run_continues_from_weights_and_keeps_the_first(run, program, tmp_p
     shutil.copytree(run, base)
     before = {path: path.stat().st_mtime_ns for path in base.rglob("*") if path.is_file()}
     weights = run / "run-1/model.keras"
-    arguments = (f"--weights={weights}", f"--output_dir={base}")
+    arguments = (f"--weights={weights}", "--freeze=stem", f"--output_dir={base}")
     result = program("train.py", *SMALLEST, *THREE_STEPS, *arguments)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(f"Weights: {weights}")
     assert versions(base) == [1, 2] and (base / "run-2/metadata.json").is_file()
     assert all(path.stat().st_mtime_ns == time_ for path, time_ in before.items())
     assert open_classifier(base).path == base / "2"
+    first, second = (checkpoints.read(base / f"run-{number}/model.keras", 10, "d").tensors for number in (1, 2))
+    same = {name.split("_")[0] for name in first if np.array_equal(first[name], second[name])}
+    assert same == {"stem"} and all(np.array_equal(first[name], second[name]) for name in first if "stem_" in name)
 
 
 def test_interrupt_keeps_the_best_epoch(tmp_path):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 
+import filelock
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -86,11 +87,14 @@ def hub(tmp_path):
 
 @pytest.fixture(scope="session")
 def run(program, tmp_path_factory):
-    """Base path of a small classifier trained on the synthetic dataset."""
-    base = tmp_path_factory.mktemp("models") / "small"
-    result = program("train.py", *SMALLEST, "--epochs=2", f"--output_dir={base}")
-    assert result.returncode == 0, result.stderr
-    (base / "stdout.txt").write_text(result.stdout)
+    """Base path of a small classifier trained on the synthetic dataset, by the first worker that needs it."""
+    folder = tmp_path_factory.getbasetemp()
+    base = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "models" / "small"
+    with filelock.FileLock(f"{base.parent}.lock"):
+        if not base.exists():
+            result = program("train.py", *SMALLEST, "--epochs=2", f"--output_dir={base}")
+            assert result.returncode == 0, result.stderr
+            (base / "stdout.txt").write_text(result.stdout)
     return base
 
 

@@ -16,7 +16,7 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 from resnetd_tf.training import train
 from resnetd_tf.training.settings import Settings
 train(Settings(depth=10, dataset="synthetic", image_size=32, weights="none", synchronized=True,
-    precision="float32", output_dir="two", epochs=1))
+    precision="float32", output_dir="two", epochs=1, batch_size=60))
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=280, cwd=tmp_path)
     metadata = json.loads((tmp_path / "two/run-1/metadata.json").read_text())

@@ -6,7 +6,8 @@ python -m benchmarks.cost
 import keras
 import numpy as np
 
-from resnetd_tf.networks.resnet import DEPTHS, VARIANTS, resnet
+from resnetd_tf.networks.resnet import resnet
+from resnetd_tf.training.settings import DEPTHS, VARIANTS
 
 # Multiply-adds (10^9) and parameters (10^6) in arXiv 1812.01187, table 5.
 PAPER = {(50, "base"): (3.8, 25), (50, "b"): (4.1, 25), (50, "c"): (4.3, 25), (50, "d"): (4.3, 25)}

@@ -31,7 +31,7 @@ def thread_time(run: Callable[[], object], steps: int) -> dict[str, float]:
         space = xplane_pb2.XSpace.FromString(path.read_bytes())
     (plane,) = (plane for plane in space.planes if plane.name == "/host:CPU")
     for event in (event for line in plane.lines for event in line.events):
-        # Of an operation: "name:kernel". Others are of what surrounds them: "EagerExecute: ...", "Iterator::...".
+        # Operations are called "name:kernel"; what surrounds them "EagerExecute: ...", "Iterator::...".
         if match := re.fullmatch(r"[^: ]+:(\w+)", plane.event_metadata[event.metadata_id].name):
             found = (group for group, parts in GROUPS.items() if any(part in match[1] for part in parts))
             groups[next(found, "rest")] += event.duration_ps / 1e9 / steps

@@ -18,7 +18,8 @@ import keras
 import numpy as np
 
 from resnetd_tf.networks.checkpoints import Checkpoint, assign, from_keras_applications, state_dict_names
-from resnetd_tf.networks.resnet import DEPTHS, resnet
+from resnetd_tf.networks.resnet import resnet
+from resnetd_tf.training.settings import DEPTHS
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "tests" / "golden" / "logits.npz"
 CLASSES = 10

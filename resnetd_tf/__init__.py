@@ -1,7 +1,7 @@
 """ResNet-50 and its B, C and D refinements for land-cover classification of Sentinel-2 imagery.
 
-Data flows one way through the package, and each part uses only those before it: `data`, `networks`, `imagery`,
-`deployment`, `evaluation`, `training`, `cli`.
+Each part uses only those before it: `resnetd_tf.data`, `networks`, `imagery`, `deployment`, `evaluation`, `training`,
+`cli`. They are imported by name: `import resnetd_tf.data`.
 """
 
 import importlib

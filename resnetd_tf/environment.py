@@ -63,9 +63,13 @@ def _version(package: str) -> str | None:
 
 def _git_revision() -> str | None:
     """Revision of the checkout this package is run from, "-dirty" where it was changed; `None` outside one."""
-    source = pathlib.Path(__file__).parent
+    git = ["git", "-C", str(pathlib.Path(__file__).parent)]
     try:
-        command = ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        # The repository may be another one, that the package was installed in.
+        subprocess.run(
+            [*git, "ls-files", "--error-unmatch", pathlib.Path(__file__).name], capture_output=True, check=True
+        )
+        command = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None

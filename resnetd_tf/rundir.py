@@ -48,7 +48,7 @@ def atomic(path: pathlib.Path) -> Iterator[pathlib.Path]:
 def write_text(path: pathlib.Path, text: str) -> None:
     """Writes a text file, whole or not at all."""
     with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: pathlib.Path, content: dict) -> None:
@@ -87,19 +87,29 @@ def new_folder(parent: pathlib.Path, name: Callable[[int], str], first: int = 1)
             raise InputError(f"cannot create {folder}: {error.strerror}; give another place") from error
 
 
-def new_evaluation(place: pathlib.Path, name: str, chosen: str | None) -> pathlib.Path:
-    """Creates the folder of an evaluation: `chosen`, or the first evaluation-NAME-K under `place` that is free.
+@contextlib.contextmanager
+def new_evaluation(place: pathlib.Path, name: str, chosen: str | None = None) -> Iterator[pathlib.Path]:
+    """Creates the folder of an evaluation, and removes it again if the evaluation fails before anything is in it.
+
+    It is `chosen`, or the first evaluation-NAME-K under `place` that is free.
 
     Raises:
         InputError: It exists already or cannot be created.
     """
     if chosen is None:
         name = "".join(letter if letter.isalnum() else "-" for letter in name).strip("-")
-        return new_folder(place, f"evaluation-{name}-{{}}".format)[1]
-    folder = pathlib.Path(chosen)
-    if folder.exists():
-        raise InputError(f"output folder {folder} exists already; give another")
-    return new_folder(folder.parent, lambda number: folder.name)[1]
+        folder = new_folder(place, f"evaluation-{name}-{{}}".format)[1]
+    else:
+        folder = pathlib.Path(chosen)
+        if folder.exists():
+            raise InputError(f"output folder {folder} exists already; give another")
+        folder = new_folder(folder.parent, lambda number: folder.name)[1]
+    try:
+        yield folder
+    except BaseException:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+        raise
 
 
 def versions(base: pathlib.Path) -> list[int]:

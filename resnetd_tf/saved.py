@@ -135,7 +135,7 @@ def _open_keras(path: pathlib.Path) -> tuple[Callable, keras.KerasTensor, int]:
 
 
 def _open_savedmodel(path: pathlib.Path) -> tuple[Callable, tf.TensorSpec, int]:
-    """The same of a SavedModel's `serving_default`."""
+    """The same for the signature `serving_default` of a SavedModel."""
     loaded = tf.saved_model.load(str(path))
     signature = loaded.signatures["serving_default"]
     ((key, spec),) = signature.structured_input_signature[1].items()

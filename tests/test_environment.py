@@ -1,11 +1,13 @@
 """Hardware and memory, also where Linux's ways to ask for them are missing."""
 
 import os
+import subprocess
 import sys
 import types
 
 import psutil
 import pytest
+from conftest import ROOT
 
 from resnetd_tf import environment
 
@@ -36,3 +38,13 @@ def test_programs_are_called_as_this_one_was(monkeypatch):
     assert environment.program("evaluate") == "resnetd-evaluate"
     monkeypatch.setattr(sys, "argv", ["train.py"])
     assert environment.program("evaluate") == "python evaluate.py"
+
+
+def test_revision_of_a_repository_that_it_is_only_installed_in(monkeypatch, tmp_path):
+    assert bool(environment.environment()["git_revision"]) == (ROOT / ".git").exists()
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    who = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+    subprocess.run(["git", "-C", tmp_path, *who, "commit", "--quiet", "--allow-empty", "-m", "theirs"], check=True)
+    (tmp_path / "environment.py").touch()
+    monkeypatch.setattr(environment, "__file__", str(tmp_path / "environment.py"))
+    assert environment.environment()["git_revision"] is None

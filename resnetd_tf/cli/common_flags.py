@@ -28,7 +28,7 @@ def define_settings(*names: str) -> None:
         kind = next(kind for kind in (typing.get_args(types[field.name]) or (types[field.name],)) if kind in DEFINE)
         text = field.metadata["help"]
         if choices := field.metadata.get("choices"):
-            text += f": {', '.join(map(str, choices[:-1]))} or {choices[-1]}."
+            text = f"{text.removesuffix('.')} ({', '.join(map(str, choices))})."
         DEFINE[kind](field.name, field.default, text)
 
 

@@ -14,20 +14,6 @@ from resnetd_tf.cli import common_flags, program
 from resnetd_tf.training.settings import Settings
 
 FLAGS = flags.FLAGS
-common_flags.define_model()
-flags.DEFINE_string(
-    "split",
-    None,
-    "train, validation or test (70/20/10), or a TFDS slice such as train[90%:]; default test, of ImageNet validation.",
-)
-common_flags.define_dataset(
-    "As for train.py, or imagenet2012 for 1000 classes; default the one the model was trained on."
-)
-flags.DEFINE_string(
-    "weights", None, "For imagenet2012: evaluate these weights, as for train.py, of --depth and --variant, not --model."
-)
-common_flags.define_settings("variant", "depth")
-flags.DEFINE_string("output_dir", None, "A new folder for the results; default evaluation-SPLIT-K beside the model.")
 
 
 def evaluate(arguments: list[str]) -> None:
@@ -50,5 +36,29 @@ def evaluate(arguments: list[str]) -> None:
         run.evaluate(FLAGS.model, split=FLAGS.split or "test", output_dir=FLAGS.output_dir, **common_flags.source())
 
 
+def define_flags() -> None:
+    common_flags.define_model()
+    flags.DEFINE_string(
+        "split",
+        None,
+        "train, validation or test (70/20/10), or a TFDS slice such as train[90%:]; default test, or validation for "
+        "ImageNet.",
+    )
+    common_flags.define_dataset(
+        "Dataset as for training, or imagenet2012 for 1000 classes; default the one the model was trained on."
+    )
+    flags.DEFINE_string(
+        "weights",
+        None,
+        "For imagenet2012: weights to evaluate instead of --model, as for training; --depth and --variant say which "
+        "network they are for.",
+    )
+    common_flags.define_settings("variant", "depth")
+    flags.DEFINE_string(
+        "output_dir", None, "A new folder for the results; default evaluation-SPLIT-K beside the model."
+    )
+
+
 def main() -> None:
+    define_flags()
     program.run(evaluate)

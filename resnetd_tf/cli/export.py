@@ -12,21 +12,14 @@ from resnetd_tf.cli import common_flags, program
 from resnetd_tf.errors import InputError
 
 FLAGS = flags.FLAGS
-common_flags.define_model()
-flags.DEFINE_enum("format", "tflite", ["tflite", "savedmodel"], "What to make.")
-flags.DEFINE_enum(
-    "precision",
-    "float32",
-    ["float32", "int8", "bfloat16"],
-    "TFLite: float32, or int8, calibrated on the training split. SavedModel: bfloat16; training leaves float32.",
-)
-flags.DEFINE_string("output", None, "A new file or folder; default model-... or savedmodel-... in the run's folder.")
-common_flags.define_dataset("For int8 and bfloat16; default the one the model was trained on.")
 
 
 def export(arguments: list[str]) -> None:
     if (FLAGS.format == "savedmodel") != (FLAGS.precision == "bfloat16"):
-        raise InputError(f"--format={FLAGS.format} --precision={FLAGS.precision}: not made; see --help for what is")
+        raise InputError(
+            f"--format={FLAGS.format} --precision={FLAGS.precision}: not made; bfloat16 needs --format=savedmodel, "
+            "float32 and int8 need --format=tflite"
+        )
     program.import_tensorflow()
     from resnetd_tf.deployment import savedmodel, tflite
 
@@ -36,5 +29,21 @@ def export(arguments: list[str]) -> None:
         tflite.convert(FLAGS.model, FLAGS.precision, FLAGS.output, **common_flags.source())
 
 
+def define_flags() -> None:
+    common_flags.define_model()
+    flags.DEFINE_enum("format", "tflite", ["tflite", "savedmodel"], "What to make.")
+    flags.DEFINE_enum(
+        "precision",
+        "float32",
+        ["float32", "int8", "bfloat16"],
+        "TFLite: float32, or int8, calibrated on the training split. SavedModel: bfloat16; training leaves float32.",
+    )
+    flags.DEFINE_string(
+        "output", None, "A new file or folder; default model-... or savedmodel-... in the run's folder."
+    )
+    common_flags.define_dataset("For int8 and bfloat16; default the one the model was trained on.")
+
+
 def main() -> None:
+    define_flags()
     program.run(export)

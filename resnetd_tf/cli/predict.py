@@ -10,8 +10,6 @@ from absl import flags
 from resnetd_tf.cli import common_flags, program
 
 FLAGS = flags.FLAGS
-common_flags.define_model()
-flags.DEFINE_integer("top", 3, "Number of classes to print for each image.", lower_bound=1)
 
 
 def predict(paths: list[str]) -> None:
@@ -21,5 +19,11 @@ def predict(paths: list[str]) -> None:
     patches.predict(FLAGS.model, paths, FLAGS.top)
 
 
+def define_flags() -> None:
+    common_flags.define_model()
+    flags.DEFINE_integer("top", 3, "Number of classes to print for each image.", lower_bound=1)
+
+
 def main() -> None:
+    define_flags()
     program.run(predict, takes_arguments=True)

@@ -6,6 +6,7 @@ TensorFlow is imported after the flags are read, so that `--help` and a mistyped
 import logging
 import os
 import pathlib
+import re
 import sys
 import tempfile
 from collections.abc import Callable
@@ -18,7 +19,14 @@ from resnetd_tf.errors import InputError
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow without its start-up messages, which no setting silences: errors are one line."""
+    """Imports TensorFlow without its start-up messages, which no setting silences: errors are one line.
+
+    Raises:
+        InputError: Keras is told to use another backend.
+    """
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    if backend != "tensorflow":
+        raise InputError(f"KERAS_BACKEND={backend}: the programs need tensorflow; unset it. The networks alone do not")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     absl_logging.set_verbosity(absl_logging.ERROR)
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
@@ -28,7 +36,7 @@ def import_tensorflow() -> None:
         os.dup2(messages.fileno(), 2)
         try:
             import tensorflow  # noqa: F401
-        except BaseException:
+        except Exception:
             messages.seek(0)
             os.write(stderr, messages.read())
             raise
@@ -59,6 +67,8 @@ def run(main: Callable[[list[str]], None], *, takes_arguments: bool = False) -> 
             arguments = flags.FLAGS(argv)
         except flags.Error as error:
             fail(str(error))
+        except SystemExit:  # after --help; absl's exit code is 1
+            sys.exit(0)
         if len(arguments) > 1 and not takes_arguments:
             fail(f"unexpected argument {arguments[1]!r}; flags begin with --, see --help")
         return arguments
@@ -69,7 +79,8 @@ def run(main: Callable[[list[str]], None], *, takes_arguments: bool = False) -> 
         except InputError as error:
             fail(str(error))
         except KeyboardInterrupt:
-            print(f"{program}: interrupted", file=sys.stderr)
+            line = "\n" if sys.stdout.isatty() else ""  # after a progress bar
+            print(f"{line}{program}: interrupted", file=sys.stderr)
             sys.exit(130)
 
     app.run(guarded, flags_parser=parse)
@@ -78,6 +89,8 @@ def run(main: Callable[[list[str]], None], *, takes_arguments: bool = False) -> 
 def _describe(module: str) -> None:
     """Has `--help` show a module's docstring and flags as those of the program that was called."""
     if module != "__main__":
-        sys.modules["__main__"].__doc__ = sys.modules[module].__doc__
+        text = sys.modules[module].__doc__ or ""
+        installed = pathlib.Path(sys.argv[0]).name.startswith("resnetd-")
+        sys.modules["__main__"].__doc__ = re.sub(r"python (\w+)\.py", r"resnetd-\1", text) if installed else text
         for flag in flags.FLAGS.get_key_flags_for_module(module):
             flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)

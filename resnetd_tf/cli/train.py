@@ -9,8 +9,6 @@ Examples:
 
 from resnetd_tf.cli import common_flags, program
 
-common_flags.define_settings()
-
 
 def train(arguments: list[str]) -> None:
     settings = common_flags.settings()
@@ -21,4 +19,5 @@ def train(arguments: list[str]) -> None:
 
 
 def main() -> None:
+    common_flags.define_settings()
     program.run(train)

@@ -1,5 +1,6 @@
 """From the name of a dataset to its splits in memory, whatever it is kept in."""
 
+import pathlib
 from collections.abc import Sequence
 
 from resnetd_tf.data import folder, synthetic, tfds
@@ -38,3 +39,10 @@ def load(
     if name.startswith(FOLDER):
         return folder.load(name.removeprefix(FOLDER), splits, image_size)
     return tfds.load(name, splits, data_dir, eurosat_zip, image_size)
+
+
+def absolute(name: str) -> str:
+    """The name of a dataset that means the same from every working directory."""
+    if name.startswith(FOLDER):
+        return f"{FOLDER}{pathlib.Path(name.removeprefix(FOLDER)).resolve()}"
+    return name

@@ -82,7 +82,7 @@ def resize_and_crop(image: tf.Tensor, preparation: Preparation) -> tf.Tensor:
 
 
 def evaluate(contender: Contender, dataset: str, split: str, data_dir: str | None) -> dict:
-    """Top-1 and top-5 accuracy, and what they are of.
+    """Top-1 and top-5 accuracy, with the names of model, dataset and split.
 
     Args:
         contender: What to evaluate.

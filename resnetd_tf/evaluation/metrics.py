@@ -11,7 +11,7 @@ from resnetd_tf.data.splits import Dataset, Split
 from resnetd_tf.errors import InputError
 from resnetd_tf.saved import SavedClassifier
 
-WORST = 24  # mistakes told
+WORST = 24  # mistakes that are listed and drawn
 
 
 def interval(correct: int, count: int) -> list[float]:
@@ -103,22 +103,23 @@ class Evaluation:
         return {"dataset": self.dataset, "split": self.split_name, **measured, "mistakes": mistakes}
 
 
-def evaluate(classifier: SavedClassifier, dataset: Dataset, split: str) -> Evaluation:
-    """Classifies the images of one split.
-
-    Args:
-        classifier: An opened classifier.
-        dataset: A dataset with that split loaded.
-        split: The split's name.
-
-    Raises:
-        InputError: Bands or classes differ between classifier and dataset.
-    """
+def check(classifier: SavedClassifier, dataset: Dataset) -> None:
+    """Raises InputError if bands or classes differ between classifier and dataset."""
     classifier.check_bands(dataset.name, dataset.patch_shape[-1])
     if dataset.classes != classifier.classes:
         raise InputError(
             f"{classifier.path} knows the classes {', '.join(classifier.classes)}; "
             f"{dataset.name} has {', '.join(dataset.classes)}"
         )
+
+
+def evaluate(classifier: SavedClassifier, dataset: Dataset, split: str) -> Evaluation:
+    """Classifies the images of one split.
+
+    Args:
+        classifier: An opened classifier.
+        dataset: A dataset with that split loaded, that `check` accepts.
+        split: The split's name.
+    """
     chosen = dataset.splits[split]
     return Evaluation(dataset.name, split, chosen, dataset.classes, classifier.predict(chosen.images))

@@ -34,9 +34,10 @@ def evaluate(
     classifier = saved.open_classifier(model)
     name = classifier.dataset(dataset)
     loaded = sources.load(name, (split,), data_dir=data_dir, eurosat_zip=eurosat_zip)
-    evaluation = metrics.evaluate(classifier, loaded, split)
-    folder = rundir.new_evaluation(classifier.folder or pathlib.Path(), split, output_dir)
-    report.write(evaluation, folder)
+    metrics.check(classifier, loaded)
+    with rundir.new_evaluation(classifier.folder or pathlib.Path(), split, output_dir) as folder:
+        evaluation = metrics.evaluate(classifier, loaded, split)
+        report.write(evaluation, folder)
     print(report.table(evaluation.result))
     print(f"Written to {folder}: {report.FILES}")
     return evaluation.result
@@ -74,9 +75,9 @@ def evaluate_on_imagenet(
         contender, place = imagenet.from_saved(classifier), classifier.folder or place
     else:
         contender = imagenet.from_weights(weights, depth, variant)
-    result = imagenet.evaluate(contender, dataset, split, data_dir)
-    folder = rundir.new_evaluation(place, f"{dataset}-{split}", output_dir)
-    rundir.write_json(folder / "metrics.json", result)
+    with rundir.new_evaluation(place, f"{dataset}-{split}", output_dir) as folder:
+        result = imagenet.evaluate(contender, dataset, split, data_dir)
+        rundir.write_json(folder / "metrics.json", result)
     size, crop = result["size"], result["crop"]
     print(f"{contender.name} on {dataset} {split}, {size}x{size} of {int(size / crop)}: ", end="")
     print(f"top-1 {report.percent(result['top1'], result['top1_interval'])}, ", end="")

@@ -4,8 +4,6 @@ Read `resnet` first, then `classifier` (preprocessing in front of a network); `c
 weights come from, `batchnorm` and `convolution` make two layers faster, `copies` turns those into Keras's own again.
 """
 
-from resnetd_tf.networks import batchnorm, classifier, convolution
-from resnetd_tf.networks.checkpoints import Checkpoint
-from resnetd_tf.networks.pretrained import Unavailable
+from resnetd_tf.networks import batchnorm, convolution  # registers their layers
 
-__all__ = ["Checkpoint", "Unavailable", "batchnorm", "classifier", "convolution"]
+__all__ = ["batchnorm", "convolution"]

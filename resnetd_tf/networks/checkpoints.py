@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import warnings
 from dataclasses import dataclass
 
 import keras
@@ -169,7 +170,8 @@ def assign(network: keras.Model, checkpoint: Checkpoint) -> None:
     """
     if checkpoint.h5 is not None:
         try:
-            return network.load_weights(checkpoint.h5)
+            with warnings.catch_warnings(action="ignore"):  # Keras warns of every layer before it refuses
+                return network.load_weights(checkpoint.h5)
         except Exception as error:  # h5py has its own for a damaged file
             message = f"weights {checkpoint.source} do not fit {network.name}: {first_line(error)}"
             raise ValueError(message) from error

@@ -8,7 +8,7 @@
     features = resnetd_tf.ResNet50D(include_top=False, pooling="avg")(np.zeros((1, 64, 64, 3)))  # shape (1, 2048)
 
 All are for images that are normalised already, such as ImageNet's statistics make them (`normalization.IMAGENET`), and
-all of `resnet.resnet`'s arguments can be given by name. Errors are as there.
+all of `resnetd_tf.resnet`'s arguments can be given by name. Errors are as there.
 """
 
 from typing import Any
@@ -23,6 +23,7 @@ Size = tuple[int | None, int | None, int]
 def ResNet50(
     include_top: bool = True,
     weights: str | None = None,
+    *,
     input_shape: Size | None = None,
     pooling: str | None = None,
     classes: int = 1000,
@@ -41,7 +42,7 @@ def ResNet50(
         pooling: Without the top: `None` for a feature map, "avg" or "max" for a vector of 2048 features.
         classes: Number of classes.
         classifier_activation: "softmax" for probabilities, `None` for logits.
-        **options: `output_stride`, `synchronized`, `name`: see `resnet.resnet`.
+        **options: `output_stride`, `synchronized`, `name`: see `resnetd_tf.resnet`.
 
     Returns:
         A functional model of normalised float images (batch, height, width, bands).
@@ -62,6 +63,7 @@ def ResNet50(
 def ResNet50B(
     include_top: bool = True,
     weights: str | None = None,
+    *,
     input_shape: Size | None = None,
     pooling: str | None = None,
     classes: int = 1000,
@@ -80,7 +82,7 @@ def ResNet50B(
         pooling: Without the top: `None` for a feature map, "avg" or "max" for a vector of 2048 features.
         classes: Number of classes.
         classifier_activation: "softmax" for probabilities, `None` for logits.
-        **options: `output_stride`, `synchronized`, `name`: see `resnet.resnet`.
+        **options: `output_stride`, `synchronized`, `name`: see `resnetd_tf.resnet`.
 
     Returns:
         A functional model of normalised float images (batch, height, width, bands).
@@ -101,6 +103,7 @@ def ResNet50B(
 def ResNet50C(
     include_top: bool = True,
     weights: str | None = None,
+    *,
     input_shape: Size | None = None,
     pooling: str | None = None,
     classes: int = 1000,
@@ -119,7 +122,7 @@ def ResNet50C(
         pooling: Without the top: `None` for a feature map, "avg" or "max" for a vector of 2048 features.
         classes: Number of classes.
         classifier_activation: "softmax" for probabilities, `None` for logits.
-        **options: `output_stride`, `synchronized`, `name`: see `resnet.resnet`.
+        **options: `output_stride`, `synchronized`, `name`: see `resnetd_tf.resnet`.
 
     Returns:
         A functional model of normalised float images (batch, height, width, bands).
@@ -140,6 +143,7 @@ def ResNet50C(
 def ResNet50D(
     include_top: bool = True,
     weights: str | None = None,
+    *,
     input_shape: Size | None = None,
     pooling: str | None = None,
     classes: int = 1000,
@@ -158,7 +162,7 @@ def ResNet50D(
         pooling: Without the top: `None` for a feature map, "avg" or "max" for a vector of 2048 features.
         classes: Number of classes.
         classifier_activation: "softmax" for probabilities, `None` for logits.
-        **options: `output_stride`, `synchronized`, `name`: see `resnet.resnet`.
+        **options: `output_stride`, `synchronized`, `name`: see `resnetd_tf.resnet`.
 
     Returns:
         A functional model of normalised float images (batch, height, width, bands).

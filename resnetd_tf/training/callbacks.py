@@ -43,7 +43,7 @@ class RunWriter(keras.callbacks.Callback):
         row["learning_rate"] = float(self.model.optimizer.learning_rate)
         self.history.append(row)
         text = io.StringIO()
-        writer = csv.DictWriter(text, row)
+        writer = csv.DictWriter(text, row, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.history)
         rundir.write_text(self.folder / "history.csv", text.getvalue())
@@ -63,7 +63,7 @@ class RunWriter(keras.callbacks.Callback):
 
 
 class DurationEstimate(keras.callbacks.Callback):
-    """Tells once, after fifty steps, how long training will take.
+    """Tells once, after fifty steps or at the end of a shorter epoch, how long training will take.
 
     Args:
         validation_share: Validation images over training images. Classifying one is a third of the work of
@@ -71,7 +71,7 @@ class DurationEstimate(keras.callbacks.Callback):
         image_size: Side in pixels that the model resizes images to.
     """
 
-    FIRST, LAST = 10, 50  # the first steps are slower: tracing, caches
+    STEPS = 50
     async_safe = True  # it reads no logs, so Keras need not wait for a step to call it
 
     def __init__(self, validation_share: float, image_size: int):
@@ -80,11 +80,13 @@ class DurationEstimate(keras.callbacks.Callback):
         self.told = False
 
     def on_train_batch_end(self, batch, logs=None):
-        if batch == self.FIRST:
+        last = min(self.STEPS, self.params["steps"] - 1)
+        first = last // 5  # those before are slower: tracing, caches
+        if batch == first:
             self.start = time.monotonic()
-        elif batch == self.LAST and not self.told:
+        elif batch == last and not self.told:
             self.told = True
-            step = (time.monotonic() - self.start) / (self.LAST - self.FIRST)
+            step = (time.monotonic() - self.start) / (last - first)
             total = step * self.params["steps"] * self.params["epochs"] * (1 + self.validation_share / 3)
             advice = ""
             if self.image_size >= 224 and not tf.config.list_logical_devices("GPU"):

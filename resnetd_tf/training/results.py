@@ -63,7 +63,8 @@ def finish(
     check = dataset.splits["validation"].images[: comparison.IMAGES]
     agreement = comparison.agreement(served.predict(check), best.predict(check, verbose=0))
     evaluation = metrics.evaluate(served, dataset, "test")
-    report.write(evaluation, rundir.new_evaluation(folder, "test", None))
+    with rundir.new_evaluation(folder, "test") as evaluated:
+        report.write(evaluation, evaluated)
     metadata |= {
         "best_epoch": writer.best["epoch"],
         "validation_accuracy": writer.best["val_accuracy"],

@@ -1,5 +1,6 @@
 """A whole run: checks, data, model, training; `results` has its end."""
 
+import contextlib
 import dataclasses
 import pathlib
 import shutil
@@ -58,6 +59,8 @@ def train(settings: Settings) -> pathlib.Path:
     except BaseException:
         if writer.best is None:  # nothing worth keeping
             shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                folder.parent.rmdir()  # unless other runs are in it
         raise
 
 
@@ -86,7 +89,7 @@ def starting_weights(settings: Settings) -> checkpoints.Checkpoint | None:
 
 
 def decide(settings: Settings, checkpoint: checkpoints.Checkpoint | None) -> Settings:
-    """The settings with all that was left open decided: learning rate, precision, base path.
+    """The settings with all that was left open decided: learning rate, precision, base path, where a folder is.
 
     Raises:
         InputError: Random weights would be frozen.
@@ -99,6 +102,7 @@ def decide(settings: Settings, checkpoint: checkpoints.Checkpoint | None) -> Set
         learning_rate=learning_rate if settings.learning_rate is None else settings.learning_rate,
         precision=devices.fastest_precision() if settings.precision == "auto" else settings.precision,
         output_dir=settings.base,
+        dataset=sources.absolute(settings.dataset),
     )
 
 
@@ -169,7 +173,7 @@ def fit(model: keras.Model, settings: Settings, dataset: Dataset, writer: RunWri
             batches.from_split(training, classes, batch_size, training=True, seed=settings.seed),
             validation_data=batches.from_split(validation, classes, batch_size),
             epochs=settings.epochs,
-            shuffle=False,  # `batches` does
+            shuffle=False,  # `batches.from_split` shuffles
             verbose=1 if sys.stdout.isatty() else 2,
             callbacks=[
                 writer,

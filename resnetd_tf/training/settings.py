@@ -4,6 +4,8 @@ Imports nothing that takes long: `--help` and a mistyped flag answer at once.
 """
 
 import dataclasses
+import math
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +13,7 @@ from resnetd_tf.errors import InputError
 
 VARIANTS = ("base", "b", "c", "d")
 DEPTHS = (18, 34, 50, 101, 152)
-SMALLEST_DEPTH = 10  # one block a stage: for quick tests, not told
+SMALLEST_DEPTH = 10  # one block a stage, for quick tests; --help does not list it
 
 # Default learning rates. Fine-tuning's is in the range that Kornblith et al. (arXiv 1805.08974, appendix A.5) search.
 FROM_SCRATCH = 0.4
@@ -19,7 +21,9 @@ FINE_TUNING = 0.08
 
 
 def setting(default: Any, text: str, **limits: Any) -> Any:
-    """A field with the text of its flag and what it may be: `choices`, a `minimum`, or `above` for a larger one."""
+    """A field with the text of its flag and what it may be: `choices`, or between `minimum` or `above` and `maximum` or
+    `below`.
+    """
     return dataclasses.field(default=default, metadata={"help": text, **limits})
 
 
@@ -52,12 +56,12 @@ class Settings:
     )
     # arXiv 1812.01187, section 3.1; a cosine brings it back to zero, section 5.1
     warmup_epochs: float = setting(0.5, "Epochs in which the learning rate rises from zero.", minimum=0)
-    momentum: float = setting(0.9, "Momentum of Nesterov's accelerated gradient.", minimum=0)
+    momentum: float = setting(0.9, "Momentum of Nesterov's accelerated gradient.", minimum=0, below=1)
     # Section 3.1: not of biases, not of batch normalisation
     weight_decay: float = setting(
         5e-3, "Share of every kernel that a step takes away, times the learning rate.", minimum=0
     )
-    label_smoothing: float = setting(0.1, "Probability given to all classes evenly.", minimum=0)  # section 5.2
+    label_smoothing: float = setting(0.1, "Probability given to all classes evenly.", minimum=0, below=1)  # section 5.2
     weights: str = setting(
         "auto",
         "What to start from: imagenet (published weights), none (random), auto (imagenet if they can be had, else "
@@ -65,7 +69,7 @@ class Settings:
     )
     freeze: str = setting(
         "none",
-        "What training leaves as it is; backbone: all but the head, the last layer",
+        "What training leaves as it is; backbone is all but the head, the last layer",
         choices=("none", "stem", "backbone"),
     )
     synchronized: bool = setting(
@@ -74,7 +78,7 @@ class Settings:
     precision: str = setting(
         "auto", "Precision of training; what is saved is float32", choices=("auto", "float32", "bfloat16", "float16")
     )
-    seed: int = setting(0, "Seed for weights, shuffling and augmentation.", minimum=0)
+    seed: int = setting(0, "Seed for weights, shuffling and augmentation.", minimum=0, maximum=2**32 - 1)
     output_dir: str | None = setting(None, "Base path of the model; default saved_models/resnet50d and so on.")
 
     def __post_init__(self) -> None:
@@ -83,6 +87,8 @@ class Settings:
             smallest = field.name == "depth" and self.depth == SMALLEST_DEPTH
             if problem and not smallest:
                 raise InputError(f"--{field.name}={getattr(self, field.name)}: {problem}")
+        if self.warmup_epochs > self.epochs:
+            raise InputError(f"--warmup_epochs={self.warmup_epochs}: must be at most --epochs={self.epochs}")
 
     @property
     def base(self) -> str:
@@ -90,12 +96,18 @@ class Settings:
         return self.output_dir or f"saved_models/resnet{self.depth}{self.variant.removeprefix('base')}"
 
 
-def _problem(value: Any, choices=(), minimum=None, above=None, **_) -> str | None:
+def _problem(value: Any, help: str, choices=(), **limits: float) -> str | None:
     """What is wrong with the value of a setting, `None` if nothing is."""
     if choices and value not in choices:
         return f"must be one of {', '.join(map(str, choices))}"
-    if minimum is not None and not minimum <= value < float("inf"):
-        return f"must be at least {minimum}"
-    if above is not None and value is not None and not above < value < float("inf"):
-        return f"must be above {above}"
-    return None
+    if not limits or value is None:
+        return None
+    within = {
+        "minimum": ("at least", operator.ge),
+        "above": ("above", operator.gt),
+        "maximum": ("at most", operator.le),
+        "below": ("below", operator.lt),
+    }
+    kept = math.isfinite(value) and all(within[name][1](value, limit) for name, limit in limits.items())
+    words = (f"{within[name][0]} {limit}" for name, limit in limits.items())
+    return None if kept else f"must be {' and '.join(words)}"

@@ -1,7 +1,10 @@
 """The programs as subprocesses: help, bad input, a disk that is full."""
 
 import importlib.util
+import os
 import shutil
+import subprocess
+import sys
 import time
 
 import pytest
@@ -17,6 +20,8 @@ def test_bad_flags_and_files_are_told_in_one_line(bad_input, run, tmp_path):
     assert "no_such" in bad_input("train.py", "--dataset=no_such", place)
     assert "no such file" in bad_input("evaluate.py", f"--model={tmp_path / 'none'}")
     assert not (tmp_path / "none").exists()
+    for name in ("train", "evaluate", "export"):
+        assert "unexpected argument 'stray'" in bad_input(f"{name}.py", "stray")
     assert "not a readable" in bad_input("predict.py", f"--model={run}", ROOT / "train.py")
 
 
@@ -45,4 +50,22 @@ def test_help_is_quick_and_readable(program):
         start = time.monotonic()
         result = program(f"{name}.py", "--help")
         assert time.monotonic() - start < 3  # without importing TensorFlow
+        assert result.returncode == 0 and not result.stderr
         assert "Examples:" in result.stdout
+
+
+def test_installed_commands_speak_of_themselves(tmp_path):
+    """As a wheel's scripts call the programs; `.ci/run` installs a real one."""
+    script = "import sys; sys.argv[0] = 'resnetd-train'; from resnetd_tf.cli.train import main; main()"
+    result = subprocess.run([sys.executable, "-c", script, "--help"], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0 and "resnetd-train --variant=d" in result.stdout and "train.py" not in result.stdout
+
+
+def test_another_backend_is_refused(bad_input):
+    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    assert "KERAS_BACKEND=jax: the programs need tensorflow" in bad_input("predict.py", environment=environment)
+
+
+def test_programs_can_be_imported_together():
+    script = "from resnetd_tf.cli import evaluate, export, predict, train"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

@@ -75,6 +75,12 @@ def test_bad_folders(tmp_path, folder):
         sources.load(f"folder:{folder}")
 
 
+def test_absolute_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert sources.absolute("folder:a/../b") == f"folder:{tmp_path.resolve() / 'b'}"
+    assert sources.absolute("eurosat/rgb") == "eurosat/rgb"
+
+
 def test_unknown_names():
     with pytest.raises(InputError, match="'no_such' is unknown"):
         sources.load("no_such")

@@ -3,6 +3,11 @@
 import json
 import shutil
 
+import pytest
+
+from resnetd_tf import rundir
+from resnetd_tf.errors import InputError
+
 
 def test_a_savedmodel_that_was_copied_alone(run, program, tmp_path):
     shutil.copytree(run / "1", tmp_path / "alone")  # as someone else would receive it
@@ -22,10 +27,25 @@ def test_a_savedmodel_that_was_copied_alone(run, program, tmp_path):
     }
 
 
-def test_evaluations_do_not_overwrite(run, program):
+def test_evaluations_do_not_overwrite(run, program, bad_input, tmp_path):
+    folder = tmp_path / "run-1"
+    shutil.copytree(run / "run-1", folder)
+    arguments = (f"--model={folder / 'model.keras'}", "--split=validation", "--dataset=synthetic")
     for number in (1, 2):
-        result = program(
-            "evaluate.py", f"--model={run / 'run-1/model.keras'}", "--split=validation", "--dataset=synthetic"
-        )
+        result = program("evaluate.py", *arguments)
         assert result.returncode == 0, result.stderr
-        assert (run / f"run-1/evaluation-validation-{number}/metrics.json").is_file()
+        assert (folder / f"evaluation-validation-{number}/metrics.json").is_file()
+    before = sorted(folder.rglob("*"))
+    taken = f"--output_dir={folder / 'evaluation-validation-1'}"
+    assert "exists already" in bad_input("evaluate.py", *arguments, taken)
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_failed_evaluation_leaves_no_folder(tmp_path):
+    with pytest.raises(InputError, match="no"), rundir.new_evaluation(tmp_path, "test") as folder:
+        assert folder.is_dir()
+        raise InputError("no")
+    with pytest.raises(InputError, match="no"), rundir.new_evaluation(tmp_path, "other") as folder:
+        (folder / "metrics.json").touch()
+        raise InputError("no")
+    assert [path.name for path in tmp_path.iterdir()] == ["evaluation-other-1"]

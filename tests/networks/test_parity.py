@@ -16,6 +16,10 @@ from conftest import ROOT
 from benchmarks import parity
 
 
+def test_the_comparisons_are_as_many_as_docs_say():
+    assert sum(4 * len(strides) for *_, strides in parity.NETWORKS) == 180
+
+
 def difference(case):
     outputs = keras.ops.convert_to_numpy(parity.ours(*case)(parity.images(case[3], case[5])))
     with np.load(parity.GOLDEN) as golden:

@@ -86,7 +86,7 @@ def test_weights_of_another_architecture(tmp_path):
     same = resnet(18, "d", classes=10, weights=path)
     for ours, loaded in zip(model.weights, same.weights):
         np.testing.assert_array_equal(ours, loaded)
-    with pytest.raises(ValueError, match="do not fit"):
+    with pytest.raises(ValueError, match="do not fit"):  # and Keras warns of no layer
         resnet(34, "d", classes=10, weights=path)
 
 
@@ -100,7 +100,7 @@ def test_blocks_begin_as_identities():
 def test_networks_need_no_tensorflow():
     """`resnet.py` builds where TensorFlow cannot even be imported."""
     pytest.importorskip("jax")
-    script = "import sys; sys.modules['tensorflow'] = None; import resnetd_tf; resnetd_tf.resnet(10, 'd')"
+    script = "import sys; sys.modules['tensorflow'] = None; import resnetd_tf; resnetd_tf.ResNet50D(classes=10)"
     subprocess.run([sys.executable, "-c", script], env={**os.environ, "KERAS_BACKEND": "jax"}, check=True)
 
 
@@ -126,7 +126,7 @@ def test_builders_are_as_in_keras_applications(name):
     assert f"resnetd_tf.{name}(classes=10, input_shape=(64, 64, 3))" in builder.__doc__
     model = builder(classes=10, input_shape=(64, 64, 3))
     assert model.output_shape == (None, 10) and model.name == name.lower().removesuffix("-")
-    assert builder(False, None, None, "avg", name="features").output_shape == (None, 2048)
+    assert builder(False, None, pooling="avg", name="features").output_shape == (None, 2048)
 
 
 def test_settings_offer_the_networks_there_are():

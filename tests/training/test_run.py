@@ -125,6 +125,11 @@ def test_a_step_is_traced_once(monkeypatch):
         ({"learning_rate": -1.0}, "learning_rate=-1"),
         ({"variant": "e"}, "variant=e: must be one of base, b, c, d"),
         ({"freeze": "stem"}, "random weights would stay"),
+        ({"seed": 2**32}, "seed=4294967296: must be at least 0 and at most 4294967295"),
+        ({"momentum": 1.0}, "momentum=1.0: must be at least 0 and below 1"),
+        ({"label_smoothing": 2.0}, "label_smoothing=2.0"),
+        ({"weight_decay": float("inf")}, "weight_decay=inf"),
+        ({"warmup_epochs": 11}, "warmup_epochs=11: must be at most --epochs=10"),
         ({"output_dir": f"{__file__}/model"}, "cannot create"),
     ],
 )
@@ -150,3 +155,12 @@ def test_estimate_tells_what_is_faster_without_a_gpu(capsys, size, told):
     printed = capsys.readouterr().out
     assert printed.count("for 10 epochs") == 1
     assert ("without a GPU --image_size=64 takes a tenth of that" in printed) == told
+
+
+@pytest.mark.parametrize("steps", [2, 7, 36, 51])
+def test_estimate_of_short_epochs(capsys, steps):
+    estimate = DurationEstimate(validation_share=0.3, image_size=64)
+    estimate.set_params({"steps": steps, "epochs": 3})
+    for batch in range(steps):
+        estimate.on_train_batch_end(batch)
+    assert "for 3 epochs" in capsys.readouterr().out

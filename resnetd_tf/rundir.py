@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Callable, Iterator
 
@@ -114,13 +115,20 @@ def new_evaluation(place: pathlib.Path, name: str, chosen: str | None = None) ->
 
 def versions(base: pathlib.Path) -> list[int]:
     """Numbers of the SavedModels under a base path, ascending."""
+    return [number for number in _numbers(base) if (base / str(number) / "saved_model.pb").is_file()]
+
+
+def _numbers(base: pathlib.Path) -> list[int]:
     found = base.iterdir() if base.is_dir() else ()
-    return sorted(int(path.name) for path in found if path.name.isdigit() and (path / "saved_model.pb").is_file())
+    return sorted(int(path.name) for path in found if re.fullmatch("[1-9][0-9]*", path.name))
 
 
 def new_run(base: pathlib.Path) -> tuple[int, pathlib.Path]:
-    """Claims the next run number of a base path: the number and its new, empty run-N folder."""
-    return new_folder(base, "run-{}".format, first=max(versions(base), default=0) + 1)
+    """Claims the next run number of a base path: the number and its new, empty run-N folder.
+
+    Whatever is called N/ counts as taken, a SavedModel or not.
+    """
+    return new_folder(base, "run-{}".format, first=max(_numbers(base), default=0) + 1)
 
 
 def run_folder(savedmodel: pathlib.Path) -> pathlib.Path:

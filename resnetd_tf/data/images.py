@@ -24,6 +24,8 @@ def read(path: str | pathlib.Path) -> np.ndarray:
         raise InputError(f"{path}: {error.strerror}") from error
     if path.suffix.lower() in (".tif", ".tiff"):
         return _decode_tiff(content, path)
+    if content.startswith(b"\x89PNG") and content[24:25] == b"\x10":
+        raise InputError(f"{path}: 16 bits a colour, of unknown scale; convert it to 8 bits")
     try:
         return decode(content).numpy()
     except tf.errors.InvalidArgumentError as error:

@@ -10,6 +10,7 @@ from resnetd_tf.evaluation.metrics import Evaluation
 from resnetd_tf.imagery.rendering import true_colour
 from resnetd_tf.sentinel2 import BANDS
 
+READABLE = 40  # classes; of more the confusion matrix has no names and numbers
 FILES = "metrics.json, confusion_matrix.png, examples.png, mistakes.png"
 
 
@@ -68,15 +69,17 @@ def plot_confusion(metrics: dict, path: pathlib.Path) -> None:
     """Confusion matrix: rows are true classes, columns predicted ones; colours are shares of the row."""
     counts, names = np.array(metrics["confusion_matrix"]), list(metrics["classes"])
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    size = 2.5 + 0.55 * len(names)
+    readable = len(names) <= READABLE
+    size = 2.5 + 0.55 * min(len(names), READABLE)
     figure = Figure(figsize=(size, size))
     axis = figure.subplots()
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axis.set_xticks(range(len(names)), names, rotation=60, ha="right")
-    axis.set_yticks(range(len(names)), names)
     axis.set(xlabel="predicted", ylabel="true", title=summary(metrics))
+    if readable:
+        axis.set_xticks(range(len(names)), names, rotation=60, ha="right")
+        axis.set_yticks(range(len(names)), names)
     for (row, column), count in np.ndenumerate(counts):
-        if count:
+        if count and readable:
             colour = "white" if shares[row, column] > 0.5 else "black"
             axis.text(column, row, count, ha="center", va="center", color=colour, fontsize=8)
     _save(figure, path)

@@ -1,9 +1,12 @@
 """What the hardware does best: precision, distribution over devices, compilation."""
 
+import pathlib
+import shutil
+
 import keras
 import tensorflow as tf
 
-from resnetd_tf.environment import cpu_info
+from resnetd_tf.environment import cpu_info, environment
 
 # Keras's dtype policy of each precision.
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
@@ -18,6 +21,25 @@ def fastest_precision() -> str:
         )
         return "bfloat16" if generation >= (8, 0) else "float16" if generation >= (7, 0) else "float32"
     return "bfloat16" if "avx512_bf16" in cpu_info() or "amx_bf16" in cpu_info() else "float32"
+
+
+def describe() -> str:
+    """The devices that training runs on, and what to do where an NVIDIA card is there that TensorFlow cannot use."""
+    hardware = environment()["hardware"]
+    if hardware["gpus"]:
+        return ", ".join(hardware["gpus"])
+    processor = f"{hardware['cores']} cores of {hardware['cpu']}"
+    if nvidia_card():
+        return (
+            f"{processor}; the NVIDIA card is not used: TensorFlow lacks its libraries, "
+            "pip install 'tensorflow[and-cuda]' brings them"
+        )
+    return processor
+
+
+def nvidia_card() -> bool:
+    """Whether the machine has an NVIDIA card with a driver, whatever TensorFlow sees."""
+    return any(pathlib.Path("/proc/driver/nvidia/gpus").glob("*")) or shutil.which("nvidia-smi") is not None
 
 
 def strategy() -> tf.distribute.Strategy:

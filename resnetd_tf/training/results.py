@@ -11,6 +11,7 @@ from resnetd_tf import rundir
 from resnetd_tf.data.splits import Dataset
 from resnetd_tf.deployment import comparison, savedmodel
 from resnetd_tf.environment import peak_memory, program
+from resnetd_tf.errors import first_line
 from resnetd_tf.evaluation import metrics, report
 from resnetd_tf.networks import checkpoints
 from resnetd_tf.saved import open_classifier
@@ -54,8 +55,6 @@ def finish(
     """
     assert writer.best is not None
     training_seconds = writer.seconds
-    rundir.write_labels(folder / "labels.txt", dataset.classes)
-    report.plot_history(writer.history, folder / "history.png")
     best = keras.saving.load_model(folder / "model.keras", compile=False)
     exported = folder / "savedmodel"
     savedmodel.write(best, dataset.classes, exported)
@@ -63,8 +62,6 @@ def finish(
     check = dataset.splits["validation"].images[: comparison.IMAGES]
     agreement = comparison.agreement(served.predict(check), best.predict(check, verbose=0))
     evaluation = metrics.evaluate(served, dataset, "test")
-    with rundir.new_evaluation(folder, "test") as evaluated:
-        report.write(evaluation, evaluated)
     metadata |= {
         "best_epoch": writer.best["epoch"],
         "validation_accuracy": writer.best["val_accuracy"],
@@ -76,6 +73,7 @@ def finish(
     }
     rundir.write_json(folder / "metadata.json", metadata)
     exported.rename(path)
+    draw(folder, writer.history, evaluation)
     print(report.table(evaluation.result))
     print(f"\nSavedModel: {path}\nThe rest of the run: {folder}")
     print(f"SavedModel against model.keras on {len(check)} validation images: {agreement}")
@@ -83,3 +81,13 @@ def finish(
     print(f"Serve it:     tensorflow_model_server --rest_api_port=8501 --model_name={path.parent.name} ", end="")
     print(f"--model_base_path={path.parent.resolve()}")
     return path
+
+
+def draw(folder: pathlib.Path, history: list[dict], evaluation: metrics.Evaluation) -> None:
+    """Writes the evaluation and the plots of a run that is published already: none of them can end it."""
+    try:
+        with rundir.new_evaluation(folder, "test") as evaluated:
+            report.write(evaluation, evaluated)
+        report.plot_history(history, folder / "history.png")
+    except Exception as error:  # whatever matplotlib, or a full disk, makes of it
+        print(f"Not all plots were drawn: {first_line(error)}", file=sys.stderr)

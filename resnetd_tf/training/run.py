@@ -40,21 +40,24 @@ def train(settings: Settings) -> pathlib.Path:
             f"batch size {settings.batch_size} is smaller than the number of replicas, {strategy.num_replicas_in_sync}"
         )
     checkpoint = starting_weights(settings)
+    print(f"Device: {devices.describe()}", flush=True)
     settings = decide(settings, checkpoint)
     dataset = load(settings)
     model = build(settings, dataset, checkpoint, strategy)
 
+    metadata = {
+        **results.describe(settings, model, dataset, checkpoint),
+        "replicas": strategy.num_replicas_in_sync,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        **surroundings,
+    }
     number, folder = rundir.new_run(pathlib.Path(settings.base))
     writer = RunWriter(folder, settings.epochs)
     try:
-        interrupted = fit(model, settings, dataset, writer)
-        metadata = {
-            **results.describe(settings, model, dataset, checkpoint),
-            "replicas": strategy.num_replicas_in_sync,
-            "interrupted": interrupted,
-            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-            **surroundings,
-        }
+        # Now, so that the model of a run that dies can be used.
+        rundir.write_labels(folder / "labels.txt", dataset.classes)
+        rundir.write_json(folder / "metadata.json", metadata)
+        metadata["interrupted"] = fit(model, settings, dataset, writer)
         return results.finish(folder, folder.parent / str(number), dataset, writer, metadata, started)
     except BaseException:
         if writer.best is None:  # nothing worth keeping

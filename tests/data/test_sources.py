@@ -75,6 +75,23 @@ def test_bad_folders(tmp_path, folder):
         sources.load(f"folder:{folder}")
 
 
+def test_what_is_no_class_and_no_image(folder, capsys):
+    jpeg(folder / ".ipynb_checkpoints" / "0.jpg")
+    (folder / CLASSES[0] / "._0.jpg").write_text("what macOS leaves")
+    (folder / CLASSES[1] / "notes.txt").write_text("no image")
+    (folder / CLASSES[1] / "table.csv").write_text("no image")
+    assert sources.load(f"folder:{folder}").classes == CLASSES[:3]
+    printed = capsys.readouterr().out
+    assert "AnnualCrop 10, Forest 10, HerbaceousVegetation 10" in printed
+    assert "Skipped 2 that are no images by their names: .csv, .txt" in printed
+
+
+def test_pictures_of_16_bits_are_refused(tmp_path):
+    Image.fromarray(np.full((8, 8), 3000, "uint16")).save(tmp_path / "dn.png")
+    with pytest.raises(InputError, match=r"dn\.png: 16 bits a colour"):
+        images.read(tmp_path / "dn.png")
+
+
 def test_absolute_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert sources.absolute("folder:a/../b") == f"folder:{tmp_path.resolve() / 'b'}"

@@ -41,6 +41,15 @@ def test_pictures(tmp_path, bands, dtype):
         assert np.asarray(Image.open(path)).std() > 5
 
 
+def test_many_classes(tmp_path):
+    """Four hundred: a picture of no more than a few megapixels."""
+    names = tuple(f"class {index}" for index in range(400))
+    split = Split(np.zeros((400, 16, 16, 3), "uint8"), np.arange(400), names)
+    report.plot_confusion(Evaluation("fields", "test", split, names, np.eye(400)).result, tmp_path / "matrix.png")
+    with Image.open(tmp_path / "matrix.png") as picture:
+        assert max(picture.size) < 3000
+
+
 def test_no_mistakes(tmp_path):
     split = Split(np.zeros((2, 16, 16, 3), "uint8"), np.array([0, 1]), ("a", "b"))
     evaluation = Evaluation("fields", "test", split, ("Forest", "River"), np.eye(2))

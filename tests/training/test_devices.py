@@ -6,6 +6,8 @@ import sys
 
 from conftest import ROOT
 
+from resnetd_tf.training import devices
+
 
 def test_two_devices_train(tmp_path):
     """A whole run under MirroredStrategy on two logical CPU devices, with synchronized batch normalisation."""
@@ -72,3 +74,10 @@ else:
 """
     subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path, timeout=200)
     assert not (tmp_path / "model").exists()
+
+
+def test_a_card_that_tensorflow_cannot_use_is_told(monkeypatch):
+    monkeypatch.setattr(devices, "nvidia_card", lambda: False)
+    assert "cores of" in devices.describe() and "NVIDIA" not in devices.describe()
+    monkeypatch.setattr(devices, "nvidia_card", lambda: True)
+    assert "pip install 'tensorflow[and-cuda]'" in devices.describe()

@@ -16,11 +16,13 @@ from conftest import ROOT, SMALLEST, THREE_STEPS
 
 from resnetd_tf.data import synthetic
 from resnetd_tf.errors import InputError
+from resnetd_tf.evaluation import report
 from resnetd_tf.networks import checkpoints, classifier
 from resnetd_tf.normalization import EUROSAT_RGB
 from resnetd_tf.rundir import versions
 from resnetd_tf.saved import open_classifier
 from resnetd_tf.training import Settings, train
+from resnetd_tf.training import run as run_module
 from resnetd_tf.training.callbacks import DurationEstimate, duration
 from resnetd_tf.training.optimizer import compile_classifier
 
@@ -139,6 +141,27 @@ def test_bad_settings_leave_nothing(tmp_path, change, message):
     with pytest.raises(InputError, match=message):
         train(Settings(**{**settings, **change}))
     assert not list(tmp_path.iterdir())
+
+
+def test_no_plot_ends_a_run(monkeypatch, capsys, tmp_path):
+    """Labels and metadata are there before training, the SavedModel before the plots."""
+    seen = []
+
+    def fail(evaluation, folder):
+        assert open_classifier(tmp_path / "model").path == tmp_path / "model/1"
+        raise MemoryError("too large")
+
+    def look(*arguments):
+        seen.extend(path.name for path in (tmp_path / "model/run-1").iterdir())
+        return fit(*arguments)
+
+    fit = run_module.fit
+    monkeypatch.setattr(run_module, "fit", look)
+    monkeypatch.setattr(report, "write", fail)
+    settings = {"depth": 10, "dataset": "synthetic", "image_size": 32, "weights": "none", "epochs": 1}
+    path = train(Settings(**settings, batch_size=700, output_dir=str(tmp_path / "model")))
+    assert {"labels.txt", "metadata.json"} <= set(seen)
+    assert path.is_dir() and "Not all plots were drawn: too large" in capsys.readouterr().err
 
 
 def test_duration_in_words():

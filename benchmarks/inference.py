@@ -62,7 +62,7 @@ def ours(size: int, precision: str, batch: int):
     network = model.layers[-1]
     assign(network, Checkpoint("random weights", draw_state_dict(network)))
     classes = tuple(map(str, range(CLASSES)))
-    return saved_model_rate(lambda path: savedmodel.write(model, classes, path, precision), size, batch)
+    return saved_model_rate(lambda path: savedmodel.write(model, classes, {}, path, precision), size, batch)
 
 
 def exported(build: Callable, size: int, precision: str, batch: int):

@@ -1,5 +1,6 @@
 """What a run ran on, for its metadata and for benchmarks: versions, source revision, hardware, memory."""
 
+import contextlib
 import importlib.metadata
 import os
 import pathlib
@@ -46,6 +47,16 @@ def peak_memory() -> float:
         return psutil.Process().memory_info().peak_wset / 2**30
     unit = 1 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def available_memory() -> int:
+    """Memory that this process can still take, bytes: what the machine, or its container, has free."""
+    free = psutil.virtual_memory().available
+    group = pathlib.Path("/sys/fs/cgroup")  # of a container or a batch job
+    with contextlib.suppress(OSError, ValueError):  # there is none, or its limit is "max"
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        free = min(free, limit - used)
+    return free
 
 
 def program(name: str) -> str:

@@ -2,7 +2,7 @@
 
     saved_models/resnet50d/       the base path that TensorFlow Serving is pointed at
         1/                        SavedModel of run 1 (published last, whole, by one rename)
-            assets.extra/         labels.txt, so that the SavedModel can be copied alone
+            assets.extra/         labels.txt and metadata.json, so that the SavedModel can be copied alone
         run-1/                    model.keras, labels.txt, metadata.json, history.csv, logs/, plots, ...
         2/, run-2/                the next run of that name
 
@@ -11,6 +11,7 @@ Everything is written to a temporary name first; nothing that exists is overwrit
 
 import contextlib
 import json
+import math
 import os
 import pathlib
 import re
@@ -53,8 +54,16 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 
 def write_json(path: pathlib.Path, content: dict) -> None:
-    """Writes a JSON file, whole or not at all."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    """Writes a JSON file, whole or not at all; numbers that are not finite, which JSON lacks, become null."""
+    write_text(path, json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_labels(path: pathlib.Path, classes: tuple[str, ...]) -> None:

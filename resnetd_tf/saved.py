@@ -7,6 +7,7 @@ probabilities = classifier.predict(images)  # uint8 (n, height, width, 3) -> flo
 print([classifier.classes[index] for index in probabilities.argmax(axis=1)])
 """
 
+import collections
 import json
 import pathlib
 from collections.abc import Callable
@@ -30,31 +31,34 @@ class SavedClassifier:
         folder: The run folder that belongs to it, or `None`.
         classes: Class names in the order of the probabilities; numbers where no labels.txt was found.
         bands: Number of bands of the images it takes.
-        predict: Raw pixels (n, height, width, bands) to probabilities (n, classes) float32.
+        predict: Raw pixels (n, height, width, bands), or a list of images (height, width, bands) of any sizes, to
+            probabilities (n, classes) float32.
     """
 
     path: pathlib.Path
     folder: pathlib.Path | None
     classes: tuple[str, ...]
     bands: int
-    predict: Callable[[np.ndarray], np.ndarray]
+    predict: Callable[[np.ndarray | list[np.ndarray]], np.ndarray]
 
     @property
     def metadata(self) -> dict:
-        """What metadata.json of its run says; empty without a run."""
-        path = self.folder / "metadata.json" if self.folder else None
-        return json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else {}
+        """What metadata.json says of its run; empty where there is none."""
+        path = _beside(self.path, "metadata.json")
+        return json.loads(path.read_text(encoding="utf-8")) if path else {}
 
-    def dataset(self, chosen: str | None) -> str:
-        """The name of a dataset to use it with: the chosen one, or the one it was trained on.
+    def source(self, dataset: str | None, data_dir: str | None) -> tuple[str, str | None]:
+        """The name of a dataset to use it with and where TFDS has it: as given, or as it was trained.
 
         Raises:
-            InputError: Neither is known.
+            InputError: No dataset is given or known.
         """
-        name = chosen or self.metadata.get("dataset")
-        if name is None:
+        if dataset:
+            return dataset, data_dir
+        if "dataset" not in self.metadata:
             raise InputError(f"{self.path} does not say what it was trained on; give --dataset")
-        return name
+        trained = self.metadata.get("data_dir")
+        return self.metadata["dataset"], data_dir or (trained if trained and pathlib.Path(trained).is_dir() else None)
 
     def check_bands(self, name: str, bands: int) -> None:
         """Raises InputError if images, of the dataset or file of that name, have another number of bands."""
@@ -115,23 +119,30 @@ def open_classifier(model: str | pathlib.Path, batch_size: int = 64) -> SavedCla
         raise InputError(f"model {path}: takes input of shape {tuple(spec.shape)}, not images")
     dtype = tf.as_dtype(spec.dtype)
 
-    def predict(images: np.ndarray) -> np.ndarray:
-        parts = [
-            function(tf.constant(images[start : start + batch_size], dtype)).numpy()
-            for start in range(0, len(images), batch_size)
-        ]
-        return np.concatenate(parts)
+    def predict(images: np.ndarray | list[np.ndarray]) -> np.ndarray:
+        probabilities = np.empty((len(images), classes), "float32")
+        sizes: dict[tuple, list[int]] = collections.defaultdict(list)
+        for index, image in enumerate(images):
+            sizes[image.shape].append(index)
+        for equal in sizes.values():
+            for start in range(0, len(equal), batch_size):
+                batch = equal[start : start + batch_size]
+                pixels = tf.constant(np.stack([images[index] for index in batch]), dtype)
+                probabilities[batch] = function(pixels).numpy()
+        return probabilities
 
     folder = path.parent if path.is_file() else rundir.run_folder(path)
-    names = _class_names(path, folder, classes)
+    names = _class_names(path, classes)
     return SavedClassifier(path, folder if folder.is_dir() else None, names, spec.shape[-1], predict)
 
 
 def _open_keras(path: pathlib.Path) -> tuple[Callable, keras.KerasTensor, int]:
     """A function from pixels to probabilities, the tensor it takes, and its number of classes."""
     network = keras.saving.load_model(path, compile=False)
-    function = tf.function(lambda pixels: network(pixels, training=False))
-    return function, network.inputs[0], network.output_shape[-1]
+    pixels = network.inputs[0]
+    specification = tf.TensorSpec(pixels.shape, pixels.dtype)  # one graph for all sizes
+    function = tf.function(lambda pixels: network(pixels, training=False), [specification])
+    return function, pixels, network.output_shape[-1]
 
 
 def _open_savedmodel(path: pathlib.Path) -> tuple[Callable, tf.TensorSpec, int]:
@@ -147,9 +158,14 @@ def _open_savedmodel(path: pathlib.Path) -> tuple[Callable, tf.TensorSpec, int]:
     return function, spec, result.shape[-1]
 
 
-def _class_names(path: pathlib.Path, folder: pathlib.Path, classes: int) -> tuple[str, ...]:
-    places = (folder / "labels.txt", path / "assets.extra" / "labels.txt")
-    labels = next((file for file in places if file.is_file()), None)
+def _beside(path: pathlib.Path, name: str) -> pathlib.Path | None:
+    """The file of that name that belongs to a model: in its run's folder or in its own assets.extra/."""
+    folders = [path.parent] if path.is_file() else [rundir.run_folder(path), path / "assets.extra"]
+    return next((folder / name for folder in folders if (folder / name).is_file()), None)
+
+
+def _class_names(path: pathlib.Path, classes: int) -> tuple[str, ...]:
+    labels = _beside(path, "labels.txt")
     if labels is None:
         return tuple(map(str, range(classes)))
     names = tuple(labels.read_text(encoding="utf-8").splitlines())

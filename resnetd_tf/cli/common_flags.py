@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from absl import flags
 
+from resnetd_tf.errors import InputError
 from resnetd_tf.training.settings import Settings
 
 flags.disclaim_key_flags()  # they are flags of the program that asks for them
@@ -53,6 +54,13 @@ def define_dataset(text: str) -> None:
     """Defines --dataset, which is `None` if not given, and the flags that say where datasets are."""
     flags.DEFINE_string("dataset", None, text)
     define_settings("data_dir", "eurosat_zip")
+
+
+def refuse(where: str, *names: str) -> None:
+    """Raises InputError if one of these flags is given, which have no effect there."""
+    for name in names:
+        if flags.FLAGS[name].present:
+            raise InputError(f"--{name} has no effect {where}; leave it out")
 
 
 def source() -> dict[str, str | None]:

@@ -18,10 +18,17 @@ FLAGS = flags.FLAGS
 
 def evaluate(arguments: list[str]) -> None:
     network = Settings(depth=FLAGS.depth, variant=FLAGS.variant)
+    on_imagenet = bool(FLAGS.weights or re.match("imagenet(2012|_)", FLAGS.dataset or ""))
+    if FLAGS.weights:
+        common_flags.refuse("beside --weights", "model")
+    else:
+        common_flags.refuse("without --weights", "variant", "depth")
+    if on_imagenet:
+        common_flags.refuse("for ImageNet", "eurosat_zip")
     program.import_tensorflow()
     from resnetd_tf.evaluation import run
 
-    if FLAGS.weights or re.match("imagenet(2012|_)", FLAGS.dataset or ""):
+    if on_imagenet:
         run.evaluate_on_imagenet(
             FLAGS.model,
             weights=FLAGS.weights,

@@ -24,10 +24,10 @@ ARCHIVES = {  # by TFDS config: file and revision in the mirror, suffix of the i
 
 
 def prepare(builder, archive: str | None = None) -> None:
-    """Prepares a TFDS dataset on disk, whole or not at all.
+    """Prepares EuroSAT on disk, whole or not at all.
 
     Args:
-        builder: Any `tfds.core.DatasetBuilder` that is not prepared yet.
+        builder: The `tfds.core.DatasetBuilder` of a EuroSAT that is not prepared yet.
         archive: Path of a EuroSAT zip; then nothing is downloaded.
 
     Raises:
@@ -38,26 +38,22 @@ def prepare(builder, archive: str | None = None) -> None:
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     if archive is not None:
-        if builder.name != "eurosat":
-            raise InputError(f"a EuroSAT archive cannot be prepared as {builder.info.full_name}")
         return _prepare_from_zip(builder, pathlib.Path(archive))
     tried = []
     try:
-        if builder.name == "eurosat":
-            # TFDS itself goes on trying a dead host for three and a half minutes.
-            requests.head(builder.builder_config.download_url, timeout=10).raise_for_status()
+        # TFDS itself goes on trying a dead host for three and a half minutes.
+        requests.head(builder.builder_config.download_url, timeout=10).raise_for_status()
         return builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
     except Exception as error:  # whatever the network, the host or its answer makes TFDS raise
         tried.append(f"TFDS's own download ({reason(error)})")
-    if builder.name == "eurosat":
-        try:
-            downloaded = _download_from_mirror(builder)
-        except InputError:
-            raise
-        except Exception as error:
-            tried.append(f"the Hugging Face dataset {MIRROR} ({reason(error)})")
-        else:
-            return _prepare_from_zip(builder, downloaded)
+    try:
+        downloaded = _download_from_mirror(builder)
+    except InputError:
+        raise
+    except Exception as error:
+        tried.append(f"the Hugging Face dataset {MIRROR} ({reason(error)})")
+    else:
+        return _prepare_from_zip(builder, downloaded)
     raise InputError(
         f"{builder.info.full_name} is not in {builder.data_path} and could not be downloaded; "
         f"tried {' and '.join(tried)}. Three ways to provide it: --data_dir=FOLDER (or $TFDS_DATA_DIR) where "

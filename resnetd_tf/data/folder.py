@@ -2,19 +2,48 @@
 
 import collections
 import hashlib
+import itertools
 import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 
 from resnetd_tf.data import images
-from resnetd_tf.data.splits import Dataset, cut
+from resnetd_tf.data.splits import SPLITS, Dataset, Split, cut, hold, must_fit, shapes_in_memory
 from resnetd_tf.errors import InputError
 
 
-def load(root: str, splits: Sequence[str], image_size: int) -> Dataset:
-    """Loads splits of the images ROOT/CLASS/IMAGE; arguments and errors are as for `sources.load`."""
+def load(root: str, splits: Sequence[str], image_size: int | None, interpolation: str) -> Dataset:
+    """Loads splits of the images ROOT/CLASS/IMAGE; arguments and errors are as for `sources.load`.
+
+    Only the splits asked for are decoded, after a look at the size of each of their images.
+    """
     name, folder = f"folder:{root}", pathlib.Path(root)
+    paths, classes = _find(name, folder)
+    chosen = {split: paths[place] for split, place in cut(len(paths), splits).items()}
+    headers = {split: [images.header(path) for path in files] for split, files in chosen.items()}
+    kinds = {(shape[-1], dtype) for found in headers.values() for shape, dtype in found}
+    if len(kinds) > 1:
+        raise InputError(f"dataset {name}: RGB and 13-band images are mixed")
+    ((_, dtype),) = kinds
+    shapes = {
+        split: shapes_in_memory(split, [shape for shape, _ in found], image_size) for split, found in headers.items()
+    }
+    must_fit(name, itertools.chain(*shapes.values()), dtype)
+    loaded = {
+        split: Split(
+            hold(map(images.read, files), shapes[split], dtype, interpolation),
+            np.array([classes.index(path.parent.name) for path in files]),
+            tuple(map(str, files)),
+            SPLITS[split],
+        )
+        for split, files in chosen.items()
+    }
+    return Dataset(name, classes, loaded)
+
+
+def _find(name: str, folder: pathlib.Path) -> tuple[list[pathlib.Path], tuple[str, ...]]:
+    """The image files in their order, and the classes; says which there are and what is skipped."""
     if not folder.is_dir():
         raise InputError(f"dataset {name}: {folder} is not a folder")
     visible = [path for path in folder.glob("*/*") if not path.parent.name.startswith(".") and path.name[0] != "."]
@@ -33,10 +62,4 @@ def load(root: str, splits: Sequence[str], image_size: int) -> Dataset:
         print(f"Skipped {len(visible) - len(paths)} that are no images by their names: {', '.join(skipped)}")
     # By a hash of the name: random, yet the same on every machine. TFDS orders its examples alike.
     paths.sort(key=lambda path: hashlib.sha256(f"{path.parent.name}/{path.name}".encode()).digest())
-    pixels = [images.read(path) for path in paths]
-    if len({(image.shape[-1], image.dtype) for image in pixels}) > 1:
-        raise InputError(f"dataset {name}: RGB and 13-band images are mixed")
-    if len({image.shape for image in pixels}) > 1:
-        pixels = [images.resize(image, image_size) for image in pixels]
-    labels = np.array([classes.index(path.parent.name) for path in paths])
-    return Dataset(name, classes, cut(np.stack(pixels), labels, [str(path) for path in paths], splits))
+    return paths, classes

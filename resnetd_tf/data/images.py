@@ -1,14 +1,18 @@
 """From image files to pixels."""
 
-import io
+import contextlib
 import pathlib
+from collections.abc import Iterator
 
 import numpy as np
+import PIL.Image
 import tensorflow as tf
+import tifffile
 
 from resnetd_tf.errors import InputError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
+TIFF = (".tif", ".tiff")
 
 
 def read(path: str | pathlib.Path) -> np.ndarray:
@@ -18,18 +22,46 @@ def read(path: str | pathlib.Path) -> np.ndarray:
         InputError: The file is missing or is not a readable image.
     """
     path = pathlib.Path(path)
+    header(path)
+    with _readable(path):
+        return tifffile.imread(path) if path.suffix.lower() in TIFF else decode(path.read_bytes()).numpy()
+
+
+def header(path: str | pathlib.Path) -> tuple[tuple[int, int, int], str]:
+    """Shape (height, width, bands) and type of what `read` returns, without decoding it; errors are the same."""
+    path = pathlib.Path(path)
+    with _readable(path), path.open("rb") as file:
+        if path.suffix.lower() not in TIFF:
+            start = file.read(32)
+            if start.startswith(b"\x89PNG") and start[24:25] == b"\x10":
+                raise InputError(f"{path}: 16 bits a colour, of unknown scale; convert it to 8 bits")
+            return shape_of_encoded(file), "uint8"
+        image = tifffile.TiffFile(file).series[0]
+    if len(image.shape) != 3 or (image.shape[-1], image.dtype.name) not in ((3, "uint8"), (13, "uint16")):
+        raise InputError(
+            f"{path}: {image.dtype} of shape {image.shape}; expected 3 bands of uint8 or 13 bands of uint16"
+        )
+    return image.shape, image.dtype.name
+
+
+@contextlib.contextmanager
+def _readable(path: pathlib.Path) -> Iterator[None]:
+    """Turns whatever the parsers stumble on in a damaged file into an InputError that names it."""
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
-    if path.suffix.lower() in (".tif", ".tiff"):
-        return _decode_tiff(content, path)
-    if content.startswith(b"\x89PNG") and content[24:25] == b"\x10":
-        raise InputError(f"{path}: 16 bits a colour, of unknown scale; convert it to 8 bits")
-    try:
-        return decode(content).numpy()
-    except tf.errors.InvalidArgumentError as error:
-        raise InputError(f"{path}: not a readable JPEG or PNG image; remove or replace it") from error
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise InputError(f"{path}: {error.strerror}") from error
+        kind = "TIFF" if path.suffix.lower() in TIFF else "JPEG or PNG"
+        raise InputError(f"{path}: not a readable {kind} image; remove or replace it") from error
+
+
+def shape_of_encoded(file) -> tuple[int, int, int]:
+    """Shape (height, width, 3) of what `decode` makes of a file object of a JPEG or PNG; reads no pixels."""
+    with PIL.Image.open(file) as image:
+        return image.height, image.width, 3
 
 
 def decode(encoded, bands: int = 3):
@@ -41,21 +73,9 @@ def decode(encoded, bands: int = 3):
     return tf.io.decode_jpeg(encoded, channels=bands, dct_method="INTEGER_ACCURATE")
 
 
-def _decode_tiff(content: bytes, path: pathlib.Path) -> np.ndarray:
-    import tifffile
-
-    try:
-        image = tifffile.imread(io.BytesIO(content))
-    except Exception as error:  # tifffile raises whatever the damage makes its parser stumble on
-        raise InputError(f"{path}: not a readable TIFF image; remove or replace it") from error
-    if image.ndim != 3 or (image.shape[-1], image.dtype.name) not in ((3, "uint8"), (13, "uint16")):
-        raise InputError(
-            f"{path}: {image.dtype} of shape {image.shape}; expected 3 bands of uint8 or 13 bands of uint16"
-        )
-    return image
-
-
-def resize(image, size: int) -> np.ndarray:
-    """An image resized to (size, size, bands), antialiased, in its own dtype."""
-    resized = tf.image.resize(image, (size, size), antialias=True)
-    return tf.saturate_cast(tf.round(resized), image.dtype).numpy()
+def resize(image: np.ndarray, height: int, width: int, interpolation: str = "bilinear") -> np.ndarray:
+    """An image resized as classifiers resize, antialiased, but rounded to whole pixel values of its own dtype."""
+    if image.shape[:2] == (height, width):
+        return image
+    pixels = tf.image.resize(image, (height, width), interpolation, antialias=True)
+    return tf.saturate_cast(tf.round(pixels), image.dtype).numpy()

@@ -1,10 +1,12 @@
 """From the name of a dataset to its splits in memory, whatever it is kept in."""
 
+import os
 import pathlib
 from collections.abc import Sequence
 
 from resnetd_tf.data import folder, synthetic, tfds
-from resnetd_tf.data.splits import SPLITS, Dataset, cut
+from resnetd_tf.data.splits import SPLITS, Dataset, Split, cut
+from resnetd_tf.errors import InputError
 
 FOLDER = "folder:"
 
@@ -15,7 +17,8 @@ def load(
     *,
     data_dir: str | None = None,
     eurosat_zip: str | None = None,
-    image_size: int = 224,
+    image_size: int | None = None,
+    interpolation: str = "bilinear",
 ) -> Dataset:
     """Loads splits of a dataset into memory.
 
@@ -27,22 +30,37 @@ def load(
         data_dir: Where TFDS keeps its datasets; default TFDS's own ($TFDS_DATA_DIR, else
             ~/tensorflow_datasets).
         eurosat_zip: A EuroSAT archive to prepare the dataset from, instead of downloading it.
-        image_size: Images of differing sizes are resized to this square; equal ones stay as they are.
+        image_size: For training, which needs images of one size in a batch: where those of "train" or "validation"
+            differ, they are resized to this square. `None` leaves all as they are.
+        interpolation: What they are resized with, "bilinear" or "bicubic".
 
     Raises:
-        InputError: The dataset does not exist, cannot be obtained or is damaged.
+        InputError: The dataset does not exist, cannot be obtained, is damaged or does not fit into memory, or an
+            argument has no meaning for it.
     """
+    if name != "synthetic" and not name.startswith(FOLDER):
+        return tfds.load(name, splits, data_dir, eurosat_zip, image_size, interpolation)
+    for flag, value in (("data_dir", data_dir), ("eurosat_zip", eurosat_zip)):
+        if value:
+            raise InputError(f"--{flag} is of no use for dataset {name}, which is not TFDS's")
     if name == "synthetic":
-        images, labels = synthetic.draw()
-        names = [f"synthetic_{index}" for index in range(len(labels))]
-        return Dataset(name, synthetic.CLASSES, cut(images, labels, names, splits))
-    if name.startswith(FOLDER):
-        return folder.load(name.removeprefix(FOLDER), splits, image_size)
-    return tfds.load(name, splits, data_dir, eurosat_zip, image_size)
+        return _synthetic(splits)
+    return folder.load(name.removeprefix(FOLDER), splits, image_size, interpolation)
 
 
-def absolute(name: str) -> str:
-    """The name of a dataset that means the same from every working directory."""
+def _synthetic(splits: Sequence[str]) -> Dataset:
+    images, labels = synthetic.draw()
+    loaded = {}
+    for split, place in cut(len(labels), splits).items():
+        names = tuple(f"synthetic_{index}" for index in range(place.start, place.stop))
+        loaded[split] = Split(images[place], labels[place], names, SPLITS[split])
+    return Dataset("synthetic", synthetic.CLASSES, loaded)
+
+
+def located(name: str, data_dir: str | None) -> tuple[str, str | None]:
+    """The name of a dataset and its `data_dir`, so that both mean the same from every working directory."""
     if name.startswith(FOLDER):
-        return f"{FOLDER}{pathlib.Path(name.removeprefix(FOLDER)).resolve()}"
-    return name
+        return f"{FOLDER}{pathlib.Path(name.removeprefix(FOLDER)).resolve()}", data_dir
+    if name != "synthetic":
+        data_dir = data_dir or os.environ.get("TFDS_DATA_DIR")
+    return name, str(pathlib.Path(data_dir).expanduser().resolve()) if data_dir else None

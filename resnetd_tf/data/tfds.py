@@ -1,13 +1,17 @@
 """Datasets that TensorFlow Datasets prepares."""
 
-from collections.abc import Sequence
+import collections
+import io
+import itertools
+import sys
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from resnetd_tf.data import eurosat, images
 from resnetd_tf.data.batches import WITHOUT_AUTOTUNING
-from resnetd_tf.data.splits import SPLITS, Dataset, Split
+from resnetd_tf.data.splits import Dataset, Shape, Split, hold, must_fit, shapes_in_memory
 from resnetd_tf.errors import InputError, first_line
 
 
@@ -34,75 +38,141 @@ def open_builder(name: str, data_dir: str | None):
     return builder, image_key, label_key
 
 
-def load(name: str, splits: Sequence[str], data_dir: str | None, eurosat_zip: str | None, image_size: int) -> Dataset:
+def slices(builder) -> dict[str, str]:
+    """What "train", "validation" and "test" are of a prepared dataset: its own splits, and for others slices of train.
+
+    Raises:
+        InputError: It has nothing to train on.
+    """
+    own = set(builder.info.splits)
+    if "train" not in own:
+        raise InputError(f"dataset {builder.info.full_name} has no split train, only {', '.join(sorted(own))}")
+    chosen, end = {}, 100  # percent of train that are left
+    for name, share in (("test", 10), ("validation", 20)):
+        if name in own:
+            chosen[name] = name
+        else:
+            chosen[name] = f"train[{end - share}%:{f'{end}%' if end < 100 else ''}]"
+            end -= share
+    return {"train": f"train[:{end}%]" if end < 100 else "train", **chosen}
+
+
+def load(
+    name: str,
+    splits: Sequence[str],
+    data_dir: str | None,
+    eurosat_zip: str | None,
+    image_size: int | None,
+    interpolation: str,
+) -> Dataset:
     """Loads splits of a TFDS dataset, prepared first if need be; arguments and errors are as for `sources.load`."""
     builder, image_key, label_key = open_builder(name, data_dir)
+    bands = builder.info.features[image_key].shape[-1]
+    if bands not in (3, 13):
+        raise InputError(f"dataset {name}: images have {bands} bands; expected 3 (RGB) or 13 (all of Sentinel-2's)")
+    if eurosat_zip and builder.name != "eurosat":
+        raise InputError(f"--eurosat_zip is of no use for dataset {name}, which is not EuroSAT")
     if not builder.is_prepared():
-        eurosat.prepare(builder, eurosat_zip)
+        eurosat.prepare(builder, eurosat_zip) if builder.name == "eurosat" else _prepare(builder)
+    chosen = {split: slices(builder).get(split, split) for split in splits}
+    dtype = "uint8" if bands == 3 else "uint16"
     loaded = {}
-    for split in splits:
-        try:
-            loaded[split] = _read(builder, SPLITS.get(split, split), image_key, label_key, image_size)
-        except ValueError as error:
-            raise InputError(f"split {split!r} of {name}: {first_line(error)}") from error
-        except tf.errors.OpError as error:
-            raise _damage(builder, error) from error
+    try:
+        shapes = {
+            split: shapes_in_memory(split, _shapes(builder, part, image_key), image_size)
+            for split, part in chosen.items()
+        }
+        must_fit(name, itertools.chain(*shapes.values()), dtype)
+        for split, part in chosen.items():
+            labels: list[int] = []
+            names: list[str] = []
+            pixels = _examples(builder, part, (image_key, label_key), dtype, labels, names)
+            held = hold(pixels, shapes[split], dtype, interpolation)
+            if min(labels) < 0:
+                raise InputError(f"split {split!r} of {name} has no labels, which TFDS gives as -1")
+            loaded[split] = Split(held, np.array(labels, np.int64), tuple(names), part)
+    except ValueError as error:
+        raise InputError(f"split {split!r} of {name}: {first_line(error)}") from error
+    except tf.errors.OpError as error:
+        raise _damage(builder, error) from error
     return Dataset(name, tuple(builder.info.features[label_key].names), loaded)
 
 
-def _read(builder, split: str, image_key: str, label_key: str, image_size: int) -> Split:
+def _prepare(builder) -> None:
+    """Has TFDS download and prepare a dataset."""
     import tensorflow_datasets as tfds
 
-    feature = builder.info.features[image_key]
-    encoded = isinstance(feature, tfds.features.Image)
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    try:
+        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+    except Exception as error:  # whatever the network, the host or its answer makes TFDS raise
+        raise InputError(
+            f"{builder.info.full_name} is not in {builder.data_path} and TFDS could not prepare it: {error} Two other "
+            "ways to provide it: --data_dir=FOLDER (or $TFDS_DATA_DIR) where TFDS has prepared it; "
+            "--dataset=folder:PATH, a folder of one folder of images a class"
+        ) from error
+
+
+def _undecoded(builder, part: str, image_key: str) -> tf.data.Dataset:
+    """Examples in the order that they are stored in, pictures as the bytes of their files."""
+    import tensorflow_datasets as tfds
+
+    encoded = isinstance(builder.info.features[image_key], tfds.features.Image)
     dataset = builder.as_dataset(
-        split=split,
+        split=part,
         shuffle_files=False,
         decoders={image_key: tfds.decode.SkipDecoding()} if encoded else None,
         read_config=tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1),
     )
-    count = len(dataset)
-    height, width, bands = feature.shape
-    if None in (height, width):
-        height = width = image_size
-    dtype = tf.uint8 if bands == 3 else tf.uint16
+    return dataset.with_options(WITHOUT_AUTOTUNING)
+
+
+def _shapes(builder, part: str, image_key: str) -> list[Shape]:
+    """Shapes of the images of a slice; where the dataset does not say, each picture's header does."""
+    shape, dataset = builder.info.features[image_key].shape, _undecoded(builder, part, image_key)
+    if None not in shape:
+        return [shape] * len(dataset)
+    encoded = dataset.map(lambda example: example[image_key]).as_numpy_iterator()
+    return [images.shape_of_encoded(io.BytesIO(file)) for file in encoded]
+
+
+def _examples(
+    builder, part: str, keys: tuple[str, str], dtype: str, labels: list[int], names: list[str]
+) -> Iterator[np.ndarray]:
+    """Yields images (height, width, bands), and fills the lists of labels and names as it goes."""
+    image_key, label_key = keys
+    feature = builder.info.features[image_key]
 
     def read(example):
         image = example[image_key]
-        if encoded:
-            image = images.decode(image, bands)
-        if None in feature.shape:
-            image = tf.round(tf.image.resize(image, (height, width), antialias=True))
+        if image.dtype == tf.string:
+            image = images.decode(image, feature.shape[-1])
         name = example.get("filename", example.get("file_name", tf.constant("")))
         return tf.saturate_cast(image, dtype), example[label_key], name
 
-    pixels = np.empty((count, height, width, bands), dtype.as_numpy_dtype)
-    labels = np.empty(count, np.int64)
-    names: list[str] = []
-    batches = dataset.map(read, num_parallel_calls=tf.data.AUTOTUNE).batch(256)
-    for image, label, name in batches.with_options(WITHOUT_AUTOTUNING).as_numpy_iterator():
-        pixels[len(names) : len(names) + len(label)] = image
-        labels[len(names) : len(names) + len(label)] = label
-        names.extend(text.decode() for text in name)
-    return Split(pixels, labels, tuple(text or f"{split}#{i}" for i, text in enumerate(names)))
+    decoded = _undecoded(builder, part, image_key).map(read, num_parallel_calls=tf.data.AUTOTUNE)
+    batched = decoded.batch(1 if None in feature.shape else 256).with_options(WITHOUT_AUTOTUNING)
+    for pixels, label, name in batched.as_numpy_iterator():
+        names.extend(text.decode() or f"{part}#{len(names) + index}" for index, text in enumerate(name))
+        labels.extend(label)
+        yield from pixels
 
 
 def _damage(builder, error: Exception) -> InputError:
     """Names the file of a prepared dataset that cannot be read."""
-    import tensorflow_datasets as tfds
-
     remedy = f"delete {builder.data_path} and run again to prepare it anew"
-    for path in builder.info.splits["train"].filepaths:
-        try:
-            records = sum(1 for _ in tf.data.TFRecordDataset(str(path)))
-        except tf.errors.OpError as damage:
-            return InputError(f"{path}: truncated or corrupt ({damage.message.split('[')[0].strip()}); {remedy}")
     image_key = builder.info.supervised_keys[0]
-    undecoded = builder.as_dataset(split="train", decoders={image_key: tfds.decode.SkipDecoding()})
-    for example in undecoded.take(records):
-        try:
-            images.decode(example[image_key])
-        except tf.errors.InvalidArgumentError:
-            name = example["filename"].numpy().decode() if "filename" in example else "an image"
-            return InputError(f"{path}: {name} in it is not a readable JPEG or PNG image; {remedy}")
+    for split, info in builder.info.splits.items():
+        for path in info.filepaths:
+            try:
+                collections.deque(tf.data.TFRecordDataset(str(path)), maxlen=0)
+            except tf.errors.OpError as damage:
+                return InputError(f"{path}: truncated or corrupt ({damage.message.split('[')[0].strip()}); {remedy}")
+        for example in _undecoded(builder, split, image_key):
+            try:
+                images.decode(example[image_key])
+            except tf.errors.InvalidArgumentError:
+                name = example["filename"].numpy().decode() if "filename" in example else "an image"
+                return InputError(f"{builder.data_path}: {name} in it is not a readable JPEG or PNG image; {remedy}")
     return InputError(f"{builder.data_path}: cannot be read ({first_line(error)}); {remedy}")

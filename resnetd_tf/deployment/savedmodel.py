@@ -10,13 +10,17 @@ from resnetd_tf import rundir
 from resnetd_tf.data import images
 from resnetd_tf.deployment import comparison
 from resnetd_tf.deployment.folding import folded
+from resnetd_tf.networks.resizing import Resizing
 from resnetd_tf.saved import keras_file, open_classifier
 
 
-def write(classifier: keras.Model, classes: tuple[str, ...], path: pathlib.Path, precision: str = "float32") -> None:
+def write(
+    classifier: keras.Model, classes: tuple[str, ...], metadata: dict, path: pathlib.Path, precision: str = "float32"
+) -> None:
     """Writes a SavedModel for TensorFlow Serving, whole or not at all.
 
     Batch normalisation is folded into the convolutions before it, and the weights are constants of the graph.
+    What labels.txt and metadata.json of a run hold is in assets.extra/, so that it can be copied alone.
 
     Signatures:
         serving_default: `pixels` (n, height, width, bands) raw pixels -> `probabilities` (n, classes) float32.
@@ -24,7 +28,8 @@ def write(classifier: keras.Model, classes: tuple[str, ...], path: pathlib.Path,
 
     Args:
         classifier: As built by `networks.classifier.build`, or its `portable` copy.
-        classes: Class names; stored in assets.extra/labels.txt.
+        classes: Class names.
+        metadata: What is known of how it was trained.
         path: Where; must not exist.
         precision: "float32", or "bfloat16" for the network's weights and activations; probabilities are
             float32.
@@ -34,7 +39,8 @@ def write(classifier: keras.Model, classes: tuple[str, ...], path: pathlib.Path,
     """
     classifier = folded(classifier, precision)
     pixels = classifier.inputs[0]
-    preprocessing = [classifier.get_layer(name) for name in ("normalization", "resizing")]
+    normalization = classifier.get_layer("normalization")
+    resizing = Resizing.from_config(classifier.get_layer("resizing").get_config())
     network = classifier.layers[-1]
 
     shape = (None, *network.inputs[0].shape[1:])
@@ -45,21 +51,20 @@ def write(classifier: keras.Model, classes: tuple[str, ...], path: pathlib.Path,
         (probabilities,) = infer(normalised)
         return {"probabilities": tf.ensure_shape(probabilities, (None, len(classes)))}
 
-    def preprocess(x):
-        for layer in preprocessing:
-            x = layer(x)
-        return x
-
     def from_bytes(image_bytes):
         def decode(encoded):
-            return preprocess(images.decode(encoded)[tf.newaxis])[0]
+            return resizing(normalization(images.decode(encoded)[tf.newaxis]))[0]
 
         return classify(tf.map_fn(decode, image_bytes, fn_output_signature=tf.TensorSpec(shape[1:], tf.float32)))
 
     served = tf.Module()
     served.from_pixels = tf.function(
-        lambda pixels: classify(preprocess(pixels)), [tf.TensorSpec(pixels.shape, pixels.dtype, name="pixels")]
+        lambda pixels: classify(resizing(normalization(pixels))),
+        [tf.TensorSpec(pixels.shape, pixels.dtype, name="pixels")],
     )
+    # Its parts, for `tflite`, which knows the size of the image and resizes by constant matrices.
+    served.normalization = tf.function(normalization.call, [tf.TensorSpec(pixels.shape, pixels.dtype)])
+    served.network = tf.function(classify, [tf.TensorSpec(shape, tf.float32)])
     signatures = {"serving_default": served.from_pixels}
     if pixels.shape[-1] == 3:
         served.from_bytes = tf.function(from_bytes, [tf.TensorSpec((None,), tf.string, name="image_bytes")])
@@ -69,22 +74,25 @@ def write(classifier: keras.Model, classes: tuple[str, ...], path: pathlib.Path,
         extra = temporary / "assets.extra"
         extra.mkdir()
         rundir.write_labels(extra / "labels.txt", classes)
+        resized = {name: getattr(resizing, name) for name in ("interpolation", "antialias")}
+        rundir.write_json(extra / "metadata.json", {**metadata, "image_size": resizing.height, **resized})
 
 
-def convert_to_bfloat16(
+def convert(
     model: str,
+    precision: str,
     output: str | None,
     dataset: str | None = None,
     data_dir: str | None = None,
     eurosat_zip: str | None = None,
 ) -> pathlib.Path:
-    """Writes a SavedModel that computes in bfloat16, and compares it with the float32 model it is made from.
-
-    For processors and GPUs that have bfloat16 instructions; others compute it slowly.
+    """Writes a SavedModel from a .keras file, and compares the two.
 
     Args:
         model: A .keras file of a run, or a path as `saved.locate` takes it of the SavedModel of a run.
-        output: The folder; `None` for savedmodel-bfloat16 in the run's folder.
+        precision: "float32" as training leaves it, or "bfloat16", for processors and GPUs that have instructions for
+            it; others compute it slowly.
+        output: The folder; `None` for savedmodel-PRECISION in the run's folder.
         dataset: What to compare on; `None` for the dataset the model was trained on.
         data_dir, eurosat_zip: As for `sources.load`.
 
@@ -95,12 +103,12 @@ def convert_to_bfloat16(
         InputError: Something given cannot be used.
     """
     source = keras_file(model)
-    path = pathlib.Path(output) if output else source.parent / "savedmodel-bfloat16"
+    path = pathlib.Path(output) if output else source.parent / f"savedmodel-{precision}"
     rundir.must_not_exist(path)
     classifier = open_classifier(source)
-    loaded = comparison.load_splits(classifier, ("validation",), dataset, data_dir, eurosat_zip)
-    check = loaded.splits["validation"].images[: comparison.IMAGES]
-    write(keras.saving.load_model(source, compile=False), classifier.classes, path, "bfloat16")
+    (check,) = comparison.patches(classifier, ("validation",), dataset, data_dir, eurosat_zip)
+    network = keras.saving.load_model(source, compile=False)
+    write(network, classifier.classes, classifier.metadata, path, precision)
     result = comparison.agreement(open_classifier(path).predict(check), classifier.predict(check))
-    print(f"{path}: SavedModel in bfloat16\nAgainst {source} on {len(check)} validation images: {result}")
+    print(f"{path}: SavedModel in {precision}\nAgainst {source} on {len(check)} validation images: {result}")
     return path

@@ -56,9 +56,9 @@ def from_weights(weights: str, depth: int, variant: str) -> Contender:
     """
     try:
         checkpoint = checkpoints.read(weights, depth, variant)
-        chosen = pretrained.find(depth, variant)
+        chosen, statistics = pretrained.find(depth, variant), checkpoint.statistics or IMAGENET
         network = classifier.build(
-            depth, variant, classes=CLASSES, statistics=IMAGENET, image_size=chosen.size, checkpoint=checkpoint
+            depth, variant, classes=CLASSES, statistics=statistics, image_size=chosen.size, checkpoint=checkpoint
         )
     except ValueError as error:
         raise InputError(str(error)) from error

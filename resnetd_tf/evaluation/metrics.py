@@ -12,6 +12,7 @@ from resnetd_tf.errors import InputError
 from resnetd_tf.saved import SavedClassifier
 
 WORST = 24  # mistakes that are listed and drawn
+SHOWN = 40  # classes that examples are drawn of
 
 
 def interval(correct: int, count: int) -> list[float]:
@@ -83,8 +84,8 @@ class Evaluation:
 
     @property
     def examples(self) -> np.ndarray:
-        """Indices of the first image of every class that the split has."""
-        return np.unique(self.split.labels, return_index=True)[1]
+        """Indices of the first image of every class that the split has, of so many as a picture shows."""
+        return np.unique(self.split.labels, return_index=True)[1][:SHOWN]
 
     @functools.cached_property
     def result(self) -> dict:
@@ -105,7 +106,7 @@ class Evaluation:
 
 def check(classifier: SavedClassifier, dataset: Dataset) -> None:
     """Raises InputError if bands or classes differ between classifier and dataset."""
-    classifier.check_bands(dataset.name, dataset.patch_shape[-1])
+    classifier.check_bands(dataset.name, dataset.bands)
     if dataset.classes != classifier.classes:
         raise InputError(
             f"{classifier.path} knows the classes {', '.join(classifier.classes)}; "

@@ -32,7 +32,7 @@ def evaluate(
         InputError: Something given cannot be used.
     """
     classifier = saved.open_classifier(model)
-    name = classifier.dataset(dataset)
+    name, data_dir = classifier.source(dataset, data_dir)
     loaded = sources.load(name, (split,), data_dir=data_dir, eurosat_zip=eurosat_zip)
     metrics.check(classifier, loaded)
     with rundir.new_evaluation(classifier.folder or pathlib.Path(), split, output_dir) as folder:

@@ -10,7 +10,7 @@ from resnetd_tf.errors import InputError
 from resnetd_tf.saved import open_classifier
 
 
-def predict(model: str, paths: Sequence[str | pathlib.Path], top: int = 3) -> list[np.ndarray]:
+def predict(model: str, paths: Sequence[str | pathlib.Path], top: int = 3) -> np.ndarray:
     """Prints the most probable classes of image files, one line each.
 
     Args:
@@ -19,7 +19,7 @@ def predict(model: str, paths: Sequence[str | pathlib.Path], top: int = 3) -> li
         top: Number of classes to print for each.
 
     Returns:
-        Probabilities (classes,) of each file.
+        Probabilities (files, classes).
 
     Raises:
         InputError: No file is given, or one cannot be read or has other bands than the model takes.
@@ -30,7 +30,7 @@ def predict(model: str, paths: Sequence[str | pathlib.Path], top: int = 3) -> li
     pixels = [images.read(path) for path in paths]
     for path, image in zip(paths, pixels):
         classifier.check_bands(str(path), image.shape[-1])
-    results = [classifier.predict(image[np.newaxis])[0] for image in pixels]
+    results = classifier.predict(pixels)
     for path, probabilities in zip(paths, results):
         best = np.argsort(-probabilities, kind="stable")[:top]
         print(f"{path}:", ", ".join(f"{classifier.classes[i]} {100 * probabilities[i]:.2f} %" for i in best))

@@ -1,5 +1,6 @@
 """Weights from files and from the web into our networks."""
 
+import hashlib
 import pathlib
 import re
 import warnings
@@ -23,14 +24,25 @@ class Checkpoint:
             Keras's ("stage1_block1_1_conv/kernel").
         statistics: Those that their images were normalised with; `None` if the file does not tell.
         interpolation: The filter that their images were resized with.
-        h5: A .weights.h5 file, which Keras itself loads; there are no `tensors` then.
+        file: The file that they were read from. A .weights.h5 file Keras itself loads; there are no `tensors` then.
     """
 
     source: str
     tensors: dict[str, np.ndarray]
     statistics: Statistics | None = None
     interpolation: str = "bilinear"
-    h5: pathlib.Path | None = None
+    file: pathlib.Path | None = None
+
+    @property
+    def identity(self) -> dict:
+        """What the weights are, for the metadata: their source, SHA-256 of the file, and its revision on the hub."""
+        found = {"weights_source": self.source}
+        if self.file and self.file.is_file():
+            with self.file.open("rb") as file:
+                found["weights_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+            if re.fullmatch("[0-9a-f]{40}", self.file.parent.name):  # huggingface_hub's cache
+                found["weights_revision"] = self.file.parent.name
+        return found
 
 
 def read(weights: str | pathlib.Path, depth: int, variant: str) -> Checkpoint:
@@ -50,10 +62,12 @@ def read(weights: str | pathlib.Path, depth: int, variant: str) -> Checkpoint:
     if weights == "imagenet":
         chosen = pretrained.find(depth, variant)
         if chosen.source == pretrained.KERAS_APPLICATIONS:
-            tensors = from_keras_applications(pretrained.fetch_keras(depth))
+            network, file = pretrained.fetch_keras(depth)
+            tensors = from_keras_applications(network)
         else:
-            tensors = _read(pretrained.fetch_safetensors(chosen), _safetensors)
-        return Checkpoint(chosen.source, tensors, chosen.statistics, chosen.interpolation)
+            file = pretrained.fetch_safetensors(chosen)
+            tensors = _read(file, _safetensors)
+        return Checkpoint(chosen.source, tensors, chosen.statistics, chosen.interpolation, file)
     path = pathlib.Path(weights)
     if not path.is_file():
         raise ValueError(f"weights {path}: no such file")
@@ -63,11 +77,11 @@ def read(weights: str | pathlib.Path, depth: int, variant: str) -> Checkpoint:
             'safetensors.torch.save_file(torch.load(path, weights_only=True), "weights.safetensors")'
         )
     if path.suffix == ".safetensors":
-        return Checkpoint(str(path), _read(path, _safetensors), IMAGENET, "bicubic")
+        return Checkpoint(str(path), _read(path, _safetensors), IMAGENET, "bicubic", path)
     if path.suffix == ".keras":
         return _read(path, _keras)
     if path.name.endswith(".weights.h5"):
-        return Checkpoint(str(path), {}, h5=path)
+        return Checkpoint(str(path), {}, file=path)
     raise ValueError(f"weights {path}: expected a .keras, .weights.h5 or .safetensors file")
 
 
@@ -89,15 +103,12 @@ def _keras(path: pathlib.Path) -> Checkpoint:
     is_classifier = any(layer.name == "normalization" for layer in model.layers)
     network = model.layers[-1] if is_classifier else model
     tensors = {name: keras.ops.convert_to_numpy(weight) for name, weight in _keras_names(network).items()}
-    return Checkpoint(str(path), tensors, *(preprocessing(model) if is_classifier else ()))
-
-
-def preprocessing(classifier: keras.Model) -> tuple[Statistics, str]:
-    """Statistics and interpolation of a classifier as `resnetd_tf.classifier.build` builds it."""
-    normalization, resizing = classifier.get_layer("normalization"), classifier.get_layer("resizing")
+    if not is_classifier:
+        return Checkpoint(str(path), tensors, file=path)
+    normalization, resizing = model.get_layer("normalization"), model.get_layer("resizing")
     mean, variance = (np.ravel(values) for values in (normalization.mean, normalization.variance))
-    statistics = Statistics(classifier.name, mean.tolist(), np.sqrt(variance).tolist(), classifier.inputs[0].dtype)
-    return statistics, resizing.interpolation
+    statistics = Statistics(str(path), tuple(mean.tolist()), tuple(np.sqrt(variance).tolist()), model.inputs[0].dtype)
+    return Checkpoint(str(path), tensors, statistics, resizing.interpolation, path)
 
 
 def _keras_names(network: keras.Model) -> dict[str, keras.Variable]:
@@ -168,10 +179,10 @@ def assign(network: keras.Model, checkpoint: Checkpoint) -> None:
     Raises:
         ValueError: Tensors are missing, left over or of another shape; nothing is assigned then.
     """
-    if checkpoint.h5 is not None:
+    if checkpoint.file and checkpoint.file.name.endswith(".weights.h5"):
         try:
             with warnings.catch_warnings(action="ignore"):  # Keras warns of every layer before it refuses
-                return network.load_weights(checkpoint.h5)
+                return network.load_weights(checkpoint.file)
         except Exception as error:  # h5py has its own for a damaged file
             message = f"weights {checkpoint.source} do not fit {network.name}: {first_line(error)}"
             raise ValueError(message) from error

@@ -7,6 +7,7 @@ import keras
 from keras import layers
 
 from resnetd_tf.networks import checkpoints
+from resnetd_tf.networks.resizing import Resizing
 from resnetd_tf.networks.resnet import resnet
 from resnetd_tf.normalization import Statistics
 
@@ -26,10 +27,11 @@ def build(
     Args:
         depth, variant: As for `resnetd_tf.resnet`.
         classes: Number of classes.
-        statistics: Mean and standard deviation of each band; their number is the number of bands.
+        statistics: Mean and standard deviation of each band; their number is the number of bands. With a checkpoint
+            they should be those that it was trained with.
         image_size: Side in pixels to which images are resized before the network; at least 32.
-        checkpoint: Weights for the network, or `None` for random ones. Its interpolation is taken over, and
-            so are its statistics where they are of the same bands; without one images are resized bilinearly.
+        checkpoint: Weights for the network, or `None` for random ones. Its interpolation is taken over; without one
+            images are resized bilinearly.
         synchronized: As for `resnetd_tf.resnet`.
 
     Returns:
@@ -41,8 +43,6 @@ def build(
         ValueError: An argument is outside its range, or the checkpoint does not fit.
     """
     bands = len(statistics.mean)
-    if checkpoint and checkpoint.statistics and len(checkpoint.statistics.mean) == bands:
-        statistics = checkpoint.statistics
     interpolation = checkpoint.interpolation if checkpoint else "bilinear"
     pixels = keras.Input((None, None, bands), dtype=statistics.dtype, name="pixels")
     # In float32 under any policy: bfloat16 cannot tell neighbouring grey levels apart.
@@ -52,7 +52,8 @@ def build(
         dtype="float32",
         name="normalization",
     )(pixels)
-    resizing = layers.Resizing(image_size, image_size, interpolation, dtype="float32", name="resizing")
+    # Antialiased, as Pillow and timm resize: without, a picture that shrinks keeps only some of its pixels.
+    resizing = Resizing(image_size, image_size, interpolation, antialias=True, dtype="float32", name="resizing")
     # `training` is True by Resizing's own default and passes to the layers after it: a plain call of the
     # classifier would compute, and change, batch-norm statistics.
     x = resizing(x, training=False)

@@ -93,13 +93,11 @@ def fetch_safetensors(published: Published) -> pathlib.Path:
         Unavailable: It is not cached and cannot be fetched, or what came is damaged.
     """
     import huggingface_hub
-    from huggingface_hub.errors import LocalEntryNotFoundError
 
     url = huggingface_hub.hf_hub_url(published.source, FILE)
+    path = huggingface_hub.try_to_load_from_cache(published.source, FILE)
     try:
-        try:
-            path = huggingface_hub.hf_hub_download(published.source, FILE, local_files_only=True)
-        except LocalEntryNotFoundError:
+        if not isinstance(path, str):
             _probe(url)  # huggingface_hub itself goes on trying for half a minute
             path = huggingface_hub.hf_hub_download(published.source, FILE)
     except Exception as error:  # whatever the network, the hub or the disk makes it raise
@@ -117,8 +115,8 @@ def fetch_safetensors(published: Published) -> pathlib.Path:
     return pathlib.Path(path)
 
 
-def fetch_keras(depth: int) -> keras.Model:
-    """keras.applications' ResNet with its ImageNet weights, in Keras's own cache.
+def fetch_keras(depth: int) -> tuple[keras.Model, pathlib.Path]:
+    """keras.applications' ResNet with its ImageNet weights, and their file in Keras's own cache.
 
     Raises:
         Unavailable: They are not cached and cannot be fetched.
@@ -129,7 +127,7 @@ def fetch_keras(depth: int) -> keras.Model:
     try:
         if not cache.is_file():
             _probe(url)  # Keras itself waits without a limit
-        return getattr(keras.applications, f"ResNet{depth}")(weights="imagenet")
+        return getattr(keras.applications, f"ResNet{depth}")(weights="imagenet"), cache
     except Exception as error:  # whatever the network or the disk makes Keras raise
         raise Unavailable(
             f"ImageNet weights: cannot fetch {url} ({reason(error)}); fetch it where there is a network "

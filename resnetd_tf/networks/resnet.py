@@ -182,6 +182,8 @@ def resnet(
     Raises:
         ValueError: An argument is outside its list, or `weights` cannot be fetched, read or fitted.
     """
+    if keras.config.image_data_format() != "channels_last":
+        raise ValueError("images have their channels last here: keras.config.set_image_data_format('channels_last')")
     if depth not in DEPTHS:
         raise ValueError(f"depth {depth} is not one of 18, 34, 50, 101, 152")
     if variant not in VARIANTS:

@@ -62,6 +62,20 @@ class RunWriter(keras.callbacks.Callback):
         )
 
 
+class AverageReplicas(keras.callbacks.Callback):
+    """Averages over replicas, before validation, what each keeps for itself: batch norm's moving averages.
+
+    They are linear in the batches' statistics, and training does not read them: it is as if every step had averaged.
+    What is validated is what is saved then.
+    """
+
+    def on_test_begin(self, logs=None):
+        for variable in self.model.non_trainable_variables:
+            copies = getattr(variable.value, "values", ())  # of a distributed variable
+            if len(copies) > 1 and variable.dtype == "float32":
+                variable.value.assign(tf.add_n([copy.read_value() for copy in copies]) / len(copies))
+
+
 class DurationEstimate(keras.callbacks.Callback):
     """Tells once, after fifty steps or at the end of a shorter epoch, how long training will take.
 

@@ -34,6 +34,18 @@ class SGD(keras.optimizers.SGD):
         )
 
 
+class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
+    """`keras.optimizers.LossScaleOptimizer` that skips a step where the gradients of any replica overflow.
+
+    Keras asks the first replica alone, whose gradients are not summed with the others' yet.
+    """
+
+    def check_finite(self, grads):
+        finite, replicas = super().check_finite(grads), tf.distribute.get_replica_context()
+        count = replicas.all_reduce(tf.distribute.ReduceOp.SUM, tf.cast(finite, tf.int32))
+        return tf.equal(count, replicas.num_replicas_in_sync)
+
+
 def learning_rate_schedule(settings: Settings, steps_per_epoch: int) -> keras.optimizers.schedules.LearningRateSchedule:
     """Linear warm-up, then cosine decay to zero at the last step; `settings.learning_rate` must be a number."""
     assert settings.learning_rate is not None
@@ -49,8 +61,9 @@ def learning_rate_schedule(settings: Settings, steps_per_epoch: int) -> keras.op
 
 
 def optimizer(settings: Settings, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-    """Nesterov SGD with the learning rate's schedule."""
-    return SGD(learning_rate_schedule(settings, steps_per_epoch), settings.momentum, settings.weight_decay)
+    """Nesterov SGD with the learning rate's schedule; for float16 the loss is scaled."""
+    descent = SGD(learning_rate_schedule(settings, steps_per_epoch), settings.momentum, settings.weight_decay)
+    return LossScaleOptimizer(descent) if settings.precision == "float16" else descent
 
 
 def loss(settings: Settings) -> keras.losses.Loss:
@@ -64,7 +77,7 @@ def compile_classifier(model: keras.Model, settings: Settings, steps_per_epoch: 
         optimizer(settings, steps_per_epoch),
         loss(settings),
         metrics=[keras.metrics.CategoricalAccuracy("accuracy")],
-        jit_compile=devices.compiles_with_xla(model),
+        jit_compile=devices.compiles_with_xla(),
     )
     # Variables that a first step creates make TensorFlow trace it a second time.
     model.optimizer.build(model.trainable_variables)

@@ -14,24 +14,28 @@ from resnetd_tf.environment import peak_memory, program
 from resnetd_tf.errors import first_line
 from resnetd_tf.evaluation import metrics, report
 from resnetd_tf.networks import checkpoints
+from resnetd_tf.normalization import Statistics
 from resnetd_tf.saved import open_classifier
 from resnetd_tf.training.callbacks import RunWriter
 from resnetd_tf.training.settings import Settings
 
 
 def describe(
-    settings: Settings, model: keras.Model, dataset: Dataset, checkpoint: checkpoints.Checkpoint | None
+    settings: Settings,
+    statistics: Statistics,
+    dataset: Dataset,
+    checkpoint: checkpoints.Checkpoint | None,
 ) -> dict:
     """What metadata.json says of settings, preprocessing and data."""
-    normalization, interpolation = checkpoints.preprocessing(model)
     return {
         **dataclasses.asdict(settings),
-        "weights_source": checkpoint.source if checkpoint else "random",
-        "normalization": {"mean": normalization.mean, "std": normalization.std},
-        "interpolation": interpolation,
-        "patch_shape": dataset.patch_shape,
+        **(checkpoint.identity if checkpoint else {"weights_source": "random"}),
+        "normalization": {"of": statistics.name, "mean": statistics.mean, "std": statistics.std},
+        "interpolation": checkpoint.interpolation if checkpoint else "bilinear",
+        "patch_shape": dataset.splits["train"].shape,
         "classes": dataset.classes,
         "data_sha256": dataset.fingerprint,
+        "splits": {name: split.slice for name, split in dataset.splits.items()},
         "split_sizes": {name: len(split) for name, split in dataset.splits.items()},
         "command": " ".join(sys.argv),
     }
@@ -57,10 +61,10 @@ def finish(
     training_seconds = writer.seconds
     best = keras.saving.load_model(folder / "model.keras", compile=False)
     exported = folder / "savedmodel"
-    savedmodel.write(best, dataset.classes, exported)
+    savedmodel.write(best, dataset.classes, metadata, exported)
     served = open_classifier(exported)
     check = dataset.splits["validation"].images[: comparison.IMAGES]
-    agreement = comparison.agreement(served.predict(check), best.predict(check, verbose=0))
+    agreement = comparison.agreement(served.predict(check), open_classifier(folder / "model.keras").predict(check))
     evaluation = metrics.evaluate(served, dataset, "test")
     metadata |= {
         "best_epoch": writer.best["epoch"],

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import pathlib
+import re
 import shutil
 import sys
 import time
@@ -12,13 +13,13 @@ import tensorflow as tf
 
 from resnetd_tf import rundir
 from resnetd_tf.data import batches, sources
-from resnetd_tf.data.splits import SPLITS, Dataset
+from resnetd_tf.data.splits import Dataset
 from resnetd_tf.environment import environment
 from resnetd_tf.errors import InputError
 from resnetd_tf.networks import checkpoints, classifier, pretrained
-from resnetd_tf.normalization import statistics
+from resnetd_tf.normalization import EUROSAT_ALL, EUROSAT_RGB, Statistics, measured
 from resnetd_tf.training import devices, results
-from resnetd_tf.training.callbacks import DurationEstimate, RunWriter
+from resnetd_tf.training.callbacks import AverageReplicas, DurationEstimate, RunWriter
 from resnetd_tf.training.optimizer import compile_classifier
 from resnetd_tf.training.settings import FINE_TUNING, FROM_SCRATCH, Settings
 
@@ -35,18 +36,19 @@ def train(settings: Settings) -> pathlib.Path:
     started = time.time()
     surroundings = environment()  # now: the source may change while the run goes on
     strategy = devices.strategy()
-    if settings.batch_size < strategy.num_replicas_in_sync:
+    if settings.batch_size % strategy.num_replicas_in_sync:
         raise InputError(
-            f"batch size {settings.batch_size} is smaller than the number of replicas, {strategy.num_replicas_in_sync}"
+            f"batch size {settings.batch_size} is not a multiple of the {strategy.num_replicas_in_sync} devices"
         )
     checkpoint = starting_weights(settings)
-    print(f"Device: {devices.describe()}", flush=True)
+    print(f"Device: {devices.describe(surroundings['hardware'])}", flush=True)
     settings = decide(settings, checkpoint)
-    dataset = load(settings)
-    model = build(settings, dataset, checkpoint, strategy)
+    dataset = load(settings, checkpoint)
+    statistics = normalization(dataset, checkpoint)
+    model = build(settings, dataset, statistics, checkpoint, strategy)
 
     metadata = {
-        **results.describe(settings, model, dataset, checkpoint),
+        **results.describe(settings, statistics, dataset, checkpoint),
         "replicas": strategy.num_replicas_in_sync,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         **surroundings,
@@ -100,16 +102,18 @@ def decide(settings: Settings, checkpoint: checkpoints.Checkpoint | None) -> Set
     if checkpoint is None and settings.freeze != "none":
         raise InputError(f"freeze {settings.freeze}: random weights would stay as they are; give --weights")
     learning_rate = FINE_TUNING if checkpoint else FROM_SCRATCH
+    dataset, data_dir = sources.located(settings.dataset, settings.data_dir)
     return dataclasses.replace(
         settings,
         learning_rate=learning_rate if settings.learning_rate is None else settings.learning_rate,
         precision=devices.fastest_precision() if settings.precision == "auto" else settings.precision,
         output_dir=settings.base,
-        dataset=sources.absolute(settings.dataset),
+        dataset=dataset,
+        data_dir=data_dir,
     )
 
 
-def load(settings: Settings) -> Dataset:
+def load(settings: Settings, checkpoint: checkpoints.Checkpoint | None) -> Dataset:
     """The three splits, in memory.
 
     Raises:
@@ -120,25 +124,40 @@ def load(settings: Settings) -> Dataset:
         data_dir=settings.data_dir,
         eurosat_zip=settings.eurosat_zip,
         image_size=settings.image_size,
+        **({"interpolation": checkpoint.interpolation} if checkpoint else {}),
     )
-    training, validation, test = (len(dataset.splits[name]) for name in SPLITS)
-    batch_size = settings.batch_size
+    training, batch_size = len(dataset.splits["train"]), settings.batch_size
     if training < batch_size:
         raise InputError(f"batch size {batch_size} is larger than the training split, {training} images")
-    print(f"Data: {dataset.name}, {training} training, {validation} validation, {test} test images")
+    counts = (f"{len(split)} {name} ({split.slice})" for name, split in dataset.splits.items())
+    print(f"Data: {dataset.name}, images: {', '.join(counts)}")
     return dataset
+
+
+def normalization(dataset: Dataset, checkpoint: checkpoints.Checkpoint | None) -> Statistics:
+    """What the images are normalised with: the checkpoint's statistics, EuroSAT's own, or the training split's."""
+    if checkpoint and checkpoint.statistics and len(checkpoint.statistics.mean) == dataset.bands:
+        chosen = checkpoint.statistics
+    elif re.match(r"eurosat\b", dataset.name):
+        chosen = EUROSAT_RGB if dataset.bands == 3 else EUROSAT_ALL
+    else:
+        chosen = measured(f"the training split of {dataset.name}", dataset.splits["train"].images)
+    mean, std = (" ".join(f"{value:.1f}" for value in values) for values in (chosen.mean, chosen.std))
+    print(f"Normalisation: {chosen.name}, mean {mean}, standard deviation {std}")
+    return chosen
 
 
 def build(
     settings: Settings,
     dataset: Dataset,
+    statistics: Statistics,
     checkpoint: checkpoints.Checkpoint | None,
     strategy: tf.distribute.Strategy,
 ) -> keras.Model:
     """The classifier, compiled for training.
 
     Raises:
-        InputError: The weights do not fit, or there are no statistics for the images' bands.
+        InputError: The weights do not fit.
     """
     replicas = strategy.num_replicas_in_sync
     keras.utils.set_random_seed(settings.seed)
@@ -149,7 +168,7 @@ def build(
                 settings.depth,
                 settings.variant,
                 classes=len(dataset.classes),
-                statistics=statistics(dataset.patch_shape[-1]),
+                statistics=statistics,
                 image_size=settings.image_size,
                 checkpoint=checkpoint,
                 synchronized=settings.synchronized and replicas > 1,
@@ -170,15 +189,17 @@ def fit(model: keras.Model, settings: Settings, dataset: Dataset, writer: RunWri
         KeyboardInterrupt: It was interrupted before the end of the first epoch.
     """
     training, validation = dataset.splits["train"], dataset.splits["validation"]
-    classes, batch_size = len(dataset.classes), settings.batch_size
+    classes, replicas = len(dataset.classes), model.distribute_strategy.num_replicas_in_sync
+    check_batch = batches.without_idle_replicas(len(validation), settings.batch_size, replicas)
     try:
         model.fit(
-            batches.from_split(training, classes, batch_size, training=True, seed=settings.seed),
-            validation_data=batches.from_split(validation, classes, batch_size),
+            batches.from_split(training, classes, settings.batch_size, training=True, seed=settings.seed),
+            validation_data=batches.from_split(validation, classes, check_batch),
             epochs=settings.epochs,
             shuffle=False,  # `batches.from_split` shuffles
             verbose=1 if sys.stdout.isatty() else 2,
             callbacks=[
+                *([AverageReplicas()] if replicas > 1 else []),
                 writer,
                 DurationEstimate(len(validation) / len(training), settings.image_size),
                 keras.callbacks.TensorBoard(str(writer.folder / "logs"), write_graph=False),

@@ -9,7 +9,7 @@ from resnetd_tf.data.splits import Split
 
 def test_training_batches_are_shuffled_and_seeded():
     images, labels = synthetic.draw(100)
-    split = Split(images, labels, tuple(map(str, range(100))))
+    split = Split(images, labels, tuple(map(str, range(100))), "train")
 
     def epochs(seed):
         dataset = batches.from_split(split, 10, 32, training=True, seed=seed)
@@ -23,7 +23,7 @@ def test_training_batches_are_shuffled_and_seeded():
 
 def test_evaluation_batches_are_complete_and_in_order():
     images, labels = synthetic.draw(50)
-    split = Split(images, labels, tuple(map(str, range(50))))
+    split = Split(images, labels, tuple(map(str, range(50))), "test")
     pairs = list(batches.from_split(split, 10, 32))
     np.testing.assert_array_equal(np.concatenate([image for image, _ in pairs]), images)
     np.testing.assert_array_equal(np.concatenate([label for _, label in pairs]).argmax(1), labels)

@@ -54,9 +54,17 @@ def test_folder_is_split_70_20_10(folder):
             np.testing.assert_array_equal(image, np.asarray(Image.open(name)))  # as Pillow decodes it
 
 
-def test_folder_of_differing_sizes_is_resized(folder):
-    jpeg(folder / CLASSES[0] / "large.jpg", size=100)
-    assert sources.load(f"folder:{folder}", image_size=48).patch_shape == (48, 48, 3)
+def test_folder_of_differing_sizes(folder):
+    """In training alone they become one size."""
+    for index in range(20):
+        jpeg(folder / CLASSES[0] / f"large{index}.jpg", size=100, seed=index)
+    loaded = sources.load(f"folder:{folder}")
+    assert all(split.shape == (None, None, 3) for split in loaded.splits.values())
+    for split in loaded.splits.values():
+        for name, image in zip(split.names, split.images):
+            assert image.shape == ((100, 100, 3) if "large" in name else (64, 64, 3))
+    resized = sources.load(f"folder:{folder}", image_size=48)
+    assert [split.shape[0] for split in resized.splits.values()] == [48, 48, None]
 
 
 def test_bad_folders(tmp_path, folder):
@@ -92,10 +100,13 @@ def test_pictures_of_16_bits_are_refused(tmp_path):
         images.read(tmp_path / "dn.png")
 
 
-def test_absolute_names(tmp_path, monkeypatch):
+def test_names_mean_the_same_everywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert sources.absolute("folder:a/../b") == f"folder:{tmp_path.resolve() / 'b'}"
-    assert sources.absolute("eurosat/rgb") == "eurosat/rgb"
+    monkeypatch.setenv("TFDS_DATA_DIR", "data")
+    assert sources.located("folder:a/../b", None) == (f"folder:{tmp_path.resolve() / 'b'}", None)
+    assert sources.located("eurosat/rgb", "there") == ("eurosat/rgb", str(tmp_path.resolve() / "there"))
+    assert sources.located("eurosat/rgb", None) == ("eurosat/rgb", str(tmp_path.resolve() / "data"))
+    assert sources.located("synthetic", None) == ("synthetic", None)
 
 
 def test_unknown_names():

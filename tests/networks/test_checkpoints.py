@@ -1,8 +1,13 @@
 """Weights from files and from a hub into our networks."""
 
+import hashlib
+import http.server
 import json
+import re
+import threading
 import time
 
+import huggingface_hub
 import keras
 import numpy as np
 import pytest
@@ -10,9 +15,11 @@ from conftest import THREE_STEPS
 from safetensors.numpy import save, save_file
 
 from benchmarks import parity
+from resnetd_tf.data.splits import Dataset, Split
 from resnetd_tf.networks import checkpoints, classifier, pretrained
 from resnetd_tf.networks.resnet import resnet
-from resnetd_tf.normalization import EUROSAT_ALL, EUROSAT_RGB
+from resnetd_tf.normalization import EUROSAT_ALL, EUROSAT_RGB, IMAGENET
+from resnetd_tf.training.run import normalization
 
 
 def test_names_are_pytorchs():
@@ -111,21 +118,39 @@ def test_a_resnet50_loads_in_two_seconds(tmp_path):
     assert time.perf_counter() - read < 2 and read - start < 2
 
 
-def test_classifier_takes_over_the_preprocessing(safetensors, tmp_path):
+def test_weights_bring_their_preprocessing(safetensors, tmp_path):
+    """timm's files ImageNet's, a classifier's own .keras file what it was trained with."""
     checkpoint = checkpoints.read(safetensors, 18, "d")
+    assert checkpoint.statistics == IMAGENET and checkpoint.interpolation == "bicubic"
     rgb = classifier.build(18, "d", classes=5, statistics=EUROSAT_RGB, image_size=32, checkpoint=checkpoint)
-    statistics, interpolation = checkpoints.preprocessing(rgb)
-    np.testing.assert_allclose(statistics.mean, [123.675, 116.28, 103.53], rtol=1e-5)
-    np.testing.assert_allclose(statistics.std, [58.395, 57.12, 57.375], rtol=1e-5)
-    assert interpolation == rgb.get_layer("resizing").interpolation == "bicubic"
-
-    # A classifier's own .keras file hands them on; 13 bands keep the statistics of the data.
+    assert rgb.get_layer("resizing").interpolation == "bicubic"
     rgb.save(tmp_path / "rgb.keras")
     again = checkpoints.read(tmp_path / "rgb.keras", 18, "d")
-    np.testing.assert_allclose(again.statistics.std, statistics.std)
+    np.testing.assert_allclose(again.statistics.mean, EUROSAT_RGB.mean)
+    np.testing.assert_allclose(again.statistics.std, EUROSAT_RGB.std)
     assert again.interpolation == "bicubic"
-    bands = classifier.build(18, "d", classes=5, statistics=EUROSAT_ALL, image_size=32, checkpoint=again)
-    np.testing.assert_allclose(checkpoints.preprocessing(bands)[0].mean, EUROSAT_ALL.mean, rtol=1e-5)
+
+
+def test_what_images_are_normalised_with(capsys):
+    """What the weights bring, where it is for the same bands; EuroSAT's own; or the training split's."""
+    rng = np.random.default_rng(0)
+
+    def dataset(name, bands, dtype):
+        images = rng.integers(0, 200, (40, 8, 8, bands)).astype(dtype)
+        images[..., -1] = 7
+        return Dataset(name, ("a", "b"), {"train": Split(images, np.zeros(40, int), ("",) * 40, "train[:70%]")})
+
+    weights = checkpoints.Checkpoint("w", {}, IMAGENET)
+    rgb, bands = dataset("folder:x", 3, "uint8"), dataset("folder:x", 13, "uint16")
+    assert normalization(rgb, weights) is IMAGENET
+    for chosen, images in ((normalization(bands, weights), bands), (normalization(rgb, None), rgb)):
+        pixels = images.splits["train"].images.reshape(-1, images.bands).astype(float)
+        assert chosen.name == "the training split of folder:x" and chosen.dtype == images.splits["train"].images.dtype
+        np.testing.assert_allclose(chosen.mean, pixels.mean(0))
+        np.testing.assert_allclose(chosen.std, [*pixels.std(0)[:-1], 1.0])  # a band of one value
+    assert normalization(dataset("eurosat", 3, "uint8"), None) is EUROSAT_RGB
+    assert normalization(dataset("eurosat/all:2.0.0", 13, "uint16"), None) is EUROSAT_ALL
+    assert "Normalisation: the training split of folder:x, mean" in capsys.readouterr().out
 
 
 SMALL = ("--depth=18", "--variant=d", *THREE_STEPS)
@@ -142,6 +167,8 @@ def test_training_from_published_weights(program, hub, tmp_path):
     metadata = json.loads((tmp_path / "model/run-1/metadata.json").read_text())
     assert metadata["weights_source"] == "timm/resnet18d.ra2_in1k" and metadata["interpolation"] == "bicubic"
     assert metadata["learning_rate"] == 0.08
+    assert metadata["weights_sha256"] == hashlib.sha256(save(tensors)).hexdigest()
+    assert metadata["weights_revision"] == "0123456789abcdef0123456789abcdef01234567"
     trained = checkpoints.read(tmp_path / "model/run-1/model.keras", 18, "d")
     ours = resnet(18, "d")
     checkpoints.assign(ours, checkpoints.Checkpoint("published", tensors))
@@ -166,18 +193,41 @@ def test_downloads_that_fail(bad_input, hub, tmp_path):
     arguments = (*SMALL, "--weights=imagenet", f"--output_dir={tmp_path / 'model'}")
     line = bad_input("train.py", *arguments, environment=hub(content, arriving=1_000_000))
     assert "cannot fetch http://127.0.0.1" in line and "model.safetensors" in line
+    assert re.search(r"consistency|incomplete|closed|bytes", line), line  # its own cause
     assert not list((tmp_path / "hub").rglob("*.safetensors")) + list((tmp_path / "hub").rglob("*.incomplete"))
     line = bad_input("train.py", *arguments)
     assert "timm/resnet18d.ra2_in1k/resolve/main/model.safetensors" in line and "--weights=model.safetensors" in line
+    assert "refused" in line
     line = bad_input("train.py", *SMALL, "--freeze=stem", f"--output_dir={tmp_path / 'model'}")
     assert "random weights would stay as they are" in line
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.parametrize(
+    ("host", "cause"),
+    [("127.0.0.1:9", "refused"), ("no-such-host.invalid", "[Nn]ame|resol"), ("forbidden", "403 Forbidden")],
+)
+def test_downloads_that_fail_say_why(monkeypatch, host, cause):
+    class Forbidden(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_error(403)
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Forbidden) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        place = f"127.0.0.1:{server.server_port}" if host == "forbidden" else host
+        monkeypatch.setattr(huggingface_hub, "hf_hub_url", lambda *arguments: f"http://{place}/model.safetensors")
+        with pytest.raises(pretrained.Unavailable, match=rf"cannot fetch http://{place}.*\(.*({cause})"):
+            pretrained.fetch_safetensors(pretrained.find(50, "d"))
+        server.shutdown()
+
+
 def test_keras_applications_weights(monkeypatch):
     peer = keras.applications.ResNet50(weights=None)
     monkeypatch.setattr(pretrained, "_probe", lambda url: None)
-    monkeypatch.setattr(keras.applications, "ResNet50", lambda weights: peer)
+    monkeypatch.setattr(keras.applications, "ResNet50", lambda weights: peer)  # not fetched: no file in Keras's cache
     model = resnet(50, "base", weights="imagenet", classes=10)
     kernel = peer.get_layer("conv4_block2_3_conv").kernel
     np.testing.assert_array_equal(model.get_layer("stage3_block2_3_conv").kernel, kernel)

@@ -1,0 +1,33 @@
+"""Resizing as matrix products: Keras's own results, and Pillow's."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from resnetd_tf.networks.resizing import Resizing
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [(64, 64), (32, 32), (33, 200), (250, 271), (500, 17), (1, 1)])
+def test_equals_keras_and_pillow(size, interpolation):
+    images = np.random.default_rng(0).uniform(-1, 1, (2, *size, 3)).astype("float32")
+    arguments = (64, 48, interpolation)
+    ours = Resizing(*arguments, antialias=True, dtype="float32")
+    theirs = keras.layers.Resizing(*arguments, antialias=True, dtype="float32")
+    assert {**ours.get_config(), "name": ""} == {**theirs.get_config(), "name": ""}
+    expected = theirs(images)
+    np.testing.assert_allclose(ours(images), expected, atol=1e-4)
+    open_size = tf.function(lambda x: ours(x), [tf.TensorSpec((None, None, None, 3))])
+    np.testing.assert_allclose(open_size(images), expected, atol=1e-4)
+    filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+    pillow = Image.fromarray(images[0, ..., 0]).resize((48, 64), filters[interpolation])
+    np.testing.assert_allclose(ours(images)[0, ..., 0], np.asarray(pillow), atol=1e-4)
+
+
+def test_without_antialiasing():
+    """As classifiers of version 0.1.0 have it."""
+    images = np.random.default_rng(0).uniform(size=(1, 100, 120, 3)).astype("float32")
+    ours, theirs = (kind(32, 32, "bilinear", dtype="float32") for kind in (Resizing, keras.layers.Resizing))
+    np.testing.assert_allclose(ours(images), theirs(images), atol=1e-4)

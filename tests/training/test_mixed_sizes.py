@@ -1,0 +1,71 @@
+"""Pictures of differing sizes: what is evaluated is what every way of asking the model answers."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import ROOT, SMALLEST
+from PIL import Image
+
+from resnetd_tf.data import images, sources, synthetic
+from resnetd_tf.deployment import tflite
+from resnetd_tf.saved import open_classifier
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Drawn scenes enlarged to 120 to 150 pixels, which the model shrinks again."""
+    root = tmp_path_factory.mktemp("mixed") / "data"
+    rng = np.random.default_rng(0)
+    for index, (pixels, label) in enumerate(zip(*synthetic.draw(600, seed=2))):
+        path = root / synthetic.CLASSES[label] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        size = tuple(map(int, rng.integers(120, 151, 2)))
+        Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST).save(path)
+    return root
+
+
+def test_one_answer(program, folder, tmp_path):
+    base = tmp_path / "model"
+    arguments = (*SMALLEST, "--epochs=3", "--weights=none", f"--dataset=folder:{folder}", f"--output_dir={base}")
+    trained = program("train.py", *arguments)
+    assert trained.returncode == 0, trained.stderr
+    first = json.loads((base / "run-1/evaluation-test-1/metrics.json").read_text())
+    assert first["accuracy"] > 0.2  # it has learned something
+
+    # The command that training printed.
+    command = re.search(r"^Evaluate it: +python (evaluate\.py) (.*)$", trained.stdout, re.M)
+    again = program(command[1], *command[2].split())
+    assert again.returncode == 0, again.stderr
+    second = json.loads((base / "run-1/evaluation-test-2/metrics.json").read_text())
+    assert second["confusion_matrix"] == first["confusion_matrix"]
+
+    split = sources.load(f"folder:{folder}", ("test",)).splits["test"]
+    assert split.shape == (None, None, 3) and len({image.shape for image in split.images}) > 20
+    predicted = program("predict.py", f"--model={base}", "--top=10", *split.names)
+    assert predicted.returncode == 0, predicted.stderr
+    printed = np.zeros((len(split), 10))
+    for row, line in zip(printed, predicted.stdout.splitlines()):
+        for name, percent in re.findall(r"(\w+) ([\d.]+) %", line):
+            row[synthetic.CLASSES.index(name)] = float(percent) / 100
+    assert np.mean(printed.argmax(1) == split.labels) == first["accuracy"]
+
+    signatures = tf.saved_model.load(str(base / "1")).signatures
+    files = tf.constant([(ROOT / name).read_bytes() for name in split.names])
+    encoded = signatures["encoded"](image_bytes=files)["probabilities"].numpy()
+    pixels = np.concatenate(
+        [signatures["serving_default"](pixels=image[np.newaxis])["probabilities"] for image in split.images]
+    )
+    from_keras = open_classifier(base / "run-1/model.keras").predict(split.images)
+    np.testing.assert_allclose(encoded, pixels, atol=1e-5)
+    np.testing.assert_allclose(from_keras, pixels, atol=1e-5)
+    np.testing.assert_allclose(printed, pixels, atol=1e-4)
+
+    exported = program("export.py", f"--model={base}", "--format=tflite", f"--output={tmp_path / 'model.tflite'}")
+    assert exported.returncode == 0, exported.stderr
+    resized = np.stack([images.resize(image, 32, 32) for image in split.images])  # the file takes one size
+    answers = tflite.run((tmp_path / "model.tflite").read_bytes(), resized)
+    np.testing.assert_allclose(answers, pixels, atol=0.05)  # but for rounding to whole grey levels
+    assert np.mean(answers.argmax(1) == pixels.argmax(1)) > 0.95

@@ -51,17 +51,20 @@ def write(
         (probabilities,) = infer(normalised)
         return {"probabilities": tf.ensure_shape(probabilities, (None, len(classes)))}
 
+    def from_pixels(pixels):
+        with tf.control_dependencies([_some(pixels, "pixels")]):
+            return classify(resizing(normalization(pixels)))
+
     def from_bytes(image_bytes):
         def decode(encoded):
             return resizing(normalization(images.decode(encoded)[tf.newaxis]))[0]
 
-        return classify(tf.map_fn(decode, image_bytes, fn_output_signature=tf.TensorSpec(shape[1:], tf.float32)))
+        with tf.control_dependencies([_some(image_bytes, "image_bytes")]):
+            resized = tf.map_fn(decode, image_bytes, fn_output_signature=tf.TensorSpec(shape[1:], tf.float32))
+        return classify(resized)
 
     served = tf.Module()
-    served.from_pixels = tf.function(
-        lambda pixels: classify(resizing(normalization(pixels))),
-        [tf.TensorSpec(pixels.shape, pixels.dtype, name="pixels")],
-    )
+    served.from_pixels = tf.function(from_pixels, [tf.TensorSpec(pixels.shape, pixels.dtype, name="pixels")])
     # Its parts, for `tflite`, which knows the size of the image and resizes by constant matrices.
     served.normalization = tf.function(normalization.call, [tf.TensorSpec(pixels.shape, pixels.dtype)])
     served.network = tf.function(classify, [tf.TensorSpec(shape, tf.float32)])
@@ -76,6 +79,11 @@ def write(
         rundir.write_labels(extra / "labels.txt", classes)
         resized = {name: getattr(resizing, name) for name in ("interpolation", "antialias")}
         rundir.write_json(extra / "metadata.json", {**metadata, "image_size": resizing.height, **resized})
+
+
+def _some(batch, name: str):
+    """An operation that refuses an empty batch by its name: oneDNN's convolutions have another word for it."""
+    return tf.debugging.assert_positive(tf.shape(batch)[0], f"{name}: no image is given")
 
 
 def convert(

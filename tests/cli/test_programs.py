@@ -22,6 +22,14 @@ def test_bad_flags_and_files_are_told_in_one_line(bad_input, run, tmp_path):
     assert not (tmp_path / "none").exists()
     for name in ("train", "evaluate", "export"):
         assert "unexpected argument 'stray'" in bad_input(f"{name}.py", "stray")
+    for flags, named in (
+        (("--variant=b",), "--variant has no effect without --weights"),
+        (("--depth=18", "--dataset=imagenet2012"), "--depth has no effect without --weights"),
+        (("--weights=imagenet", "--model=x"), "--model has no effect beside --weights"),
+        (("--dataset=imagenet2012", "--eurosat_zip=x"), "--eurosat_zip has no effect for ImageNet"),
+        (("--dataset=synthetic", "--eurosat_zip=x", f"--model={run}"), "--eurosat_zip is of no use"),
+    ):
+        assert named in bad_input("evaluate.py", *flags)
     assert "not a readable" in bad_input("predict.py", f"--model={run}", ROOT / "train.py")
 
 

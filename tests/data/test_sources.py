@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import pathlib
 import subprocess
 import sys
 import zipfile
@@ -80,6 +81,45 @@ def test_bad_folders(tmp_path, folder):
     whole = next(folder.rglob("*.jpg")).read_bytes()
     damaged.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=r"damaged\.jpg: not a readable"):
+        sources.load(f"folder:{folder}")
+
+
+def test_only_what_is_asked_for_is_decoded(folder):
+    """The others may even be damaged behind their headers."""
+    train = sources.load(f"folder:{folder}", ("train",)).splits["train"]
+    for name in train.names:
+        content = pathlib.Path(name).read_bytes()
+        pathlib.Path(name).write_bytes(content[: len(content) // 2])
+    assert len(sources.load(f"folder:{folder}", ("test", "validation")).splits["test"]) == 3
+    with pytest.raises(InputError, match="not a readable"):
+        sources.load(f"folder:{folder}", ("train",))
+
+
+@pytest.mark.parametrize("sizes", [(400,), (390, 400, 410)])
+def test_images_are_in_memory_once(tmp_path, sizes):
+    """From the folder to the batches of an epoch; 190 MB of pixels in files of a few hundred bytes."""
+    for index in range(400):
+        path = tmp_path / "data" / "ab"[index % 2] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (400, sizes[index % len(sizes)]), (index % 256, 0, 0)).save(path)
+    script = f"""
+from resnetd_tf.data import batches, images, sources
+from resnetd_tf.environment import peak_memory
+images.resize(images.read({str(tmp_path / "data/a/0.png")!r}), 8, 8)
+before = peak_memory()
+splits = sources.load("folder:{tmp_path / "data"}", image_size=400).splits
+for _ in batches.from_split(splits["train"], 2, 2, training=True):
+    pass
+held = sum(image.nbytes for split in splits.values() for image in split.images) / 2**30
+assert held > 0.17 and peak_memory() - before < 1.2 * held + 0.02, (held, peak_memory() - before)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=200)
+
+
+def test_what_does_not_fit_is_refused_before_it_is_read(folder, monkeypatch):
+    monkeypatch.setattr("resnetd_tf.data.splits.available_memory", lambda: 300_000)
+    monkeypatch.setattr(images, "decode", None)
+    with pytest.raises(InputError, match=r"2750: its images take 0\.0 GiB of memory, of which 0\.0 GiB are free"):
         sources.load(f"folder:{folder}")
 
 

@@ -1,10 +1,12 @@
 """SavedModels in processes without our package, and what they are made from."""
 
+import shutil
 import subprocess
 import sys
 
 import keras
 import numpy as np
+import pytest
 from PIL import Image
 
 from benchmarks import parity
@@ -49,6 +51,35 @@ def test_encoded_signature_takes_files_of_any_size(run, tmp_path):
     for name, probabilities in zip(("a.jpg", "b.png", "c.jpg"), together):
         pixels = np.asarray(Image.open(tmp_path / name))
         np.testing.assert_allclose(probabilities, classifier.predict(pixels[np.newaxis])[0], atol=1e-5)
+
+
+def test_an_empty_batch_is_refused_by_name(run):
+    import tensorflow as tf
+
+    signatures = tf.saved_model.load(str(run / "1")).signatures
+    with pytest.raises(tf.errors.InvalidArgumentError, match="pixels: no image is given"):
+        signatures["serving_default"](pixels=tf.zeros((0, 64, 64, 3), tf.uint8))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="image_bytes: no image is given"):
+        signatures["encoded"](image_bytes=tf.constant([], tf.string))
+    assert open_classifier(run).predict(np.zeros((0, 64, 64, 3), "uint8")).shape == (0, 10)
+
+
+def test_a_run_that_died_can_be_deployed(run, program, tmp_path):
+    """Its model.keras becomes the SavedModel that was not written, with the names of the classes."""
+    base = tmp_path / "small"
+    shutil.copytree(run / "run-1", base / "run-1")
+    model, path = base / "run-1/model.keras", base / "1"
+    result = program("export.py", f"--model={model}", "--format=savedmodel", f"--output={path}")
+    assert result.returncode == 0, result.stderr
+    assert "200 validation images: same class for 100.0 %" in result.stdout
+    shutil.move(path, tmp_path / "alone")
+    alone, images = open_classifier(tmp_path / "alone"), synthetic.draw(20, seed=5)[0]
+    assert alone.classes == synthetic.CLASSES and alone.metadata["patch_shape"] == [64, 64, 3]
+    np.testing.assert_allclose(alone.predict(images), open_classifier(run).predict(images), atol=1e-6)
+    Image.fromarray(images[0]).save(tmp_path / "scene.png")
+    assert synthetic.CLASSES[alone.predict(images[:1]).argmax()] in program(
+        "predict.py", f"--model={model}", "--top=1", tmp_path / "scene.png"
+    ).stdout  # fmt: skip
 
 
 def test_savedmodel_in_bfloat16(run, program, bad_input, tmp_path):

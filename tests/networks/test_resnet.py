@@ -132,3 +132,9 @@ def test_builders_are_as_in_keras_applications(name):
 def test_settings_offer_the_networks_there_are():
     assert set(settings.VARIANTS) == VARIANTS.keys()
     assert {*settings.DEPTHS, settings.SMALLEST_DEPTH} == DEPTHS.keys()
+
+
+def test_channels_first_is_refused(monkeypatch):
+    monkeypatch.setattr(keras.config, "image_data_format", lambda: "channels_first")
+    with pytest.raises(ValueError, match="channels last"):
+        resnet(18, "d")

@@ -1,0 +1,157 @@
+"""Other datasets of TFDS than EuroSAT: the builders are its own, the images drawn here."""
+
+import json
+import typing
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from resnetd_tf.data import sources
+from resnetd_tf.data import tfds as datasets
+from resnetd_tf.errors import InputError
+from resnetd_tf.saved import open_classifier
+from resnetd_tf.training import Settings, train
+
+CONFIGURATIONS = ("labelled", "unlabelled", "testless")
+
+
+class ManyClasses(tfds.core.GeneratorBasedBuilder):
+    """400 classes, with all three splits of its own; the test split unlabelled in configuration "unlabelled"."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS: typing.ClassVar = [tfds.core.BuilderConfig(name=name) for name in CONFIGURATIONS]
+
+    def _info(self):
+        features = {"image": tfds.features.Image(shape=(32, 32, 3)), "label": tfds.features.ClassLabel(num_classes=400)}
+        features = tfds.features.FeaturesDict(features)
+        return tfds.core.DatasetInfo(builder=self, features=features, supervised_keys=("image", "label"))
+
+    def _split_generators(self, dl_manager):
+        raise NotImplementedError
+
+    def _generate_examples(self):
+        raise NotImplementedError
+
+
+def prepare(folder, name, splits, size=None, **more):
+    """A dataset of TFDS with so many images in each split, each of one colour, prepared by TFDS itself."""
+    builder = tfds.builder(name, data_dir=str(folder))
+    classes = builder.info.features["label"].num_classes
+    rng = np.random.default_rng(0)
+
+    def examples(count, labelled=True):
+        for index in range(count):
+            shape = size or rng.integers(40, 80, 2)
+            image = np.full((*shape, 3), index % 250, "uint8")
+            label = index % classes if labelled else -1
+            yield index, {"image": image, "label": label, **{key: f"{index}.png" for key in more}}
+
+    unlabelled = "test" if "unlabelled" in name else None
+    builder._split_generators = lambda dl_manager: {
+        split: examples(count, split != unlabelled) for split, count in splits.items()
+    }
+    builder.download_and_prepare()
+    return builder
+
+
+@pytest.mark.parametrize(
+    ("name", "splits", "slices", "counts"),
+    [
+        ("cifar10", {"train": 50, "test": 20}, ("train[:80%]", "train[80%:]", "test"), (40, 10, 20)),
+        ("uc_merced", {"train": 60}, ("train[:70%]", "train[70%:90%]", "train[90%:]"), (42, 12, 6)),
+        ("imagenette", {"train": 40, "validation": 20}, ("train[:90%]", "validation", "train[90%:]"), (36, 20, 4)),
+        (
+            "many_classes/labelled",
+            {"train": 800, "validation": 30, "test": 10},
+            ("train", "validation", "test"),
+            (800, 30, 10),
+        ),
+    ],
+)
+def test_own_splits_are_used(tmp_path, name, splits, slices, counts):
+    more = {"cifar10": {"id": 0}, "uc_merced": {"filename": 0}}.get(name, {})
+    size = {"cifar10": (32, 32), "many_classes/labelled": (32, 32)}.get(name)
+    builder = prepare(tmp_path, name, splits, size, **more)
+    loaded = sources.load(name, data_dir=str(tmp_path))
+    assert tuple(split.slice for split in loaded.splits.values()) == slices
+    assert tuple(map(len, loaded.splits.values())) == counts
+    for split in loaded.splits.values():
+        expected = list(builder.as_dataset(split=split.slice).as_numpy_iterator())
+        np.testing.assert_array_equal(split.labels, [example["label"] for example in expected])
+        for image, example in zip(split.images, expected):
+            np.testing.assert_array_equal(image, example["image"])  # at its own size
+    resized = sources.load(name, data_dir=str(tmp_path), image_size=48)
+    shapes = [split.shape for split in resized.splits.values()]
+    assert shapes == [(32, 32, 3)] * 3 if size else [(48, 48, 3)] * 2 + [(None, None, 3)]
+
+
+def test_a_run_on_another_dataset(tmp_path, capsys):
+    """Its own test split, statistics of its training split, 400 classes; all told and in the metadata."""
+    prepare(tmp_path / "data", "many_classes/labelled", {"train": 800, "validation": 400, "test": 60}, (32, 32))
+    path = train(
+        Settings(
+            depth=10,
+            dataset="many_classes/labelled",
+            data_dir=str(tmp_path / "data"),
+            image_size=32,
+            weights="none",
+            epochs=1,
+            batch_size=400,
+            output_dir=str(tmp_path / "model"),
+        )
+    )
+    printed = capsys.readouterr()
+    assert "images: 800 train (train), 400 validation (validation), 60 test (test)" in printed.out
+    assert "Normalisation: the training split of many_classes/labelled, mean" in printed.out
+    assert "test accuracy of many_classes/labelled" in printed.out
+    metadata = json.loads((tmp_path / "model/run-1/metadata.json").read_text())
+    assert metadata["splits"] == {"train": "train", "validation": "validation", "test": "test"}
+    train_split = sources.load("many_classes/labelled", ("train",), data_dir=str(tmp_path / "data")).splits["train"]
+    mean = train_split.images.reshape(-1, 3).mean(0)
+    np.testing.assert_allclose(metadata["normalization"]["mean"], mean)
+    classifier = open_classifier(path)
+    assert len(classifier.classes) == 400
+    assert classifier.source(None, None) == ("many_classes/labelled", str(tmp_path / "data"))
+
+
+def test_what_cannot_be_used(tmp_path):
+    prepare(tmp_path, "many_classes/unlabelled", {"train": 20, "test": 10}, (32, 32))
+    with pytest.raises(InputError, match="split 'test' of many_classes/unlabelled has no labels"):
+        sources.load("many_classes/unlabelled", data_dir=str(tmp_path))
+    prepare(tmp_path, "many_classes/testless", {"test": 10}, (32, 32))
+    with pytest.raises(InputError, match="no split train, only test"):
+        sources.load("many_classes/testless", data_dir=str(tmp_path))
+    with pytest.raises(InputError, match=r"images have 1 bands; expected 3 \(RGB\) or 13"):
+        sources.load("mnist", data_dir=str(tmp_path))
+    with pytest.raises(InputError, match="--eurosat_zip is of no use for dataset cifar10"):
+        sources.load("cifar10", data_dir=str(tmp_path), eurosat_zip="EuroSAT.zip")
+    for name in ("synthetic", f"folder:{tmp_path}"):
+        with pytest.raises(InputError, match="--data_dir is of no use"):
+            sources.load(name, data_dir=str(tmp_path))
+        with pytest.raises(InputError, match="--eurosat_zip is of no use"):
+            sources.load(name, eurosat_zip="EuroSAT.zip")
+
+
+def test_download_that_fails(tmp_path, monkeypatch):
+    """TFDS's whole hint is told, and no way that is EuroSAT's alone."""
+    hint = "Manual download required. Get VIS.zip from the project's site.\n" + "Then put it there. " * 20 + "The end."
+
+    def fail(self, dl_manager):
+        raise AssertionError(hint)
+
+    monkeypatch.setattr(ManyClasses, "_split_generators", fail)
+    with pytest.raises(InputError) as error:
+        sources.load("many_classes/labelled", data_dir=str(tmp_path))
+    assert hint in str(error.value) and "--dataset=folder:PATH" in str(error.value)
+    assert "eurosat" not in str(error.value).lower()
+
+
+def test_what_does_not_fit_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    prepare(tmp_path, "cifar10", {"train": 50, "test": 20}, (32, 32), id=0)
+    prepare(tmp_path, "uc_merced", {"train": 60}, filename=0)
+    monkeypatch.setattr("resnetd_tf.data.splits.available_memory", lambda: 100_000)
+    monkeypatch.setattr(datasets, "hold", None)
+    for name in ("cifar10", "uc_merced"):
+        with pytest.raises(InputError, match=rf"dataset {name}: its images take 0.0 GiB of memory, of which 0.0 GiB"):
+            sources.load(name, data_dir=str(tmp_path))

@@ -2,12 +2,13 @@
 # make train  the same on EuroSAT
 # make test   runs the tests
 # make lint   checks style and types
+# make test-oldest   runs the tests with the lowest versions that setup.cfg allows, in .venv-oldest
 # Each sets up .venv first; PYTHON chooses the interpreter (3.11 to 3.13).
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo train test lint
+.PHONY: demo train test test-oldest lint
 
 .venv/installed: setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else \
@@ -25,6 +26,12 @@ train: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest -q
+
+test-oldest: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv venv --quiet --clear .venv-oldest
+	$(BIN)/uv pip install --quiet --python .venv-oldest --resolution=lowest-direct --editable '.[test]'
+	.venv-oldest/bin/python -m pytest -q --override-ini=filterwarnings=default
 
 lint: .venv/installed
 	$(BIN)/ruff check .

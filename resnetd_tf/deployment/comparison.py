@@ -31,7 +31,14 @@ def patches(
         InputError: No dataset is known, or its images have another number of bands.
     """
     name, data_dir = classifier.source(dataset, data_dir)
-    loaded = sources.load(name, splits, data_dir=data_dir, eurosat_zip=eurosat_zip)
+    loaded = sources.load(
+        name,
+        splits,
+        data_dir=data_dir,
+        eurosat_zip=eurosat_zip,
+        image_size=classifier.metadata.get("image_size"),  # as in training
+        interpolation=classifier.metadata.get("interpolation", "bilinear"),
+    )
     classifier.check_bands(name, loaded.bands)
     chosen = [loaded.splits[split].images[:IMAGES] for split in splits]
     height, width = classifier.metadata.get("patch_shape", chosen[0][0].shape)[:2]

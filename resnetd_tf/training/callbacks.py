@@ -105,7 +105,8 @@ class DurationEstimate(keras.callbacks.Callback):
             advice = ""
             if self.image_size >= 224 and not tf.config.list_logical_devices("GPU"):
                 advice = "; without a GPU --image_size=64 takes a tenth of that"
-            print(f"\n{step:.2f} s a step: {duration(total)} for {self.params['epochs']} epochs{advice}", flush=True)
+            epochs = f"{self.params['epochs']} epoch{'s' if self.params['epochs'] > 1 else ''}"
+            print(f"\n{step:.2f} s a step: {duration(total)} for {epochs}{advice}", flush=True)
 
 
 def duration(seconds: float) -> str:

@@ -115,6 +115,12 @@ def test_a_run_on_another_dataset(tmp_path, capsys):
     assert classifier.source(None, None) == ("many_classes/labelled", str(tmp_path / "data"))
 
 
+def test_imagenette_is_not_imagenet(tmp_path, run, bad_input):
+    prepare(tmp_path, "imagenette", {"train": 40, "validation": 20})
+    arguments = (f"--model={run}", "--dataset=imagenette", f"--data_dir={tmp_path}")
+    assert "imagenette has n01440764" in bad_input("evaluate.py", *arguments)
+
+
 def test_what_cannot_be_used(tmp_path):
     prepare(tmp_path, "many_classes/unlabelled", {"train": 20, "test": 10}, (32, 32))
     with pytest.raises(InputError, match="split 'test' of many_classes/unlabelled has no labels"):

@@ -6,12 +6,13 @@ import tarfile
 import numpy as np
 import pytest
 import tifffile
-from conftest import ROOT, SMALLEST
+from conftest import ROOT
 
 from resnetd_tf.data import synthetic
 from resnetd_tf.deployment import tflite
 from resnetd_tf.errors import InputError
 from resnetd_tf.saved import open_classifier
+from resnetd_tf.training import Settings, train
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
@@ -43,20 +44,19 @@ def test_tflite_in_the_interpreter(run, program, tmp_path, precision):
     assert again.returncode == 2 and path.read_bytes() == before
 
 
-def test_thirteen_bands(program, tmp_path):
+def test_thirteen_bands(capsys, tmp_path):
     """Compared on validation images; from a SavedModel that was copied alone, at the size of its patches."""
     rng = np.random.default_rng(0)
     for index in range(40):
         path = tmp_path / "data" / "ab"[index % 2] / f"{index}.tif"
         path.parent.mkdir(parents=True, exist_ok=True)
         tifffile.imwrite(path, rng.normal(1500 + 500 * (index % 2), 400, (48, 48, 13)).clip(0).astype("uint16"))
-    arguments = (*SMALLEST[:2], f"--dataset=folder:{tmp_path / 'data'}", "--image_size=32", "--weights=none")
-    trained = program("train.py", *arguments, "--epochs=4", "--batch_size=14", f"--output_dir={tmp_path / 'model'}")
-    assert trained.returncode == 0, trained.stderr
+    small = {"depth": 10, "image_size": 32, "weights": "none", "epochs": 4, "batch_size": 14}
+    train(Settings(**small, dataset=f"folder:{tmp_path / 'data'}", output_dir=str(tmp_path / "model")))
     shutil.move(tmp_path / "model/1", tmp_path / "alone")
-    result = program("export.py", f"--model={tmp_path / 'alone'}", f"--output={tmp_path / 'model.tflite'}")
-    assert result.returncode == 0, result.stderr
-    assert "input 1x48x48x13" in result.stdout and "on 8 validation images: same class for 100.0 %" in result.stdout
+    tflite.convert(str(tmp_path / "alone"), "float32", str(tmp_path / "model.tflite"))
+    printed = capsys.readouterr().out
+    assert "input 1x48x48x13" in printed and "on 8 validation images: same class for 100.0 %" in printed
 
 
 def test_a_savedmodel_of_0_1_0_is_refused(tmp_path):

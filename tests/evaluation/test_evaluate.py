@@ -7,6 +7,7 @@ import pytest
 
 from resnetd_tf import rundir
 from resnetd_tf.errors import InputError
+from resnetd_tf.evaluation.run import evaluate
 
 
 def test_a_savedmodel_that_was_copied_alone(run, program, tmp_path):
@@ -27,17 +28,16 @@ def test_a_savedmodel_that_was_copied_alone(run, program, tmp_path):
     }
 
 
-def test_evaluations_do_not_overwrite(run, program, bad_input, tmp_path):
+def test_evaluations_do_not_overwrite(run, tmp_path):
     folder = tmp_path / "run-1"
     shutil.copytree(run / "run-1", folder)
-    arguments = (f"--model={folder / 'model.keras'}", "--split=validation", "--dataset=synthetic")
+    model = str(folder / "model.keras")
     for number in (1, 2):
-        result = program("evaluate.py", *arguments)
-        assert result.returncode == 0, result.stderr
+        evaluate(model, split="validation")
         assert (folder / f"evaluation-validation-{number}/metrics.json").is_file()
     before = sorted(folder.rglob("*"))
-    taken = f"--output_dir={folder / 'evaluation-validation-1'}"
-    assert "exists already" in bad_input("evaluate.py", *arguments, taken)
+    with pytest.raises(InputError, match="exists already"):
+        evaluate(model, split="validation", output_dir=str(folder / "evaluation-validation-1"))
     assert sorted(folder.rglob("*")) == before
 
 

@@ -195,9 +195,6 @@ def test_downloads_that_fail(bad_input, hub, tmp_path):
     assert "cannot fetch http://127.0.0.1" in line and "model.safetensors" in line
     assert re.search(r"consistency|incomplete|closed|bytes", line), line  # its own cause
     assert not list((tmp_path / "hub").rglob("*.safetensors")) + list((tmp_path / "hub").rglob("*.incomplete"))
-    line = bad_input("train.py", *arguments)
-    assert "timm/resnet18d.ra2_in1k/resolve/main/model.safetensors" in line and "--weights=model.safetensors" in line
-    assert "refused" in line
     line = bad_input("train.py", *SMALL, "--freeze=stem", f"--output_dir={tmp_path / 'model'}")
     assert "random weights would stay as they are" in line
     assert not (tmp_path / "model").exists()
@@ -219,7 +216,9 @@ def test_downloads_that_fail_say_why(monkeypatch, host, cause):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         place = f"127.0.0.1:{server.server_port}" if host == "forbidden" else host
         monkeypatch.setattr(huggingface_hub, "hf_hub_url", lambda *arguments: f"http://{place}/model.safetensors")
-        with pytest.raises(pretrained.Unavailable, match=rf"cannot fetch http://{place}.*\(.*({cause})"):
+        with pytest.raises(
+            pretrained.Unavailable, match=rf"cannot fetch http://{place}/.*\(.*({cause}).*--weights=model.safetensors"
+        ):
             pretrained.fetch_safetensors(pretrained.find(50, "d"))
         server.shutdown()
 

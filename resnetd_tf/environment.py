@@ -11,6 +11,7 @@ import sys
 import keras
 import psutil
 
+PROC, CONTROL_GROUPS = pathlib.Path("/proc"), pathlib.Path("/sys/fs/cgroup")
 PACKAGES = ("resnetd_tf", "tensorflow", "keras", "tensorflow-datasets", "numpy")
 
 
@@ -50,12 +51,16 @@ def peak_memory() -> float:
 
 
 def available_memory() -> int:
-    """Memory that this process can still take, bytes: what the machine, or its container, has free."""
+    """Memory that this process can still take, bytes: what the machine has free, or its container or batch job."""
     free = psutil.virtual_memory().available
-    group = pathlib.Path("/sys/fs/cgroup")  # of a container or a batch job
-    with contextlib.suppress(OSError, ValueError):  # there is none, or its limit is "max"
+    # Where Linux limits it, by version 2 of its control groups.
+    with contextlib.suppress(OSError, ValueError, StopIteration):  # there is none, or the limit is "max"
+        lines = (PROC / "self/cgroup").read_text().splitlines()
+        group = CONTROL_GROUPS / next(line for line in lines if line.startswith("0::")).removeprefix("0::/")
         limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
-        free = min(free, limit - used)
+        usage = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        files = int(usage["inactive_file"]) + int(usage["active_file"])  # cached, and given up when needed
+        free = min(free, limit - used + files)
     return free
 
 

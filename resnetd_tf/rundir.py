@@ -72,9 +72,11 @@ def write_labels(path: pathlib.Path, classes: tuple[str, ...]) -> None:
 
 
 def must_not_exist(path: pathlib.Path) -> None:
-    """Raises InputError if there is something at `path`."""
+    """Raises InputError if there is something at `path`, or no folder to put it in."""
     if path.exists():
         raise InputError(f"{path} exists already; give another --output")
+    if not path.parent.is_dir():
+        raise InputError(f"{path.parent} is no folder; create it, or give another --output")
 
 
 def new_folder(parent: pathlib.Path, name: Callable[[int], str], first: int = 1) -> tuple[int, pathlib.Path]:

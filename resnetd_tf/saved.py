@@ -28,7 +28,7 @@ class SavedClassifier:
 
     Attributes:
         path: The SavedModel folder or the .keras file.
-        folder: The run folder that belongs to it, or `None`.
+        folder: Where all else of its run is; the folder that it lies in, if it was copied alone.
         classes: Class names in the order of the probabilities; numbers where no labels.txt was found.
         bands: Number of bands of the images it takes.
         predict: Raw pixels (n, height, width, bands), or a list of images (height, width, bands) of any sizes, to
@@ -36,7 +36,7 @@ class SavedClassifier:
     """
 
     path: pathlib.Path
-    folder: pathlib.Path | None
+    folder: pathlib.Path
     classes: tuple[str, ...]
     bands: int
     predict: Callable[[np.ndarray | list[np.ndarray]], np.ndarray]
@@ -51,14 +51,16 @@ class SavedClassifier:
         """The name of a dataset to use it with and where TFDS has it: as given, or as it was trained.
 
         Raises:
-            InputError: No dataset is given or known.
+            InputError: No dataset is given or known, or the folder it was trained on is gone.
         """
         if dataset:
             return dataset, data_dir
         if "dataset" not in self.metadata:
             raise InputError(f"{self.path} does not say what it was trained on; give --dataset")
-        trained = self.metadata.get("data_dir")
-        return self.metadata["dataset"], data_dir or (trained if trained and pathlib.Path(trained).is_dir() else None)
+        name, trained = self.metadata["dataset"], self.metadata.get("data_dir")
+        if name.startswith("folder:") and not pathlib.Path(name.removeprefix("folder:")).is_dir():
+            raise InputError(f"{self.path} was trained on {name}, which is not there; give --dataset=folder:PATH")
+        return name, data_dir or (trained if trained and pathlib.Path(trained).is_dir() else None)
 
     def check_bands(self, name: str, bands: int) -> None:
         """Raises InputError if images, of the dataset or file of that name, have another number of bands."""
@@ -131,9 +133,9 @@ def open_classifier(model: str | pathlib.Path, batch_size: int = 64) -> SavedCla
                 probabilities[batch] = function(pixels).numpy()
         return probabilities
 
-    folder = path.parent if path.is_file() else rundir.run_folder(path)
-    names = _class_names(path, classes)
-    return SavedClassifier(path, folder if folder.is_dir() else None, names, spec.shape[-1], predict)
+    run = rundir.run_folder(path)
+    folder = run if path.is_dir() and run.is_dir() else path.parent
+    return SavedClassifier(path, folder, _class_names(path, classes), spec.shape[-1], predict)
 
 
 def _open_keras(path: pathlib.Path) -> tuple[Callable, keras.KerasTensor, int]:

@@ -48,3 +48,21 @@ def test_revision_of_a_repository_that_it_is_only_installed_in(monkeypatch, tmp_
     (tmp_path / "environment.py").touch()
     monkeypatch.setattr(environment, "__file__", str(tmp_path / "environment.py"))
     assert environment.environment()["git_revision"] is None
+
+
+def test_memory_of_a_container(tmp_path, monkeypatch):
+    """What files have in its cache is given up when it is needed."""
+    monkeypatch.setattr(environment, "PROC", tmp_path)
+    monkeypatch.setattr(environment, "CONTROL_GROUPS", tmp_path / "groups")
+    machine = environment.available_memory()
+    assert 0 < machine <= psutil.virtual_memory().total
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self/cgroup").write_text("0::/job/step\n")
+    group = tmp_path / "groups/job/step"
+    group.mkdir(parents=True)
+    (group / "memory.max").write_text("max\n")
+    (group / "memory.current").write_text("7000000\n")
+    (group / "memory.stat").write_text("anon 1000\ninactive_file 2000000\nactive_file 1000000\n")
+    assert environment.available_memory() > 4_000_000
+    (group / "memory.max").write_text("8000000\n")
+    assert environment.available_memory() == 4_000_000

@@ -48,8 +48,8 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "split",
         None,
-        "train, validation or test (70/20/10), or a TFDS slice such as train[90%:]; default test, or validation for "
-        "ImageNet.",
+        "train, validation or test, as in training, or a TFDS slice such as train[90%:]; default test, or validation "
+        "for ImageNet.",
     )
     common_flags.define_dataset(
         "Dataset as for training, or imagenet2012 for 1000 classes; default the one the model was trained on."

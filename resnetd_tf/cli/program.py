@@ -3,6 +3,7 @@
 TensorFlow is imported after the flags are read, so that `--help` and a mistyped flag answer at once.
 """
 
+import io
 import logging
 import os
 import pathlib
@@ -24,9 +25,10 @@ def import_tensorflow() -> None:
     Raises:
         InputError: Keras is told to use another backend.
     """
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
     if backend != "tensorflow":
         raise InputError(f"KERAS_BACKEND={backend}: the programs need tensorflow; unset it. The networks alone do not")
+    os.environ["KERAS_BACKEND"] = backend  # whatever keras.json says
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     absl_logging.set_verbosity(absl_logging.ERROR)
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
@@ -43,6 +45,9 @@ def import_tensorflow() -> None:
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
+    import keras
+
+    keras.config.set_image_data_format("channels_last")  # as images are here
 
 
 def run(main: Callable[[list[str]], None], *, takes_arguments: bool = False) -> None:
@@ -57,6 +62,8 @@ def run(main: Callable[[list[str]], None], *, takes_arguments: bool = False) -> 
     """
     program = pathlib.Path(sys.argv[0]).name
     _describe(main.__module__)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names that the terminal's encoding lacks end no program
+        sys.stdout.reconfigure(errors="backslashreplace")
 
     def fail(message: str) -> NoReturn:
         print(f"{program}: {' '.join(message.split())}", file=sys.stderr)

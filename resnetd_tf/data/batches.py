@@ -16,7 +16,7 @@ def without_idle_replicas(count: int, batch_size: int, replicas: int) -> int:
     """The batch size nearest to this one with which every replica has images in every batch of `count`.
 
     Batches are cut into equal parts from their start: a short last one can leave replicas without any, and Keras has no
-    loss of nothing.
+    loss of nothing. Of a first batch it wants equal parts.
 
     Raises:
         InputError: There is none: too few images.
@@ -28,7 +28,7 @@ def without_idle_replicas(count: int, batch_size: int, replicas: int) -> int:
     sizes = filter(fits, range(replicas, count + 1, replicas))
     chosen = min(sizes, key=lambda size: abs(size - batch_size), default=None)
     if chosen is None:
-        raise InputError(f"{count} validation images cannot be shared by {replicas} devices; use fewer")
+        raise InputError(f"{count} validation images cannot be shared evenly by {replicas} devices; use fewer devices")
     return chosen
 
 
@@ -51,7 +51,7 @@ def from_split(
     pixels = split.images
     assert isinstance(pixels, np.ndarray)
     with tf.device("CPU"):
-        labels = tf.one_hot(split.labels, classes)
+        labels = tf.constant(split.labels)
     indices = tf.data.Dataset.range(len(split))
     if training:
         indices = indices.shuffle(len(split), seed=seed)
@@ -62,7 +62,7 @@ def from_split(
         # By NumPy: as a tensor of TensorFlow's, the split would be in memory once more.
         image = tf.numpy_function(pixels.__getitem__, [index], pixels.dtype, stateful=False)
         image = tf.ensure_shape(image, (index.shape[0], *split.shape))
-        return flip_and_turn(image, seed) if training else image, tf.gather(labels, index)
+        return flip_and_turn(image, seed) if training else image, tf.one_hot(tf.gather(labels, index), classes)
 
     dataset = tf.data.Dataset.zip(indices, seeds).map(gather, num_parallel_calls=2).prefetch(4)
     return dataset.with_options(WITHOUT_AUTOTUNING)

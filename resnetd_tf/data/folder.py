@@ -42,9 +42,20 @@ def load(root: str, splits: Sequence[str], image_size: int | None, interpolation
     return Dataset(name, classes, loaded)
 
 
+def _check_name(path: pathlib.Path) -> None:
+    """Raises InputError if labels.txt cannot hold the name of the class, or no text file that of the image."""
+    try:
+        path.name.encode()
+        if len(path.parent.name.splitlines()) == 1 and path.parent.name.encode():
+            return
+    except UnicodeEncodeError:
+        pass
+    raise InputError(f"{str(path)!a}: its name is not UTF-8, or its class's has a line break; rename it")
+
+
 def _find(name: str, folder: pathlib.Path) -> tuple[list[pathlib.Path], tuple[str, ...]]:
     """The image files in their order, and the classes; says which there are and what is skipped."""
-    if not folder.is_dir():
+    if name == "folder:" or not folder.is_dir():
         raise InputError(f"dataset {name}: {folder} is not a folder")
     visible = [path for path in folder.glob("*/*") if not path.parent.name.startswith(".") and path.name[0] != "."]
     paths = [path for path in visible if path.suffix.lower() in images.SUFFIXES]
@@ -57,9 +68,16 @@ def _find(name: str, folder: pathlib.Path) -> tuple[list[pathlib.Path], tuple[st
         raise InputError(f"dataset {name}: only one class, {classes[0]}; a classifier needs at least two")
     if len(paths) < 10:
         raise InputError(f"dataset {name}: {len(paths)} images; a 70/20/10 split needs at least 10")
+    for path in paths:
+        _check_name(path)
     print(f"Classes of {folder}:", ", ".join(f"{name} {counts[name]}" for name in classes))
-    if skipped := sorted({path.suffix or path.name for path in set(visible) - set(paths)}):
-        print(f"Skipped {len(visible) - len(paths)} that are no images by their names: {', '.join(skipped)}")
+    beside = [path for path in folder.iterdir() if path.name[0] != "." and path.name not in counts]
+    if beside:
+        names = ", ".join(sorted(path.name for path in beside)[:10])
+        print(f"Skipped {len(beside)} in {folder} that are no folders of images: {names}{', ...' * (len(beside) > 10)}")
+    if skipped := [path for path in set(visible) - set(paths) if path.parent.name in counts]:
+        kinds = sorted({path.suffix or path.name for path in skipped})
+        print(f"Skipped {len(skipped)} that are no images by their names: {', '.join(kinds)}")
     # By a hash of the name: random, yet the same on every machine. TFDS orders its examples alike.
     paths.sort(key=lambda path: hashlib.sha256(f"{path.parent.name}/{path.name}".encode()).digest())
     return paths, classes

@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,7 +10,7 @@ import PIL.Image
 import tensorflow as tf
 import tifffile
 
-from resnetd_tf.errors import InputError
+from resnetd_tf.errors import InputError, first_line
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
 TIFF = (".tif", ".tiff")
@@ -39,7 +40,8 @@ def header(path: str | pathlib.Path) -> tuple[tuple[int, int, int], str]:
         image = tifffile.TiffFile(file).series[0]
     if len(image.shape) != 3 or (image.shape[-1], image.dtype.name) not in ((3, "uint8"), (13, "uint16")):
         raise InputError(
-            f"{path}: {image.dtype} of shape {image.shape}; expected 3 bands of uint8 or 13 bands of uint16"
+            f"{path}: {image.dtype} of shape {image.shape}; expected uint8 of (height, width, 3) or uint16 of "
+            "(height, width, 13)"
         )
     return image.shape, image.dtype.name
 
@@ -55,12 +57,14 @@ def _readable(path: pathlib.Path) -> Iterator[None]:
         if isinstance(error, OSError) and error.strerror:
             raise InputError(f"{path}: {error.strerror}") from error
         kind = "TIFF" if path.suffix.lower() in TIFF else "JPEG or PNG"
-        raise InputError(f"{path}: not a readable {kind} image; remove or replace it") from error
+        raise InputError(f"{path}: not a readable {kind} image ({first_line(error)}); remove or replace it") from error
 
 
 def shape_of_encoded(file) -> tuple[int, int, int]:
     """Shape (height, width, 3) of what `decode` makes of a file object of a JPEG or PNG; reads no pixels."""
-    with PIL.Image.open(file) as image:
+    with warnings.catch_warnings(action="ignore"), PIL.Image.open(file) as image:  # of a picture that is large
+        if image.format not in ("JPEG", "MPO", "PNG"):  # MPO: several JPEGs, of which the first counts
+            raise PIL.UnidentifiedImageError(f"is {image.format}, whatever its name says")
         return image.height, image.width, 3
 
 

@@ -3,10 +3,12 @@
 import collections
 import io
 import itertools
+import math
 import sys
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import PIL
 import tensorflow as tf
 
 from resnetd_tf.data import eurosat, images
@@ -39,14 +41,8 @@ def open_builder(name: str, data_dir: str | None):
 
 
 def slices(builder) -> dict[str, str]:
-    """What "train", "validation" and "test" are of a prepared dataset: its own splits, and for others slices of train.
-
-    Raises:
-        InputError: It has nothing to train on.
-    """
+    """What "train", "validation" and "test" are of a prepared dataset: its own splits, slices of train for others."""
     own = set(builder.info.splits)
-    if "train" not in own:
-        raise InputError(f"dataset {builder.info.full_name} has no split train, only {', '.join(sorted(own))}")
     chosen, end = {}, 100  # percent of train that are left
     for name, share in (("test", 10), ("validation", 20)):
         if name in own:
@@ -67,21 +63,20 @@ def load(
 ) -> Dataset:
     """Loads splits of a TFDS dataset, prepared first if need be; arguments and errors are as for `sources.load`."""
     builder, image_key, label_key = open_builder(name, data_dir)
-    bands = builder.info.features[image_key].shape[-1]
-    if bands not in (3, 13):
-        raise InputError(f"dataset {name}: images have {bands} bands; expected 3 (RGB) or 13 (all of Sentinel-2's)")
+    dtype = _dtype(builder, name, image_key)
     if eurosat_zip and builder.name != "eurosat":
         raise InputError(f"--eurosat_zip is of no use for dataset {name}, which is not EuroSAT")
     if not builder.is_prepared():
         eurosat.prepare(builder, eurosat_zip) if builder.name == "eurosat" else _prepare(builder)
+    elif eurosat_zip:
+        print(f"{name} is prepared already, in {builder.data_path}: --eurosat_zip is not needed")
     chosen = {split: slices(builder).get(split, split) for split in splits}
-    dtype = "uint8" if bands == 3 else "uint16"
-    loaded = {}
+    shapes, loaded, split = {}, {}, ""
     try:
-        shapes = {
-            split: shapes_in_memory(split, _shapes(builder, part, image_key), image_size)
-            for split, part in chosen.items()
-        }
+        for split, part in chosen.items():
+            shapes[split] = shapes_in_memory(split, _shapes(builder, part, image_key), image_size)
+            if not shapes[split]:
+                raise InputError(f"split {split!r} of {name}, {part}, has no images")
         must_fit(name, itertools.chain(*shapes.values()), dtype)
         for split, part in chosen.items():
             labels: list[int] = []
@@ -93,9 +88,25 @@ def load(
             loaded[split] = Split(held, np.array(labels, np.int64), tuple(names), part)
     except ValueError as error:
         raise InputError(f"split {split!r} of {name}: {first_line(error)}") from error
-    except tf.errors.OpError as error:
+    except (tf.errors.OpError, PIL.UnidentifiedImageError) as error:
         raise _damage(builder, error) from error
     return Dataset(name, tuple(builder.info.features[label_key].names), loaded)
+
+
+def _dtype(builder, name: str, image_key: str) -> str:
+    """The type that pixels are held in.
+
+    Raises:
+        InputError: They are not grey levels in RGB, nor digital numbers in 13 bands.
+    """
+    feature = builder.info.features[image_key]
+    bands, found = feature.shape[-1], np.dtype(feature.np_dtype).name
+    if bands not in (3, 13):
+        raise InputError(f"dataset {name}: images have {bands} bands; expected 3 (RGB) or 13 (all of Sentinel-2's)")
+    dtype = "uint8" if bands == 3 else "uint16"
+    if found != dtype and builder.name != "eurosat":  # TFDS declares EuroSAT's 13 bands as float32
+        raise InputError(f"dataset {name}: images of {bands} bands are {found}, of unknown scale; expected {dtype}")
+    return dtype
 
 
 def _prepare(builder) -> None:
@@ -152,7 +163,9 @@ def _examples(
         return tf.saturate_cast(image, dtype), example[label_key], name
 
     decoded = _undecoded(builder, part, image_key).map(read, num_parallel_calls=tf.data.AUTOTUNE)
-    batched = decoded.batch(1 if None in feature.shape else 256).with_options(WITHOUT_AUTOTUNING)
+    # Batches because each call costs; small ones, because they are in memory beside what is held.
+    batch = 1 if None in feature.shape else max(1, min(256, 2**22 // math.prod(feature.shape)))
+    batched = decoded.batch(batch).with_options(WITHOUT_AUTOTUNING)
     for pixels, label, name in batched.as_numpy_iterator():
         names.extend(text.decode() or f"{part}#{len(names) + index}" for index, text in enumerate(name))
         labels.extend(label)

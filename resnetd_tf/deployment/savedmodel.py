@@ -10,6 +10,7 @@ from resnetd_tf import rundir
 from resnetd_tf.data import images
 from resnetd_tf.deployment import comparison
 from resnetd_tf.deployment.folding import folded
+from resnetd_tf.errors import InputError
 from resnetd_tf.networks.resizing import Resizing
 from resnetd_tf.saved import keras_file, open_classifier
 
@@ -77,8 +78,13 @@ def write(
         extra = temporary / "assets.extra"
         extra.mkdir()
         rundir.write_labels(extra / "labels.txt", classes)
-        resized = {name: getattr(resizing, name) for name in ("interpolation", "antialias")}
-        rundir.write_json(extra / "metadata.json", {**metadata, "image_size": resizing.height, **resized})
+        exported = {
+            "image_size": resizing.height,
+            "interpolation": resizing.interpolation,
+            "antialias": resizing.antialias,
+            "exported_precision": precision,
+        }
+        rundir.write_json(extra / "metadata.json", metadata | exported)
 
 
 def _some(batch, name: str):
@@ -116,6 +122,8 @@ def convert(
     classifier = open_classifier(source)
     (check,) = comparison.patches(classifier, ("validation",), dataset, data_dir, eurosat_zip)
     network = keras.saving.load_model(source, compile=False)
+    if not {"normalization", "resizing"} <= {layer.name for layer in network.layers}:
+        raise InputError(f"{source} is no classifier: it lacks the preprocessing that `train.py` puts in front")
     write(network, classifier.classes, classifier.metadata, path, precision)
     result = comparison.agreement(open_classifier(path).predict(check), classifier.predict(check))
     print(f"{path}: SavedModel in {precision}\nAgainst {source} on {len(check)} validation images: {result}")

@@ -43,7 +43,7 @@ def convert(
     classifier = open_classifier(model)
     if classifier.path.is_file():
         raise InputError(f"{classifier.path}: TFLite is made from a SavedModel; give its folder")
-    path = pathlib.Path(output) if output else (classifier.folder or pathlib.Path()) / f"model-{precision}.tflite"
+    path = pathlib.Path(output) if output else classifier.folder / f"model-{precision}.tflite"
     rundir.must_not_exist(path)
     splits = ("validation", "train") if precision == "int8" else ("validation",)
     check, *calibration = comparison.patches(classifier, splits, dataset, data_dir, eurosat_zip)
@@ -51,7 +51,7 @@ def convert(
     content = _flatbuffer(classifier.path, check.shape[1:], *calibration)
     probabilities, expected = run(content, check), classifier.predict(check)
     difference = float(np.abs(probabilities - expected).max())
-    if precision == "float32" and difference > 1e-4:
+    if precision == "float32" and not difference <= 1e-4:  # not-a-number neither
         raise InputError(f"{path} not written: its probabilities differ from the SavedModel's by {difference:.1e}")
     with rundir.atomic(path) as temporary:
         temporary.write_bytes(content)
@@ -65,9 +65,11 @@ def _flatbuffer(savedmodel: pathlib.Path, shape: tuple[int, int, int], calibrati
     """TFLite flatbuffer for one image of `shape`, quantised to int8 if there are images to calibrate on."""
     loaded = tf.saved_model.load(str(savedmodel))
     extra = savedmodel / "assets.extra" / "metadata.json"
-    if not hasattr(loaded, "network"):
+    if not hasattr(loaded, "network") or not extra.is_file():
         raise InputError(f"{savedmodel} is of an older version: export.py --format=savedmodel makes it anew")
     metadata = json.loads(extra.read_text(encoding="utf-8"))
+    if metadata["exported_precision"] != "float32":
+        raise InputError(f"{savedmodel} computes in {metadata['exported_precision']}; TFLite is made from float32")
     size, dtype = metadata["image_size"], loaded.normalization.input_signature[0].dtype
     resizing = Resizing(size, size, metadata["interpolation"], antialias=metadata["antialias"], dtype="float32")
 

@@ -35,7 +35,7 @@ def evaluate(
     name, data_dir = classifier.source(dataset, data_dir)
     loaded = sources.load(name, (split,), data_dir=data_dir, eurosat_zip=eurosat_zip)
     metrics.check(classifier, loaded)
-    with rundir.new_evaluation(classifier.folder or pathlib.Path(), split, output_dir) as folder:
+    with rundir.new_evaluation(classifier.folder, split, output_dir) as folder:
         evaluation = metrics.evaluate(classifier, loaded, split)
         report.write(evaluation, folder)
     print(report.table(evaluation.result))
@@ -72,7 +72,7 @@ def evaluate_on_imagenet(
     place = pathlib.Path()
     if weights is None:
         classifier = saved.open_classifier(model)
-        contender, place = imagenet.from_saved(classifier), classifier.folder or place
+        contender, place = imagenet.from_saved(classifier), classifier.folder
     else:
         contender = imagenet.from_weights(weights, depth, variant)
     with rundir.new_evaluation(place, f"{dataset}-{split}", output_dir) as folder:

@@ -8,14 +8,25 @@ if keras.config.backend() == "tensorflow":
 
 @keras.saving.register_keras_serializable("resnetd_tf")
 class Resizing(keras.layers.Resizing):
-    """`keras.layers.Resizing`, with its configuration and results, of channels-last images; bilinear or bicubic.
+    """`keras.layers.Resizing`, with its configuration and results.
 
     Resizing is linear in rows and in columns. On TensorFlow two matrices are made from the image's size and multiplied,
-    because its own antialiased resizing is lacking on GPUs, in XLA and in TFLite, as bicubic resizing is.
+    because its own antialiased resizing is lacking on GPUs, in XLA and in TFLite, as bicubic resizing is. Whatever is
+    not a bilinear or bicubic resizing of whole channels-last batches of floats takes Keras's path.
     """
 
+    @property
+    def linear(self) -> bool:
+        """Whether matrices compute what is asked for."""
+        return (
+            keras.config.backend() == "tensorflow"
+            and self.interpolation in ("bilinear", "bicubic")
+            and self.data_format == "channels_last"
+            and not (self.crop_to_aspect_ratio or self.pad_to_aspect_ratio)
+        )
+
     def call(self, data):
-        if keras.config.backend() != "tensorflow":
+        if not self.linear or len(data.shape) != 4 or data.dtype != "float32":
             return super().call(data)
         if tuple(data.shape[1:3]) == (self.height, self.width):
             return data

@@ -70,10 +70,10 @@ class AverageReplicas(keras.callbacks.Callback):
     """
 
     def on_test_begin(self, logs=None):
-        for variable in self.model.non_trainable_variables:
-            copies = getattr(variable.value, "values", ())  # of a distributed variable
-            if len(copies) > 1 and variable.dtype == "float32":
-                variable.value.assign(tf.add_n([copy.read_value() for copy in copies]) / len(copies))
+        for layer in self.model.layers[-1].layers:
+            if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
+                for average in (layer.moving_mean.value, layer.moving_variance.value):
+                    average.assign(tf.add_n([copy.read_value() for copy in average.values]) / len(average.values))
 
 
 class DurationEstimate(keras.callbacks.Callback):

@@ -1,7 +1,8 @@
 """What the hardware does best: precision, distribution over devices, compilation."""
 
+import os
 import pathlib
-import shutil
+import subprocess
 
 import tensorflow as tf
 
@@ -40,8 +41,14 @@ def describe(hardware: dict) -> str:
 
 
 def nvidia_card() -> bool:
-    """Whether the machine has an NVIDIA card with a driver, whatever TensorFlow sees."""
-    return any(pathlib.Path("/proc/driver/nvidia/gpus").glob("*")) or shutil.which("nvidia-smi") is not None
+    """Whether the machine has an NVIDIA card with a driver that is not hidden, whatever TensorFlow sees."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return False
+    try:
+        found = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=20).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        found = ""
+    return "GPU" in found or any(pathlib.Path("/proc/driver/nvidia/gpus").glob("*"))
 
 
 def strategy() -> tf.distribute.Strategy:

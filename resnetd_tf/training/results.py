@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import shlex
 import sys
 import time
 
@@ -37,7 +38,7 @@ def describe(
         "data_sha256": dataset.fingerprint,
         "splits": {name: split.slice for name, split in dataset.splits.items()},
         "split_sizes": {name: len(split) for name, split in dataset.splits.items()},
-        "command": " ".join(sys.argv),
+        "command": shlex.join(sys.argv),
     }
 
 
@@ -81,9 +82,9 @@ def finish(
     print(report.table(evaluation.result))
     print(f"\nSavedModel: {path}\nThe rest of the run: {folder}")
     print(f"SavedModel against model.keras on {len(check)} validation images: {agreement}")
-    print(f"Evaluate it:  {program('evaluate')} --model={path.parent}")
-    print(f"Serve it:     tensorflow_model_server --rest_api_port=8501 --model_name={path.parent.name} ", end="")
-    print(f"--model_base_path={path.parent.resolve()}")
+    base, name, place = (shlex.quote(str(text)) for text in (path.parent, path.parent.name, path.parent.resolve()))
+    print(f"Evaluate it:  {program('evaluate')} --model={base}")
+    print(f"Serve it:     tensorflow_model_server --rest_api_port=8501 --model_name={name} --model_base_path={place}")
     return path
 
 

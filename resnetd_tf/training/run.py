@@ -97,8 +97,10 @@ def decide(settings: Settings, checkpoint: checkpoints.Checkpoint | None) -> Set
     """The settings with all that was left open decided: learning rate, precision, base path, where a folder is.
 
     Raises:
-        InputError: Random weights would be frozen.
+        InputError: Random weights would be frozen, or the base path is a file.
     """
+    if pathlib.Path(settings.base).is_file():
+        raise InputError(f"--output_dir={settings.base} is a file; give a folder")
     if checkpoint is None and settings.freeze != "none":
         raise InputError(f"freeze {settings.freeze}: random weights would stay as they are; give --weights")
     learning_rate = FINE_TUNING if checkpoint else FROM_SCRATCH
@@ -177,6 +179,8 @@ def build(
             compile_classifier(model, settings, len(dataset.splits["train"]) // settings.batch_size)
     except ValueError as error:
         raise InputError(str(error)) from error
+    if settings.synchronized and replicas == 1:
+        print("Synchronized batch normalisation: one device, whose statistics are all there are")
     size = f"{settings.image_size}x{settings.image_size}"
     print(f"Model: {model.layers[-1].name}, {size} pixels, {settings.precision}, {replicas} replica(s)")
     return model

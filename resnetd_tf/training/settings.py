@@ -87,6 +87,8 @@ class Settings:
             smallest = field.name == "depth" and self.depth == SMALLEST_DEPTH
             if problem and not smallest:
                 raise InputError(f"--{field.name}={getattr(self, field.name)}: {problem}")
+        if self.weights == "none" and self.freeze != "none":
+            raise InputError(f"--freeze={self.freeze}: random weights would stay as they are; give --weights")
         if self.warmup_epochs > self.epochs:
             raise InputError(f"--warmup_epochs={self.warmup_epochs}: must be at most --epochs={self.epochs}")
 

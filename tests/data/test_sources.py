@@ -128,10 +128,34 @@ def test_what_is_no_class_and_no_image(folder, capsys):
     (folder / CLASSES[0] / "._0.jpg").write_text("what macOS leaves")
     (folder / CLASSES[1] / "notes.txt").write_text("no image")
     (folder / CLASSES[1] / "table.csv").write_text("no image")
+    (folder / "Empty").mkdir()
+    jpeg(folder / "Deep" / "under" / "0.jpg")
+    jpeg(folder / "beside.jpg")
     assert sources.load(f"folder:{folder}").classes == CLASSES[:3]
     printed = capsys.readouterr().out
     assert "AnnualCrop 10, Forest 10, HerbaceousVegetation 10" in printed
+    assert "that are no folders of images: Deep, Empty, beside.jpg" in printed
     assert "Skipped 2 that are no images by their names: .csv, .txt" in printed
+
+
+def test_names_that_no_text_file_holds(folder):
+    strange = folder / "two\nlines"
+    jpeg(strange / "0.jpg")
+    with pytest.raises(InputError, match="a line break; rename it"):
+        sources.load(f"folder:{folder}")
+    (strange / "0.jpg").unlink()
+    jpeg(folder / CLASSES[0] / "0.jpg")
+    (folder / CLASSES[0] / "0.jpg").rename(folder / CLASSES[0] / os.fsdecode(b"\xea.jpg"))
+    with pytest.raises(InputError, match=r"udcea\.jpg': its name is not UTF-8"):
+        sources.load(f"folder:{folder}")
+    with pytest.raises(InputError, match="is not a folder"):
+        sources.load("folder:")
+
+
+def test_pictures_of_another_format_than_their_name(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "webp.jpg", "WEBP")
+    with pytest.raises(InputError, match=r"webp\.jpg: not a readable JPEG or PNG image \(is WEBP"):
+        images.read(tmp_path / "webp.jpg")
 
 
 def test_pictures_of_16_bits_are_refused(tmp_path):

@@ -5,6 +5,7 @@ import typing
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from resnetd_tf.data import sources
@@ -13,7 +14,7 @@ from resnetd_tf.errors import InputError
 from resnetd_tf.saved import open_classifier
 from resnetd_tf.training import Settings, train
 
-CONFIGURATIONS = ("labelled", "unlabelled", "testless")
+CONFIGURATIONS = ("labelled", "unlabelled", "trainless", "sixteen_bits", "floats")
 
 
 class ManyClasses(tfds.core.GeneratorBasedBuilder):
@@ -23,7 +24,12 @@ class ManyClasses(tfds.core.GeneratorBasedBuilder):
     BUILDER_CONFIGS: typing.ClassVar = [tfds.core.BuilderConfig(name=name) for name in CONFIGURATIONS]
 
     def _info(self):
-        features = {"image": tfds.features.Image(shape=(32, 32, 3)), "label": tfds.features.ClassLabel(num_classes=400)}
+        image = tfds.features.Image(shape=(32, 32, 3))
+        if self.builder_config.name == "sixteen_bits":
+            image = tfds.features.Image(shape=(None, None, 3), dtype="uint16")
+        if self.builder_config.name == "floats":
+            image = tfds.features.Tensor(shape=(32, 32, 3), dtype="float32")
+        features = {"image": image, "label": tfds.features.ClassLabel(num_classes=400)}
         features = tfds.features.FeaturesDict(features)
         return tfds.core.DatasetInfo(builder=self, features=features, supervised_keys=("image", "label"))
 
@@ -125,9 +131,18 @@ def test_what_cannot_be_used(tmp_path):
     prepare(tmp_path, "many_classes/unlabelled", {"train": 20, "test": 10}, (32, 32))
     with pytest.raises(InputError, match="split 'test' of many_classes/unlabelled has no labels"):
         sources.load("many_classes/unlabelled", data_dir=str(tmp_path))
-    prepare(tmp_path, "many_classes/testless", {"test": 10}, (32, 32))
-    with pytest.raises(InputError, match="no split train, only test"):
-        sources.load("many_classes/testless", data_dir=str(tmp_path))
+    prepare(tmp_path, "many_classes/trainless", {"test": 10}, (32, 32))
+    loaded = sources.load("many_classes/trainless", ("test", "test[:50%]"), data_dir=str(tmp_path))
+    assert [len(split) for split in loaded.splits.values()] == [10, 5]
+    with pytest.raises(InputError, match="split 'train' of many_classes/trainless: Unknown split"):
+        sources.load("many_classes/trainless", data_dir=str(tmp_path))
+    with pytest.raises(InputError, match="split 'nonsense' of many_classes/trainless: Unknown split"):
+        sources.load("many_classes/trainless", ("nonsense",), data_dir=str(tmp_path))
+    with pytest.raises(InputError, match=r"split 'test\[:0\]' of .* no data"):
+        sources.load("many_classes/trainless", ("test[:0]",), data_dir=str(tmp_path))
+    for name, dtype in (("many_classes/sixteen_bits", "uint16"), ("many_classes/floats", "float32")):
+        with pytest.raises(InputError, match=f"images of 3 bands are {dtype}, of unknown scale; expected uint8"):
+            sources.load(name, data_dir=str(tmp_path))
     with pytest.raises(InputError, match=r"images have 1 bands; expected 3 \(RGB\) or 13"):
         sources.load("mnist", data_dir=str(tmp_path))
     with pytest.raises(InputError, match="--eurosat_zip is of no use for dataset cifar10"):
@@ -151,6 +166,19 @@ def test_download_that_fails(tmp_path, monkeypatch):
         sources.load("many_classes/labelled", data_dir=str(tmp_path))
     assert hint in str(error.value) and "--dataset=folder:PATH" in str(error.value)
     assert "eurosat" not in str(error.value).lower()
+
+
+def test_an_unreadable_picture_is_named(tmp_path):
+    prepare(tmp_path, "uc_merced", {"train": 60}, filename=0)
+    (record,) = tmp_path.rglob("*.tfrecord*")
+    examples = [tf.train.Example.FromString(raw.numpy()) for raw in tf.data.TFRecordDataset(str(record))]
+    examples[5].features.feature["image"].bytes_list.value[0] = b"no picture"
+    with tf.io.TFRecordWriter(str(record)) as writer:
+        for example in examples:
+            writer.write(example.SerializeToString())
+    name = examples[5].features.feature["filename"].bytes_list.value[0].decode()
+    with pytest.raises(InputError, match=rf"{name} in it is not a readable JPEG or PNG image"):
+        sources.load("uc_merced", data_dir=str(tmp_path))
 
 
 def test_what_does_not_fit_is_refused_before_it_is_read(tmp_path, monkeypatch):

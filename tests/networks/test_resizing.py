@@ -26,6 +26,21 @@ def test_equals_keras_and_pillow(size, interpolation):
     np.testing.assert_allclose(ours(images)[0, ..., 0], np.asarray(pillow), atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("options", "shape"),
+    [
+        ({"interpolation": "nearest"}, (2, 50, 40, 3)),
+        ({"crop_to_aspect_ratio": True}, (2, 50, 40, 3)),
+        ({"data_format": "channels_first"}, (2, 3, 50, 40)),
+        ({}, (50, 40, 3)),
+    ],
+)
+def test_all_else_is_keras(options, shape):
+    images = np.random.default_rng(0).uniform(size=shape).astype("float32")
+    ours, theirs = (kind(32, 24, dtype="float32", **options) for kind in (Resizing, keras.layers.Resizing))
+    np.testing.assert_array_equal(ours(images), theirs(images))
+
+
 def test_without_antialiasing():
     """As classifiers of version 0.1.0 have it."""
     images = np.random.default_rng(0).uniform(size=(1, 100, 120, 3)).astype("float32")

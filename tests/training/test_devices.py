@@ -75,8 +75,8 @@ def test_no_device_is_left_without_images():
             size = batches.without_idle_replicas(count, 32, replicas)
             share, last = size // replicas, count % size or size
             assert size % replicas == 0 and last > size - share, (count, replicas)
-    assert batches.without_idle_replicas(600, 32, 1) == 32 and batches.without_idle_replicas(5400, 32, 8) == 40
-    with pytest.raises(InputError, match="5 validation images cannot be shared by 2 devices"):
+    assert batches.without_idle_replicas(600, 32, 1) == 32 and batches.without_idle_replicas(5400, 32, 8) == 24
+    with pytest.raises(InputError, match="5 validation images cannot be shared evenly by 2 devices"):
         batches.without_idle_replicas(5, 32, 2)
 
 
@@ -132,6 +132,12 @@ else:
 
 
 def test_a_card_that_tensorflow_cannot_use_is_told(monkeypatch):
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 9, "No devices found"))
+    assert not devices.nvidia_card()
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, "GPU 0: Tesla V100"))
+    assert devices.nvidia_card()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert not devices.nvidia_card()
     hardware = {"gpus": [], "cores": 2, "cpu": "processor"}
     monkeypatch.setattr(devices, "nvidia_card", lambda: False)
     assert devices.describe(hardware) == "2 cores of processor"

@@ -75,8 +75,6 @@ def load(
     try:
         for split, part in chosen.items():
             shapes[split] = shapes_in_memory(split, _shapes(builder, part, image_key), image_size)
-            if not shapes[split]:
-                raise InputError(f"split {split!r} of {name}, {part}, has no images")
         must_fit(name, itertools.chain(*shapes.values()), dtype)
         for split, part in chosen.items():
             labels: list[int] = []

@@ -26,9 +26,9 @@ class ManyClasses(tfds.core.GeneratorBasedBuilder):
     def _info(self):
         image = tfds.features.Image(shape=(32, 32, 3))
         if self.builder_config.name == "sixteen_bits":
-            image = tfds.features.Image(shape=(None, None, 3), dtype="uint16")
+            image = tfds.features.Image(shape=(None, None, 3), dtype=np.uint16)
         if self.builder_config.name == "floats":
-            image = tfds.features.Tensor(shape=(32, 32, 3), dtype="float32")
+            image = tfds.features.Tensor(shape=(32, 32, 3), dtype=np.float32)
         features = {"image": image, "label": tfds.features.ClassLabel(num_classes=400)}
         features = tfds.features.FeaturesDict(features)
         return tfds.core.DatasetInfo(builder=self, features=features, supervised_keys=("image", "label"))

@@ -194,7 +194,7 @@ def test_downloads_that_fail(bad_input, hub, tmp_path):
     line = bad_input("train.py", *arguments, environment=hub(content, arriving=1_000_000))
     assert "cannot fetch http://127.0.0.1" in line and "model.safetensors" in line
     assert re.search(r"consistency|incomplete|closed|bytes", line), line  # its own cause
-    assert not list((tmp_path / "hub").rglob("*.safetensors")) + list((tmp_path / "hub").rglob("*.incomplete"))
+    assert not list((tmp_path / "hub").rglob("*.safetensors"))  # huggingface_hub may keep a part to go on from
     line = bad_input("train.py", *SMALL, "--freeze=stem", f"--output_dir={tmp_path / 'model'}")
     assert "random weights would stay as they are" in line
     assert not (tmp_path / "model").exists()

@@ -32,7 +32,7 @@ def load(root: str, splits: Sequence[str], image_size: int | None, interpolation
     must_fit(name, itertools.chain(*shapes.values()), dtype)
     loaded = {
         split: Split(
-            hold(map(images.read, files), shapes[split], dtype, interpolation),
+            hold(map(images.pixels, files), shapes[split], dtype, interpolation),
             np.array([classes.index(path.parent.name) for path in files]),
             tuple(map(str, files)),
             SPLITS[split],

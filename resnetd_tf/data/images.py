@@ -24,6 +24,11 @@ def read(path: str | pathlib.Path) -> np.ndarray:
     """
     path = pathlib.Path(path)
     header(path)
+    return pixels(path)
+
+
+def pixels(path: pathlib.Path) -> np.ndarray:
+    """What `read` returns of a file whose header was looked at already; errors are the same."""
     with _readable(path):
         return tifffile.imread(path) if path.suffix.lower() in TIFF else decode(path.read_bytes()).numpy()
 

@@ -70,7 +70,8 @@ def load(
         eurosat.prepare(builder, eurosat_zip) if builder.name == "eurosat" else _prepare(builder)
     elif eurosat_zip:
         print(f"{name} is prepared already, in {builder.data_path}: --eurosat_zip is not needed")
-    chosen = {split: slices(builder).get(split, split) for split in splits}
+    known = slices(builder)
+    chosen = {split: known.get(split, split) for split in splits}
     shapes, loaded, split = {}, {}, ""
     try:
         for split, part in chosen.items():

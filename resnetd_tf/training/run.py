@@ -126,7 +126,7 @@ def load(settings: Settings, checkpoint: checkpoints.Checkpoint | None) -> Datas
         data_dir=settings.data_dir,
         eurosat_zip=settings.eurosat_zip,
         image_size=settings.image_size,
-        **({"interpolation": checkpoint.interpolation} if checkpoint else {}),
+        interpolation=checkpoint.interpolation if checkpoint else "bilinear",
     )
     training, batch_size = len(dataset.splits["train"]), settings.batch_size
     if training < batch_size:

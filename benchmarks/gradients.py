@@ -45,13 +45,13 @@ def main(arguments) -> None:
     keras.utils.set_random_seed(0)
     trained = train_step.our_classifier(64, "float32", fast=False)
     compile_classifier(trained, settings, 2 * STEPS)
-    batches = list(pipeline.from_split(split, 10, settings.batch_size, training=True, seed=1).take(BATCHES))
+    batches = list(pipeline.for_training(split, 10, settings.batch_size, seed=1).take(BATCHES))
     print("| steps | precision | layers | error, median | error, largest | scale, lowest to highest |")
     print("|---|---|---|---|---|---|")
     for steps in (0, STEPS):
         if steps:
             trained.fit(
-                pipeline.from_split(split, 10, settings.batch_size, training=True, seed=0),
+                pipeline.for_training(split, 10, settings.batch_size, seed=0),
                 steps_per_epoch=steps,
                 verbose=0,
                 shuffle=False,

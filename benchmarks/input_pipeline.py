@@ -49,7 +49,8 @@ def ours(precision: str, batch: int) -> Epochs:
 
     before = memory()
     loaded = sources.load("eurosat/rgb")
-    pipeline = batches.from_split(loaded.splits["train"], len(loaded.classes), batch, training=True)
+    split = loaded.splits["train"]
+    pipeline = batches.for_training(split, len(loaded.classes), batch).take(len(split) // batch)
     epochs = Epochs(lambda: pipeline, before)
     epochs.loaded = loaded  # all three splits, as training has them
     return epochs

@@ -52,7 +52,7 @@ def curve(splits: dict, precision: str, settings, seed: int, fast: bool) -> list
         compile_classifier(model, settings, STEPS)
     else:
         compile_with_keras_sgd(model, settings)
-    batches = pipeline.from_split(splits["train"], 10, settings.batch_size, training=True, seed=seed)
+    batches = pipeline.for_training(splits["train"], 10, settings.batch_size, seed=seed)
     parts = model.fit(batches, epochs=STEPS // PART, steps_per_epoch=PART, verbose=0, shuffle=False).history["loss"]
     return [*parts, 100 * model.evaluate(pipeline.from_split(splits["validation"], 10, 64), verbose=0)[1]]
 

@@ -134,12 +134,24 @@ def _numbers(base: pathlib.Path) -> list[int]:
     return sorted(int(path.name) for path in found if re.fullmatch("[1-9][0-9]*", path.name))
 
 
+def runs(base: pathlib.Path) -> list[pathlib.Path]:
+    """The run-N folders under a base path, by ascending number."""
+    found = base.glob("run-*") if base.is_dir() else ()
+    matches = [(int(path.name[4:]), path) for path in found if re.fullmatch("run-[1-9][0-9]*", path.name)]
+    return [path for _, path in sorted(matches) if path.is_dir()]
+
+
 def new_run(base: pathlib.Path) -> tuple[int, pathlib.Path]:
     """Claims the next run number of a base path: the number and its new, empty run-N folder.
 
     Whatever is called N/ counts as taken, a SavedModel or not.
     """
     return new_folder(base, "run-{}".format, first=max(_numbers(base), default=0) + 1)
+
+
+def savedmodel(folder: pathlib.Path) -> pathlib.Path:
+    """Where the SavedModel of the run run-N/ is: N/."""
+    return folder.parent / folder.name.removeprefix("run-")
 
 
 def run_folder(savedmodel: pathlib.Path) -> pathlib.Path:

@@ -5,7 +5,10 @@ Examples:
     python train.py --variant=d --image_size=64 --weights=none
     python train.py --variant=d --weights=imagenet --freeze=backbone
     python train.py --dataset=folder:my_patches --epochs=20 --output_dir=saved_models/mine
+    python train.py --variant=d --resume
 """
+
+from absl import flags
 
 from resnetd_tf.cli import common_flags, program
 
@@ -15,9 +18,10 @@ def train(arguments: list[str]) -> None:
     program.import_tensorflow()
     from resnetd_tf.training import run
 
-    run.train(settings)
+    run.train(settings, resume=flags.FLAGS.resume)
 
 
 def main() -> None:
     common_flags.define_settings()
+    flags.DEFINE_bool("resume", False, "Go on with the newest unfinished run of this name; without one, start one.")
     program.run(train)

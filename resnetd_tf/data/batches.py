@@ -32,37 +32,60 @@ def without_idle_replicas(count: int, batch_size: int, replicas: int) -> int:
     return chosen
 
 
-def from_split(
-    split: Split, classes: int, batch_size: int, *, training: bool = False, seed: int = 0
-) -> tf.data.Dataset:
-    """Batches of raw pixels and one-hot labels.
+def from_split(split: Split, classes: int, batch_size: int) -> tf.data.Dataset:
+    """Batches of raw pixels and one-hot labels, all images once and in order.
 
     Args:
         split: What to draw from; its images must be of one size.
         classes: Number of classes.
         batch_size: Images in a batch, over all replicas.
-        training: Shuffled anew each epoch, augmented, and without an incomplete last batch; otherwise in
-            order and complete.
-        seed: Seed for shuffling and augmentation: equal seeds give equal batches.
 
     Returns:
         Pairs of images (batch, height, width, bands) and labels (batch, classes) float32.
     """
+    indices = tf.data.Dataset.range(len(split)).batch(batch_size)
+    gather = _gather(split, classes)
+    return indices.map(gather, num_parallel_calls=2).prefetch(4).with_options(WITHOUT_AUTOTUNING)
+
+
+def for_training(split: Split, classes: int, batch_size: int, *, seed: int = 0, first_step: int = 0) -> tf.data.Dataset:
+    """The batches of a training that never ends: shuffled anew each epoch, augmented, none of them incomplete.
+
+    What a batch holds depends on the seed and the number of its step alone, so that a run goes on with the batches that
+    it would have had. An epoch has len(split) // batch_size steps.
+
+    Args:
+        split, classes, batch_size: As for `from_split`.
+        seed: Seed for shuffling and augmentation.
+        first_step: Number of the first step, counted from the start of training.
+
+    Returns:
+        Batches as from `from_split`, without end.
+    """
+    steps = len(split) // batch_size
+    gather = _gather(split, classes)
+
+    def batch(step):
+        epoch, place = step // steps, step % steps
+        positions = place * batch_size + tf.range(batch_size, dtype=tf.int64)
+        indices = tf.random.experimental.index_shuffle(positions, tf.stack([seed, epoch]), len(split) - 1)
+        image, label = gather(indices)
+        return flip_and_turn(image, tf.stack([seed, step])), label
+
+    numbers = tf.data.Dataset.range(first_step, np.iinfo(np.int64).max)
+    return numbers.map(batch, num_parallel_calls=2).prefetch(4).with_options(WITHOUT_AUTOTUNING)
+
+
+def _gather(split: Split, classes: int):
+    """A function from indices to the images and one-hot labels of a split."""
     pixels = split.images
     assert isinstance(pixels, np.ndarray)
     with tf.device("CPU"):
         labels = tf.constant(split.labels)
-    indices = tf.data.Dataset.range(len(split))
-    if training:
-        indices = indices.shuffle(len(split), seed=seed)
-    indices = indices.batch(batch_size, drop_remainder=training)
-    seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).batch(2)
 
-    def gather(index, seed):
+    def gather(index):
         # By NumPy: as a tensor of TensorFlow's, the split would be in memory once more.
         image = tf.numpy_function(pixels.__getitem__, [index], pixels.dtype, stateful=False)
-        image = tf.ensure_shape(image, (index.shape[0], *split.shape))
-        return flip_and_turn(image, seed) if training else image, tf.one_hot(tf.gather(labels, index), classes)
+        return tf.ensure_shape(image, (index.shape[0], *split.shape)), tf.one_hot(tf.gather(labels, index), classes)
 
-    dataset = tf.data.Dataset.zip(indices, seeds).map(gather, num_parallel_calls=2).prefetch(4)
-    return dataset.with_options(WITHOUT_AUTOTUNING)
+    return gather

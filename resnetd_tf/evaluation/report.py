@@ -15,11 +15,11 @@ FILES = "metrics.json, confusion_matrix.png, examples.png, mistakes.png"
 
 
 def write(evaluation: Evaluation, folder: pathlib.Path) -> None:
-    """Writes `FILES` into an existing folder."""
-    rundir.write_json(folder / "metrics.json", evaluation.result)
+    """Writes `FILES` into an existing folder, metrics.json last: with it the folder is whole."""
     plot_confusion(evaluation.result, folder / "confusion_matrix.png")
     plot_patches(evaluation, evaluation.examples, folder / "examples.png", columns=5)
     plot_patches(evaluation, evaluation.mistakes, folder / "mistakes.png")
+    rundir.write_json(folder / "metrics.json", evaluation.result)
 
 
 def _save(figure: Figure, path: pathlib.Path, margins: str | None = "tight") -> None:

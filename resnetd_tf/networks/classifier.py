@@ -19,6 +19,7 @@ def build(
     classes: int,
     statistics: Statistics,
     image_size: int = 224,
+    interpolation: str = "bilinear",
     checkpoint: checkpoints.Checkpoint | None = None,
     synchronized: bool = False,
 ) -> keras.Model:
@@ -30,8 +31,8 @@ def build(
         statistics: Mean and standard deviation of each band; their number is the number of bands. With a checkpoint
             they should be those that it was trained with.
         image_size: Side in pixels to which images are resized before the network; at least 32.
-        checkpoint: Weights for the network, or `None` for random ones. Its interpolation is taken over; without one
-            images are resized bilinearly.
+        interpolation: What images are resized with, "bilinear" or "bicubic".
+        checkpoint: Weights for the network, or `None` for random ones. Its own interpolation is taken then.
         synchronized: As for `resnetd_tf.resnet`.
 
     Returns:
@@ -43,7 +44,8 @@ def build(
         ValueError: An argument is outside its range, or the checkpoint does not fit.
     """
     bands = len(statistics.mean)
-    interpolation = checkpoint.interpolation if checkpoint else "bilinear"
+    if checkpoint:
+        interpolation = checkpoint.interpolation
     pixels = keras.Input((None, None, bands), dtype=statistics.dtype, name="pixels")
     # In float32 under any policy: bfloat16 cannot tell neighbouring grey levels apart.
     x = layers.Normalization(

@@ -1,65 +1,194 @@
 """What is written and told while training goes on."""
 
+import contextlib
 import csv
 import io
+import math
 import pathlib
+import sys
 import time
+from collections.abc import Iterator
 
 import keras
 import tensorflow as tf
 
 from resnetd_tf import rundir
+from resnetd_tf.errors import InputError
 from resnetd_tf.networks.copies import portable
+from resnetd_tf.training import checkpoint, unfinished
+from resnetd_tf.training.checkpoint import Progress
+from resnetd_tf.training.termination import Termination
 
 
 class RunWriter(keras.callbacks.Callback):
     """Writes the history after every epoch, the model after every best one, and tells the time left.
 
-    A run that is interrupted, or killed, has its best model so far in its folder.
+    On a disk that is full it warns, and tries again after the next epoch.
     """
 
-    def __init__(self, folder: pathlib.Path, epochs: int):
+    def __init__(self, folder: pathlib.Path, epochs: int, progress: Progress):
         super().__init__()
-        self.folder, self.epochs = folder, epochs
+        self.folder, self.epochs, self.progress = folder, epochs, progress
         self.copy: keras.Model | None = None
-        self.history: list[dict] = []
-        self.best: dict | None = None
-        self.start = time.monotonic()
+        self.unwritten = False  # whether `copy` is better than the file
+        self.start = 0.0
 
     @property
     def seconds(self) -> float:
-        """Time since training began."""
+        """Time that training took so far, in earlier processes too."""
         return time.monotonic() - self.start
 
+    @property
+    def epoch_seconds(self) -> float:
+        """Time since the epoch began, likewise."""
+        return time.monotonic() - self.epoch_start
+
     def on_train_begin(self, logs=None):
-        self.start = time.monotonic()
+        self.start = time.monotonic() - self.progress.seconds
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.epoch_start = time.monotonic()
+        self.epoch_start = time.monotonic() - self.progress.epoch_seconds
 
     def on_epoch_end(self, epoch, logs=None):
-        row = {"epoch": epoch + 1, **logs, "seconds": time.monotonic() - self.epoch_start}
-        left = self.seconds / (epoch + 1) * (self.epochs - epoch - 1)
+        row = {"epoch": epoch + 1, **logs, "seconds": self.epoch_seconds}
         row["learning_rate"] = float(self.model.optimizer.learning_rate)
-        self.history.append(row)
-        text = io.StringIO()
-        writer = csv.DictWriter(text, row, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.history)
-        rundir.write_text(self.folder / "history.csv", text.getvalue())
-        if self.best is None or row["val_accuracy"] > self.best["val_accuracy"]:
+        self.progress.history.append(row)
+        best = self.progress.best or row
+        if row is best:
             if self.copy is None:
                 self.copy = portable(self.model)
             self.copy.set_weights(self.model.get_weights())
-            with rundir.atomic(self.folder / "model.keras") as temporary:
-                self.copy.save(temporary)
-            self.best = row
+            self.unwritten = True
+        with warn_of_full_disk("history and model"):
+            self.write()
+        left = self.seconds / (epoch + 1) * (self.epochs - epoch - 1)
         print(
             f"Epoch {epoch + 1} of {self.epochs}: validation accuracy {100 * row['val_accuracy']:.2f} %, "
-            f"best {100 * self.best['val_accuracy']:.2f} % (epoch {self.best['epoch']})"
+            f"best {100 * best['val_accuracy']:.2f} % (epoch {best['epoch']})"
             + (f", {duration(left)} left" if left else ""),
             flush=True,
         )
+
+    def write(self) -> None:
+        """Writes history.csv, and model.keras where it is not that of the best epoch yet.
+
+        Raises:
+            InputError: They cannot be written.
+        """
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self.progress.history[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.progress.history)
+        rundir.write_text(self.folder / "history.csv", text.getvalue())
+        if self.unwritten:
+            assert self.copy is not None
+            with rundir.atomic(self.folder / "model.keras") as temporary:
+                self.copy.save(temporary)
+            self.unwritten = False
+
+
+@contextlib.contextmanager
+def warn_of_full_disk(what: str) -> Iterator[None]:
+    """Turns an error in writing into a warning: training goes on."""
+    try:
+        yield
+    except InputError as error:
+        print(f"Warning: {what} not written, training goes on: {error}", file=sys.stderr, flush=True)
+
+
+class Checkpoints(keras.callbacks.Callback):
+    """Writes checkpoints: every few minutes, at every epoch's end, and when the process is told to terminate.
+
+    Beginnings of batches, unlike their ends, wait for it: what it writes is not changed meanwhile.
+    """
+
+    def __init__(self, writer: RunWriter, termination: Termination, minutes: float, started: float):
+        super().__init__()
+        self.writer, self.progress, self.termination = writer, writer.progress, termination
+        self.folder, self.minutes, self.started = writer.folder / unfinished.FOLDER, minutes, started
+        self.first_step = self.progress.step  # of this process in its first epoch
+        self.earlier_seconds = self.progress.wall_seconds
+        self.sums = self.progress.sums
+        self.written = time.monotonic()
+        self.saved = (self.progress.epoch, self.progress.step)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self.first_step:  # Keras has just reset the metrics
+            checkpoint.set_metric_sums(self.model, self.sums)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.progress.step = self.first_step + batch
+        self.deferred = self.saved != (self.progress.epoch, self.progress.step)
+        self.termination.deferred = self.deferred
+        if self.termination.requested or (self.deferred and time.monotonic() - self.written > 60 * self.minutes):
+            self.sums = checkpoint.metric_sums(self.model)
+            self.save()
+
+    def on_test_begin(self, logs=None):
+        """After the last step of an epoch, before Keras resets the metrics for the validation."""
+        self.progress.step = self.params["steps"] + self.first_step
+        self.sums = checkpoint.metric_sums(self.model)
+        self.termination.deferred = self.saved != (self.progress.epoch, self.progress.step)
+
+    def on_test_batch_begin(self, batch, logs=None):
+        if self.termination.requested:
+            self.save()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.progress.epoch, self.progress.step, self.first_step, self.sums = epoch + 1, 0, 0, []
+        self.progress.epoch_seconds = 0.0
+        self.save(epoch_ended=True)
+
+    def save(self, epoch_ended: bool = False) -> None:
+        """Writes a checkpoint, and ends the process if it is told to."""
+        progress = self.progress
+        if not checkpoint.finite(self.model):
+            raise not_finite("weights are", progress.epoch + (not epoch_ended), progress.step)
+        progress.sums, progress.seconds = self.sums, self.writer.seconds
+        progress.epoch_seconds = 0.0 if epoch_ended else self.writer.epoch_seconds
+        progress.wall_seconds = self.earlier_seconds + time.time() - self.started
+        with warn_of_full_disk("checkpoint"):
+            if self.writer.unwritten:
+                self.writer.write()
+            checkpoint.save(self.folder, self.model, progress, self.writer.folder / "model.keras")
+        progress.epoch_seconds = 0.0 if epoch_ended else progress.epoch_seconds
+        self.written, self.saved = time.monotonic(), (progress.epoch, progress.step)
+        self.termination.deferred = False
+        if self.termination.requested:
+            raise SystemExit(143)
+
+
+class StopAfterEpoch(keras.callbacks.Callback):
+    """Ends a call of `fit` after its first epoch."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = True
+
+
+class StopNotFinite(keras.callbacks.Callback):
+    """Ends a run whose loss is not finite any more."""
+
+    async_safe = True  # so that a GPU need not wait; Keras raises what it raises at a later step
+
+    def __init__(self, progress: Progress):
+        super().__init__()
+        self.first_epoch, self.first_step, self.epoch = progress.epoch, progress.step, progress.epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if not math.isfinite(logs["loss"]):
+            earlier = self.first_step if self.epoch == self.first_epoch else 0
+            raise not_finite("loss is", self.epoch + 1, batch + 1 + earlier)
+
+
+def not_finite(what: str, epoch: int, step: int) -> InputError:
+    """The error of a run that has diverged."""
+    return InputError(
+        f"the {what} not finite at epoch {epoch}, step {step}: try a lower --learning_rate, a longer "
+        "--warmup_epochs or --precision=float32"
+    )
 
 
 class AverageReplicas(keras.callbacks.Callback):
@@ -83,14 +212,15 @@ class DurationEstimate(keras.callbacks.Callback):
         validation_share: Validation images over training images. Classifying one is a third of the work of
             training on one.
         image_size: Side in pixels that the model resizes images to.
+        steps: Steps of training that are left.
     """
 
     STEPS = 50
     async_safe = True  # it reads no logs, so Keras need not wait for a step to call it
 
-    def __init__(self, validation_share: float, image_size: int):
+    def __init__(self, validation_share: float, image_size: int, steps: int):
         super().__init__()
-        self.validation_share, self.image_size = validation_share, image_size
+        self.validation_share, self.image_size, self.steps = validation_share, image_size, steps
         self.told = False
 
     def on_train_batch_end(self, batch, logs=None):
@@ -101,7 +231,7 @@ class DurationEstimate(keras.callbacks.Callback):
         elif batch == last and not self.told:
             self.told = True
             step = (time.monotonic() - self.start) / (last - first)
-            total = step * self.params["steps"] * self.params["epochs"] * (1 + self.validation_share / 3)
+            total = step * self.steps * (1 + self.validation_share / 3)
             advice = ""
             if self.image_size >= 224 and not tf.config.list_logical_devices("GPU"):
                 advice = "; without a GPU --image_size=64 takes a tenth of that"

@@ -6,7 +6,7 @@ import subprocess
 
 import tensorflow as tf
 
-from resnetd_tf.environment import cpu_info
+from resnetd_tf.environment import cores, cpu_info
 
 # Keras's dtype policy of each precision.
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
@@ -49,6 +49,16 @@ def nvidia_card() -> bool:
     except (OSError, subprocess.TimeoutExpired):
         found = ""
     return "GPU" in found or any(pathlib.Path("/proc/driver/nvidia/gpus").glob("*"))
+
+
+def make_deterministic() -> None:
+    """Has TensorFlow compute the same to the last digit each time; some of its operations get slower."""
+    tf.config.experimental.enable_op_determinism()
+
+
+def threads() -> int:
+    """Threads that one operation may use: sums in parts are rounded by their number."""
+    return tf.config.threading.get_intra_op_parallelism_threads() or cores()
 
 
 def strategy() -> tf.distribute.Strategy:

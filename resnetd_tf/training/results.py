@@ -1,8 +1,10 @@
 """What a run leaves: the best epoch exported, evaluated and published, and metadata that says how it came about."""
 
 import dataclasses
+import json
 import pathlib
 import shlex
+import shutil
 import sys
 import time
 
@@ -17,7 +19,7 @@ from resnetd_tf.evaluation import metrics, report
 from resnetd_tf.networks import checkpoints
 from resnetd_tf.normalization import Statistics
 from resnetd_tf.saved import open_classifier
-from resnetd_tf.training.callbacks import RunWriter
+from resnetd_tf.training.checkpoint import Progress
 from resnetd_tf.training.settings import Settings
 
 
@@ -43,56 +45,68 @@ def describe(
 
 
 def finish(
-    folder: pathlib.Path, path: pathlib.Path, dataset: Dataset, writer: RunWriter, metadata: dict, started: float
-) -> pathlib.Path:
+    folder: pathlib.Path, path: pathlib.Path, dataset: Dataset, progress: Progress, metadata: dict, started: float
+) -> None:
     """Exports the best epoch, evaluates the export on the test split, and publishes it last.
+
+    What a process did that died in the middle of this is not done again.
 
     Args:
         folder: The run's folder.
-        path: Where the SavedModel goes.
+        path: Where the SavedModel goes, if it is not there yet.
         dataset: All three splits.
-        writer: The callback that was there in training.
+        progress: Where training has come to.
         metadata: What metadata.json says beside the results.
         started: Time at which the run began, as `time.time` gives it.
-
-    Returns:
-        `path`.
     """
-    assert writer.best is not None
-    training_seconds = writer.seconds
-    best = keras.saving.load_model(folder / "model.keras", compile=False)
-    exported = folder / "savedmodel"
-    savedmodel.write(best, dataset.classes, metadata, exported)
+    assert progress.best is not None
+    published, exported = path.exists(), path if path.exists() else folder / "savedmodel"
+    if not published:
+        best = keras.saving.load_model(folder / "model.keras", compile=False)
+        shutil.rmtree(exported, ignore_errors=True)
+        savedmodel.write(best, dataset.classes, metadata, exported)
     served = open_classifier(exported)
     check = dataset.splits["validation"].images[: comparison.IMAGES]
     agreement = comparison.agreement(served.predict(check), open_classifier(folder / "model.keras").predict(check))
     evaluation = metrics.evaluate(served, dataset, "test")
-    metadata |= {
-        "best_epoch": writer.best["epoch"],
-        "validation_accuracy": writer.best["val_accuracy"],
-        "test_accuracy": evaluation.result["accuracy"],
-        "test_accuracy_interval": evaluation.result["accuracy_interval"],
-        "training_seconds": training_seconds,
-        "wall_seconds": time.time() - started,
-        "peak_memory_gib": peak_memory(),
-    }
-    rundir.write_json(folder / "metadata.json", metadata)
-    exported.rename(path)
-    draw(folder, writer.history, evaluation)
+    if not published:
+        metadata |= {
+            "best_epoch": progress.best["epoch"],
+            "validation_accuracy": progress.best["val_accuracy"],
+            "test_accuracy": evaluation.result["accuracy"],
+            "test_accuracy_interval": evaluation.result["accuracy_interval"],
+            "training_seconds": progress.seconds,
+            "wall_seconds": time.time() - started,
+            "peak_memory_gib": peak_memory(),
+        }
+        rundir.write_json(folder / "metadata.json", metadata)
+        exported.rename(path)
+    draw(folder, progress.history, evaluation)
     print(report.table(evaluation.result))
     print(f"\nSavedModel: {path}\nThe rest of the run: {folder}")
     print(f"SavedModel against model.keras on {len(check)} validation images: {agreement}")
     base, name, place = (shlex.quote(str(text)) for text in (path.parent, path.parent.name, path.parent.resolve()))
     print(f"Evaluate it:  {program('evaluate')} --model={base}")
     print(f"Serve it:     tensorflow_model_server --rest_api_port=8501 --model_name={name} --model_base_path={place}")
-    return path
 
 
 def draw(folder: pathlib.Path, history: list[dict], evaluation: metrics.Evaluation) -> None:
     """Writes the evaluation and the plots of a run that is published already: none of them can end it."""
     try:
-        with rundir.new_evaluation(folder, "test") as evaluated:
-            report.write(evaluation, evaluated)
+        found = list(folder.glob("evaluation-test-*"))
+        for place in found:
+            if not (place / "metrics.json").is_file():  # a killed process's
+                shutil.rmtree(place)
+        if not any(written(place, evaluation) for place in found):
+            with rundir.new_evaluation(folder, "test") as evaluated:
+                report.write(evaluation, evaluated)
         report.plot_history(history, folder / "history.png")
     except Exception as error:  # whatever matplotlib, or a full disk, makes of it
         print(f"Not all plots were drawn: {first_line(error)}", file=sys.stderr)
+
+
+def written(place: pathlib.Path, evaluation: metrics.Evaluation) -> bool:
+    """Whether an evaluation is in this folder already."""
+    found = place / "metrics.json"
+    expected = json.loads(json.dumps(evaluation.result))
+    return found.is_file() and json.loads(found.read_text(encoding="utf-8")) == expected

@@ -79,6 +79,12 @@ class Settings:
         "auto", "Precision of training; what is saved is float32", choices=("auto", "float32", "bfloat16", "float16")
     )
     seed: int = setting(0, "Seed for weights, shuffling and augmentation.", minimum=0, maximum=2**32 - 1)
+    deterministic: bool = setting(
+        False, "The same weights to the last digit from the same seed, machine and number of threads."
+    )
+    checkpoint_minutes: float = setting(
+        5.0, "Minutes from one checkpoint to the next, within an epoch; one is written at its end too.", above=0
+    )
     output_dir: str | None = setting(None, "Base path of the model; default saved_models/resnet50d and so on.")
 
     def __post_init__(self) -> None:

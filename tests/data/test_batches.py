@@ -7,18 +7,31 @@ from resnetd_tf.data import augmentation, batches, synthetic
 from resnetd_tf.data.splits import Split
 
 
-def test_training_batches_are_shuffled_and_seeded():
+def test_training_batches_are_functions_of_seed_and_step():
     images, labels = synthetic.draw(100)
     split = Split(images, labels, tuple(map(str, range(100))), "train")
 
-    def epochs(seed):
-        dataset = batches.from_split(split, 10, 32, training=True, seed=seed)
-        return [np.concatenate([image for image, _ in dataset]) for _ in range(2)]
+    def batch(seed, step):
+        ((pixels, classes),) = batches.for_training(split, 10, 32, seed=seed, first_step=step).take(1)
+        return pixels.numpy(), classes.numpy()
 
-    (first, second), (again, _), (other, _) = epochs(1), epochs(1), epochs(2)
-    assert first.shape == (96, 64, 64, 3) and first.dtype == np.uint8
-    np.testing.assert_array_equal(first, again)
-    assert (first != second).any() and (first != other).any()
+    ordered = list(batches.for_training(split, 10, 32, seed=1).take(6))  # two epochs
+    for step, (pixels, classes) in enumerate(ordered):
+        assert pixels.shape == (32, 64, 64, 3) and pixels.dtype == np.uint8
+        for found, expected in zip(batch(1, step), (pixels, classes)):
+            np.testing.assert_array_equal(found, expected)
+    pixels = [np.stack([pixels.numpy() for pixels, _ in ordered[place : place + 3]]) for place in (0, 3)]
+    assert (pixels[0] != pixels[1]).any() and (pixels[0][0] != batch(2, 0)[0]).any()
+
+
+def test_an_epoch_has_every_image_once():
+    """All but those of the incomplete batch; which those are changes from epoch to epoch."""
+    images = np.arange(1000, dtype=np.uint16).reshape(1000, 1, 1, 1)
+    split = Split(images, np.zeros(1000, int), tuple(map(str, range(1000))), "train")
+    seen = [pixels.numpy().ravel() for pixels, _ in batches.for_training(split, 1, 30, seed=0).take(66)]
+    first, second = np.concatenate(seen[:33]), np.concatenate(seen[33:])
+    assert len(set(first)) == len(set(second)) == 990 and set(first) != set(second)
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.15
 
 
 def test_evaluation_batches_are_complete_and_in_order():

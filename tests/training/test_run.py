@@ -171,7 +171,7 @@ def test_duration_in_words():
 
 @pytest.mark.parametrize(("size", "told"), [(224, True), (64, False)])
 def test_estimate_tells_what_is_faster_without_a_gpu(capsys, size, told):
-    estimate = DurationEstimate(validation_share=0.3, image_size=size)
+    estimate = DurationEstimate(validation_share=0.3, image_size=size, steps=1000)
     estimate.set_params({"steps": 100, "epochs": 10})
     for batch in (*range(100), *range(100)):
         estimate.on_train_batch_end(batch)
@@ -182,7 +182,7 @@ def test_estimate_tells_what_is_faster_without_a_gpu(capsys, size, told):
 
 @pytest.mark.parametrize("steps", [2, 7, 36, 51])
 def test_estimate_of_short_epochs(capsys, steps):
-    estimate = DurationEstimate(validation_share=0.3, image_size=64)
+    estimate = DurationEstimate(validation_share=0.3, image_size=64, steps=3 * steps)
     estimate.set_params({"steps": steps, "epochs": 3})
     for batch in range(steps):
         estimate.on_train_batch_end(batch)

@@ -1,0 +1,94 @@
+"""Runs that have not ended: which there are, which process has them, and how they go on."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shlex
+import shutil
+import socket
+
+import filelock
+import psutil
+
+from resnetd_tf import rundir
+from resnetd_tf.environment import program
+from resnetd_tf.errors import InputError
+from resnetd_tf.training.settings import Settings
+
+FOLDER = "unfinished"  # in that of the run
+# What may differ from one process of a run to the next. The images themselves are compared.
+MAY_DIFFER = ("checkpoint_minutes", "data_dir", "eurosat_zip")
+
+
+def newest(base: pathlib.Path) -> pathlib.Path | None:
+    """The folder of the newest run under a base path that has not ended."""
+    for folder in reversed(rundir.runs(base)):
+        if (folder / FOLDER).is_dir() or not any(folder.iterdir()):  # one died before it wrote anything
+            return folder
+    return None
+
+
+def claim(folder: pathlib.Path) -> filelock.FileLock:
+    """Takes a run for this process, until the lock that is returned is released or the process ends.
+
+    Raises:
+        InputError: Another process has it.
+    """
+    place = folder / FOLDER
+    place.mkdir(exist_ok=True)
+    lock = filelock.FileLock(place / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise InputError(f"{folder} is in use by {_owner(place)}; wait for it, or end it") from None
+    rundir.write_json(place / "process.json", {"process": os.getpid(), "host": socket.gethostname()})
+    for temporary in (*folder.glob(".*.tmp.*"), *place.glob(".*.tmp.*")):  # a killed process's
+        if not psutil.pid_exists(int(temporary.name.split(".")[1])) or place in temporary.parents:
+            shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink()
+    return lock
+
+
+def _owner(place: pathlib.Path) -> str:
+    try:
+        owner = json.loads((place / "process.json").read_text(encoding="utf-8"))
+        return f"process {owner['process']} on {owner['host']}"
+    except (OSError, ValueError, KeyError):  # it has only just taken it
+        return "another process"
+
+
+def new(base: pathlib.Path) -> tuple[pathlib.Path, filelock.FileLock]:
+    """Claims the next run under a base path; says which one is unfinished.
+
+    Raises:
+        InputError: The base path cannot be written.
+    """
+    before = newest(base)
+    if before and (before / "metadata.json").is_file():
+        command = json.loads((before / "metadata.json").read_text(encoding="utf-8"))["command"]
+        print(f"{before.name} is unfinished: {how_to_go_on(shlex.split(command)[1:])} goes on with it")
+    while True:
+        folder = rundir.new_run(base)[1]
+        try:
+            return folder, claim(folder)
+        except InputError:  # one that resumes took it for a dead one's
+            continue
+
+
+def how_to_go_on(arguments: list[str]) -> str:
+    """The command that goes on with a run that was started with these arguments."""
+    return shlex.join([*program("train").split(), *arguments, *([] if "--resume" in arguments else ["--resume"])])
+
+
+def must_agree(folder: pathlib.Path, settings: Settings, metadata: dict) -> None:
+    """Raises InputError if settings are others than those that a run was started with, naming them."""
+    different = [
+        f"--{name}={metadata.get(name)}, now {value}"
+        for name, value in dataclasses.asdict(settings).items()
+        if name not in MAY_DIFFER and metadata.get(name) != value
+    ]
+    if different:
+        raise InputError(
+            f"{folder} was started with {'; '.join(different)}: give the same to go on with it, or leave out --resume "
+            "to start another run"
+        )

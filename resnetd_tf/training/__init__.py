@@ -1,8 +1,9 @@
 """From a dataset to a trained, exported and evaluated classifier.
 
-Read `settings` first (what a run is asked to do), then `run` (a whole run, in its order) and `results` (its end);
-`optimizer` has learning rate, optimizer and loss, `devices` what the hardware does best, `callbacks` what is written
-and told while training goes on.
+Read `settings` first (what a run is asked to do), then `run` (a whole run, in its order), `preparation` (all before it
+trains), `fitting` (its training) and `results` (its end). `checkpoint` has what a killed run goes on from, `unfinished`
+finds and locks such runs; `optimizer` has learning rate, optimizer and loss, `devices` what the hardware does best,
+`callbacks` what is written and told while training goes on.
 """
 
 import lazy_loader

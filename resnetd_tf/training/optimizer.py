@@ -81,3 +81,7 @@ def compile_classifier(model: keras.Model, settings: Settings, steps_per_epoch: 
     )
     # Variables that a first step creates make TensorFlow trace it a second time.
     model.optimizer.build(model.trainable_variables)
+    # Likewise, and so that a run that goes on can put back what its metrics have summed up.
+    nothing = tf.zeros((1, model.output_shape[-1]))
+    model.distribute_strategy.run(lambda: model.compute_metrics(x=None, y=nothing, y_pred=nothing))
+    model.reset_metrics()

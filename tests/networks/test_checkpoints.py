@@ -19,7 +19,7 @@ from resnetd_tf.data.splits import Dataset, Split
 from resnetd_tf.networks import checkpoints, classifier, pretrained
 from resnetd_tf.networks.resnet import resnet
 from resnetd_tf.normalization import EUROSAT_ALL, EUROSAT_RGB, IMAGENET
-from resnetd_tf.training.run import normalization
+from resnetd_tf.training.preparation import normalization
 
 
 def test_names_are_pytorchs():

@@ -1,0 +1,86 @@
+"""Training itself, from wherever a run has come to."""
+
+import sys
+
+import keras
+import tensorflow as tf
+
+from resnetd_tf.data import batches
+from resnetd_tf.data.splits import Dataset
+from resnetd_tf.training import checkpoint
+from resnetd_tf.training.callbacks import (
+    AverageReplicas,
+    Checkpoints,
+    DurationEstimate,
+    RunWriter,
+    StopAfterEpoch,
+    StopNotFinite,
+)
+from resnetd_tf.training.checkpoint import Progress
+from resnetd_tf.training.settings import Settings
+from resnetd_tf.training.termination import Termination
+
+
+def fit(
+    model: keras.Model,
+    settings: Settings,
+    dataset: Dataset,
+    writer: RunWriter,
+    termination: Termination,
+    started: float,
+) -> bool:
+    """Trains from where `writer.progress` is; whether it was interrupted after its first epoch.
+
+    Raises:
+        KeyboardInterrupt: It was interrupted before the end of the first epoch.
+    """
+    training, validation = dataset.splits["train"], dataset.splits["validation"]
+    classes, replicas = len(dataset.classes), model.distribute_strategy.num_replicas_in_sync
+    check_batch = batches.without_idle_replicas(len(validation), settings.batch_size, replicas)
+    checks = batches.from_split(validation, classes, check_batch)
+    progress, steps = writer.progress, len(training) // settings.batch_size
+    left = settings.epochs * steps - progress.epoch * steps - progress.step
+    callbacks = [
+        *([AverageReplicas()] if replicas > 1 else []),
+        writer,
+        StopNotFinite(progress),
+        Checkpoints(writer, termination, settings.checkpoint_minutes, started),
+        DurationEstimate(len(validation) / len(training), settings.image_size, left),
+        keras.callbacks.TensorBoard(str(writer.folder / "logs"), write_graph=False),
+    ]
+    try:
+        if progress.step == steps:
+            validate(model, checks, progress, callbacks)
+        while progress.epoch < settings.epochs:
+            first, whole = progress.epoch * steps + progress.step, progress.step == 0
+            model.fit(
+                batches.for_training(training, classes, settings.batch_size, seed=settings.seed, first_step=first),
+                steps_per_epoch=steps - progress.step,
+                validation_data=checks,
+                initial_epoch=progress.epoch,
+                epochs=settings.epochs,
+                shuffle=False,  # `batches.for_training` shuffles
+                verbose=1 if sys.stdout.isatty() else 2,
+                # What is left of an epoch is trained alone: Keras wants as many steps in all.
+                callbacks=callbacks if whole else [*callbacks, StopAfterEpoch()],
+            )
+    except KeyboardInterrupt:
+        if progress.best is None:
+            raise
+        print(f"\nInterrupted: keeping the best of {len(progress.history)} epochs", flush=True)
+        return True
+    return False
+
+
+def validate(model: keras.Model, checks: tf.data.Dataset, progress: Progress, callbacks: list) -> None:
+    """Ends an epoch that lacks its validation alone."""
+    checkpoint.set_metric_sums(model, progress.sums)
+    logs = model.get_metrics_result()
+    told = keras.callbacks.CallbackList(callbacks, model=model, steps=0)
+    told.on_train_begin()
+    for callback in callbacks:
+        if isinstance(callback, RunWriter):
+            callback.on_epoch_begin(progress.epoch)
+    validated = model.evaluate(checks, callbacks=told, return_dict=True, verbose=0)
+    told.on_epoch_end(progress.epoch, logs | {f"val_{name}": value for name, value in validated.items()})
+    told.on_train_end()

@@ -1,0 +1,172 @@
+"""Runs that are killed, told to terminate, or diverge, and what goes on from them."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+from conftest import NO_HUB, ROOT, SMALLEST
+
+from resnetd_tf.data import batches, synthetic
+from resnetd_tf.errors import InputError
+from resnetd_tf.networks import classifier
+from resnetd_tf.normalization import EUROSAT_RGB
+from resnetd_tf.training import Settings, checkpoint, train, unfinished
+from resnetd_tf.training.optimizer import compile_classifier
+
+SMALL = ("--epochs=2", "--weights=none", "--deterministic", "--checkpoint_minutes=0.005")
+
+
+def start(base, *arguments) -> subprocess.Popen:
+    command = [sys.executable, "-u", str(ROOT / "train.py"), *SMALLEST, *SMALL, f"--output_dir={base}", *arguments]
+    variables = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"} | NO_HUB
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=variables)
+
+
+def wait_for(process: subprocess.Popen, found) -> None:
+    """Waits until something is there that a run writes."""
+    until = time.monotonic() + 120
+    while not found():
+        assert process.poll() is None and time.monotonic() < until, process.communicate()[0]
+        time.sleep(0.002)
+
+
+def left_by(base) -> tuple[list, list, dict]:
+    with (base / "run-1/history.csv").open() as file:
+        history = [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+    weights = keras.saving.load_model(base / "run-1/model.keras").get_weights()
+    return history, weights, json.loads((base / "run-1/evaluation-test-1/metrics.json").read_text())
+
+
+def test_killed_and_terminated_it_ends_as_if_undisturbed(program, tmp_path):
+    """Killed in its first epoch, told to terminate in its second or the validations, killed while it exports."""
+    undisturbed = start(tmp_path / "undisturbed")
+    base, place = tmp_path / "killed", tmp_path / "killed/run-1/unfinished"
+    process = start(base)
+    wait_for(process, lambda: any(place.glob("epoch-0-step-[1-9]*")))
+    process.kill()
+    process.communicate()
+    undisturbed.communicate(timeout=200)
+    assert undisturbed.returncode == 0
+
+    process = start(base, "--resume")
+    wait_for(process, lambda: any(place.glob("epoch-1-step-*")))
+    refused = program("train.py", *SMALLEST, *SMALL, f"--output_dir={base}", "--resume")
+    assert refused.returncode == 2 and f"in use by process {process.pid} on" in refused.stderr
+    told = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    printed = process.communicate(timeout=60)[0]
+    assert process.returncode == 143 and time.monotonic() - told < 10, printed
+    assert "run-1 goes on after epoch 1, step " in printed and "--resume goes on with it" in printed
+
+    process = start(base, "--resume")
+    wait_for(process, lambda: any((base / "run-1").glob(".*.tmp.savedmodel")))
+    process.kill()
+    process.communicate()
+    assert not (base / "1").exists()
+
+    result = program("train.py", *SMALLEST, *SMALL, f"--output_dir={base}", "--resume")
+    assert result.returncode == 0, result.stderr
+    assert "run-1 goes on after epoch 3, step 0" in result.stdout
+    (history, weights, metrics), expected = left_by(base), left_by(tmp_path / "undisturbed")
+    assert history == expected[0] and metrics == expected[2]
+    for found, value in zip(weights, expected[1], strict=True):
+        np.testing.assert_array_equal(found, value)
+    names = [{path.name for path in (place / "run-1").iterdir()} for place in (base, tmp_path / "undisturbed")]
+    assert names[0] == names[1] and "unfinished" not in names[0]
+
+
+def test_a_job_script_can_always_say_resume(program, bad_input, tmp_path):
+    base = tmp_path / "model"
+    process = start(base, "--resume")  # there is none yet: it starts one
+    wait_for(process, lambda: any(base.glob("run-1/unfinished/epoch-0-step-[1-9]*")))
+    process.kill()
+    process.communicate()
+    arguments = (*SMALLEST, *SMALL, f"--output_dir={base}")
+    told = bad_input("train.py", *arguments, "--resume", "--learning_rate=0.1", "--seed=7")
+    assert "--learning_rate=0.4, now 0.1; --seed=0, now 7" in told
+    assert "--epochs=2, now 3" in bad_input("train.py", *arguments, "--resume", "--epochs=3")
+    result = program("train.py", *arguments, "--epochs=1", "--batch_size=700")
+    assert "run-1 is unfinished: python train.py" in result.stdout and (base / "2").is_dir()
+    assert any(base.glob("run-1/unfinished/epoch-*"))
+
+
+@pytest.fixture
+def model():
+    keras.utils.set_random_seed(0)
+    built = classifier.build(10, "d", classes=10, statistics=EUROSAT_RGB, image_size=32)
+    compile_classifier(built, Settings(learning_rate=0.1), steps_per_epoch=4)
+    return built
+
+
+def test_every_variable_is_restored(model, tmp_path):
+    split = synthetic_split()
+    model.fit(batches.for_training(split, 10, 8), steps_per_epoch=2, verbose=0, shuffle=False)
+    before = [variable.numpy() for variable in checkpoint.variables(model)]
+    sums = checkpoint.metric_sums(model)
+    assert len(before) == len(model.weights) + len(model.trainable_weights) + 1  # momentum, step
+    progress = checkpoint.Progress(epoch=0, step=2, sums=sums)
+    checkpoint.save(tmp_path, model, progress, tmp_path / "none.keras")
+    model.fit(batches.for_training(split, 10, 8, first_step=2), steps_per_epoch=1, verbose=0, shuffle=False)
+    assert sum((variable.numpy() != value).any() for variable, value in zip(checkpoint.variables(model), before)) > 50
+    saved = checkpoint.newest(tmp_path)
+    checkpoint.restore(saved, model, tmp_path / "model.keras")
+    for variable, value in zip(checkpoint.variables(model), before):
+        np.testing.assert_array_equal(variable.numpy(), value)
+    read = checkpoint.read(saved)
+    checkpoint.set_metric_sums(model, read.sums)
+    assert read == progress and checkpoint.metric_sums(model) == sums
+
+
+def synthetic_split():
+    from resnetd_tf.data.splits import Split
+
+    images, labels = synthetic.draw(64)
+    return Split(images, labels, tuple(map(str, range(64))), "train")
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
+    settings = {"depth": 10, "dataset": "synthetic", "image_size": 32, "weights": "none", "warmup_epochs": 0.0}
+    with pytest.raises(InputError, match=r"not finite at epoch 1, step \d+: try a lower --learning_rate"):
+        train(Settings(**settings, epochs=1, learning_rate=1e30, output_dir=str(tmp_path / "model")))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_ends_no_training(monkeypatch, capsys, tmp_path):
+    """Neither checkpoint nor model can be written while it trains; at its end there is space again."""
+    atomic, full = unfinished.rundir.atomic, []
+
+    def write(path):
+        if (path.name.startswith("epoch-") and path.name != "epoch-0-step-0") or (
+            path.name == "model.keras" and not full
+        ):
+            full.append(path)
+            raise InputError(f"cannot write {path}: No space left on device")
+        return atomic(path)
+
+    monkeypatch.setattr(unfinished.rundir, "atomic", write)
+    settings = {"depth": 10, "dataset": "synthetic", "image_size": 32, "weights": "none", "epochs": 1}
+    path = train(Settings(**settings, batch_size=700, output_dir=str(tmp_path / "model")))
+    assert path.is_dir() and (tmp_path / "model/run-1/model.keras").is_file() and len(full) == 2
+    assert "Warning: history and model not written, training goes on" in capsys.readouterr().err
+
+
+def test_a_lock_left_by_a_dead_process_is_no_obstacle(tmp_path):
+    script = f"""
+import os, pathlib
+from resnetd_tf.training import unfinished
+folder, lock = unfinished.new(pathlib.Path({str(tmp_path)!r}))
+print(folder.name, flush=True)
+os.kill(os.getpid(), 9)
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == -9 and result.stdout == "run-1\n"
+    folder = unfinished.newest(tmp_path)
+    with unfinished.claim(folder), pytest.raises(InputError, match=f"in use by process {os.getpid()} on"):
+        unfinished.claim(folder)

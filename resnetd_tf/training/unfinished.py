@@ -21,6 +21,10 @@ FOLDER = "unfinished"  # in that of the run
 MAY_DIFFER = ("checkpoint_minutes", "data_dir", "eurosat_zip")
 
 
+class InUse(InputError):
+    """Another process has the run."""
+
+
 def newest(base: pathlib.Path) -> pathlib.Path | None:
     """The folder of the newest run under a base path that has not ended."""
     for folder in reversed(rundir.runs(base)):
@@ -33,7 +37,7 @@ def claim(folder: pathlib.Path) -> filelock.FileLock:
     """Takes a run for this process, until the lock that is returned is released or the process ends.
 
     Raises:
-        InputError: Another process has it.
+        InUse: Another process has it.
     """
     place = folder / FOLDER
     place.mkdir(exist_ok=True)
@@ -41,7 +45,7 @@ def claim(folder: pathlib.Path) -> filelock.FileLock:
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        raise InputError(f"{folder} is in use by {_owner(place)}; wait for it, or end it") from None
+        raise InUse(f"{folder} is in use by {_owner(place)}; wait for it, or end it") from None
     rundir.write_json(place / "process.json", {"process": os.getpid(), "host": socket.gethostname()})
     for temporary in (*folder.glob(".*.tmp.*"), *place.glob(".*.tmp.*")):  # a killed process's
         if not psutil.pid_exists(int(temporary.name.split(".")[1])) or place in temporary.parents:
@@ -71,7 +75,7 @@ def new(base: pathlib.Path) -> tuple[pathlib.Path, filelock.FileLock]:
         folder = rundir.new_run(base)[1]
         try:
             return folder, claim(folder)
-        except InputError:  # one that resumes took it for a dead one's
+        except InUse:  # one that resumes took it for a dead one's
             continue
 
 

@@ -54,8 +54,8 @@ def train(settings: Settings, *, resume: bool = False) -> pathlib.Path:
         if folder:
             held.enter_context(unfinished.claim(folder))
         saved = checkpoint.newest(folder / unfinished.FOLDER) if folder else None
-        print(f"Device: {devices.describe(surroundings['hardware'])}", flush=True)
         if folder and saved:
+            print(f"Device: {devices.describe(surroundings['hardware'])}", flush=True)
             progress = checkpoint.read(saved)
             metadata = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
             settings, dataset, model = again(folder, settings, progress, metadata, strategy)
@@ -64,6 +64,7 @@ def train(settings: Settings, *, resume: bool = False) -> pathlib.Path:
         else:
             progress = Progress(threads=devices.threads())
             weights = starting_weights(settings)
+            print(f"Device: {devices.describe(surroundings['hardware'])}", flush=True)
             settings = decide(settings, weights is None)
             dataset = load(settings, weights.interpolation if weights else "bilinear")
             statistics = normalization(dataset, weights)

@@ -35,7 +35,7 @@ def test_bad_flags_and_files_are_told_in_one_line(bad_input, run, tmp_path):
 
 @pytest.mark.skipif(importlib.util.find_spec("resource") is None, reason="limits are set as on Unix")
 def test_full_disk(program, bad_input, run, tmp_path):
-    """Files over 10 MB cannot be written: the first model of the second run. The first run is untouched."""
+    """Files over 10 MB cannot be written: the first checkpoint of the second run. The first run is untouched."""
     base = tmp_path / "small"
     shutil.copytree(run, base)
 
@@ -45,7 +45,7 @@ def test_full_disk(program, bad_input, run, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000_000, 10_000_000))
 
     message = bad_input("train.py", *SMALLEST, *THREE_STEPS, f"--output_dir={base}", preexec_fn=limit)
-    assert "cannot write" in message and "model.keras" in message
+    assert "cannot write" in message and "epoch-0-step-0" in message
     assert versions(base) == [1]
     assert {path.name for path in base.iterdir()} == {"1", "run-1", "stdout.txt"}
     result = program("export.py", f"--model={base}", preexec_fn=limit)

@@ -67,7 +67,7 @@ def test_next_run_continues_from_weights_and_keeps_the_first(run, program, tmp_p
     arguments = (f"--weights={weights}", "--freeze=stem", f"--output_dir={base}")
     result = program("train.py", *SMALLEST, *THREE_STEPS, *arguments)
     assert result.returncode == 0, result.stderr
-    assert f"\nWeights: {weights}\n" in result.stdout
+    assert result.stdout.startswith(f"Weights: {weights}")
     assert versions(base) == [1, 2] and (base / "run-2/metadata.json").is_file()
     assert all(path.stat().st_mtime_ns == time_ for path, time_ in before.items())
     assert open_classifier(base).path == base / "2"

@@ -23,6 +23,17 @@ import tensorflow as tf
 from resnetd_tf.errors import InputError, first_line
 
 
+def temporary_name(path: pathlib.Path) -> pathlib.Path:
+    """Where this process writes what becomes `path`, beside it."""
+    # The suffix stays last: writers choose the format by it.
+    return path.with_name(f".{os.getpid()}.tmp.{path.name}")
+
+
+def temporaries(folder: pathlib.Path) -> dict[pathlib.Path, int]:
+    """What lies in a folder under temporary names, and the number of the process that wrote each."""
+    return {path: int(path.name.split(".")[1]) for path in folder.glob(".*.tmp.*")}
+
+
 @contextlib.contextmanager
 def atomic(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields a temporary path beside `path`; renames it to `path` at the end, deletes it on failure.
@@ -32,8 +43,7 @@ def atomic(path: pathlib.Path) -> Iterator[pathlib.Path]:
     Raises:
         InputError: The disk is full or the place cannot be written.
     """
-    # The suffix stays last: writers choose the format by it.
-    temporary = path.with_name(f".{os.getpid()}.tmp.{path.name}")
+    temporary = temporary_name(path)
     try:
         yield temporary
         temporary.replace(path)

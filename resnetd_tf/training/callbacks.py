@@ -117,18 +117,16 @@ class Checkpoints(keras.callbacks.Callback):
             checkpoint.set_metric_sums(self.model, self.sums)
 
     def on_train_batch_begin(self, batch, logs=None):
-        self.progress.step = self.first_step + batch
-        self.deferred = self.saved != (self.progress.epoch, self.progress.step)
-        self.termination.deferred = self.deferred
-        if self.termination.requested or (self.deferred and time.monotonic() - self.written > 60 * self.minutes):
+        self._come_to(self.first_step + batch)
+        due = self.termination.deferred and time.monotonic() - self.written > 60 * self.minutes
+        if self.termination.requested or due:
             self.sums = checkpoint.metric_sums(self.model)
             self.save()
 
     def on_test_begin(self, logs=None):
         """After the last step of an epoch, before Keras resets the metrics for the validation."""
-        self.progress.step = self.params["steps"] + self.first_step
+        self._come_to(self.params["steps"] + self.first_step)
         self.sums = checkpoint.metric_sums(self.model)
-        self.termination.deferred = self.saved != (self.progress.epoch, self.progress.step)
 
     def on_test_batch_begin(self, batch, logs=None):
         if self.termination.requested:
@@ -136,12 +134,17 @@ class Checkpoints(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.progress.epoch, self.progress.step, self.first_step, self.sums = epoch + 1, 0, 0, []
-        self.progress.epoch_seconds = 0.0
-        self.save(epoch_ended=True)
+        self.save()
 
-    def save(self, epoch_ended: bool = False) -> None:
+    def _come_to(self, step: int) -> None:
+        """Counts the steps of the epoch, and defers SIGTERM where there is work to lose."""
+        self.progress.step = step
+        self.termination.deferred = self.saved != (self.progress.epoch, step)
+
+    def save(self) -> None:
         """Writes a checkpoint, and ends the process if it is told to."""
         progress = self.progress
+        epoch_ended = progress.step == 0
         if not checkpoint.finite(self.model):
             raise not_finite("weights are", progress.epoch + (not epoch_ended), progress.step)
         progress.sums, progress.seconds = self.sums, self.writer.seconds
@@ -151,7 +154,6 @@ class Checkpoints(keras.callbacks.Callback):
             if self.writer.unwritten:
                 self.writer.write()
             checkpoint.save(self.folder, self.model, progress, self.writer.folder / "model.keras")
-        progress.epoch_seconds = 0.0 if epoch_ended else progress.epoch_seconds
         self.written, self.saved = time.monotonic(), (progress.epoch, progress.step)
         self.termination.deferred = False
         if self.termination.requested:

@@ -156,7 +156,7 @@ def finite(model: keras.Model) -> bool:
 
 def remove(folder: pathlib.Path) -> None:
     """Deletes a run's unfinished/: by its name at once, then what was in it."""
-    ended = folder.with_name(f".{os.getpid()}.tmp.{folder.name}")
+    ended = rundir.temporary_name(folder)
     with contextlib.suppress(OSError):
         folder.rename(ended)
         shutil.rmtree(ended, ignore_errors=True)

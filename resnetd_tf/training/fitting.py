@@ -16,7 +16,6 @@ from resnetd_tf.training.callbacks import (
     StopAfterEpoch,
     StopNotFinite,
 )
-from resnetd_tf.training.checkpoint import Progress
 from resnetd_tf.training.settings import Settings
 from resnetd_tf.training.termination import Termination
 
@@ -50,7 +49,7 @@ def fit(
     ]
     try:
         if progress.step == steps:
-            validate(model, checks, progress, callbacks)
+            validate(model, checks, writer, callbacks)
         while progress.epoch < settings.epochs:
             first, whole = progress.epoch * steps + progress.step, progress.step == 0
             model.fit(
@@ -72,15 +71,14 @@ def fit(
     return False
 
 
-def validate(model: keras.Model, checks: tf.data.Dataset, progress: Progress, callbacks: list) -> None:
+def validate(model: keras.Model, checks: tf.data.Dataset, writer: RunWriter, callbacks: list) -> None:
     """Ends an epoch that lacks its validation alone."""
-    checkpoint.set_metric_sums(model, progress.sums)
+    epoch = writer.progress.epoch
+    checkpoint.set_metric_sums(model, writer.progress.sums)
     logs = model.get_metrics_result()
     told = keras.callbacks.CallbackList(callbacks, model=model, steps=0)
     told.on_train_begin()
-    for callback in callbacks:
-        if isinstance(callback, RunWriter):
-            callback.on_epoch_begin(progress.epoch)
+    writer.on_epoch_begin(epoch)
     validated = model.evaluate(checks, callbacks=told, return_dict=True, verbose=0)
-    told.on_epoch_end(progress.epoch, logs | {f"val_{name}": value for name, value in validated.items()})
+    told.on_epoch_end(epoch, logs | {f"val_{name}": value for name, value in validated.items()})
     told.on_train_end()

@@ -60,7 +60,8 @@ def finish(
         started: Time at which the run began, as `time.time` gives it.
     """
     assert progress.best is not None
-    published, exported = path.exists(), path if path.exists() else folder / "savedmodel"
+    published = path.exists()
+    exported = path if published else folder / "savedmodel"
     if not published:
         best = keras.saving.load_model(folder / "model.keras", compile=False)
         shutil.rmtree(exported, ignore_errors=True)

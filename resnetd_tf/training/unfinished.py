@@ -47,8 +47,8 @@ def claim(folder: pathlib.Path) -> filelock.FileLock:
     except filelock.Timeout:
         raise InUse(f"{folder} is in use by {_owner(place)}; wait for it, or end it") from None
     rundir.write_json(place / "process.json", {"process": os.getpid(), "host": socket.gethostname()})
-    for temporary in (*folder.glob(".*.tmp.*"), *place.glob(".*.tmp.*")):  # a killed process's
-        if not psutil.pid_exists(int(temporary.name.split(".")[1])) or place in temporary.parents:
+    for temporary, process in (rundir.temporaries(folder) | rundir.temporaries(place)).items():  # a killed process's
+        if not psutil.pid_exists(process) or temporary.parent == place:
             shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink()
     return lock
 

@@ -1,6 +1,8 @@
 """What a run ran on, for its metadata and for benchmarks: versions, source revision, hardware, memory."""
 
 import contextlib
+import ctypes
+import gc
 import importlib.metadata
 import os
 import pathlib
@@ -62,6 +64,13 @@ def available_memory() -> int:
         files = int(usage["inactive_file"]) + int(usage["active_file"])  # cached, and given up when needed
         free = min(free, limit - used + files)
     return free
+
+
+def free_memory() -> None:
+    """Gives the operating system back what is no longer used: models are cycles, and glibc keeps what was freed."""
+    gc.collect()
+    if sys.platform == "linux" and hasattr(glibc := ctypes.CDLL(None), "malloc_trim"):
+        glibc.malloc_trim(0)
 
 
 def program(name: str) -> str:

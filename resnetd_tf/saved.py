@@ -18,8 +18,9 @@ import numpy as np
 import tensorflow as tf
 
 import resnetd_tf.networks  # noqa: F401 - networks' own files have its layers
-from resnetd_tf import rundir
+from resnetd_tf import graphs, rundir
 from resnetd_tf.errors import InputError, first_line
+from resnetd_tf.networks import keras_files
 
 
 @dataclass(frozen=True)
@@ -102,24 +103,25 @@ def keras_file(model: str | pathlib.Path) -> pathlib.Path:
     return path
 
 
-def open_classifier(model: str | pathlib.Path, batch_size: int = 64) -> SavedClassifier:
+def open_classifier(model: str | pathlib.Path, batch_size: int = 64, trust: bool = False) -> SavedClassifier:
     """Opens a classifier.
 
     Args:
         model: A path as `locate` takes it.
         batch_size: Images that are classified at once.
+        trust: Whether a model may hold what no classifier of ours does. It is a program then, and opening it runs it.
 
     Raises:
         InputError: There is no model there, or it is damaged or not a classifier of images.
     """
     path = locate(model)
     try:
-        function, spec, classes = _open_keras(path) if path.is_file() else _open_savedmodel(path)
+        function, spec, classes = _open_keras(path, trust) if path.is_file() else _open_savedmodel(path, trust)
     except Exception as error:  # the loaders raise whatever the damage makes them stumble on
         raise InputError(f"model {path}: cannot be loaded ({first_line(error)})") from error
     if len(spec.shape) != 4:
         raise InputError(f"model {path}: takes input of shape {tuple(spec.shape)}, not images")
-    dtype = tf.as_dtype(spec.dtype)
+    dtype = tf.as_dtype(spec.dtype).as_numpy_dtype
 
     def predict(images: np.ndarray | list[np.ndarray]) -> np.ndarray:
         probabilities = np.empty((len(images), classes), "float32")
@@ -129,8 +131,11 @@ def open_classifier(model: str | pathlib.Path, batch_size: int = 64) -> SavedCla
         for equal in sizes.values():
             for start in range(0, len(equal), batch_size):
                 batch = equal[start : start + batch_size]
-                pixels = tf.constant(np.stack([images[index] for index in batch]), dtype)
-                probabilities[batch] = function(pixels).numpy()
+                pixels = np.stack([images[index] for index in batch]).astype(dtype, copy=False)
+                try:
+                    probabilities[batch] = function(pixels)
+                except Exception as error:  # a damaged graph may be found out only here
+                    raise InputError(f"model {path}: fails on images {pixels.shape} ({first_line(error)})") from error
         return probabilities
 
     run = rundir.run_folder(path)
@@ -138,24 +143,26 @@ def open_classifier(model: str | pathlib.Path, batch_size: int = 64) -> SavedCla
     return SavedClassifier(path, folder, _class_names(path, classes), spec.shape[-1], predict)
 
 
-def _open_keras(path: pathlib.Path) -> tuple[Callable, keras.KerasTensor, int]:
+def _open_keras(path: pathlib.Path, trust: bool) -> tuple[Callable, keras.KerasTensor, int]:
     """A function from pixels to probabilities, the tensor it takes, and its number of classes."""
-    network = keras.saving.load_model(path, compile=False)
+    network = keras_files.load(path, trust)
     pixels = network.inputs[0]
     specification = tf.TensorSpec(pixels.shape, pixels.dtype)  # one graph for all sizes
     function = tf.function(lambda pixels: network(pixels, training=False), [specification])
-    return function, pixels, network.output_shape[-1]
+    return lambda pixels: function(tf.constant(pixels)).numpy(), pixels, network.output_shape[-1]
 
 
-def _open_savedmodel(path: pathlib.Path) -> tuple[Callable, tf.TensorSpec, int]:
+def _open_savedmodel(path: pathlib.Path, trust: bool) -> tuple[Callable, tf.TensorSpec, int]:
     """The same for the signature `serving_default` of a SavedModel."""
+    if not trust:
+        return graphs.load(path)
     loaded = tf.saved_model.load(str(path))
     signature = loaded.signatures["serving_default"]
     ((key, spec),) = signature.structured_input_signature[1].items()
     ((output, result),) = signature.structured_outputs.items()
 
     def function(pixels, loaded=loaded):  # `loaded` owns the variables: keep it alive
-        return signature(**{key: pixels})[output]
+        return signature(**{key: tf.constant(pixels)})[output].numpy()
 
     return function, spec, result.shape[-1]
 

@@ -4,10 +4,15 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import ROOT
+from PIL import Image
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from resnetd_tf.data import synthetic
 from resnetd_tf.errors import InputError
@@ -22,9 +27,105 @@ def test_bad_models(run, tmp_path):
     with pytest.raises(InputError, match=r"broken\.keras: cannot be loaded"):
         open_classifier(tmp_path / "broken.keras")
     shutil.copytree(run / "1", tmp_path / "1")
-    (tmp_path / "1/variables/variables.index").write_text("")
+    graph = tmp_path / "1/saved_model.pb"
+    graph.write_bytes(graph.read_bytes()[:-100_000])
     with pytest.raises(InputError, match="1: cannot be loaded"):
         open_classifier(tmp_path)
+
+
+def refused(path, what):
+    with pytest.raises(InputError, match=f"{path.name}: cannot be loaded .*{what}.*--trust opens it"):
+        open_classifier(path)
+    return open_classifier(path, trust=True)
+
+
+def test_a_savedmodel_that_does_more_than_ours(run, program, bad_input, tmp_path):
+    """Even where nothing that runs calls it; trusted, it is opened and runs."""
+    marker = tmp_path / "written"
+
+    class Module(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec((None, None, None, 3), tf.uint8, name="pixels")])
+        def classify(self, pixels):
+            return {"probabilities": tf.reduce_mean(tf.cast(pixels, tf.float32), axis=(1, 2)) / 255}
+
+        @tf.function(input_signature=[])
+        def write(self):
+            tf.io.write_file(str(marker), "")
+
+    module = Module()
+    tf.saved_model.save(module, str(tmp_path / "model/1"), module.classify)
+    path = tmp_path / "model/1"
+    images = np.full((2, 8, 8, 3), 51, "uint8")
+    np.testing.assert_allclose(refused(path, "has WriteFile, which").predict(images), 0.2, atol=1e-6)
+    assert not marker.exists()
+    Image.fromarray(images[0]).save(tmp_path / "grey.png")
+    arguments = ("predict.py", f"--model={tmp_path / 'model'}", tmp_path / "grey.png")
+    assert "has WriteFile" in bad_input(*arguments)
+    assert "0 20.00 %" in program(*arguments, "--trust").stdout
+
+
+def test_a_savedmodel_of_tensorflow_1(run, tmp_path):
+    """Without an object graph TensorFlow's loader runs what it says is to be run first."""
+    shutil.copytree(run / "1", tmp_path / "1")
+    path = tmp_path / "1/saved_model.pb"
+    saved = SavedModel.FromString(path.read_bytes())
+    saved.meta_graphs[0].ClearField("object_graph_def")
+    path.write_bytes(saved.SerializeToString())
+    with pytest.raises(InputError, match="not a SavedModel as TensorFlow 2 writes it"):
+        open_classifier(tmp_path)
+
+
+def test_saving_of_variables_is_not_run(run, tmp_path):
+    """The operations that every SavedModel has for it, which no signature calls."""
+    shutil.copytree(run / "1", tmp_path / "1")
+    path = tmp_path / "1/saved_model.pb"
+    saved = SavedModel.FromString(path.read_bytes())
+    graph, signature = saved.meta_graphs[0].graph_def, saved.meta_graphs[0].signature_def["serving_default"]
+    (saving,) = (f.signature.name for f in graph.library.function if any(n.op == "SaveV2" for n in f.node_def))
+    answer = signature.outputs["probabilities"].name.split(":")[0]
+    (node,) = (node for node in graph.node if node.name == answer)
+    node.attr["f"].func.name = saving
+    path.write_bytes(saved.SerializeToString())
+    with pytest.raises(InputError, match="cannot be loaded"):
+        open_classifier(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["Lambda", "TFSMLayer", "Dropout"])
+def test_a_keras_file_that_holds_more_than_ours(run, tmp_path, kind):
+    pixels = keras.Input((None, None, 3), dtype="uint8")
+    if kind == "TFSMLayer":
+        layer = keras.layers.TFSMLayer(str(run / "1"), call_endpoint="serving_default")
+    else:
+        layer = keras.layers.Lambda(lambda x: x) if kind == "Lambda" else keras.layers.Dropout(0.5)
+    means = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(pixels))
+    outputs = layer(pixels)["probabilities"] if kind == "TFSMLayer" else layer(means)
+    keras.Model(pixels, outputs).save(tmp_path / "model.keras")
+    images = np.full((2, 64, 64, 3), 51, "uint8")
+    refused(tmp_path / "model.keras", rf"keras\.layers\.{kind}").predict(images)
+
+
+def test_a_keras_file_is_read_by_what_is_registered(run, tmp_path):
+    """A layer of ours by another name, and a member that no network has or that is too large."""
+    with zipfile.ZipFile(run / "run-1/model.keras") as file:
+        members = {name: file.read(name) for name in file.namelist()}
+
+    def write(**changes):
+        with zipfile.ZipFile(tmp_path / "model.keras", "w", zipfile.ZIP_DEFLATED) as file:
+            for name, content in (members | changes).items():
+                file.writestr(name, content)
+        return tmp_path / "model.keras"
+
+    assert open_classifier(write()).bands == 3
+    config = members["config.json"].decode()
+    sneaked = config.replace('"registered_name": null', '"registered_name": "builtins>exec"', 1)
+    for changes, what in (
+        ({"config.json": sneaked}, "builtins>exec"),
+        ({"config.json": config.replace('"keras.layers"', '"keras.src.legacy"', 1)}, r"keras\.src\.legacy"),
+        ({"assets/run.py": "print()"}, "assets/run.py"),
+        ({"metadata.json": b" " * (2**20 + 1)}, "its metadata.json is of 1048577 bytes"),
+    ):
+        with pytest.raises(InputError, match=what):
+            open_classifier(write(**changes))
 
 
 @pytest.fixture

@@ -46,8 +46,9 @@ def settings() -> Settings:
 
 
 def define_model() -> None:
-    """Defines --model."""
+    """Defines --model and --trust."""
     flags.DEFINE_string("model", Settings().base, NEWEST)
+    flags.DEFINE_bool("trust", False, "Open a model that holds what no classifier of ours does; it may run anything.")
 
 
 def define_dataset(text: str) -> None:

@@ -20,7 +20,7 @@ def evaluate(arguments: list[str]) -> None:
     network = Settings(depth=FLAGS.depth, variant=FLAGS.variant)
     on_imagenet = bool(FLAGS.weights or re.match("imagenet(2012|_)", FLAGS.dataset or ""))
     if FLAGS.weights:
-        common_flags.refuse("beside --weights", "model")
+        common_flags.refuse("beside --weights", "model", "trust")
     else:
         common_flags.refuse("without --weights", "variant", "depth")
     if on_imagenet:
@@ -38,9 +38,16 @@ def evaluate(arguments: list[str]) -> None:
             split=FLAGS.split or "validation",
             output_dir=FLAGS.output_dir,
             data_dir=FLAGS.data_dir,
+            trust=FLAGS.trust,
         )
     else:
-        run.evaluate(FLAGS.model, split=FLAGS.split or "test", output_dir=FLAGS.output_dir, **common_flags.source())
+        run.evaluate(
+            FLAGS.model,
+            split=FLAGS.split or "test",
+            output_dir=FLAGS.output_dir,
+            trust=FLAGS.trust,
+            **common_flags.source(),
+        )
 
 
 def define_flags() -> None:

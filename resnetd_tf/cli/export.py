@@ -26,7 +26,7 @@ def export(arguments: list[str]) -> None:
     from resnetd_tf.deployment import savedmodel, tflite
 
     convert = {"tflite": tflite.convert, "savedmodel": savedmodel.convert}[FLAGS.format]
-    convert(FLAGS.model, FLAGS.precision, FLAGS.output, **common_flags.source())
+    convert(FLAGS.model, FLAGS.precision, FLAGS.output, trust=FLAGS.trust, **common_flags.source())
 
 
 def define_flags() -> None:

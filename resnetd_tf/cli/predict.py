@@ -16,12 +16,13 @@ def predict(paths: list[str]) -> None:
     program.import_tensorflow()
     from resnetd_tf.imagery import patches
 
-    patches.predict(FLAGS.model, paths, FLAGS.top)
+    patches.predict(FLAGS.model, paths, FLAGS.top, max_pixels=FLAGS.max_pixels, trust=FLAGS.trust)
 
 
 def define_flags() -> None:
     common_flags.define_model()
     flags.DEFINE_integer("top", 3, "Number of classes to print for each image.", lower_bound=1)
+    flags.DEFINE_integer("max_pixels", 2**26, "The most pixels that an image may have.", lower_bound=1)
 
 
 def main() -> None:

@@ -1,5 +1,7 @@
 """From splits in memory to batches for training and evaluation."""
 
+import weakref
+
 import numpy as np
 import tensorflow as tf
 
@@ -44,8 +46,7 @@ def from_split(split: Split, classes: int, batch_size: int) -> tf.data.Dataset:
         Pairs of images (batch, height, width, bands) and labels (batch, classes) float32.
     """
     indices = tf.data.Dataset.range(len(split)).batch(batch_size)
-    gather = _gather(split, classes)
-    return indices.map(gather, num_parallel_calls=2).prefetch(4).with_options(WITHOUT_AUTOTUNING)
+    return _map(indices, _gather(split, classes), split)
 
 
 def for_training(split: Split, classes: int, batch_size: int, *, seed: int = 0, first_step: int = 0) -> tf.data.Dataset:
@@ -73,19 +74,32 @@ def for_training(split: Split, classes: int, batch_size: int, *, seed: int = 0, 
         return flip_and_turn(image, tf.stack([seed, step])), label
 
     numbers = tf.data.Dataset.range(first_step, np.iinfo(np.int64).max)
-    return numbers.map(batch, num_parallel_calls=2).prefetch(4).with_options(WITHOUT_AUTOTUNING)
+    return _map(numbers, batch, split)
+
+
+def _map(dataset: tf.data.Dataset, function, split: Split) -> tf.data.Dataset:
+    mapped = dataset.map(function, num_parallel_calls=2).prefetch(4).with_options(WITHOUT_AUTOTUNING)
+    mapped.split = split  # `function` does not keep it
+    return mapped
 
 
 def _gather(split: Split, classes: int):
     """A function from indices to the images and one-hot labels of a split."""
-    pixels = split.images
-    assert isinstance(pixels, np.ndarray)
+    dtype = split.images[0].dtype
+    # TensorFlow keeps Python functions for ever; this one does not keep the images.
+    kept = weakref.ref(split)
+
+    def pixels(index):
+        held = kept()
+        assert held is not None
+        return held.images[index]
+
     with tf.device("CPU"):
         labels = tf.constant(split.labels)
 
     def gather(index):
         # By NumPy: as a tensor of TensorFlow's, the split would be in memory once more.
-        image = tf.numpy_function(pixels.__getitem__, [index], pixels.dtype, stateful=False)
+        image = tf.numpy_function(pixels, [index], dtype, stateful=False)
         return tf.ensure_shape(image, (index.shape[0], *split.shape)), tf.one_hot(tf.gather(labels, index), classes)
 
     return gather

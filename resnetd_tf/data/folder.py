@@ -62,8 +62,10 @@ def _find(name: str, folder: pathlib.Path) -> tuple[list[pathlib.Path], tuple[st
     counts = collections.Counter(path.parent.name for path in paths)
     classes = tuple(sorted(counts))
     if not paths:
-        expected = f"{folder}/CLASS/IMAGE with {', '.join(sorted(images.SUFFIXES))}"
-        raise InputError(f"dataset {name}: no images; expected {expected}")
+        raise InputError(
+            f"dataset {name}: no images; expected {folder}/CLASS/IMAGE named .jpg, .png, .tif or another way that "
+            "Pillow knows"
+        )
     if len(classes) == 1:
         raise InputError(f"dataset {name}: only one class, {classes[0]}; a classifier needs at least two")
     if len(paths) < 10:

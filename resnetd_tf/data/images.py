@@ -7,48 +7,64 @@ from collections.abc import Iterator
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import tensorflow as tf
 import tifffile
 
 from resnetd_tf.errors import InputError, first_line
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
-TIFF = (".tif", ".tiff")
+MAX_PIXELS = 2**26  # of a picture that becomes one patch: 8192 x 8192
+PIL.Image.init()
+# Those that Pillow only knows by name, and EPS, for which it would run Ghostscript.
+FORMATS = tuple(sorted(PIL.Image.OPEN.keys() - {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "WMF"}))
+SUFFIXES = {suffix for suffix, name in PIL.Image.registered_extensions().items() if name in FORMATS}
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+MODES = {"1", "CMYK", "HSV", "L", "LA", "LAB", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "YCbCr"}
 
 
-def read(path: str | pathlib.Path) -> np.ndarray:
-    """Pixels (height, width, bands) of a JPEG or PNG file (uint8 RGB) or of a TIFF (its own bands).
+def read(path: str | pathlib.Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Pixels (height, width, bands) of an image file: uint8 RGB, or uint16 of a TIFF of 13 bands.
+
+    Pictures may be of any kind that Pillow reads with at most 8 bits a colour, told by their content. They are turned
+    upright as their EXIF says, and made RGB: grey levels three times, colours of a palette looked up, CMYK as Pillow
+    converts it; transparency is dropped. Of several pictures in a file the first counts.
+
+    Args:
+        path: The file.
+        max_pixels: The most that it may have.
 
     Raises:
-        InputError: The file is missing or is not a readable image.
+        InputError: The file is missing or not a readable image, has more than 8 bits a colour or too many pixels.
     """
     path = pathlib.Path(path)
-    header(path)
+    header(path, max_pixels)
     return pixels(path)
 
 
 def pixels(path: pathlib.Path) -> np.ndarray:
     """What `read` returns of a file whose header was looked at already; errors are the same."""
-    with _readable(path):
-        return tifffile.imread(path) if path.suffix.lower() in TIFF else decode(path.read_bytes()).numpy()
+    with _readable(path), path.open("rb") as file:
+        if _tiff_of_13_bands(file):
+            return tifffile.imread(file)
+        with _picture(file) as image:
+            return np.asarray(PIL.ImageOps.exif_transpose(image).convert("RGB"))
 
 
-def header(path: str | pathlib.Path) -> tuple[tuple[int, int, int], str]:
+def header(path: str | pathlib.Path, max_pixels: int = MAX_PIXELS) -> tuple[tuple[int, int, int], str]:
     """Shape (height, width, bands) and type of what `read` returns, without decoding it; errors are the same."""
     path = pathlib.Path(path)
     with _readable(path), path.open("rb") as file:
-        if path.suffix.lower() not in TIFF:
-            start = file.read(32)
-            if start.startswith(b"\x89PNG") and start[24:25] == b"\x10":
-                raise InputError(f"{path}: 16 bits a colour, of unknown scale; convert it to 8 bits")
-            return shape_of_encoded(file), "uint8"
-        image = tifffile.TiffFile(file).series[0]
-    if len(image.shape) != 3 or (image.shape[-1], image.dtype.name) not in ((3, "uint8"), (13, "uint16")):
+        if shape := _tiff_of_13_bands(file):
+            dtype = "uint16"
+        else:
+            shape, dtype = shape_of_encoded(file, upright=True), "uint8"
+    height, width, _ = shape
+    if height * width > max_pixels:
         raise InputError(
-            f"{path}: {image.dtype} of shape {image.shape}; expected uint8 of (height, width, 3) or uint16 of "
-            "(height, width, 13)"
+            f"{path}: {width} x {height} pixels, more than the {max_pixels} that may become one patch; cut it into "
+            "patches or make it smaller"
         )
-    return image.shape, image.dtype.name
+    return shape, dtype
 
 
 @contextlib.contextmanager
@@ -58,28 +74,104 @@ def _readable(path: pathlib.Path) -> Iterator[None]:
         yield
     except InputError:
         raise
+    except PIL.UnidentifiedImageError as error:
+        raise InputError(f"{path}: not an image of a kind that Pillow reads; remove or replace it") from error
     except Exception as error:
         if isinstance(error, OSError) and error.strerror:
             raise InputError(f"{path}: {error.strerror}") from error
-        kind = "TIFF" if path.suffix.lower() in TIFF else "JPEG or PNG"
-        raise InputError(f"{path}: not a readable {kind} image ({first_line(error)}); remove or replace it") from error
+        raise InputError(f"{path}: not a readable image ({first_line(error)}); remove or replace it") from error
 
 
-def shape_of_encoded(file) -> tuple[int, int, int]:
-    """Shape (height, width, 3) of what `decode` makes of a file object of a JPEG or PNG; reads no pixels."""
-    with warnings.catch_warnings(action="ignore"), PIL.Image.open(file) as image:  # of a picture that is large
-        if image.format not in ("JPEG", "MPO", "PNG"):  # MPO: several JPEGs, of which the first counts
-            raise PIL.UnidentifiedImageError(f"is {image.format}, whatever its name says")
-        return image.height, image.width, 3
+def _tiff_of_13_bands(file) -> tuple[int, int, int] | None:
+    """The shape of a TIFF of Sentinel-2's bands; `None` of a picture, which is Pillow's."""
+    start = file.read(4)
+    file.seek(0)
+    if start not in TIFF:
+        return None
+    image = tifffile.TiffFile(file).series[0]
+    file.seek(0)
+    if image.dtype in ("bool", "uint8"):
+        return None
+    if len(image.shape) == 3 and image.shape[-1] == 13 and image.dtype == "uint16":
+        return image.shape
+    raise InputError(
+        f"{pathlib.Path(file.name)}: {image.dtype} of shape {image.shape}; expected 8 bits a colour, or uint16 of "
+        "(height, width, 13)"
+    )
 
 
-def decode(encoded, bands: int = 3):
+@contextlib.contextmanager
+def _picture(file) -> Iterator[PIL.Image.Image]:
+    """A picture, opened by Pillow; nothing but its header is read.
+
+    Raises:
+        InputError: It has more than 8 bits a colour: Pillow cuts them off in some formats and clips in others.
+    """
+    limit, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None  # ours is another
+    try:
+        with warnings.catch_warnings(action="ignore"), PIL.Image.open(file, formats=FORMATS) as image:
+            layouts = " ".join(str(tile[3]) for tile in image.tile)
+            if image.mode not in MODES or ";16" in layouts:
+                name = getattr(file, "name", f"a {image.format} picture")
+                raise InputError(f"{name}: 16 bits a colour or more, of unknown scale; convert it to 8 bits")
+            yield image
+    finally:
+        PIL.Image.MAX_IMAGE_PIXELS = limit
+
+
+def shape_of_encoded(file, upright: bool = False) -> tuple[int, int, int]:
+    """Shape (height, width, 3) of the picture in a file object; reads no pixels.
+
+    Args:
+        file: The file object.
+        upright: Whether the picture will be turned as its EXIF says. `decode` does not.
+    """
+    with _picture(file) as image:
+        # Pillow turns a TIFF itself, and would read a PNG to its end to find out.
+        turns = upright and image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
+        turned = turns and image.getexif().get(PIL.ExifTags.Base.Orientation, 1) >= 5
+        return (image.width, image.height, 3) if turned else (image.height, image.width, 3)
+
+
+def decode(encoded, bands: int = 3, max_pixels: int = MAX_PIXELS):
     """Pixels (height, width, bands) uint8 of an encoded JPEG or PNG, as Pillow, OpenCV and browsers decode it.
 
     TensorFlow's default takes a faster cosine transform: on EuroSAT it is off by 3 grey levels or
     more somewhere in every patch, which is enough to change what a network sees.
+
+    Args:
+        encoded: Scalar string, the content of the file.
+        bands: Number of bands.
+        max_pixels: The most that it may have, by its header: a small file can be of a picture that fills the memory.
+
+    Raises:
+        tf.errors.InvalidArgumentError: It is neither, or has more pixels or more than 8 bits a colour.
     """
-    return tf.io.decode_jpeg(encoded, channels=bands, dct_method="INTEGER_ACCURATE")
+    png = tf.strings.substr(encoded, 0, 8) == b"\x89PNG\r\n\x1a\n"
+    jpeg = tf.strings.substr(encoded, 0, 3) == b"\xff\xd8\xff"
+    known = tf.debugging.Assert((png | jpeg) & (tf.strings.length(encoded) > 32), ["not a JPEG or PNG file"])
+    with tf.control_dependencies([known]):
+        height, width, depth = tf.cond(png, lambda: _header_of_png(encoded), lambda: _header_of_jpeg(encoded))
+    fits = tf.debugging.Assert(
+        (height > 0) & (width > 0) & (height <= max_pixels // width),
+        [f"picture of more than {max_pixels} pixels, or of none: width and height", width, height],
+    )
+    shallow = tf.debugging.Assert(depth <= 8, ["16 bits a colour, of unknown scale; convert it to 8 bits"])
+    with tf.control_dependencies([fits, shallow]):
+        return tf.io.decode_jpeg(encoded, channels=bands, dct_method="INTEGER_ACCURATE")
+
+
+def _header_of_png(encoded):
+    """Height, width and bits a colour (int64) of an encoded PNG."""
+    place = [256**3, 256**2, 256, 1]
+    start = tf.cast(tf.io.decode_raw(tf.strings.substr(encoded, 16, 9), tf.uint8), tf.int64)
+    return tf.reduce_sum(start[4:8] * place), tf.reduce_sum(start[:4] * place), start[8]
+
+
+def _header_of_jpeg(encoded):
+    """The same of a JPEG; those of 12 bits, TensorFlow refuses."""
+    shape = tf.cast(tf.io.extract_jpeg_shape(encoded), tf.int64)
+    return shape[0], shape[1], tf.constant(8, tf.int64)
 
 
 def resize(image: np.ndarray, height: int, width: int, interpolation: str = "bilinear") -> np.ndarray:

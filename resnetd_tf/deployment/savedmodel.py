@@ -3,16 +3,21 @@
 import pathlib
 
 import keras
+import numpy as np
 import tensorflow as tf
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+from tensorflow.python.saved_model.fingerprinting_utils import write_fingerprint
 
 from resnetd_tf import rundir
 from resnetd_tf.data import images
 from resnetd_tf.deployment import comparison
 from resnetd_tf.deployment.folding import folded
 from resnetd_tf.errors import InputError
+from resnetd_tf.networks import keras_files
 from resnetd_tf.networks.resizing import Resizing
 from resnetd_tf.saved import keras_file, open_classifier
+
+WEIGHT = "weight_"  # and a number: the name of a weight in the graph
 
 
 def write(
@@ -45,12 +50,19 @@ def write(
     network = classifier.layers[-1]
 
     shape = (None, *network.inputs[0].shape[1:])
-    infer = tf.function(lambda images: network(images, training=False))
-    infer = convert_variables_to_constants_v2(infer.get_concrete_function(tf.TensorSpec(shape, tf.float32)))
+
+    @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32)])
+    def infer(images):
+        # Constants of one value take no room: TensorFlow has up to ten copies of a graph while it saves it.
+        weights = [
+            tf.constant(0, weight.dtype, weight.shape, name=f"{WEIGHT}{index}")
+            for index, weight in enumerate(network.trainable_variables)
+        ]
+        probabilities, _ = network.stateless_call(weights, [], images, training=False)
+        return probabilities
 
     def classify(normalised):
-        (probabilities,) = infer(normalised)
-        return {"probabilities": tf.ensure_shape(probabilities, (None, len(classes)))}
+        return {"probabilities": tf.ensure_shape(infer(normalised), (None, len(classes)))}
 
     def from_pixels(pixels):
         with tf.control_dependencies([_some(pixels, "pixels")]):
@@ -75,6 +87,7 @@ def write(
         signatures["encoded"] = served.from_bytes
     with rundir.atomic(path) as temporary:
         tf.saved_model.save(served, str(temporary), signatures)
+        _fill(temporary / "saved_model.pb", [weight.numpy() for weight in network.trainable_variables])
         extra = temporary / "assets.extra"
         extra.mkdir()
         rundir.write_labels(extra / "labels.txt", classes)
@@ -85,6 +98,18 @@ def write(
             "exported_precision": precision,
         }
         rundir.write_json(extra / "metadata.json", metadata | exported)
+
+
+def _fill(path: pathlib.Path, weights: list[np.ndarray]) -> None:
+    """Gives the constants of a SavedModel's graph their values."""
+    saved = SavedModel.FromString(path.read_bytes())
+    for function in saved.meta_graphs[0].graph_def.library.function:
+        for node in function.node_def:
+            if node.name.startswith(WEIGHT):
+                values = weights[int(node.name.removeprefix(WEIGHT))]
+                node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(values))
+    path.write_bytes(saved.SerializeToString())
+    write_fingerprint(str(path.parent))
 
 
 def _some(batch, name: str):
@@ -99,6 +124,7 @@ def convert(
     dataset: str | None = None,
     data_dir: str | None = None,
     eurosat_zip: str | None = None,
+    trust: bool = False,
 ) -> pathlib.Path:
     """Writes a SavedModel from a .keras file, and compares the two.
 
@@ -109,6 +135,7 @@ def convert(
         output: The folder; `None` for savedmodel-PRECISION in the run's folder.
         dataset: What to compare on; `None` for the dataset the model was trained on.
         data_dir, eurosat_zip: As for `sources.load`.
+        trust: As for `saved.open_classifier`.
 
     Returns:
         The path of the SavedModel.
@@ -119,9 +146,9 @@ def convert(
     source = keras_file(model)
     path = pathlib.Path(output) if output else source.parent / f"savedmodel-{precision}"
     rundir.must_not_exist(path)
-    classifier = open_classifier(source)
+    classifier = open_classifier(source, trust=trust)
     (check,) = comparison.patches(classifier, ("validation",), dataset, data_dir, eurosat_zip)
-    network = keras.saving.load_model(source, compile=False)
+    network = keras_files.load(source, trust)
     if not {"normalization", "resizing"} <= {layer.name for layer in network.layers}:
         raise InputError(f"{source} is no classifier: it lacks the preprocessing that `train.py` puts in front")
     write(network, classifier.classes, classifier.metadata, path, precision)

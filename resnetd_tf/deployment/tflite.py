@@ -20,6 +20,7 @@ def convert(
     dataset: str | None = None,
     data_dir: str | None = None,
     eurosat_zip: str | None = None,
+    trust: bool = False,
 ) -> pathlib.Path:
     """Converts a SavedModel to TFLite, preprocessing included, and checks it in the LiteRT interpreter.
 
@@ -33,6 +34,7 @@ def convert(
         output: The file; `None` for model-PRECISION.tflite in the run's folder.
         dataset: What to compare on, and for int8 to calibrate on; `None` for the dataset the model was trained on.
         data_dir, eurosat_zip: As for `sources.load`.
+        trust: As for `saved.open_classifier`.
 
     Returns:
         The path of the file.
@@ -40,7 +42,7 @@ def convert(
     Raises:
         InputError: Something given cannot be used, or the converted model disagrees with the SavedModel.
     """
-    classifier = open_classifier(model)
+    classifier = open_classifier(model, trust=trust)
     if classifier.path.is_file():
         raise InputError(f"{classifier.path}: TFLite is made from a SavedModel; give its folder")
     path = pathlib.Path(output) if output else classifier.folder / f"model-{precision}.tflite"
@@ -63,7 +65,7 @@ def convert(
 
 def _flatbuffer(savedmodel: pathlib.Path, shape: tuple[int, int, int], calibration: np.ndarray | None = None) -> bytes:
     """TFLite flatbuffer for one image of `shape`, quantised to int8 if there are images to calibrate on."""
-    loaded = tf.saved_model.load(str(savedmodel))
+    loaded = tf.saved_model.load(str(savedmodel))  # which was opened before, and so is known or trusted
     extra = savedmodel / "assets.extra" / "metadata.json"
     if not hasattr(loaded, "network") or not extra.is_file():
         raise InputError(f"{savedmodel} is of an older version: export.py --format=savedmodel makes it anew")

@@ -15,6 +15,7 @@ def evaluate(
     output_dir: str | None = None,
     data_dir: str | None = None,
     eurosat_zip: str | None = None,
+    trust: bool = False,
 ) -> dict:
     """Evaluates a saved classifier: accuracy, per-class scores, confusion matrix, worst mistakes.
 
@@ -24,6 +25,7 @@ def evaluate(
         split: "train", "validation", "test", or a TFDS slice.
         output_dir: A folder that does not exist yet; `None` for evaluation-SPLIT-K beside the model.
         data_dir, eurosat_zip: As for `sources.load`.
+        trust: As for `saved.open_classifier`.
 
     Returns:
         What metrics.json holds.
@@ -31,7 +33,7 @@ def evaluate(
     Raises:
         InputError: Something given cannot be used.
     """
-    classifier = saved.open_classifier(model)
+    classifier = saved.open_classifier(model, trust=trust)
     name, data_dir = classifier.source(dataset, data_dir)
     loaded = sources.load(name, (split,), data_dir=data_dir, eurosat_zip=eurosat_zip)
     metrics.check(classifier, loaded)
@@ -53,6 +55,7 @@ def evaluate_on_imagenet(
     split: str = "validation",
     output_dir: str | None = None,
     data_dir: str | None = None,
+    trust: bool = False,
 ) -> dict:
     """Evaluates a classifier of ImageNet's 1000 classes: top-1 and top-5 accuracy, on images cropped in the middle.
 
@@ -62,6 +65,7 @@ def evaluate_on_imagenet(
         depth, variant: The network that the weights are for.
         dataset, split, data_dir: As for `imagenet.evaluate`.
         output_dir: A new folder; `None` for evaluation-DATASET-SPLIT-K beside the model or in the current folder.
+        trust: As for `saved.open_classifier`.
 
     Returns:
         What metrics.json holds.
@@ -71,7 +75,7 @@ def evaluate_on_imagenet(
     """
     place = pathlib.Path()
     if weights is None:
-        classifier = saved.open_classifier(model)
+        classifier = saved.open_classifier(model, trust=trust)
         contender, place = imagenet.from_saved(classifier), classifier.folder
     else:
         contender = imagenet.from_weights(weights, depth, variant)

@@ -10,13 +10,22 @@ from resnetd_tf.errors import InputError
 from resnetd_tf.saved import open_classifier
 
 
-def predict(model: str, paths: Sequence[str | pathlib.Path], top: int = 3) -> np.ndarray:
+def predict(
+    model: str,
+    paths: Sequence[str | pathlib.Path],
+    top: int = 3,
+    *,
+    max_pixels: int = images.MAX_PIXELS,
+    trust: bool = False,
+) -> np.ndarray:
     """Prints the most probable classes of image files, one line each.
 
     Args:
         model: A path as `saved.locate` takes it.
         paths: Image files; all are read before anything is printed.
         top: Number of classes to print for each.
+        max_pixels: The most that an image may have.
+        trust: As for `saved.open_classifier`.
 
     Returns:
         Probabilities (files, classes).
@@ -26,8 +35,8 @@ def predict(model: str, paths: Sequence[str | pathlib.Path], top: int = 3) -> np
     """
     if not paths:
         raise InputError("no image given")
-    classifier = open_classifier(model)
-    pixels = [images.read(path) for path in paths]
+    classifier = open_classifier(model, trust=trust)
+    pixels = [images.read(path, max_pixels) for path in paths]
     for path, image in zip(paths, pixels):
         classifier.check_bands(str(path), image.shape[-1])
     results = classifier.predict(pixels)

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from resnetd_tf.errors import first_line
-from resnetd_tf.networks import pretrained
+from resnetd_tf.networks import keras_files, pretrained
 from resnetd_tf.normalization import IMAGENET, Statistics
 
 
@@ -99,7 +99,7 @@ def _safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _keras(path: pathlib.Path) -> Checkpoint:
-    model = keras.saving.load_model(path, compile=False)
+    model = keras_files.load(path)
     is_classifier = any(layer.name == "normalization" for layer in model.layers)
     network = model.layers[-1] if is_classifier else model
     tensors = {name: keras.ops.convert_to_numpy(weight) for name, weight in _keras_names(network).items()}

@@ -8,15 +8,13 @@ import shutil
 import sys
 import time
 
-import keras
-
 from resnetd_tf import rundir
 from resnetd_tf.data.splits import Dataset
 from resnetd_tf.deployment import comparison, savedmodel
-from resnetd_tf.environment import peak_memory, program
+from resnetd_tf.environment import free_memory, peak_memory, program
 from resnetd_tf.errors import first_line
 from resnetd_tf.evaluation import metrics, report
-from resnetd_tf.networks import checkpoints
+from resnetd_tf.networks import checkpoints, keras_files
 from resnetd_tf.normalization import Statistics
 from resnetd_tf.saved import open_classifier
 from resnetd_tf.training.checkpoint import Progress
@@ -62,13 +60,16 @@ def finish(
     assert progress.best is not None
     published = path.exists()
     exported = path if published else folder / "savedmodel"
+    free_memory()
     if not published:
-        best = keras.saving.load_model(folder / "model.keras", compile=False)
         shutil.rmtree(exported, ignore_errors=True)
-        savedmodel.write(best, dataset.classes, metadata, exported)
-    served = open_classifier(exported)
+        savedmodel.write(keras_files.load(folder / "model.keras"), dataset.classes, metadata, exported)
     check = dataset.splits["validation"].images[: comparison.IMAGES]
-    agreement = comparison.agreement(served.predict(check), open_classifier(folder / "model.keras").predict(check))
+    expected = open_classifier(folder / "model.keras").predict(check)
+    free_memory()
+    served = open_classifier(exported)
+    free_memory()
+    agreement = comparison.agreement(served.predict(check), expected)
     evaluation = metrics.evaluate(served, dataset, "test")
     if not published:
         metadata |= {

@@ -78,8 +78,16 @@ def train(settings: Settings, *, resume: bool = False) -> pathlib.Path:
             if folder is None:
                 folder, lock = unfinished.new(pathlib.Path(settings.base))
                 held.enter_context(lock)
+        path, began = rundir.savedmodel(folder), started - progress.wall_seconds
         try:
-            return go_on(folder, settings, dataset, model, metadata, progress, termination, started)
+            if not path.exists():
+                metadata["interrupted"] = go_on(
+                    folder, settings, dataset, model, metadata, progress, termination, started
+                )
+            del model, dataset.splits["train"]  # their memory is needed for what follows
+            results.finish(folder, path, dataset, progress, metadata, began)
+            checkpoint.remove(folder / unfinished.FOLDER)
+            return path
         except BaseException:
             tell_or_remove(folder)
             raise
@@ -94,20 +102,16 @@ def go_on(
     progress: Progress,
     termination: Termination,
     started: float,
-) -> pathlib.Path:
-    """Trains from where a run has come to, exports, evaluates, and ends the run; returns the SavedModel's path."""
-    place, path = folder / unfinished.FOLDER, rundir.savedmodel(folder)
-    writer, earlier = RunWriter(folder, settings.epochs, progress), progress.wall_seconds
-    if not path.exists():
-        # Now, so that the model of a run that dies can be used.
-        rundir.write_labels(folder / "labels.txt", dataset.classes)
-        rundir.write_json(folder / "metadata.json", metadata)
-        checkpoint.save(place, model, progress, folder / "model.keras")
-        metadata["interrupted"] = fit(model, settings, dataset, writer, termination, started)
-        writer.write()
-    results.finish(folder, path, dataset, progress, metadata, started - earlier)
-    checkpoint.remove(place)
-    return path
+) -> bool:
+    """Trains from where a run has come to; whether it was interrupted after its first epoch."""
+    writer = RunWriter(folder, settings.epochs, progress)
+    # Now, so that the model of a run that dies can be used.
+    rundir.write_labels(folder / "labels.txt", dataset.classes)
+    rundir.write_json(folder / "metadata.json", metadata)
+    checkpoint.save(folder / unfinished.FOLDER, model, progress, folder / "model.keras")
+    interrupted = fit(model, settings, dataset, writer, termination, started)
+    writer.write()
+    return interrupted
 
 
 def tell_or_remove(folder: pathlib.Path) -> None:

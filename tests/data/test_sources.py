@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import zipfile
@@ -10,7 +11,7 @@ import zipfile
 import numpy as np
 import pytest
 from conftest import eurosat_dir, needs_eurosat, needs_sentinel2, sentinel2_dir
-from PIL import Image
+from PIL import ExifTags, Image
 
 from resnetd_tf.data import images, sources
 from resnetd_tf.data.splits import SPLITS
@@ -152,16 +153,68 @@ def test_names_that_no_text_file_holds(folder):
         sources.load("folder:")
 
 
-def test_pictures_of_another_format_than_their_name(tmp_path):
-    Image.new("RGB", (8, 8)).save(tmp_path / "webp.jpg", "WEBP")
-    with pytest.raises(InputError, match=r"webp\.jpg: not a readable JPEG or PNG image \(is WEBP"):
-        images.read(tmp_path / "webp.jpg")
+def test_pictures_of_every_kind(tmp_path):
+    """By their content, whatever they are called; transparency is dropped."""
+    noise, path, read = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype("uint8"), tmp_path / "x.jpg", []
+    for format in ("PNG", "TIFF", "JPEG", "WEBP", "BMP", "GIF", "JPEG2000", "PPM", "AVIF"):
+        for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"):
+            try:
+                Image.fromarray(noise).convert(mode).save(path, format)
+            except (OSError, ValueError):  # Pillow writes no such format of this mode
+                continue
+            pixels = images.read(path)
+            assert images.header(path) == ((20, 30, 3), "uint8"), (format, mode)
+            with Image.open(path) as picture:
+                np.testing.assert_array_equal(pixels, np.asarray(picture.convert("RGB")), f"{format} {mode}")
+            if format in ("PNG", "TIFF", "BMP") and mode in ("RGB", "RGBA"):
+                np.testing.assert_array_equal(pixels, noise)
+            read.append((format, mode))
+    assert len(read) > 50, read
 
 
-def test_pictures_of_16_bits_are_refused(tmp_path):
-    Image.fromarray(np.full((8, 8), 3000, "uint16")).save(tmp_path / "dn.png")
-    with pytest.raises(InputError, match=r"dn\.png: 16 bits a colour"):
-        images.read(tmp_path / "dn.png")
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_turned_upright(tmp_path, orientation):
+    upright = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype("uint8")
+    # How it is stored, by EXIF's number: mirrored or not, and then turned counter-clockwise by quarters
+    mirrored, quarters = {1: (0, 0), 2: (1, 0), 3: (0, 2), 4: (1, 2), 5: (1, 1), 6: (0, 1), 7: (1, 3), 8: (0, 3)}[
+        orientation
+    ]
+    seen = np.rot90(upright[:, ::-1] if mirrored else upright, quarters)
+    for format, options in (("PNG", "exif"), ("WEBP", "exif"), ("TIFF", "tiffinfo")):
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        path, lossless = tmp_path / f"picture.{format}", {"lossless": True} if format == "WEBP" else {}
+        Image.fromarray(np.ascontiguousarray(seen)).save(path, format, **{options: exif}, **lossless)
+        assert images.header(path)[0] == (20, 30, 3)
+        np.testing.assert_array_equal(images.read(path), upright)
+
+
+@pytest.mark.parametrize("name", ["dn.png", "dn.tif", "dn.jp2", "dn.ppm", "rgb.png"])
+def test_pictures_of_16_bits_are_refused(tmp_path, name):
+    path = tmp_path / name
+    if name == "rgb.png":
+        import tensorflow as tf
+
+        path.write_bytes(tf.io.encode_png(np.full((8, 8, 3), 3000, "uint16")).numpy())
+    else:
+        Image.fromarray(np.full((8, 8), 3000, "uint16")).save(path)
+    with pytest.raises(InputError, match=rf"{name}: (16 bits a colour|uint16 of shape \(8, 8\))"):
+        images.read(path)
+
+
+def test_large_pictures_are_refused_by_their_header(tmp_path, run, bad_input):
+    path = tmp_path / "large.png"
+    Image.new("1", (9000, 9000)).save(path)
+    message = bad_input("predict.py", f"--model={run}", path)
+    assert "large.png: 9000 x 9000 pixels, more than the 67108864 that may become one patch" in message
+    assert images.header(path, 9000 * 9000) == ((9000, 9000, 3), "uint8")
+
+
+def test_a_truncated_picture_among_many_is_named(folder):
+    path = sorted((folder / CLASSES[1]).iterdir())[3]
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(InputError, match=re.escape(f"{path}: not a readable image")):
+        sources.load(f"folder:{folder}")
 
 
 def test_names_mean_the_same_everywhere(tmp_path, monkeypatch):

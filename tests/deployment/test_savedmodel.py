@@ -1,8 +1,10 @@
 """SavedModels in processes without our package, and what they are made from."""
 
 import shutil
+import struct
 import subprocess
 import sys
+import zlib
 
 import keras
 import numpy as np
@@ -11,7 +13,10 @@ from PIL import Image
 
 from benchmarks import parity
 from resnetd_tf.data import synthetic
+from resnetd_tf.deployment import savedmodel
 from resnetd_tf.deployment.folding import folded
+from resnetd_tf.networks import classifier
+from resnetd_tf.normalization import EUROSAT_ALL, EUROSAT_RGB
 from resnetd_tf.saved import open_classifier
 
 
@@ -51,6 +56,44 @@ def test_encoded_signature_takes_files_of_any_size(run, tmp_path):
     for name, probabilities in zip(("a.jpg", "b.png", "c.jpg"), together):
         pixels = np.asarray(Image.open(tmp_path / name))
         np.testing.assert_allclose(probabilities, classifier.predict(pixels[np.newaxis])[0], atol=1e-5)
+
+
+def png(width, height, depth=8):
+    """The start of a PNG file of that size, and no pixels."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header)) + bytes(20)
+
+
+def test_what_a_request_may_not_hold(run):
+    """Told by the first bytes and the header, before memory is taken for the pixels."""
+    import tensorflow as tf
+
+    signature = tf.saved_model.load(str(run / "1")).signatures["encoded"]
+    for content, what in (
+        (b"GIF89a" + bytes(40), "not a JPEG or PNG file"),
+        (b"", "not a JPEG or PNG file"),
+        (png(1, 1)[:20], "not a JPEG or PNG file"),
+        (png(20_000, 20_000), "more than 67108864 pixels"),
+        (png(2**31, 2), "more than 67108864 pixels"),
+        (png(8, 0), "or of none"),
+        (png(8, 8, 16), "16 bits a colour"),
+        (b"\xff\xd8\xff" + bytes(40), "JPEG"),
+    ):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=what):
+            signature(image_bytes=tf.constant([content]))
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("statistics", [EUROSAT_RGB, EUROSAT_ALL], ids=["rgb", "all"])
+def test_all_that_is_exported_can_be_opened(tmp_path, interpolation, precision, statistics):
+    classes = ("a", "b", "c")
+    built = classifier.build(10, "base", classes=3, statistics=statistics, image_size=32, interpolation=interpolation)
+    savedmodel.write(built, classes, {}, tmp_path / "model", precision)
+    opened, bands = open_classifier(tmp_path / "model"), len(statistics.mean)
+    images = np.random.default_rng(0).integers(0, 256, (3, 40, 50, bands)).astype(statistics.dtype)
+    assert opened.classes == classes and opened.bands == bands
+    np.testing.assert_allclose(opened.predict(images), built.predict(images, verbose=0), atol=0.05)
 
 
 def test_an_empty_batch_is_refused_by_name(run):

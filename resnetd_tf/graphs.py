@@ -1,0 +1,76 @@
+"""Opening SavedModels, ours and those from elsewhere, as the graphs that they are.
+
+A SavedModel is a program, which can read and write files. TensorFlow's loader runs parts of it at once, and its own
+scan for dangerous operations knows three of them. So the file is parsed without the loader, and every operation in it
+must be one that our exporters write; of these none touches a file but those that save and restore variables, which our
+exports do not have: they are taken out.
+"""
+
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+OPERATIONS = """
+    Abs AddV2 All Assert AvgPool BiasAdd Cast Const Conv2D DecodeJpeg DecodeRaw EnsureShape Equal
+    ExtractJpegShape FloorDiv Greater Identity If Less LessEqual LogicalAnd LogicalOr MatMul MaxPool Maximum
+    Mean Mul NoOp Pack Pad PartitionedCall Placeholder Range RealDiv Relu Reshape ResizeBilinear Select SelectV2
+    Shape Softmax Sqrt Squeeze StatefulPartitionedCall StatelessIf StatelessWhile StridedSlice StringLength Sub
+    Substr Sum TensorListFromTensor TensorListGetItem TensorListReserve TensorListSetItem TensorListStack
+    Transpose While
+"""  # ResizeBilinear and StatelessWhile: those of version 0.1.0
+SAVING = {"MergeV2Checkpoints", "RestoreV2", "SaveV2", "ShardedFilename", "StaticRegexFullMatch", "StringJoin"}
+
+
+def read(path: pathlib.Path) -> MetaGraphDef:
+    """The graph of a SavedModel folder, all of whose operations are known.
+
+    Raises:
+        ValueError: One is not, or TensorFlow 2 did not write it.
+        Exception: What protobuf raises for a damaged file.
+    """
+    saved = SavedModel.FromString((path / "saved_model.pb").read_bytes())
+    if len(saved.meta_graphs) != 1 or not saved.meta_graphs[0].HasField("object_graph_def"):
+        raise ValueError("not a SavedModel as TensorFlow 2 writes it")
+    graph = saved.meta_graphs[0].graph_def
+    found = {node.op for nodes in (graph.node, *(f.node_def for f in graph.library.function)) for node in nodes}
+    if unknown := sorted(found - set(OPERATIONS.split()) - SAVING):
+        raise ValueError(f"has {', '.join(unknown)}, which no model of ours does; --trust opens it, and runs that")
+    return saved.meta_graphs[0]
+
+
+def load(path: pathlib.Path) -> tuple[Callable[[np.ndarray], np.ndarray], tf.TensorSpec, int]:
+    """The signature `serving_default` of a SavedModel folder.
+
+    Returns:
+        A function of one array that gives one, what it takes, and the number of classes that it gives.
+
+    Raises:
+        As `read`, and whatever TensorFlow raises for a graph that is none.
+    """
+    meta = read(path)
+    signature, library = meta.signature_def["serving_default"], meta.graph_def.library.function
+    saving = {function.signature.name for function in library if any(node.op in SAVING for node in function.node_def)}
+    _remove(library, lambda function: function.signature.name in saving)
+    _remove(
+        meta.graph_def.node,
+        lambda node: node.op in SAVING or ("f" in node.attr and node.attr["f"].func.name in saving),
+    )
+    ((_, pixels),), ((_, probabilities),) = signature.inputs.items(), signature.outputs.items()
+    # In a session, because names of functions are the whole process's elsewhere, and other models have the same ones.
+    with tf.Graph().as_default() as graph:
+        tf.import_graph_def(meta.graph_def, name="")
+        session = tf.compat.v1.Session()
+    shape, classes = tf.TensorShape(pixels.tensor_shape), probabilities.tensor_shape.dim[-1].size
+    run = session.make_callable(graph.get_tensor_by_name(probabilities.name), [graph.get_tensor_by_name(pixels.name)])
+    return run, tf.TensorSpec(shape, pixels.dtype), classes
+
+
+def _remove(some, unwanted) -> None:
+    """Takes what is unwanted out of a repeated field of a protobuf, without a copy of the rest."""
+    for index in reversed(range(len(some))):
+        if unwanted(some[index]):
+            del some[index]

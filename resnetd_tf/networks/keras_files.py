@@ -1,0 +1,83 @@
+"""Opening .keras files, ours and those from elsewhere.
+
+A .keras file can name any function or layer that is installed, and Keras calls them: its safe mode lets through
+`TFSMLayer`, which runs a graph. So its configuration is read first, and holds only what our networks contain.
+"""
+
+import json
+import pathlib
+import zipfile
+
+import keras
+
+# Expanded size in bytes; ResNet-152-D has 240 MB of weights and 600 kB of configuration.
+LARGEST = {"metadata.json": 2**20, "config.json": 2**26, "model.weights.h5": 2**31}
+KERAS = {
+    "keras": {"DTypePolicy"},
+    "keras.initializers": {"GlorotUniform", "Ones", "VarianceScaling", "Zeros"},
+    "keras.layers": {
+        "Add",
+        "AveragePooling2D",
+        "BatchNormalization",
+        "Conv2D",
+        "Dense",
+        "GlobalAveragePooling2D",
+        "GlobalMaxPooling2D",
+        "InputLayer",
+        "MaxPooling2D",
+        "Normalization",
+        "ReLU",
+        "Resizing",
+        "ZeroPadding2D",
+    },
+    "keras.src.models.functional": {"Functional"},
+}
+OURS = {"BatchNormalization", "Conv2D", "Resizing"}  # registered as resnetd_tf>NAME, in modules that were moved about
+
+
+def load(path: pathlib.Path, trust: bool = False) -> keras.Model:
+    """The model in a .keras file, not compiled.
+
+    Args:
+        path: The file.
+        trust: Whether it may hold layers and functions that our networks do not contain.
+
+    Raises:
+        ValueError: It holds others, or is larger than any network of ours.
+        Exception: What zipfile, h5py or Keras raises for a damaged file.
+    """
+    if not trust:
+        check(path)
+    return keras.saving.load_model(path, compile=False, safe_mode=not trust)
+
+
+def check(path: pathlib.Path) -> None:
+    """Raises ValueError if a .keras file holds what our networks do not contain."""
+    with zipfile.ZipFile(path) as file:
+        for member in file.infolist():
+            if member.filename not in LARGEST:
+                raise ValueError(f"holds {member.filename!r}, which no file of a network has; --trust opens it")
+            if member.file_size > LARGEST[member.filename]:
+                raise ValueError(f"its {member.filename} is of {member.file_size} bytes; --trust opens it")
+        unknown = sorted(set(_unknown(json.loads(file.read("config.json")))))
+    if unknown:
+        raise ValueError(f"holds {', '.join(unknown)}, which no network of ours does; --trust opens it, and runs that")
+
+
+def _unknown(config):
+    """Yields the names of all that a configuration has Keras look up and that is not ours."""
+    if isinstance(config, list):
+        for value in config:
+            yield from _unknown(value)
+    elif isinstance(config, dict):
+        if "class_name" in config or "module" in config or "registered_name" in config:
+            module, name, registered = (config.get(key) for key in ("module", "class_name", "registered_name"))
+            known = (
+                (module is None and registered is None and name == "__keras_tensor__")
+                or (registered in (None, name) and name in KERAS.get(str(module), ()))
+                or (str(module).startswith("resnetd_tf.") and name in OURS and registered == f"resnetd_tf>{name}")
+            )
+            if not known:
+                yield str(registered or f"{module}.{name}")
+        for value in config.values():
+            yield from _unknown(value)

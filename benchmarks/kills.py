@@ -57,6 +57,8 @@ def left_by(base: pathlib.Path) -> dict:
     metadata = json.loads((run / "metadata.json").read_text())
     kept = {name: metadata[name] for name in ("best_epoch", "validation_accuracy", "test_accuracy", "data_sha256")}
     files = {str(path.relative_to(base)) for path in base.rglob("*") if path.is_file() and "logs" not in path.parts}
+    # Killed while its checkpoint was removed, last of all: the next run does that.
+    files = {name for name in files if ".tmp.unfinished/" not in name}
     classifier = open_classifier(base)
     pixels = np.random.default_rng(0).integers(0, 256, (4, 64, 64, classifier.bands)).astype("uint8")
     return {

@@ -48,7 +48,7 @@ def atomic(path: pathlib.Path) -> Iterator[pathlib.Path]:
         yield temporary
         temporary.replace(path)
     except (OSError, tf.errors.OpError) as error:
-        reason = getattr(error, "strerror", None) or first_line(error)
+        reason = getattr(error, "strerror", None) or first_line(error).rsplit("; ", 1)[-1]
         raise InputError(f"cannot write {path}: {reason}; free space or give another place") from error
     finally:
         if temporary.is_dir():

@@ -17,6 +17,7 @@ from resnetd_tf.errors import InputError
 from resnetd_tf.networks.copies import portable
 from resnetd_tf.training import checkpoint, unfinished
 from resnetd_tf.training.checkpoint import Progress
+from resnetd_tf.training.duration import duration
 from resnetd_tf.training.termination import Termination
 
 
@@ -146,7 +147,7 @@ class Checkpoints(keras.callbacks.Callback):
         progress = self.progress
         epoch_ended = progress.step == 0
         if not checkpoint.finite(self.model):
-            raise not_finite("weights are", progress.epoch + (not epoch_ended), progress.step)
+            raise Diverged("weights are", progress.epoch + (not epoch_ended), progress.step)
         progress.sums, progress.seconds = self.sums, self.writer.seconds
         progress.epoch_seconds = 0.0 if epoch_ended else self.writer.epoch_seconds
         progress.wall_seconds = self.earlier_seconds + time.time() - self.started
@@ -154,7 +155,8 @@ class Checkpoints(keras.callbacks.Callback):
             if self.writer.unwritten:
                 self.writer.write()
             checkpoint.save(self.folder, self.model, progress, self.writer.folder / "model.keras")
-        self.written, self.saved = time.monotonic(), (progress.epoch, progress.step)
+            self.saved = (progress.epoch, progress.step)
+        self.written = time.monotonic()
         self.termination.deferred = False
         if self.termination.requested:
             raise SystemExit(143)
@@ -182,15 +184,17 @@ class StopNotFinite(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         if not math.isfinite(logs["loss"]):
             earlier = self.first_step if self.epoch == self.first_epoch else 0
-            raise not_finite("loss is", self.epoch + 1, batch + 1 + earlier)
+            raise Diverged("loss is", self.epoch + 1, batch + 1 + earlier)
 
 
-def not_finite(what: str, epoch: int, step: int) -> InputError:
-    """The error of a run that has diverged."""
-    return InputError(
-        f"the {what} not finite at epoch {epoch}, step {step}: try a lower --learning_rate, a longer "
-        "--warmup_epochs or --precision=float32"
-    )
+class Diverged(InputError):
+    """The loss or the weights of a run are not finite any more."""
+
+    def __init__(self, what: str, epoch: int, step: int):
+        super().__init__(
+            f"the {what} not finite at epoch {epoch}, step {step}: try a lower --learning_rate, a longer "
+            "--warmup_epochs or --precision=float32"
+        )
 
 
 class AverageReplicas(keras.callbacks.Callback):
@@ -205,45 +209,3 @@ class AverageReplicas(keras.callbacks.Callback):
             if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
                 for average in (layer.moving_mean.value, layer.moving_variance.value):
                     average.assign(tf.add_n([copy.read_value() for copy in average.values]) / len(average.values))
-
-
-class DurationEstimate(keras.callbacks.Callback):
-    """Tells once, after fifty steps or at the end of a shorter epoch, how long training will take.
-
-    Args:
-        validation_share: Validation images over training images. Classifying one is a third of the work of
-            training on one.
-        image_size: Side in pixels that the model resizes images to.
-        steps: Steps of training that are left.
-    """
-
-    STEPS = 50
-    async_safe = True  # it reads no logs, so Keras need not wait for a step to call it
-
-    def __init__(self, validation_share: float, image_size: int, steps: int):
-        super().__init__()
-        self.validation_share, self.image_size, self.steps = validation_share, image_size, steps
-        self.told = False
-
-    def on_train_batch_end(self, batch, logs=None):
-        last = min(self.STEPS, self.params["steps"] - 1)
-        first = last // 5  # those before are slower: tracing, caches
-        if batch == first:
-            self.start = time.monotonic()
-        elif batch == last and not self.told:
-            self.told = True
-            step = (time.monotonic() - self.start) / (last - first)
-            total = step * self.steps * (1 + self.validation_share / 3)
-            advice = ""
-            if self.image_size >= 224 and not tf.config.list_logical_devices("GPU"):
-                advice = "; without a GPU --image_size=64 takes a tenth of that"
-            epochs = f"{self.params['epochs']} epoch{'s' if self.params['epochs'] > 1 else ''}"
-            print(f"\n{step:.2f} s a step: {duration(total)} for {epochs}{advice}", flush=True)
-
-
-def duration(seconds: float) -> str:
-    """In words: "about 4 h 5 min", "about 40 s"."""
-    if seconds < 90:
-        return f"about {seconds:.0f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return "about " + (f"{hours} h " if hours else "") + f"{minutes} min"

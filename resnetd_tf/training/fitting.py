@@ -11,11 +11,11 @@ from resnetd_tf.training import checkpoint
 from resnetd_tf.training.callbacks import (
     AverageReplicas,
     Checkpoints,
-    DurationEstimate,
     RunWriter,
     StopAfterEpoch,
     StopNotFinite,
 )
+from resnetd_tf.training.duration import DurationEstimate
 from resnetd_tf.training.settings import Settings
 from resnetd_tf.training.termination import Termination
 

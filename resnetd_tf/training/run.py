@@ -16,7 +16,7 @@ from resnetd_tf.environment import environment
 from resnetd_tf.errors import InputError
 from resnetd_tf.normalization import Statistics
 from resnetd_tf.training import checkpoint, devices, results, unfinished
-from resnetd_tf.training.callbacks import RunWriter
+from resnetd_tf.training.callbacks import Diverged, RunWriter
 from resnetd_tf.training.checkpoint import Progress
 from resnetd_tf.training.fitting import fit
 from resnetd_tf.training.preparation import build, decide, load, normalization, starting_weights
@@ -52,7 +52,7 @@ def train(settings: Settings, *, resume: bool = False) -> pathlib.Path:
     with Termination() as termination, contextlib.ExitStack() as held:
         folder = unfinished.newest(pathlib.Path(settings.base)) if resume else None
         if folder:
-            held.enter_context(unfinished.claim(folder))
+            held.callback(unfinished.claim(folder).release)
         saved = checkpoint.newest(folder / unfinished.FOLDER) if folder else None
         if folder and saved:
             print(f"Device: {devices.describe(surroundings['hardware'])}", flush=True)
@@ -77,7 +77,7 @@ def train(settings: Settings, *, resume: bool = False) -> pathlib.Path:
             }
             if folder is None:
                 folder, lock = unfinished.new(pathlib.Path(settings.base))
-                held.enter_context(lock)
+                held.callback(lock.release)
         path, began = rundir.savedmodel(folder), started - progress.wall_seconds
         try:
             if not path.exists():
@@ -88,8 +88,8 @@ def train(settings: Settings, *, resume: bool = False) -> pathlib.Path:
             results.finish(folder, path, dataset, progress, metadata, began)
             checkpoint.remove(folder / unfinished.FOLDER)
             return path
-        except BaseException:
-            tell_or_remove(folder)
+        except BaseException as error:
+            tell_or_remove(folder, error)
             raise
 
 
@@ -114,12 +114,12 @@ def go_on(
     return interrupted
 
 
-def tell_or_remove(folder: pathlib.Path) -> None:
+def tell_or_remove(folder: pathlib.Path, error: BaseException) -> None:
     """Says how a run goes on that came to an end too early, or removes it if it has done nothing yet."""
     saved = checkpoint.newest(folder / unfinished.FOLDER)
     if saved and saved.name != "epoch-0-step-0":
-        command = unfinished.how_to_go_on(sys.argv[1:])
-        print(f"\n{folder.name} is kept after {checkpoint.read(saved)}: {command} goes on with it", flush=True)
+        on = "it would come to the same again" if isinstance(error, Diverged) else unfinished.how_to_go_on(sys.argv)
+        print(f"\n{folder.name} is kept as it was after {checkpoint.read(saved)}: {on}", flush=True)
     elif not (folder / "model.keras").exists():
         shutil.rmtree(folder, ignore_errors=True)
         with contextlib.suppress(OSError):

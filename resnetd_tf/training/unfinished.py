@@ -28,6 +28,9 @@ class InUse(InputError):
 def newest(base: pathlib.Path) -> pathlib.Path | None:
     """The folder of the newest run under a base path that has not ended."""
     for folder in reversed(rundir.runs(base)):
+        for ended, process in rundir.temporaries(folder).items():  # one died when all but this was done
+            if ended.name.endswith(FOLDER) and not psutil.pid_exists(process):
+                shutil.rmtree(ended, ignore_errors=True)
         if (folder / FOLDER).is_dir() or not any(folder.iterdir()):  # one died before it wrote anything
             return folder
     return None
@@ -70,7 +73,7 @@ def new(base: pathlib.Path) -> tuple[pathlib.Path, filelock.FileLock]:
     before = newest(base)
     if before and (before / "metadata.json").is_file():
         command = json.loads((before / "metadata.json").read_text(encoding="utf-8"))["command"]
-        print(f"{before.name} is unfinished: {how_to_go_on(shlex.split(command)[1:])} goes on with it")
+        print(f"{before.name} is unfinished: {how_to_go_on(shlex.split(command))}")
     while True:
         folder = rundir.new_run(base)[1]
         try:
@@ -79,9 +82,13 @@ def new(base: pathlib.Path) -> tuple[pathlib.Path, filelock.FileLock]:
             continue
 
 
-def how_to_go_on(arguments: list[str]) -> str:
-    """The command that goes on with a run that was started with these arguments."""
-    return shlex.join([*program("train").split(), *arguments, *([] if "--resume" in arguments else ["--resume"])])
+def how_to_go_on(command: list[str]) -> str:
+    """In words, what goes on with a run that was started by this command."""
+    started, *arguments = command
+    if pathlib.Path(started).name not in ("train.py", "resnetd-train"):
+        return "train(settings, resume=True) goes on with it"
+    again = [*program("train").split(), *arguments, *([] if "--resume" in arguments else ["--resume"])]
+    return f"{shlex.join(again)} goes on with it"
 
 
 def must_agree(folder: pathlib.Path, settings: Settings, metadata: dict) -> None:

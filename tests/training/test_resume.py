@@ -17,7 +17,7 @@ from resnetd_tf.data import batches, synthetic
 from resnetd_tf.errors import InputError
 from resnetd_tf.networks import classifier
 from resnetd_tf.normalization import EUROSAT_RGB
-from resnetd_tf.training import Settings, checkpoint, train, unfinished
+from resnetd_tf.training import Settings, callbacks, checkpoint, train, unfinished
 from resnetd_tf.training.optimizer import compile_classifier
 
 SMALL = ("--epochs=2", "--weights=none", "--deterministic", "--checkpoint_minutes=0.005")
@@ -45,7 +45,7 @@ def left_by(base) -> tuple[list, list, dict]:
 
 
 def test_killed_and_terminated_it_ends_as_if_undisturbed(program, tmp_path):
-    """Killed in its first epoch, told to terminate in its second or the validations, killed while it exports."""
+    """Killed in its first epoch, told to terminate in its second, killed while it exports."""
     undisturbed = start(tmp_path / "undisturbed")
     base, place = tmp_path / "killed", tmp_path / "killed/run-1/unfinished"
     process = start(base)
@@ -80,6 +80,31 @@ def test_killed_and_terminated_it_ends_as_if_undisturbed(program, tmp_path):
         np.testing.assert_array_equal(found, value)
     names = [{path.name for path in (place / "run-1").iterdir()} for place in (base, tmp_path / "undisturbed")]
     assert names[0] == names[1] and "unfinished" not in names[0]
+
+
+def test_told_to_terminate_while_it_validates(monkeypatch, tmp_path):
+    """Its epoch then lacks the validation alone."""
+    settings = {"depth": 10, "dataset": "synthetic", "image_size": 32, "weights": "none", "batch_size": 700}
+    runs = {name: Settings(**settings, epochs=2, output_dir=str(tmp_path / name)) for name in ("whole", "told")}
+    train(runs["whole"])
+
+    def told(self, batch, logs=None):
+        self.termination.requested = True
+        validates(self, batch, logs)
+
+    validates = callbacks.Checkpoints.on_test_batch_begin
+    monkeypatch.setattr(callbacks.Checkpoints, "on_test_batch_begin", told)
+    with pytest.raises(SystemExit) as ended:
+        train(runs["told"])
+    assert ended.value.code == 143
+    assert [path.name for path in tmp_path.glob("told/run-1/unfinished/epoch-*")] == ["epoch-0-step-3"]
+    monkeypatch.undo()
+    train(runs["told"], resume=True)
+    (history, _, _), (expected, _, _) = (left_by(tmp_path / name) for name in ("told", "whole"))
+    for row, other in zip(history, expected, strict=True):
+        assert row.keys() == other.keys()
+        for name, value in row.items():
+            assert float(value) == pytest.approx(float(other[name]), rel=1e-3), name
 
 
 def test_a_job_script_can_always_say_resume(program, bad_input, tmp_path):

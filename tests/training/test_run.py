@@ -23,7 +23,7 @@ from resnetd_tf.rundir import versions
 from resnetd_tf.saved import open_classifier
 from resnetd_tf.training import Settings, train
 from resnetd_tf.training import run as run_module
-from resnetd_tf.training.callbacks import DurationEstimate, duration
+from resnetd_tf.training.duration import DurationEstimate, duration
 from resnetd_tf.training.optimizer import compile_classifier
 
 

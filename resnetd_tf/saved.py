@@ -8,7 +8,6 @@ print([classifier.classes[index] for index in probabilities.argmax(axis=1)])
 """
 
 import collections
-import json
 import pathlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 import resnetd_tf.networks  # noqa: F401 - networks' own files have its layers
-from resnetd_tf import graphs, rundir
+from resnetd_tf import graphs, metadata, rundir
 from resnetd_tf.errors import InputError, first_line
 from resnetd_tf.networks import keras_files
 
@@ -44,9 +43,13 @@ class SavedClassifier:
 
     @property
     def metadata(self) -> dict:
-        """What metadata.json says of its run; empty where there is none."""
+        """What metadata.json says of its run; empty where there is none.
+
+        Raises:
+            InputError: It is damaged.
+        """
         path = _beside(self.path, "metadata.json")
-        return json.loads(path.read_text(encoding="utf-8")) if path else {}
+        return metadata.read(path) if path else {}
 
     def source(self, dataset: str | None, data_dir: str | None) -> tuple[str, str | None]:
         """The name of a dataset to use it with and where TFDS has it: as given, or as it was trained.
@@ -177,7 +180,10 @@ def _class_names(path: pathlib.Path, classes: int) -> tuple[str, ...]:
     labels = _beside(path, "labels.txt")
     if labels is None:
         return tuple(map(str, range(classes)))
-    names = tuple(labels.read_text(encoding="utf-8").splitlines())
+    try:
+        names = tuple(labels.read_text(encoding="utf-8").splitlines())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{labels}: cannot be read ({first_line(error)}); restore or delete it") from error
     if len(names) != classes:
         raise InputError(f"model {path}: {classes} outputs, but {labels} names {len(names)} classes")
     return names

@@ -1,14 +1,13 @@
 """From a SavedModel to TFLite, for devices and for the LiteRT interpreter."""
 
-import json
 import pathlib
 
 import numpy as np
 import tensorflow as tf
 
-from resnetd_tf import rundir
+from resnetd_tf import metadata, rundir
 from resnetd_tf.deployment import comparison
-from resnetd_tf.errors import InputError
+from resnetd_tf.errors import InputError, first_line
 from resnetd_tf.networks.resizing import Resizing
 from resnetd_tf.saved import open_classifier
 
@@ -69,11 +68,11 @@ def _flatbuffer(savedmodel: pathlib.Path, shape: tuple[int, int, int], calibrati
     extra = savedmodel / "assets.extra" / "metadata.json"
     if not hasattr(loaded, "network") or not extra.is_file():
         raise InputError(f"{savedmodel} is of an older version: export.py --format=savedmodel makes it anew")
-    metadata = json.loads(extra.read_text(encoding="utf-8"))
-    if metadata["exported_precision"] != "float32":
-        raise InputError(f"{savedmodel} computes in {metadata['exported_precision']}; TFLite is made from float32")
-    size, dtype = metadata["image_size"], loaded.normalization.input_signature[0].dtype
-    resizing = Resizing(size, size, metadata["interpolation"], antialias=metadata["antialias"], dtype="float32")
+    described = metadata.read(extra, ("exported_precision", "image_size", "interpolation", "antialias"))
+    if described["exported_precision"] != "float32":
+        raise InputError(f"{savedmodel} computes in {described['exported_precision']}; TFLite is made from float32")
+    size, dtype = described["image_size"], loaded.normalization.input_signature[0].dtype
+    resizing = Resizing(size, size, described["interpolation"], antialias=described["antialias"], dtype="float32")
 
     def classify(pixels):
         normalised = tf.ensure_shape(loaded.normalization(pixels), (1, *shape))
@@ -89,15 +88,22 @@ def _flatbuffer(savedmodel: pathlib.Path, shape: tuple[int, int, int], calibrati
 
 
 def run(content: bytes, images: np.ndarray) -> np.ndarray:
-    """Probabilities (n, classes) of images, one at a time, in the LiteRT interpreter."""
+    """Probabilities (n, classes) of images, one at a time, in the LiteRT interpreter.
+
+    Raises:
+        InputError: The content is damaged.
+    """
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(model_content=content)
-    interpreter.allocate_tensors()
-    (input_,), (output,) = interpreter.get_input_details(), interpreter.get_output_details()
     results = []
-    for image in images:
-        interpreter.set_tensor(input_["index"], image[np.newaxis].astype(input_["dtype"]))
-        interpreter.invoke()
-        results.append(interpreter.get_tensor(output["index"])[0])
-    return np.stack(results)
+    try:
+        interpreter = Interpreter(model_content=content)
+        interpreter.allocate_tensors()
+        (input_,), (output,) = interpreter.get_input_details(), interpreter.get_output_details()
+        for image in images:
+            interpreter.set_tensor(input_["index"], image[np.newaxis].astype(input_["dtype"]))
+            interpreter.invoke()
+            results.append(interpreter.get_tensor(output["index"])[0])
+        return np.stack(results)
+    except Exception as error:  # the interpreter raises whatever the damage makes it stumble on
+        raise InputError(f"the TFLite model cannot be run ({first_line(error)})") from error

@@ -43,9 +43,17 @@ def build(
     Raises:
         ValueError: An argument is outside its range, or the checkpoint does not fit.
     """
-    bands = len(statistics.mean)
+    shape = (image_size, image_size, len(statistics.mean))
+    network = resnet(depth, variant, input_shape=shape, classes=classes, synchronized=synchronized)
     if checkpoint:
         interpolation = checkpoint.interpolation
+        checkpoints.assign(network, checkpoint)
+    return with_preprocessing(network, statistics, interpolation)
+
+
+def with_preprocessing(network: keras.Model, statistics: Statistics, interpolation: str) -> keras.Model:
+    """A classifier as `build` returns it, of a network from normalised images to probabilities."""
+    _, height, width, bands = network.input_shape
     pixels = keras.Input((None, None, bands), dtype=statistics.dtype, name="pixels")
     # In float32 under any policy: bfloat16 cannot tell neighbouring grey levels apart.
     x = layers.Normalization(
@@ -55,14 +63,10 @@ def build(
         name="normalization",
     )(pixels)
     # Antialiased, as Pillow and timm resize: without, a picture that shrinks keeps only some of its pixels.
-    resizing = Resizing(image_size, image_size, interpolation, antialias=True, dtype="float32", name="resizing")
+    resizing = Resizing(height, width, interpolation, antialias=True, dtype="float32", name="resizing")
     # `training` is True by Resizing's own default and passes to the layers after it: a plain call of the
     # classifier would compute, and change, batch-norm statistics.
     x = resizing(x, training=False)
-    shape = (image_size, image_size, bands)
-    network = resnet(depth, variant, input_shape=shape, classes=classes, synchronized=synchronized)
-    if checkpoint:
-        checkpoints.assign(network, checkpoint)
     return keras.Model(pixels, network(x), name=f"{network.name}_classifier")
 
 

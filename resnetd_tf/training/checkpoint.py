@@ -104,8 +104,15 @@ def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
 
 
 def read(path: pathlib.Path) -> Progress:
-    """How far a checkpoint has come."""
-    return Progress(**json.loads((path / "progress.json").read_text(encoding="utf-8")))
+    """How far a checkpoint has come.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    try:
+        return Progress(**json.loads((path / "progress.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{path} cannot be read: delete {path.parent.parent} and train anew") from error
 
 
 def restore(path: pathlib.Path, model: keras.Model, best: pathlib.Path) -> None:

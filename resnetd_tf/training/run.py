@@ -1,7 +1,6 @@
 """A whole run, from its settings to the published SavedModel."""
 
 import contextlib
-import json
 import pathlib
 import shutil
 import sys
@@ -10,7 +9,7 @@ import time
 import keras
 import tensorflow as tf
 
-from resnetd_tf import rundir
+from resnetd_tf import metadata, rundir
 from resnetd_tf.data.splits import Dataset
 from resnetd_tf.environment import environment
 from resnetd_tf.errors import InputError
@@ -57,8 +56,8 @@ def train(settings: Settings, *, resume: bool = False) -> pathlib.Path:
         if folder and saved:
             print(f"Device: {devices.describe(surroundings['hardware'])}", flush=True)
             progress = checkpoint.read(saved)
-            metadata = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
-            settings, dataset, model = again(folder, settings, progress, metadata, strategy)
+            described = metadata.read(folder / "metadata.json", unfinished.NEEDED)
+            settings, dataset, model = again(folder, settings, progress, described, strategy)
             checkpoint.restore(saved, model, folder / "model.keras")
             print(f"{folder.name} goes on after {progress}", flush=True)
         else:
@@ -69,7 +68,7 @@ def train(settings: Settings, *, resume: bool = False) -> pathlib.Path:
             dataset = load(settings, weights.interpolation if weights else "bilinear")
             statistics = normalization(dataset, weights)
             model = build(settings, dataset, statistics, strategy, weights)
-            metadata = {
+            described = {
                 **results.describe(settings, statistics, dataset, weights),
                 "replicas": strategy.num_replicas_in_sync,
                 "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
@@ -81,11 +80,11 @@ def train(settings: Settings, *, resume: bool = False) -> pathlib.Path:
         path, began = rundir.savedmodel(folder), started - progress.wall_seconds
         try:
             if not path.exists():
-                metadata["interrupted"] = go_on(
-                    folder, settings, dataset, model, metadata, progress, termination, started
+                described["interrupted"] = go_on(
+                    folder, settings, dataset, model, described, progress, termination, started
                 )
             del model, dataset.splits["train"]  # their memory is needed for what follows
-            results.finish(folder, path, dataset, progress, metadata, began)
+            results.finish(folder, path, dataset, progress, described, began)
             checkpoint.remove(folder / unfinished.FOLDER)
             return path
         except BaseException as error:
@@ -98,7 +97,7 @@ def go_on(
     settings: Settings,
     dataset: Dataset,
     model: keras.Model,
-    metadata: dict,
+    described: dict,
     progress: Progress,
     termination: Termination,
     started: float,
@@ -107,7 +106,7 @@ def go_on(
     writer = RunWriter(folder, settings.epochs, progress)
     # Now, so that the model of a run that dies can be used.
     rundir.write_labels(folder / "labels.txt", dataset.classes)
-    rundir.write_json(folder / "metadata.json", metadata)
+    rundir.write_json(folder / "metadata.json", described)
     checkpoint.save(folder / unfinished.FOLDER, model, progress, folder / "model.keras")
     interrupted = fit(model, settings, dataset, writer, termination, started)
     writer.write()
@@ -127,26 +126,26 @@ def tell_or_remove(folder: pathlib.Path, error: BaseException) -> None:
 
 
 def again(
-    folder: pathlib.Path, settings: Settings, progress: Progress, metadata: dict, strategy: tf.distribute.Strategy
+    folder: pathlib.Path, settings: Settings, progress: Progress, described: dict, strategy: tf.distribute.Strategy
 ) -> tuple[Settings, Dataset, keras.Model]:
     """Settings, data and compiled classifier of a run that goes on, the classifier with random weights still.
 
     Raises:
         InputError: Settings, images or the number of devices are others than before, or of threads where that counts.
     """
-    settings = decide(settings, metadata["weights_source"] == "random")
-    unfinished.must_agree(folder, settings, metadata)
-    counts = [("devices", metadata["replicas"], strategy.num_replicas_in_sync)]
+    settings = decide(settings, described["weights_source"] == "random")
+    unfinished.must_agree(folder, settings, described)
+    counts = [("devices", described["replicas"], strategy.num_replicas_in_sync)]
     if settings.deterministic:
         counts.append(("threads", progress.threads, devices.threads()))
     for what, before, now in counts:
         if before != now:
             raise InputError(f"{folder} was started with {before} {what}, here are {now}")
-    dataset = load(settings, metadata["interpolation"])
-    if dataset.fingerprint != metadata["data_sha256"]:
+    dataset = load(settings, described["interpolation"])
+    if dataset.fingerprint != described["data_sha256"]:
         raise InputError(f"{folder} was started with other images than {settings.dataset} has now; start another run")
-    described = metadata["normalization"]
-    mean, std = (tuple(described[name]) for name in ("mean", "std"))
-    statistics = Statistics(described["of"], mean, std, dataset.splits["train"].images[0].dtype.name)
-    model = build(settings, dataset, statistics, strategy, interpolation=metadata["interpolation"])
+    normalised = described["normalization"]
+    mean, std = (tuple(normalised[name]) for name in ("mean", "std"))
+    statistics = Statistics(normalised["of"], mean, std, dataset.splits["train"].images[0].dtype.name)
+    model = build(settings, dataset, statistics, strategy, interpolation=described["interpolation"])
     return settings, dataset, model

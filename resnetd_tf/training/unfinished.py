@@ -1,5 +1,6 @@
 """Runs that have not ended: which there are, which process has them, and how they go on."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -11,7 +12,7 @@ import socket
 import filelock
 import psutil
 
-from resnetd_tf import rundir
+from resnetd_tf import metadata, rundir
 from resnetd_tf.environment import program
 from resnetd_tf.errors import InputError
 from resnetd_tf.training.settings import Settings
@@ -19,6 +20,8 @@ from resnetd_tf.training.settings import Settings
 FOLDER = "unfinished"  # in that of the run
 # What may differ from one process of a run to the next. The images themselves are compared.
 MAY_DIFFER = ("checkpoint_minutes", "data_dir", "eurosat_zip")
+
+NEEDED = ("data_sha256", "interpolation", "normalization", "replicas", "weights_source")  # of metadata.json
 
 
 class InUse(InputError):
@@ -71,9 +74,10 @@ def new(base: pathlib.Path) -> tuple[pathlib.Path, filelock.FileLock]:
         InputError: The base path cannot be written.
     """
     before = newest(base)
-    if before and (before / "metadata.json").is_file():
-        command = json.loads((before / "metadata.json").read_text(encoding="utf-8"))["command"]
-        print(f"{before.name} is unfinished: {how_to_go_on(shlex.split(command))}")
+    with contextlib.suppress(InputError):  # one died before it wrote metadata.json
+        if before:
+            command = metadata.read(before / "metadata.json", ("command",))["command"]
+            print(f"{before.name} is unfinished: {how_to_go_on(shlex.split(command))}")
     while True:
         folder = rundir.new_run(base)[1]
         try:
@@ -91,12 +95,12 @@ def how_to_go_on(command: list[str]) -> str:
     return f"{shlex.join(again)} goes on with it"
 
 
-def must_agree(folder: pathlib.Path, settings: Settings, metadata: dict) -> None:
+def must_agree(folder: pathlib.Path, settings: Settings, described: dict) -> None:
     """Raises InputError if settings are others than those that a run was started with, naming them."""
     different = [
-        f"--{name}={metadata.get(name)}, now {value}"
+        f"--{name}={described.get(name)}, now {value}"
         for name, value in dataclasses.asdict(settings).items()
-        if name not in MAY_DIFFER and metadata.get(name) != value
+        if name not in MAY_DIFFER and described.get(name) != value
     ]
     if different:
         raise InputError(

@@ -1,0 +1,69 @@
+"""Reading metadata.json, which tells how a classifier was trained."""
+
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from resnetd_tf.errors import InputError, first_line
+
+LARGEST_SIDE = 2**14  # pixels, of an image that a classifier takes
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str) and "\0" not in value
+
+
+def _count(value: Any) -> bool:
+    return type(value) is int and 0 < value <= LARGEST_SIDE
+
+
+def _numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(number, int | float) for number in value)
+
+
+# What other code reads of it, and what that may be; all else is only told to people.
+VALID: dict[str, Callable[[Any], bool]] = {
+    "antialias": lambda value: isinstance(value, bool),
+    "command": _text,
+    "data_dir": lambda value: value is None or _text(value),
+    "data_sha256": _text,
+    "dataset": _text,
+    "exported_precision": _text,
+    "image_size": _count,
+    "interpolation": lambda value: value in ("bilinear", "bicubic"),
+    "normalization": lambda value: (
+        isinstance(value, dict)
+        and value.keys() == {"of", "mean", "std"}
+        and _text(value["of"])
+        and _numbers(value["mean"])
+        and _numbers(value["std"])
+    ),
+    "patch_shape": lambda value: isinstance(value, list) and len(value) == 3 and all(map(_count, value)),
+    "replicas": _count,
+    "weights_source": _text,
+}
+
+
+def read(path: pathlib.Path, needed: Sequence[str] = ()) -> dict[str, Any]:
+    """What a metadata.json says.
+
+    Args:
+        path: The file.
+        needed: What it must say.
+
+    Raises:
+        InputError: It cannot be read, lacks what is needed, or says what cannot be.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("not a JSON object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read ({first_line(error)}); restore or delete it") from error
+    for name in [*needed, *(VALID.keys() & found.keys())]:
+        if name not in found:
+            raise InputError(f"{path}: does not say {name}; restore or delete it")
+        if not VALID[name](found[name]):
+            raise InputError(f"{path}: {name} cannot be {str(found[name])[:50]!r}; restore or delete it")
+    return found

@@ -13,6 +13,7 @@ import collections
 import concurrent.futures
 import contextlib
 import io
+import itertools
 import multiprocessing
 import os
 import pathlib
@@ -36,24 +37,26 @@ flags.DEFINE_integer("seed", 0, "Seed for the damage.")
 flags.DEFINE_list("only", None, "Kinds to try; default all.")
 flags.DEFINE_string("output_dir", "bad_input", "Folder for files that led to a failure.")
 
-KINDS = (
-    "JPEG",
-    "PNG",
-    "WebP",
-    "TIFF",
-    "TIFF of 13 bands",
-    "JPEG in a request",
-    "PNG in a request",
-    "EuroSAT zip",
-    "TFRecord",
-    ".keras",
-    ".weights.h5",
-    ".safetensors",
-    "SavedModel",
-    "labels.txt",
-    "metadata.json",
-    "TFLite",
-)
+RECORD = "tfds/eurosat/rgb/2.0.0/eurosat-train.tfrecord-00000-of-00001"
+KINDS = {  # the file that is damaged
+    "JPEG": "picture.jpg",
+    "PNG": "picture.png",
+    "WebP": "picture.webp",
+    "TIFF": "picture.tif",
+    "TIFF of 13 bands": "bands.tif",
+    "JPEG in a request": "picture.jpg",
+    "PNG in a request": "picture.png",
+    "EuroSAT zip": "EuroSAT.zip",
+    "TFRecord": RECORD,
+    ".keras": "model.keras",
+    ".weights.h5": "network.weights.h5",
+    ".safetensors": "network.safetensors",
+    "SavedModel": "savedmodel/saved_model.pb",
+    "labels.txt": "savedmodel/assets.extra/labels.txt",
+    "metadata.json": "savedmodel/assets.extra/metadata.json",
+    "TFLite": "model.tflite",
+}
+SPAWN = multiprocessing.get_context("spawn")
 SECONDS, GIBIBYTES = 60, 4  # limits for one file; of memory, beside what the process starts with
 
 
@@ -104,109 +107,114 @@ def small_classifier():
     return classifier.with_preprocessing(keras.Model(images, probabilities, name="small"), EUROSAT_RGB, "bilinear")
 
 
-class Files:
-    """A valid file of every kind in a folder, and what reads it."""
+def write_files(folder: pathlib.Path) -> None:
+    """Writes a valid file of every kind."""
+    import numpy as np
+    import PIL.Image
+    import safetensors.numpy
+    import tifffile
 
-    def __init__(self, folder: pathlib.Path):
-        import numpy as np
-        import PIL.Image
-        import safetensors.numpy
-        import tensorflow as tf
+    from resnetd_tf.data import sources, synthetic
+    from resnetd_tf.deployment import savedmodel, tflite
+    from resnetd_tf.networks import checkpoints
+    from resnetd_tf.networks.copies import portable
+    from resnetd_tf.sentinel2 import CLASSES
 
-        from resnetd_tf.data import images, sources, synthetic
-        from resnetd_tf.deployment import savedmodel, tflite
-        from resnetd_tf.evaluation import run
-        from resnetd_tf.networks import checkpoints
-        from resnetd_tf.networks.copies import portable
-        from resnetd_tf.saved import open_classifier
-        from resnetd_tf.sentinel2 import CLASSES
+    pictures = [PIL.Image.fromarray(pixels) for pixels in synthetic.draw(20, seed=1)[0]]
+    for suffix in ("jpg", "png", "webp", "tif"):
+        pictures[0].save(folder / f"picture.{suffix}")
+    bands = np.random.default_rng(0).integers(0, 3000, (16, 16, 13)).astype("uint16")
+    tifffile.imwrite(folder / "bands.tif", bands)
 
-        pixels = synthetic.draw(1, seed=1)[0][0]
-        model = portable(small_classifier())
-        network = model.layers[-1]
-        for suffix in ("jpg", "png", "webp", "tif"):
-            PIL.Image.fromarray(pixels).save(folder / f"picture.{suffix}")
-        bands = np.random.default_rng(0).integers(0, 3000, (16, 16, 13)).astype("uint16")
-        import tifffile
+    with zipfile.ZipFile(folder / "EuroSAT.zip", "w") as archive:
+        for index, picture in enumerate(pictures):
+            name, content = CLASSES[index % 2], io.BytesIO()
+            picture.save(content, "JPEG")
+            archive.writestr(f"2750/{name}/{name}_{index}.jpg", content.getvalue())
+    sources.load("eurosat/rgb", ("test",), data_dir=str(folder / "tfds"), eurosat_zip=str(folder / "EuroSAT.zip"))
 
-        tifffile.imwrite(folder / "bands.tif", bands)
-        with zipfile.ZipFile(folder / "EuroSAT.zip", "w") as archive:
-            for index in range(20):
-                name = CLASSES[index % 2]
-                content = io.BytesIO()
-                PIL.Image.fromarray(synthetic.draw(1, seed=index)[0][0]).save(content, "JPEG")
-                archive.writestr(f"2750/{name}/{name}_{index}.jpg", content.getvalue())
-        sources.load("eurosat/rgb", ("test",), data_dir=str(folder / "tfds"), eurosat_zip=str(folder / "EuroSAT.zip"))
-        (record,) = (folder / "tfds").rglob("*.tfrecord*")
-        model.save(folder / "model.keras")
-        network.save_weights(folder / "network.weights.h5")
-        tensors = {name: np.asarray(value) for name, value in checkpoints.state_dict_names(network).items()}
-        order = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}  # PyTorch's
-        tensors = {name: np.ascontiguousarray(value.transpose(order[value.ndim])) for name, value in tensors.items()}
-        safetensors.numpy.save_file(tensors, folder / "network.safetensors")
-        described = {"dataset": "synthetic", "data_dir": None, "patch_shape": (64, 64, 3), "weights_source": "random"}
-        savedmodel.write(model, CLASSES, described, folder / "savedmodel")
-        extra = folder / "savedmodel/assets.extra"
-        (folder / "model.tflite").write_bytes(tflite._flatbuffer(folder / "savedmodel", pixels.shape))
-        served = tf.saved_model.load(str(folder / "savedmodel")).signatures["encoded"]
-
-        def request(path):
-            with contextlib.suppress(tf.errors.InvalidArgumentError):
-                served(image_bytes=tf.constant([path.read_bytes()]))
-
-        def weights(path):
-            try:
-                checkpoints.assign(network, checkpoints.read(path, 50, "d"))
-            except ValueError as error:  # which `training.preparation` and `evaluation.imagenet` turn into it
-                raise InputError(str(error)) from error
-
-        def classify(path):
-            open_classifier(path).predict(pixels[None])
-
-        def prepare(path):
-            place = tempfile.mkdtemp(dir=folder)
-            try:
-                sources.load("eurosat/rgb", ("test",), data_dir=place, eurosat_zip=str(path))
-            finally:
-                shutil.rmtree(place)
-
-        def evaluate(path):
-            place = pathlib.Path(tempfile.mkdtemp(dir=folder))
-            try:
-                run.evaluate(str(folder / "savedmodel"), output_dir=str(place / "out"))
-                tflite.convert(str(folder / "savedmodel"), "float32", str(place / "model.tflite"))
-            finally:
-                shutil.rmtree(place)
-
-        self.kinds: dict[str, tuple[pathlib.Path, Callable]] = {
-            "JPEG": (folder / "picture.jpg", images.read),
-            "PNG": (folder / "picture.png", images.read),
-            "WebP": (folder / "picture.webp", images.read),
-            "TIFF": (folder / "picture.tif", images.read),
-            "TIFF of 13 bands": (folder / "bands.tif", images.read),
-            "JPEG in a request": (folder / "picture.jpg", request),
-            "PNG in a request": (folder / "picture.png", request),
-            "EuroSAT zip": (folder / "EuroSAT.zip", prepare),
-            "TFRecord": (record, lambda path: sources.load("eurosat/rgb", data_dir=str(folder / "tfds"))),
-            ".keras": (folder / "model.keras", classify),
-            ".weights.h5": (folder / "network.weights.h5", weights),
-            ".safetensors": (folder / "network.safetensors", weights),
-            "SavedModel": (folder / "savedmodel/saved_model.pb", lambda path: classify(path.parent)),
-            "labels.txt": (extra / "labels.txt", lambda path: classify(folder / "savedmodel")),
-            "metadata.json": (extra / "metadata.json", evaluate),
-            "TFLite": (folder / "model.tflite", lambda path: tflite.run(path.read_bytes(), pixels[None])),
-        }
+    model = portable(small_classifier())
+    network = model.layers[-1]
+    model.save(folder / "model.keras")
+    network.save_weights(folder / "network.weights.h5")
+    order = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}  # PyTorch's
+    tensors = {name: np.asarray(value) for name, value in checkpoints.state_dict_names(network).items()}
+    tensors = {name: np.ascontiguousarray(value.transpose(order[value.ndim])) for name, value in tensors.items()}
+    safetensors.numpy.save_file(tensors, folder / "network.safetensors")
+    described = {"dataset": "synthetic", "data_dir": None, "patch_shape": (64, 64, 3), "weights_source": "random"}
+    savedmodel.write(model, CLASSES, described, folder / "savedmodel")
+    (folder / "model.tflite").write_bytes(tflite._flatbuffer(folder / "savedmodel", (64, 64, 3)))
 
 
-def work(folder: str, kind: str, connection) -> None:
-    """Reads the damaged files of one kind that come through a connection, and answers what came of each."""
+def reader(kind: str, folder: pathlib.Path) -> Callable[[pathlib.Path], object]:
+    """What reads a file of this kind, among the others that it belongs to."""
+    import tensorflow as tf
+
+    from resnetd_tf.data import images, sources, synthetic
+    from resnetd_tf.deployment import tflite
+    from resnetd_tf.evaluation import run
+    from resnetd_tf.networks import checkpoints
+    from resnetd_tf.saved import open_classifier
+
+    pixels, model, records = synthetic.draw(1, seed=1)[0], folder / "savedmodel", str(folder / "tfds")
+    if kind.endswith("request"):
+        served = tf.saved_model.load(str(model)).signatures["encoded"]
+    network = small_classifier().layers[-1] if kind in (".weights.h5", ".safetensors") else None
+
+    def request(path):
+        with contextlib.suppress(tf.errors.InvalidArgumentError):
+            served(image_bytes=tf.constant([path.read_bytes()]))
+
+    def assign(path):
+        try:
+            checkpoints.assign(network, checkpoints.read(path, 50, "d"))
+        except ValueError as error:  # as `training.preparation` and `evaluation.imagenet` do
+            raise InputError(str(error)) from error
+
+    def prepare(path):
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            sources.load("eurosat/rgb", ("test",), data_dir=place, eurosat_zip=str(path))
+
+    def evaluate_and_export(path):
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            run.evaluate(str(model), output_dir=f"{place}/evaluation")
+            tflite.convert(str(model), "float32", f"{place}/model.tflite")
+
+    return {
+        "JPEG in a request": request,
+        "PNG in a request": request,
+        "EuroSAT zip": prepare,
+        "TFRecord": lambda path: sources.load("eurosat/rgb", data_dir=records),
+        ".keras": lambda path: open_classifier(path).predict(pixels),
+        ".weights.h5": assign,
+        ".safetensors": assign,
+        "SavedModel": lambda path: open_classifier(model).predict(pixels),
+        "labels.txt": lambda path: open_classifier(model),
+        "metadata.json": evaluate_and_export,
+        "TFLite": lambda path: tflite.run(path.read_bytes(), pixels),
+    }.get(kind, images.read)
+
+
+def silence(folder: str) -> None:
+    """Sends what this process prints to a file."""
     log = os.open(f"{folder}/log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(log, stream)
     program.import_tensorflow()
+
+
+def write(folder: str) -> None:
+    """What a process does that writes the valid files."""
+    silence(folder)
+    write_files(pathlib.Path(folder))
+
+
+def work(folder: str, kind: str, connection) -> None:
+    """What a process does that reads damaged files of one kind, which come through a connection."""
+    silence(folder)
     from resnetd_tf.environment import free_memory
 
-    path, read = Files(pathlib.Path(folder)).kinds[kind]
+    path, read = pathlib.Path(folder, KINDS[kind]), reader(kind, pathlib.Path(folder))
     valid = path.read_bytes()
     read(path)
     limit_memory()
@@ -238,17 +246,22 @@ def limit_memory() -> None:
 
 
 class Reader:
-    """A process that reads files of one kind, started anew when one has ended it."""
+    """A process that reads files of one kind, started anew when one has ended it.
 
-    def __init__(self, kind: str):
-        self.kind, self.process = kind, None
+    Args:
+        kind: The kind.
+        files: The folder of the valid files; each process has a copy.
+    """
+
+    def __init__(self, kind: str, files: str):
+        self.kind, self.files = kind, files
 
     def start(self) -> bytes:
         """Starts it; returns the valid file."""
         self.folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        shutil.copytree(self.files, self.folder.name, dirs_exist_ok=True)
         self.connection, other = multiprocessing.Pipe()
-        context = multiprocessing.get_context("spawn")
-        self.process = context.Process(target=work, args=(self.folder.name, self.kind, other), daemon=True)
+        self.process = SPAWN.Process(target=work, args=(self.folder.name, self.kind, other), daemon=True)
         self.process.start()
         other.close()
         try:
@@ -278,13 +291,13 @@ class Reader:
         return failure
 
 
-def try_kind(kind: str) -> tuple[str, collections.Counter, list[str]]:
+def try_kind(kind: str, files: str) -> tuple[str, collections.Counter, list[str]]:
     """Damages a file of one kind as often as was asked for; what came of it, and the failures."""
-    outcomes, failures, reader = collections.Counter(), [], Reader(kind)
-    valid = reader.start()
+    outcomes, failures, process = collections.Counter(), [], Reader(kind, files)
+    valid = process.start()
     for number in range(FLAGS.count):
         content = damaged(valid, random.Random(f"{FLAGS.seed} {kind} {number}"))
-        outcome = reader.read(content) if content else "InputError"
+        outcome = process.read(content) if content else "InputError"
         if outcome not in ("result", "InputError"):
             kept = pathlib.Path(FLAGS.output_dir, f"{re.sub(r'[^a-zA-Z0-9]+', '_', kind)}-{FLAGS.seed}-{number}")
             kept.parent.mkdir(parents=True, exist_ok=True)
@@ -293,7 +306,7 @@ def try_kind(kind: str) -> tuple[str, collections.Counter, list[str]]:
             failures.append(f"{kept}: {outcome.strip().splitlines()[-1]}")
             outcome = "failure"
         outcomes[outcome] += 1
-    reader.stop()
+    process.stop()
     return kind, outcomes, failures
 
 
@@ -301,11 +314,18 @@ def bad_input(arguments: list[str]) -> None:
     if unknown := set(FLAGS.only or KINDS) - set(KINDS):
         raise InputError(f"--only={','.join(sorted(unknown))}: not among {', '.join(KINDS)}")
     failures = []
-    print("| kind | result | InputError | failure |\n|---|---|---|---|", flush=True)
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for kind, outcomes, found in pool.map(try_kind, FLAGS.only or KINDS):
-            failures += found
-            print(f"| {kind} | {outcomes['result']} | {outcomes['InputError']} | {outcomes['failure']} |", flush=True)
+    with tempfile.TemporaryDirectory() as files:
+        writer = SPAWN.Process(target=write, args=(files,))
+        writer.start()
+        writer.join()
+        if writer.exitcode:
+            sys.exit(pathlib.Path(files, "log.txt").read_text())
+        print("| kind | result | InputError | failure |\n|---|---|---|---|", flush=True)
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            for kind, outcomes, found in pool.map(try_kind, FLAGS.only or KINDS, itertools.repeat(files)):
+                failures += found
+                counts = (outcomes[name] for name in ("result", "InputError", "failure"))
+                print(f"| {kind} |", " | ".join(map(str, counts)), "|", flush=True)
     if failures:
         sys.exit("\n".join(failures))
 

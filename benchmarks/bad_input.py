@@ -17,6 +17,7 @@ import itertools
 import multiprocessing
 import os
 import pathlib
+import queue
 import random
 import re
 import shutil
@@ -209,18 +210,20 @@ def write(folder: str) -> None:
     write_files(pathlib.Path(folder))
 
 
-def work(folder: str, kind: str, connection) -> None:
-    """What a process does that reads damaged files of one kind, which come through a connection."""
+def work(folder: str, connection) -> None:
+    """What a process does that reads damaged files, which come through a connection with their kinds."""
     silence(folder)
     from resnetd_tf.environment import free_memory
 
-    path, read = pathlib.Path(folder, KINDS[kind]), reader(kind, pathlib.Path(folder))
-    valid = path.read_bytes()
-    read(path)
-    limit_memory()
-    read(path)  # of the limit is no damage to be found
-    connection.send(valid)
-    while content := connection.recv():
+    known = None
+    while True:
+        kind, content = connection.recv()
+        path = pathlib.Path(folder, KINDS[kind])
+        if kind != known:
+            known, valid, read = kind, path.read_bytes(), reader(kind, pathlib.Path(folder))
+            read(path)
+            limit_memory()
+            read(path)  # of the limit is no damage to be found
         path.write_bytes(content)
         try:
             read(path)
@@ -242,32 +245,27 @@ def limit_memory() -> None:
     import psutil
 
     size = psutil.Process().memory_info().vms + GIBIBYTES * 2**30
-    resource.setrlimit(resource.RLIMIT_AS, (size, size))
+    resource.setrlimit(resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
 
 
 class Reader:
-    """A process that reads files of one kind, started anew when one has ended it.
+    """A process that reads damaged files, started anew when one has ended it.
 
     Args:
-        kind: The kind.
-        files: The folder of the valid files; each process has a copy.
+        files: The folder of the valid files, of which it has a copy.
     """
 
-    def __init__(self, kind: str, files: str):
-        self.kind, self.files = kind, files
+    def __init__(self, files: str):
+        self.files = files
+        self.start()
 
-    def start(self) -> bytes:
-        """Starts it; returns the valid file."""
+    def start(self) -> None:
         self.folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         shutil.copytree(self.files, self.folder.name, dirs_exist_ok=True)
         self.connection, other = multiprocessing.Pipe()
-        self.process = SPAWN.Process(target=work, args=(self.folder.name, self.kind, other), daemon=True)
+        self.process = SPAWN.Process(target=work, args=(self.folder.name, other), daemon=True)
         self.process.start()
         other.close()
-        try:
-            return self.connection.recv()
-        except EOFError:
-            sys.exit(pathlib.Path(self.folder.name, "log.txt").read_text())
 
     def stop(self) -> None:
         """Ends it, whatever it does."""
@@ -276,10 +274,10 @@ class Reader:
         self.connection.close()
         self.folder.cleanup()
 
-    def read(self, content: bytes) -> str:
+    def read(self, kind: str, content: bytes) -> str:
         """What came of a file: "result", "InputError", or what should not have happened."""
         try:
-            self.connection.send(content)
+            self.connection.send((kind, content))
             if self.connection.poll(SECONDS):
                 return self.connection.recv()
             failure = f"no answer in {SECONDS} s"
@@ -291,13 +289,13 @@ class Reader:
         return failure
 
 
-def try_kind(kind: str, files: str) -> tuple[str, collections.Counter, list[str]]:
+def try_kind(kind: str, files: str, readers: queue.Queue) -> tuple[str, collections.Counter, list[str]]:
     """Damages a file of one kind as often as was asked for; what came of it, and the failures."""
-    outcomes, failures, process = collections.Counter(), [], Reader(kind, files)
-    valid = process.start()
+    outcomes, failures, process = collections.Counter(), [], readers.get()
+    valid = pathlib.Path(files, KINDS[kind]).read_bytes()
     for number in range(FLAGS.count):
         content = damaged(valid, random.Random(f"{FLAGS.seed} {kind} {number}"))
-        outcome = process.read(content) if content else "InputError"
+        outcome = process.read(kind, content)
         if outcome not in ("result", "InputError"):
             kept = pathlib.Path(FLAGS.output_dir, f"{re.sub(r'[^a-zA-Z0-9]+', '_', kind)}-{FLAGS.seed}-{number}")
             kept.parent.mkdir(parents=True, exist_ok=True)
@@ -306,11 +304,14 @@ def try_kind(kind: str, files: str) -> tuple[str, collections.Counter, list[str]
             failures.append(f"{kept}: {outcome.strip().splitlines()[-1]}")
             outcome = "failure"
         outcomes[outcome] += 1
-    process.stop()
+    readers.put(process)
     return kind, outcomes, failures
 
 
 def bad_input(arguments: list[str]) -> None:
+    program.import_tensorflow()
+    from resnetd_tf.environment import cores
+
     if unknown := set(FLAGS.only or KINDS) - set(KINDS):
         raise InputError(f"--only={','.join(sorted(unknown))}: not among {', '.join(KINDS)}")
     failures = []
@@ -321,11 +322,17 @@ def bad_input(arguments: list[str]) -> None:
         if writer.exitcode:
             sys.exit(pathlib.Path(files, "log.txt").read_text())
         print("| kind | result | InputError | failure |\n|---|---|---|---|", flush=True)
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            for kind, outcomes, found in pool.map(try_kind, FLAGS.only or KINDS, itertools.repeat(files)):
+        readers: queue.Queue = queue.Queue()
+        for _ in range(cores()):
+            readers.put(Reader(files))
+        tasks = (FLAGS.only or KINDS, itertools.repeat(files), itertools.repeat(readers))
+        with concurrent.futures.ThreadPoolExecutor(readers.qsize()) as pool:
+            for kind, outcomes, found in pool.map(try_kind, *tasks):
                 failures += found
                 counts = (outcomes[name] for name in ("result", "InputError", "failure"))
                 print(f"| {kind} |", " | ".join(map(str, counts)), "|", flush=True)
+        while not readers.empty():
+            readers.get().stop()
     if failures:
         sys.exit("\n".join(failures))
 

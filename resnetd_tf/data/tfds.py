@@ -1,6 +1,5 @@
 """Datasets that TensorFlow Datasets prepares."""
 
-import collections
 import io
 import itertools
 import math
@@ -176,11 +175,13 @@ def _damage(builder, error: Exception) -> InputError:
     remedy = f"delete {builder.data_path} and run again to prepare it anew"
     image_key = builder.info.supervised_keys[0]
     for split, info in builder.info.splits.items():
-        for path in info.filepaths:
+        for path, expected in zip(info.filepaths, info.shard_lengths):
             try:
-                collections.deque(tf.data.TFRecordDataset(str(path)), maxlen=0)
+                found = sum(1 for _ in tf.data.TFRecordDataset(str(path)))
             except tf.errors.OpError as damage:
                 return InputError(f"{path}: truncated or corrupt ({damage.message.split('[')[0].strip()}); {remedy}")
+            if found != expected:
+                return InputError(f"{path}: truncated, holds {found} of {expected} images; {remedy}")
         for example in _undecoded(builder, split, image_key):
             try:
                 images.decode(example[image_key])

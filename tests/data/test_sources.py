@@ -287,6 +287,10 @@ def test_damaged_tfrecord_is_named(prepared):
     record.write_bytes(content[: len(content) * 3 // 4])
     with pytest.raises(InputError, match=r"tfrecord-00000-of-00001: truncated or corrupt"):
         sources.load("eurosat/rgb", data_dir=str(prepared))
+    first = 16 + int.from_bytes(content[:8], "little")  # length, CRC, example, CRC
+    record.write_bytes(content[:first])
+    with pytest.raises(InputError, match=r"tfrecord-00000-of-00001: truncated, holds 1 of 30 images"):
+        sources.load("eurosat/rgb", data_dir=str(prepared))
     record.write_bytes(content[:1000] + bytes([content[1000] ^ 0xFF]) + content[1001:])
     with pytest.raises(InputError, match=r"tfrecord-00000-of-00001: truncated or corrupt"):
         sources.load("eurosat/rgb", data_dir=str(prepared))

@@ -22,6 +22,7 @@ OPERATIONS = """
     Substr Sum TensorListFromTensor TensorListGetItem TensorListReserve TensorListSetItem TensorListStack
     Transpose While
 """  # ResizeBilinear and StatelessWhile: those of version 0.1.0
+OBJECTS = {"user_object", "function", "bare_concrete_function", "constant"}
 SAVING = {"MergeV2Checkpoints", "RestoreV2", "SaveV2", "ShardedFilename", "StaticRegexFullMatch", "StringJoin"}
 
 
@@ -35,6 +36,9 @@ def read(path: pathlib.Path) -> MetaGraphDef:
     saved = SavedModel.FromString((path / "saved_model.pb").read_bytes())
     if len(saved.meta_graphs) != 1 or not saved.meta_graphs[0].HasField("object_graph_def"):
         raise ValueError("not a SavedModel as TensorFlow 2 writes it")
+    kinds = {node.WhichOneof("kind") for node in saved.meta_graphs[0].object_graph_def.nodes}
+    if unknown := sorted(map(str, kinds - OBJECTS)):  # a `resource` has a function that the loader runs
+        raise ValueError(f"has {', '.join(unknown)}, which no model of ours does; --trust opens it, and runs that")
     graph = saved.meta_graphs[0].graph_def
     found = {node.op for nodes in (graph.node, *(f.node_def for f in graph.library.function)) for node in nodes}
     if unknown := sorted(found - set(OPERATIONS.split()) - SAVING):

@@ -34,10 +34,9 @@ VALID: dict[str, Callable[[Any], bool]] = {
     "interpolation": lambda value: value in ("bilinear", "bicubic"),
     "normalization": lambda value: (
         isinstance(value, dict)
-        and value.keys() == {"of", "mean", "std"}
-        and _text(value["of"])
-        and _numbers(value["mean"])
-        and _numbers(value["std"])
+        and _text(value.get("of", ""))  # which 0.1.0 did not write
+        and _numbers(value.get("mean"))
+        and _numbers(value.get("std"))
     ),
     "patch_shape": lambda value: isinstance(value, list) and len(value) == 3 and all(map(_count, value)),
     "replicas": _count,

@@ -31,7 +31,8 @@ def temporary_name(path: pathlib.Path) -> pathlib.Path:
 
 def temporaries(folder: pathlib.Path) -> dict[pathlib.Path, int]:
     """What lies in a folder under temporary names, and the number of the process that wrote each."""
-    return {path: int(path.name.split(".")[1]) for path in folder.glob(".*.tmp.*")}
+    found = {path: re.match(r"\.(\d+)\.tmp\.", path.name) for path in folder.glob(".*.tmp.*")}
+    return {path: int(match[1]) for path, match in found.items() if match}
 
 
 @contextlib.contextmanager

@@ -122,8 +122,10 @@ def open_classifier(model: str | pathlib.Path, batch_size: int = 64, trust: bool
         function, spec, classes = _open_keras(path, trust) if path.is_file() else _open_savedmodel(path, trust)
     except Exception as error:  # the loaders raise whatever the damage makes them stumble on
         raise InputError(f"model {path}: cannot be loaded ({first_line(error)})") from error
-    if len(spec.shape) != 4:
+    if len(spec.shape) != 4 or not spec.shape[-1]:
         raise InputError(f"model {path}: takes input of shape {tuple(spec.shape)}, not images")
+    if not isinstance(classes, int) or classes < 1:
+        raise InputError(f"model {path}: its output is not one probability a class")
     dtype = tf.as_dtype(spec.dtype).as_numpy_dtype
 
     def predict(images: np.ndarray | list[np.ndarray]) -> np.ndarray:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
 import PIL.ImageOps
 import tensorflow as tf
@@ -15,8 +16,14 @@ from resnetd_tf.errors import InputError, first_line
 
 MAX_PIXELS = 2**26  # of a picture that becomes one patch: 8192 x 8192
 PIL.Image.init()
-# Those that Pillow only knows by name, and EPS, for which it would run Ghostscript.
-FORMATS = tuple(sorted(PIL.Image.OPEN.keys() - {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "WMF"}))
+# But those that Pillow only knows by name, EPS, for which it would run Ghostscript, and those that hold pictures of any
+# other format or of 16 bits, which their headers do not tell.
+FORMATS = tuple(
+    sorted(
+        PIL.Image.OPEN.keys()
+        - {"BUFR", "DDS", "EPS", "FITS", "GRIB", "HDF5", "ICNS", "ICO", "IPTC", "MPEG", "SGI", "WMF"}
+    )
+)
 SUFFIXES = {suffix for suffix, name in PIL.Image.registered_extensions().items() if name in FORMATS}
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MODES = {"1", "CMYK", "HSV", "L", "LA", "LAB", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "YCbCr"}
@@ -45,9 +52,10 @@ def pixels(path: pathlib.Path) -> np.ndarray:
     """What `read` returns of a file whose header was looked at already; errors are the same."""
     with _readable(path), path.open("rb") as file:
         if _tiff_of_13_bands(file):
-            return tifffile.imread(file)
+            return tifffile.imread(file, is_ome=False)
         with _picture(file) as image:
-            return np.asarray(PIL.ImageOps.exif_transpose(image).convert("RGB"))
+            upright = image if _orientation(image) == 1 else PIL.ImageOps.exif_transpose(image)
+            return np.asarray(upright.convert("RGB"))
 
 
 def header(path: str | pathlib.Path, max_pixels: int = MAX_PIXELS) -> tuple[tuple[int, int, int], str]:
@@ -88,7 +96,7 @@ def _tiff_of_13_bands(file) -> tuple[int, int, int] | None:
     file.seek(0)
     if start not in TIFF:
         return None
-    image = tifffile.TiffFile(file).series[0]
+    image = tifffile.TiffFile(file, is_ome=False).series[0]  # OME can name other files
     file.seek(0)
     if image.dtype in ("bool", "uint8"):
         return None
@@ -111,12 +119,21 @@ def _picture(file) -> Iterator[PIL.Image.Image]:
     try:
         with warnings.catch_warnings(action="ignore"), PIL.Image.open(file, formats=FORMATS) as image:
             layouts = " ".join(str(tile[3]) for tile in image.tile)
-            if image.mode not in MODES or ";16" in layouts:
+            if image.mode not in MODES or ";16" in layouts.replace("BGR;16", ""):  # which is a BMP of 5, 6 and 5 bits
                 name = getattr(file, "name", f"a {image.format} picture")
                 raise InputError(f"{name}: 16 bits a colour or more, of unknown scale; convert it to 8 bits")
             yield image
     finally:
         PIL.Image.MAX_IMAGE_PIXELS = limit
+
+
+def _orientation(image: PIL.Image.Image) -> int:
+    """EXIF's number for how a picture, none of whose pixels are read yet, is to be turned: 1 for not at all."""
+    # Pillow turns a TIFF itself, and would read a PNG to its end to find out.
+    if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
+        return 1
+    found = image.getexif().get(PIL.ExifTags.Base.Orientation, 1)
+    return found if found in range(1, 9) else 1
 
 
 def shape_of_encoded(file, upright: bool = False) -> tuple[int, int, int]:
@@ -127,9 +144,7 @@ def shape_of_encoded(file, upright: bool = False) -> tuple[int, int, int]:
         upright: Whether the picture will be turned as its EXIF says. `decode` does not.
     """
     with _picture(file) as image:
-        # Pillow turns a TIFF itself, and would read a PNG to its end to find out.
-        turns = upright and image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
-        turned = turns and image.getexif().get(PIL.ExifTags.Base.Orientation, 1) >= 5
+        turned = upright and _orientation(image) >= 5
         return (image.width, image.height, 3) if turned else (image.height, image.width, 3)
 
 

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import PIL
 import tensorflow as tf
 
 from resnetd_tf.data import eurosat, images
@@ -86,7 +85,7 @@ def load(
             loaded[split] = Split(held, np.array(labels, np.int64), tuple(names), part)
     except ValueError as error:
         raise InputError(f"split {split!r} of {name}: {first_line(error)}") from error
-    except (tf.errors.OpError, PIL.UnidentifiedImageError) as error:
+    except (tf.errors.OpError, OSError) as error:
         raise _damage(builder, error) from error
     return Dataset(name, tuple(builder.info.features[label_key].names), loaded)
 

@@ -152,6 +152,6 @@ def convert(
     if not {"normalization", "resizing"} <= {layer.name for layer in network.layers}:
         raise InputError(f"{source} is no classifier: it lacks the preprocessing that `train.py` puts in front")
     write(network, classifier.classes, classifier.metadata, path, precision)
-    result = comparison.agreement(open_classifier(path).predict(check), classifier.predict(check))
+    result = comparison.agreement(open_classifier(path, trust=trust).predict(check), classifier.predict(check))
     print(f"{path}: SavedModel in {precision}\nAgainst {source} on {len(check)} validation images: {result}")
     return path

@@ -59,7 +59,9 @@ def check(path: pathlib.Path) -> None:
                 raise ValueError(f"holds {member.filename!r}, which no file of a network has; --trust opens it")
             if member.file_size > LARGEST[member.filename]:
                 raise ValueError(f"its {member.filename} is of {member.file_size} bytes; --trust opens it")
-        unknown = sorted(set(_unknown(json.loads(file.read("config.json")))))
+        config = json.loads(file.read("config.json"))
+    config.pop("compile_config", None)  # which is not used
+    unknown = sorted(set(_unknown(config)))
     if unknown:
         raise ValueError(f"holds {', '.join(unknown)}, which no network of ours does; --trust opens it, and runs that")
 

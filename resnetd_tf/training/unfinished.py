@@ -74,7 +74,7 @@ def new(base: pathlib.Path) -> tuple[pathlib.Path, filelock.FileLock]:
         InputError: The base path cannot be written.
     """
     before = newest(base)
-    with contextlib.suppress(InputError):  # one died before it wrote metadata.json
+    with contextlib.suppress(InputError, ValueError):  # one died before it wrote metadata.json
         if before:
             command = metadata.read(before / "metadata.json", ("command",))["command"]
             print(f"{before.name} is unfinished: {how_to_go_on(shlex.split(command))}")

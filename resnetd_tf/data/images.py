@@ -83,7 +83,7 @@ def _readable(path: pathlib.Path) -> Iterator[None]:
     except InputError:
         raise
     except PIL.UnidentifiedImageError as error:
-        raise InputError(f"{path}: not an image of a kind that Pillow reads; remove or replace it") from error
+        raise InputError(f"{path}: not a readable image of a kind that Pillow knows; remove or replace it") from error
     except Exception as error:
         if isinstance(error, OSError) and error.strerror:
             raise InputError(f"{path}: {error.strerror}") from error

@@ -36,14 +36,14 @@ def read(path: pathlib.Path) -> MetaGraphDef:
     saved = SavedModel.FromString((path / "saved_model.pb").read_bytes())
     if len(saved.meta_graphs) != 1 or not saved.meta_graphs[0].HasField("object_graph_def"):
         raise ValueError("not a SavedModel as TensorFlow 2 writes it")
-    kinds = {node.WhichOneof("kind") for node in saved.meta_graphs[0].object_graph_def.nodes}
-    if unknown := sorted(map(str, kinds - OBJECTS)):  # a `resource` has a function that the loader runs
+    meta = saved.meta_graphs[0]
+    # Among objects a `resource` has a function that TensorFlow's loader runs.
+    objects = {str(node.WhichOneof("kind")) for node in meta.object_graph_def.nodes}
+    functions = meta.graph_def.library.function
+    found = {node.op for nodes in (meta.graph_def.node, *(f.node_def for f in functions)) for node in nodes}
+    if unknown := sorted((objects - OBJECTS) | (found - set(OPERATIONS.split()) - SAVING)):
         raise ValueError(f"has {', '.join(unknown)}, which no model of ours does; --trust opens it, and runs that")
-    graph = saved.meta_graphs[0].graph_def
-    found = {node.op for nodes in (graph.node, *(f.node_def for f in graph.library.function)) for node in nodes}
-    if unknown := sorted(found - set(OPERATIONS.split()) - SAVING):
-        raise ValueError(f"has {', '.join(unknown)}, which no model of ours does; --trust opens it, and runs that")
-    return saved.meta_graphs[0]
+    return meta
 
 
 def load(path: pathlib.Path) -> tuple[Callable[[np.ndarray], np.ndarray], tf.TensorSpec, int]:

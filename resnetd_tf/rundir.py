@@ -140,16 +140,16 @@ def versions(base: pathlib.Path) -> list[int]:
     return [number for number in _numbers(base) if (base / str(number) / "saved_model.pb").is_file()]
 
 
-def _numbers(base: pathlib.Path) -> list[int]:
+def _numbers(base: pathlib.Path, prefix: str = "") -> list[int]:
     found = base.iterdir() if base.is_dir() else ()
-    return sorted(int(path.name) for path in found if re.fullmatch("[1-9][0-9]*", path.name))
+    names = (path.name for path in found if re.fullmatch(f"{prefix}[1-9][0-9]*", path.name))
+    return sorted(int(name.removeprefix(prefix)) for name in names)
 
 
 def runs(base: pathlib.Path) -> list[pathlib.Path]:
     """The run-N folders under a base path, by ascending number."""
-    found = base.glob("run-*") if base.is_dir() else ()
-    matches = [(int(path.name[4:]), path) for path in found if re.fullmatch("run-[1-9][0-9]*", path.name)]
-    return [path for _, path in sorted(matches) if path.is_dir()]
+    folders = (base / f"run-{number}" for number in _numbers(base, "run-"))
+    return [folder for folder in folders if folder.is_dir()]
 
 
 def new_run(base: pathlib.Path) -> tuple[int, pathlib.Path]:

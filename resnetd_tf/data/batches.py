@@ -85,7 +85,8 @@ def _map(dataset: tf.data.Dataset, function, split: Split) -> tf.data.Dataset:
 
 def _gather(split: Split, classes: int):
     """A function from indices to the images and one-hot labels of a split."""
-    dtype = split.images[0].dtype
+    assert isinstance(split.images, np.ndarray)
+    dtype = split.images.dtype
     # TensorFlow keeps Python functions for ever; this one does not keep the images.
     kept = weakref.ref(split)
 

@@ -51,8 +51,8 @@ def read(path: str | pathlib.Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 def pixels(path: pathlib.Path) -> np.ndarray:
     """What `read` returns of a file whose header was looked at already; errors are the same."""
     with _readable(path), path.open("rb") as file:
-        if _tiff_of_13_bands(file):
-            return tifffile.imread(file, is_ome=False)
+        if series := _bands(file):
+            return series.asarray()
         with _picture(file) as image:
             upright = image if _orientation(image) == 1 else PIL.ImageOps.exif_transpose(image)
             return np.asarray(upright.convert("RGB"))
@@ -62,17 +62,15 @@ def header(path: str | pathlib.Path, max_pixels: int = MAX_PIXELS) -> tuple[tupl
     """Shape (height, width, bands) and type of what `read` returns, without decoding it; errors are the same."""
     path = pathlib.Path(path)
     with _readable(path), path.open("rb") as file:
-        if shape := _tiff_of_13_bands(file):
-            dtype = "uint16"
-        else:
-            shape, dtype = shape_of_encoded(file, upright=True), "uint8"
-    height, width, _ = shape
+        series = _bands(file)
+        shape, dtype = (series.shape, "uint16") if series else (shape_of_encoded(file, upright=True), "uint8")
+    height, width, bands = shape
     if height * width > max_pixels:
         raise InputError(
             f"{path}: {width} x {height} pixels, more than the {max_pixels} that may become one patch; cut it into "
             "patches or make it smaller"
         )
-    return shape, dtype
+    return (height, width, bands), dtype
 
 
 @contextlib.contextmanager
@@ -90,8 +88,8 @@ def _readable(path: pathlib.Path) -> Iterator[None]:
         raise InputError(f"{path}: not a readable image ({first_line(error)}); remove or replace it") from error
 
 
-def _tiff_of_13_bands(file) -> tuple[int, int, int] | None:
-    """The shape of a TIFF of Sentinel-2's bands; `None` of a picture, which is Pillow's."""
+def _bands(file) -> tifffile.TiffPageSeries | None:
+    """What a TIFF of Sentinel-2's 13 bands holds, none of it read yet; `None` of a picture, which is Pillow's."""
     start = file.read(4)
     file.seek(0)
     if start not in TIFF:
@@ -101,7 +99,7 @@ def _tiff_of_13_bands(file) -> tuple[int, int, int] | None:
     if image.dtype in ("bool", "uint8"):
         return None
     if len(image.shape) == 3 and image.shape[-1] == 13 and image.dtype == "uint16":
-        return image.shape
+        return image
     raise InputError(
         f"{pathlib.Path(file.name)}: {image.dtype} of shape {image.shape}; expected 8 bits a colour, or uint16 of "
         "(height, width, 13)"

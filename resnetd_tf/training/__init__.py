@@ -3,7 +3,7 @@
 Read `settings` first (what a run is asked to do), then `run` (a whole run, in its order), `preparation` (all before it
 trains), `fitting` (its training) and `results` (its end). `checkpoint` has what a killed run goes on from, `unfinished`
 finds and locks such runs; `optimizer` has learning rate, optimizer and loss, `devices` what the hardware does best,
-`callbacks` what is written and told while training goes on.
+`callbacks` what is written and told while training goes on, `duration` how long it will.
 """
 
 import lazy_loader

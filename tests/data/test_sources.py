@@ -119,7 +119,7 @@ assert held > 0.17 and peak_memory() - before < 1.2 * held + 0.02, (held, peak_m
 
 def test_what_does_not_fit_is_refused_before_it_is_read(folder, monkeypatch):
     monkeypatch.setattr("resnetd_tf.data.splits.available_memory", lambda: 300_000)
-    monkeypatch.setattr(images, "decode", None)
+    monkeypatch.setattr(images, "pixels", None)
     with pytest.raises(InputError, match=r"2750: its images take 0\.0 GiB of memory, of which 0\.0 GiB are free"):
         sources.load(f"folder:{folder}")
 

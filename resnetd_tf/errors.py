@@ -1,8 +1,12 @@
-"""The one exception that reaches the user as a line of text."""
+"""What reaches the user as a line of text."""
 
 
 class InputError(Exception):
     """Something the user gave cannot be used. The message says what is wrong and what to do about it."""
+
+
+class NotOurs(ValueError):
+    """A model holds what no network of ours does."""
 
 
 def first_line(error: BaseException) -> str:

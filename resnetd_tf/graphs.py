@@ -7,12 +7,15 @@ exports do not have: they are taken out.
 """
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.framework.node_def_pb2 import NodeDef
 from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+from resnetd_tf.errors import NotOurs
 
 OPERATIONS = """
     Abs AddV2 All Assert AvgPool BiasAdd Cast Const Conv2D DecodeJpeg DecodeRaw EnsureShape Equal
@@ -30,7 +33,8 @@ def read(path: pathlib.Path) -> MetaGraphDef:
     """The graph of a SavedModel folder, all of whose operations are known.
 
     Raises:
-        ValueError: One is not, or TensorFlow 2 did not write it.
+        NotOurs: One is not.
+        ValueError: TensorFlow 2 did not write it.
         Exception: What protobuf raises for a damaged file.
     """
     saved = SavedModel.FromString((path / "saved_model.pb").read_bytes())
@@ -39,10 +43,9 @@ def read(path: pathlib.Path) -> MetaGraphDef:
     meta = saved.meta_graphs[0]
     # Among objects a `resource` has a function that TensorFlow's loader runs.
     objects = {str(node.WhichOneof("kind")) for node in meta.object_graph_def.nodes}
-    functions = meta.graph_def.library.function
-    found = {node.op for nodes in (meta.graph_def.node, *(f.node_def for f in functions)) for node in nodes}
+    found = {node.op for node in _nodes(meta)}
     if unknown := sorted((objects - OBJECTS) | (found - set(OPERATIONS.split()) - SAVING)):
-        raise ValueError(f"has {', '.join(unknown)}, which no model of ours does; --trust opens it, and runs that")
+        raise NotOurs(f"has {', '.join(unknown)}, which no model of ours does")
     return meta
 
 
@@ -53,7 +56,8 @@ def load(path: pathlib.Path) -> tuple[Callable[[np.ndarray], np.ndarray], tf.Ten
         A function of one array that gives one, what it takes, and the number of classes that it gives.
 
     Raises:
-        As `read`, and whatever TensorFlow raises for a graph that is none.
+        NotOurs: The signature saves or restores files.
+        Exception: As `read`, and whatever TensorFlow raises for a graph that is none.
     """
     meta = read(path)
     signature, library = meta.signature_def["serving_default"], meta.graph_def.library.function
@@ -63,6 +67,8 @@ def load(path: pathlib.Path) -> tuple[Callable[[np.ndarray], np.ndarray], tf.Ten
         meta.graph_def.node,
         lambda node: node.op in SAVING or ("f" in node.attr and node.attr["f"].func.name in saving),
     )
+    if any(value.func.name in saving for node in _nodes(meta) for value in node.attr.values()):
+        raise NotOurs("saves or restores files where it classifies")
     ((_, pixels),), ((_, probabilities),) = signature.inputs.items(), signature.outputs.items()
     # In a session, because names of functions are the whole process's elsewhere, and other models have the same ones.
     with tf.Graph().as_default() as graph:
@@ -71,6 +77,13 @@ def load(path: pathlib.Path) -> tuple[Callable[[np.ndarray], np.ndarray], tf.Ten
     shape, classes = tf.TensorShape(pixels.tensor_shape), probabilities.tensor_shape.dim[-1].size
     run = session.make_callable(graph.get_tensor_by_name(probabilities.name), [graph.get_tensor_by_name(pixels.name)])
     return run, tf.TensorSpec(shape, pixels.dtype), classes
+
+
+def _nodes(meta: MetaGraphDef) -> Iterator[NodeDef]:
+    """All operations of a graph and of the functions in its library."""
+    yield from meta.graph_def.node
+    for function in meta.graph_def.library.function:
+        yield from function.node_def
 
 
 def _remove(some, unwanted) -> None:

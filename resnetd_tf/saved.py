@@ -18,7 +18,7 @@ import tensorflow as tf
 
 import resnetd_tf.networks  # noqa: F401 - networks' own files have its layers
 from resnetd_tf import graphs, metadata, rundir
-from resnetd_tf.errors import InputError, first_line
+from resnetd_tf.errors import InputError, NotOurs, first_line
 from resnetd_tf.networks import keras_files
 
 
@@ -121,7 +121,8 @@ def open_classifier(model: str | pathlib.Path, batch_size: int = 64, trust: bool
     try:
         function, spec, classes = _open_keras(path, trust) if path.is_file() else _open_savedmodel(path, trust)
     except Exception as error:  # the loaders raise whatever the damage makes them stumble on
-        raise InputError(f"model {path}: cannot be loaded ({first_line(error)})") from error
+        advice = "; --trust opens it, and runs what is in it" if isinstance(error, NotOurs) else ""
+        raise InputError(f"model {path}: cannot be loaded ({first_line(error)}){advice}") from error
     if len(spec.shape) != 4 or not spec.shape[-1]:
         raise InputError(f"model {path}: takes input of shape {tuple(spec.shape)}, not images")
     if not isinstance(classes, int) or classes < 1:

@@ -75,19 +75,49 @@ def test_a_savedmodel_of_tensorflow_1(run, tmp_path):
         open_classifier(tmp_path)
 
 
-def test_saving_of_variables_is_not_run(run, tmp_path):
-    """The operations that every SavedModel has for it, which no signature calls."""
-    shutil.copytree(run / "1", tmp_path / "1")
-    path = tmp_path / "1/saved_model.pb"
-    saved = SavedModel.FromString(path.read_bytes())
-    graph, signature = saved.meta_graphs[0].graph_def, saved.meta_graphs[0].signature_def["serving_default"]
-    (saving,) = (f.signature.name for f in graph.library.function if any(n.op == "SaveV2" for n in f.node_def))
-    answer = signature.outputs["probabilities"].name.split(":")[0]
-    (node,) = (node for node in graph.node if node.name == answer)
-    node.attr["f"].func.name = saving
-    path.write_bytes(saved.SerializeToString())
-    with pytest.raises(InputError, match="cannot be loaded"):
+def test_saving_of_variables_is_not_run(tmp_path):
+    """The operations that every SavedModel has for it; trusted, they write what and where they are told."""
+    marker = tmp_path / "written"
+
+    class Module(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec((None, None, None, 3), tf.uint8, name="pixels")])
+        def classify(self, pixels):
+            tf.raw_ops.SaveV2(
+                prefix=str(marker), tensor_names=["a"], shape_and_slices=[""], tensors=[tf.constant(1, tf.float32)]
+            )
+            return {"probabilities": tf.reduce_mean(tf.cast(pixels, tf.float32), axis=(1, 2)) / 255}
+
+    module = Module()
+    tf.saved_model.save(module, str(tmp_path / "1"), module.classify)
+    images = np.full((2, 8, 8, 3), 51, "uint8")
+    with pytest.raises(InputError, match=r"saves or restores files where it classifies.*; --trust"):
         open_classifier(tmp_path)
+    assert not list(tmp_path.glob("written*"))
+    open_classifier(tmp_path, trust=True).predict(images)
+    assert marker.is_file()
+
+
+def test_a_table_that_a_savedmodel_fills_from_a_file_is_refused(tmp_path):
+    (tmp_path / "words").write_text("a\nb\n")
+
+    class Module(tf.Module):
+        def __init__(self):
+            words = tf.lookup.TextFileInitializer(
+                str(tmp_path / "words"),
+                tf.string,
+                tf.lookup.TextFileIndex.WHOLE_LINE,
+                tf.int64,
+                tf.lookup.TextFileIndex.LINE_NUMBER,
+            )
+            self.table = tf.lookup.StaticHashTable(words, -1)
+
+        @tf.function(input_signature=[tf.TensorSpec((None, None, None, 3), tf.uint8, name="pixels")])
+        def classify(self, pixels):
+            return {"probabilities": tf.reduce_mean(tf.cast(pixels, tf.float32), axis=(1, 2)) / 255}
+
+    module = Module()
+    tf.saved_model.save(module, str(tmp_path / "1"), module.classify)
+    refused(tmp_path / "1", "asset.*resource").predict(np.full((2, 8, 8, 3), 51, "uint8"))
 
 
 @pytest.mark.parametrize("kind", ["Lambda", "TFSMLayer", "Dropout"])

@@ -1,7 +1,9 @@
 """From image files to pixels."""
 
 import contextlib
+import logging
 import pathlib
+import threading
 import warnings
 from collections.abc import Iterator
 
@@ -15,6 +17,8 @@ import tifffile
 from resnetd_tf.errors import InputError, first_line
 
 MAX_PIXELS = 2**26  # of a picture that becomes one patch: 8192 x 8192
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what cannot be read, an InputError tells
+OPENING = threading.Lock()  # Pillow's limit is the whole process's
 PIL.Image.init()
 # But those that Pillow only knows by name, EPS, for which it would run Ghostscript, and those that hold pictures of any
 # other format or of 16 bits, which their headers do not tell.
@@ -113,16 +117,34 @@ def _picture(file) -> Iterator[PIL.Image.Image]:
     Raises:
         InputError: It has more than 8 bits a colour: Pillow cuts them off in some formats and clips in others.
     """
-    limit, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None  # ours is another
-    try:
-        with warnings.catch_warnings(action="ignore"), PIL.Image.open(file, formats=FORMATS) as image:
-            layouts = " ".join(str(tile[3]) for tile in image.tile)
-            if image.mode not in MODES or ";16" in layouts.replace("BGR;16", ""):  # which is a BMP of 5, 6 and 5 bits
-                name = getattr(file, "name", f"a {image.format} picture")
-                raise InputError(f"{name}: 16 bits a colour or more, of unknown scale; convert it to 8 bits")
-            yield image
-    finally:
-        PIL.Image.MAX_IMAGE_PIXELS = limit
+    with OPENING, warnings.catch_warnings(action="ignore"):
+        limit, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None  # ours is another
+        try:
+            image = PIL.Image.open(file, formats=FORMATS)
+        finally:
+            PIL.Image.MAX_IMAGE_PIXELS = limit
+    with image, warnings.catch_warnings(action="ignore"):
+        if _is_deep(image, file):
+            name = getattr(file, "name", f"a {image.format} picture")
+            raise InputError(f"{name}: 16 bits a colour or more, of unknown scale; convert it to 8 bits")
+        yield image
+
+
+def _is_deep(image: PIL.Image.Image, file) -> bool:
+    """Whether a picture has more than 8 bits a colour."""
+    if image.mode not in MODES:
+        return True
+    if image.format == "JPEG2000":
+        place = file.tell()
+        file.seek(0)
+        start = file.read(2**20)
+        file.seek(place)
+        size = start.find(b"\xff\x4f\xff\x51")  # where a codestream begins: its markers SOC and SIZ
+        return size >= 0 and start[size + 42] & 127 >= 8  # which is the depth less one
+    layouts = [tile[3] for tile in getattr(image, "tile", ())]
+    if image.format == "PPM":
+        return any(isinstance(layout, tuple) and layout[1] > 255 for layout in layouts)
+    return any(";16" in str(layout).replace("BGR;16", "") for layout in layouts)  # which is a BMP of 5, 6 and 5 bits
 
 
 def _orientation(image: PIL.Image.Image) -> int:

@@ -186,5 +186,8 @@ def _damage(builder, error: Exception) -> InputError:
                 images.decode(example[image_key])
             except tf.errors.InvalidArgumentError:
                 name = example["filename"].numpy().decode() if "filename" in example else "an image"
-                return InputError(f"{builder.data_path}: {name} in it is not a readable JPEG or PNG image; {remedy}")
+                return InputError(
+                    f"{builder.data_path}: {name} in it is not a readable JPEG or PNG image of 8 bits a colour and at "
+                    f"most {images.MAX_PIXELS} pixels; {remedy}, or give its pictures by --dataset=folder:PATH"
+                )
     return InputError(f"{builder.data_path}: cannot be read ({first_line(error)}); {remedy}")

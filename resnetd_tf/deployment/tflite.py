@@ -49,7 +49,12 @@ def convert(
     splits = ("validation", "train") if precision == "int8" else ("validation",)
     check, *calibration = comparison.patches(classifier, splits, dataset, data_dir, eurosat_zip)
 
-    content = _flatbuffer(classifier.path, check.shape[1:], *calibration)
+    try:
+        content = _flatbuffer(classifier.path, check.shape[1:], *calibration)
+    except InputError:
+        raise
+    except Exception as error:  # whatever the damage makes TensorFlow's loader and converter stumble on
+        raise InputError(f"{classifier.path}: cannot be converted ({first_line(error)})") from error
     probabilities, expected = run(content, check), classifier.predict(check)
     difference = float(np.abs(probabilities - expected).max())
     if precision == "float32" and not difference <= 1e-4:  # not-a-number neither

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from resnetd_tf.errors import first_line
+from resnetd_tf.errors import NotOurs, first_line
 from resnetd_tf.networks import keras_files, pretrained
 from resnetd_tf.normalization import IMAGENET, Statistics
 
@@ -88,6 +88,8 @@ def read(weights: str | pathlib.Path, depth: int, variant: str) -> Checkpoint:
 def _read(path: pathlib.Path, reader):
     try:
         return reader(path)
+    except NotOurs as error:
+        raise ValueError(f"weights {path}: {error}") from error
     except Exception as error:  # zipfile, Keras and safetensors each have their own for a damaged file
         raise ValueError(f"weights {path}: cannot be read, damaged or truncated ({first_line(error)})") from error
 

@@ -10,6 +10,8 @@ import zipfile
 
 import keras
 
+from resnetd_tf.errors import NotOurs
+
 # Expanded size in bytes; ResNet-152-D has 240 MB of weights and 600 kB of configuration.
 LARGEST = {"metadata.json": 2**20, "config.json": 2**26, "model.weights.h5": 2**31}
 KERAS = {
@@ -43,7 +45,7 @@ def load(path: pathlib.Path, trust: bool = False) -> keras.Model:
         trust: Whether it may hold layers and functions that our networks do not contain.
 
     Raises:
-        ValueError: It holds others, or is larger than any network of ours.
+        NotOurs: It holds others, or is larger than any network of ours.
         Exception: What zipfile, h5py or Keras raises for a damaged file.
     """
     if not trust:
@@ -52,18 +54,18 @@ def load(path: pathlib.Path, trust: bool = False) -> keras.Model:
 
 
 def check(path: pathlib.Path) -> None:
-    """Raises ValueError if a .keras file holds what our networks do not contain."""
+    """Raises NotOurs if a .keras file holds what our networks do not contain."""
     with zipfile.ZipFile(path) as file:
         for member in file.infolist():
             if member.filename not in LARGEST:
-                raise ValueError(f"holds {member.filename!r}, which no file of a network has; --trust opens it")
+                raise NotOurs(f"holds {member.filename!r}, which no file of a network has")
             if member.file_size > LARGEST[member.filename]:
-                raise ValueError(f"its {member.filename} is of {member.file_size} bytes; --trust opens it")
+                raise NotOurs(f"its {member.filename} is of {member.file_size} bytes, more than any network's")
         config = json.loads(file.read("config.json"))
     config.pop("compile_config", None)  # which is not used
     unknown = sorted(set(_unknown(config)))
     if unknown:
-        raise ValueError(f"holds {', '.join(unknown)}, which no network of ours does; --trust opens it, and runs that")
+        raise NotOurs(f"holds {', '.join(unknown)}, which no network of ours does")
 
 
 def _unknown(config):

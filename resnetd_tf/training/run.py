@@ -49,9 +49,9 @@ def train(settings: Settings, *, resume: bool = False) -> pathlib.Path:
             f"batch size {settings.batch_size} is not a multiple of the {strategy.num_replicas_in_sync} devices"
         )
     with Termination() as termination, contextlib.ExitStack() as held:
-        folder = unfinished.newest(pathlib.Path(settings.base)) if resume else None
-        if folder:
-            held.callback(unfinished.claim(folder).release)
+        folder, lock = (resume and unfinished.claim_newest(pathlib.Path(settings.base))) or (None, None)
+        if lock:
+            held.callback(lock.release)
         saved = checkpoint.newest(folder / unfinished.FOLDER) if folder else None
         if folder and saved:
             print(f"Device: {devices.describe(surroundings['hardware'])}", flush=True)

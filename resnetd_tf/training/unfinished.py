@@ -15,6 +15,7 @@ import psutil
 from resnetd_tf import metadata, rundir
 from resnetd_tf.environment import program
 from resnetd_tf.errors import InputError
+from resnetd_tf.training import checkpoint
 from resnetd_tf.training.settings import Settings
 
 FOLDER = "unfinished"  # in that of the run
@@ -36,6 +37,21 @@ def newest(base: pathlib.Path) -> pathlib.Path | None:
                 shutil.rmtree(ended, ignore_errors=True)
         if (folder / FOLDER).is_dir() or not any(folder.iterdir()):  # one died before it wrote anything
             return folder
+    return None
+
+
+def claim_newest(base: pathlib.Path) -> tuple[pathlib.Path, filelock.FileLock] | None:
+    """Claims the newest run under a base path that has not ended, if there is one.
+
+    Raises:
+        InUse: Another process has it.
+    """
+    while folder := newest(base):
+        lock = claim(folder)
+        if checkpoint.newest(folder / FOLDER) or not rundir.savedmodel(folder).exists():
+            return folder, lock
+        checkpoint.remove(folder / FOLDER)  # the run ended just before it was claimed
+        lock.release()
     return None
 
 

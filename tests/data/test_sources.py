@@ -10,8 +10,9 @@ import zipfile
 
 import numpy as np
 import pytest
+import tifffile
 from conftest import eurosat_dir, needs_eurosat, needs_sentinel2, sentinel2_dir
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, PngImagePlugin
 
 from resnetd_tf.data import images, sources
 from resnetd_tf.data.splits import SPLITS
@@ -189,17 +190,73 @@ def test_pictures_are_turned_upright(tmp_path, orientation):
         np.testing.assert_array_equal(images.read(path), upright)
 
 
-@pytest.mark.parametrize("name", ["dn.png", "dn.tif", "dn.jp2", "dn.ppm", "rgb.png"])
+def test_turns_that_do_not_count(tmp_path):
+    """Those that EXIF does not know, and those in a PNG's XMP or after its pixels, where nobody looks for them."""
+    noise = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype("uint8")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 9
+    Image.fromarray(noise).save(tmp_path / "nine.png", exif=exif)
+    exif[ExifTags.Base.Orientation] = 6
+    Image.fromarray(noise).save(tmp_path / "late.png", exif=exif)
+    content = (tmp_path / "late.png").read_bytes()
+    start = content.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(content[start : start + 4], "big")
+    last = content.index(b"IEND") - 4
+    (tmp_path / "late.png").write_bytes(content[:start] + content[end:last] + content[start:end] + content[last:])
+    xmp = PngImagePlugin.PngInfo()
+    xmp.add_itxt("XML:com.adobe.xmp", '<x tiff:Orientation="6"/>')
+    Image.fromarray(noise).save(tmp_path / "xmp.png", pnginfo=xmp)
+    for path in tmp_path.iterdir():
+        assert images.header(path)[0] == (20, 30, 3)
+        np.testing.assert_array_equal(images.read(path), noise, path.name)
+
+
+def test_pictures_that_hold_other_files_are_refused(tmp_path):
+    """EPS is a program for Ghostscript, IPTC holds a picture of any format; OME-TIFF names files beside it."""
+    (tmp_path / "program.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n")
+    (tmp_path / "iptc.jpg").write_bytes(b"\x1c\x03\x3c\x00\x02\x08\x01\x1c\x08\x0a\x00\x00")
+    for name in ("program.jpg", "iptc.jpg"):
+        with pytest.raises(InputError, match=f"{name}: not a readable image of a kind"):
+            images.read(tmp_path / name)
+    bands = np.random.default_rng(0).integers(0, 9000, (8, 8, 13)).astype("uint16")
+    names_another = (
+        '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:a"><Image '
+        'ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint16" SizeX="13" SizeY="8" SizeZ="8" '
+        'SizeC="1" SizeT="1"><TiffData IFD="0" PlaneCount="8"><UUID FileName="other.tif">urn:uuid:b</UUID></TiffData>'
+        "</Pixels></Image></OME>"
+    )
+    tifffile.imwrite(tmp_path / "bands.ome.tif", bands, description=names_another, metadata=None)
+    np.testing.assert_array_equal(images.read(tmp_path / "bands.ome.tif"), bands)
+
+
+@pytest.mark.parametrize("name", ["dn.png", "dn.tif", "dn.jp2", "dn.ppm", "rgb.png", "rgb.ppm", "rgb.j2k"])
 def test_pictures_of_16_bits_are_refused(tmp_path, name):
     path = tmp_path / name
     if name == "rgb.png":
         import tensorflow as tf
 
         path.write_bytes(tf.io.encode_png(np.full((8, 8, 3), 3000, "uint16")).numpy())
+    elif name == "rgb.ppm":
+        path.write_bytes(b"P6 8 8 4095\n" + bytes(8 * 8 * 6))
+    elif name == "rgb.j2k":  # which Pillow does not write
+        Image.new("RGB", (8, 8)).save(path)
+        content = bytearray(path.read_bytes())
+        assert content[42] == content[45] == content[48] == 7  # depths less one
+        content[42] = content[45] = content[48] = 15
+        path.write_bytes(content)
     else:
         Image.fromarray(np.full((8, 8), 3000, "uint16")).save(path)
     with pytest.raises(InputError, match=rf"{name}: (16 bits a colour|uint16 of shape \(8, 8\))"):
         images.read(path)
+
+
+def test_a_bmp_of_16_bits_a_pixel_has_fewer_a_colour(tmp_path):
+    Image.new("RGB", (2, 2)).save(tmp_path / "x.bmp")
+    header = bytearray((tmp_path / "x.bmp").read_bytes()[:54])
+    header[10], header[28], header[30] = 66, 16, 3  # where pixels begin, bits a pixel, masks follow
+    masks = b"".join(mask.to_bytes(4, "little") for mask in (0xF800, 0x7E0, 0x1F))
+    (tmp_path / "x.bmp").write_bytes(bytes(header) + masks + b"\x1f\x00\xe0\x07" * 2)
+    np.testing.assert_array_equal(images.read(tmp_path / "x.bmp")[0], [(0, 0, 255), (0, 255, 0)])
 
 
 def test_large_pictures_are_refused_by_their_header(tmp_path, run, bad_input):
@@ -352,7 +409,6 @@ def test_eurosat():
 @needs_sentinel2
 def test_thirteen_bands_from_zip_and_folder(tmp_path):
     """The real 13-band patches, in the layout of TFDS's archive of them."""
-    import tifffile
 
     root = sentinel2_dir() / "eurosat_all"
     archive = tmp_path / "EuroSATallBands.zip"

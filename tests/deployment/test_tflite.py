@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tifffile
 from conftest import ROOT
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from resnetd_tf.data import synthetic
 from resnetd_tf.deployment import tflite
@@ -57,6 +58,17 @@ def test_thirteen_bands(capsys, tmp_path):
     tflite.convert(str(tmp_path / "alone"), "float32", str(tmp_path / "model.tflite"))
     printed = capsys.readouterr().out
     assert "input 1x48x48x13" in printed and "on 8 validation images: same class for 100.0 %" in printed
+
+
+def test_a_damaged_savedmodel_is_not_converted(run, bad_input, tmp_path):
+    """One that opens, but whose parts for the conversion are gone."""
+    shutil.copytree(run, tmp_path / "model", ignore=shutil.ignore_patterns("run-*"))
+    path = tmp_path / "model/1/saved_model.pb"
+    saved = SavedModel.FromString(path.read_bytes())
+    del saved.meta_graphs[0].object_graph_def.nodes[1:]
+    path.write_bytes(saved.SerializeToString())
+    message = bad_input("export.py", f"--model={tmp_path / 'model'}", f"--output={tmp_path / 'model.tflite'}")
+    assert "cannot be converted" in message and not (tmp_path / "model.tflite").exists()
 
 
 def test_a_savedmodel_of_0_1_0_is_refused(tmp_path):

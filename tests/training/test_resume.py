@@ -182,6 +182,16 @@ def test_a_full_disk_ends_no_training(monkeypatch, capsys, tmp_path):
     assert "Warning: history and model not written, training goes on" in capsys.readouterr().err
 
 
+def test_a_run_that_ends_while_it_is_claimed(tmp_path):
+    """Its unfinished/, which the claim has made anew, goes again, and an older run is found."""
+    for name in ("run-1", "run-2/unfinished", "2"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "run-2/model.keras").touch()
+    folder, lock = unfinished.claim_newest(tmp_path)
+    assert folder.name == "run-1" and not (tmp_path / "run-2/unfinished").exists()
+    lock.release()
+
+
 def test_a_lock_left_by_a_dead_process_is_no_obstacle(tmp_path):
     script = f"""
 import os, pathlib

@@ -112,7 +112,8 @@ def build(
     """
     replicas = strategy.num_replicas_in_sync
     keras.utils.set_random_seed(settings.seed)
-    keras.mixed_precision.set_global_policy(devices.POLICIES[settings.precision])
+    former = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(devices.POLICIES[settings.precision])
     try:
         with strategy.scope():
             model = classifier.build(
@@ -129,6 +130,8 @@ def build(
             compile_classifier(model, settings, len(dataset.splits["train"]) // settings.batch_size)
     except ValueError as error:
         raise InputError(str(error)) from error
+    finally:
+        keras.config.set_dtype_policy(former)  # all that the caller builds is not of this run
     if settings.synchronized and replicas == 1:
         print("Synchronized batch normalisation: one device, whose statistics are all there are")
     size = f"{settings.image_size}x{settings.image_size}"

@@ -159,7 +159,8 @@ def test_no_plot_ends_a_run(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(run_module, "fit", look)
     monkeypatch.setattr(report, "write", fail)
     settings = {"depth": 10, "dataset": "synthetic", "image_size": 32, "weights": "none", "epochs": 1}
-    path = train(Settings(**settings, batch_size=700, output_dir=str(tmp_path / "model")))
+    path = train(Settings(**settings, batch_size=700, precision="bfloat16", output_dir=str(tmp_path / "model")))
+    assert keras.config.dtype_policy().name == "float32"  # of what else this process builds
     assert {"labels.txt", "metadata.json"} <= set(seen)
     assert path.is_dir() and "Not all plots were drawn: too large" in capsys.readouterr().err
 

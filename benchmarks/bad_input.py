@@ -12,6 +12,7 @@ Files that led to anything else are kept in --output_dir.
 import collections
 import concurrent.futures
 import contextlib
+import gc
 import io
 import itertools
 import multiprocessing
@@ -224,6 +225,7 @@ def work(folder: str, connection) -> None:
             read(path)
             limit_memory()
             read(path)  # of the limit is no damage to be found
+            gc.freeze()  # what will stay need not be looked through after each file
         path.write_bytes(content)
         try:
             read(path)

@@ -128,7 +128,7 @@ def write_files(folder: pathlib.Path) -> None:
     bands = np.random.default_rng(0).integers(0, 3000, (16, 16, 13)).astype("uint16")
     tifffile.imwrite(folder / "bands.tif", bands)
 
-    with zipfile.ZipFile(folder / "EuroSAT.zip", "w") as archive:
+    with zipfile.ZipFile(folder / "EuroSAT.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for index, picture in enumerate(pictures):
             name, content = CLASSES[index % 2], io.BytesIO()
             picture.save(content, "JPEG")

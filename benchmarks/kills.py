@@ -39,9 +39,9 @@ def start(arguments: list[str], base: pathlib.Path, log: pathlib.Path) -> subpro
         return subprocess.Popen(command, stdout=output, stderr=output)
 
 
-def wait(process: subprocess.Popen, log: pathlib.Path) -> None:
-    """Waits for a run's end, which must be a good one."""
-    if process.wait() != 0:
+def wait(process: subprocess.Popen, log: pathlib.Path, seconds: float | None = None) -> None:
+    """Waits for a run's end, which must be a good one, or for so many seconds."""
+    if process.wait(seconds) != 0:
         sys.exit(f"{shlex.join(map(str, process.args))} ended with {process.returncode}:\n{log.read_text()}")
 
 
@@ -77,7 +77,7 @@ def killed_run(arguments: list[str], base: pathlib.Path, moments: list[float], l
     for moment in moments:
         began, process = time.time(), start(arguments, base, log)
         try:
-            process.wait(moment)
+            wait(process, log, moment)
             break  # it ended before it could be killed
         except subprocess.TimeoutExpired:
             process.kill()

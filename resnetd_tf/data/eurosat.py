@@ -14,7 +14,7 @@ import zipfile
 
 import requests
 
-from resnetd_tf.errors import InputError, reason
+from resnetd_tf.errors import InputError, first_line, reason
 
 MIRROR = "torchgeo/eurosat"
 ARCHIVES = {  # by TFDS config: file and revision in the mirror, suffix of the images in it
@@ -86,7 +86,12 @@ def _prepare_from_zip(builder, archive: pathlib.Path) -> None:
     try:
         pathlib.Path(data_dir).mkdir(parents=True, exist_ok=True)
         folder = tempfile.mkdtemp(prefix=".eurosat-", dir=data_dir)
-        images = _extract(builder, archive, pathlib.Path(folder))
+        try:
+            images = _extract(builder, archive, pathlib.Path(folder))
+        except (InputError, OSError):
+            raise
+        except Exception as error:  # zipfile and the decompressors have another one for each kind of damage
+            raise InputError(f"{archive}: not a whole zip archive ({first_line(error)}); download it again") from error
 
         def split_generators(dl_manager):
             selection = builder.builder_config.selection
@@ -95,8 +100,6 @@ def _prepare_from_zip(builder, archive: pathlib.Path) -> None:
         # Only where the images come from differs; the rest is the builder's own work.
         builder._split_generators = split_generators
         builder.download_and_prepare()
-    except zipfile.BadZipFile as error:
-        raise InputError(f"{archive}: not a whole zip archive ({error}); download it again") from error
     except OSError as error:
         what = error.filename or data_dir
         raise InputError(f"cannot prepare {archive}: {what}: {error.strerror or error}") from error

@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from resnetd_tf import rundir
-from resnetd_tf.errors import InputError
+from resnetd_tf.errors import InputError, first_line
 from resnetd_tf.networks.copies import portable
 from resnetd_tf.training import checkpoint, unfinished
 from resnetd_tf.training.checkpoint import Progress
@@ -31,8 +31,13 @@ class RunWriter(keras.callbacks.Callback):
         super().__init__()
         self.folder, self.epochs, self.progress = folder, epochs, progress
         self.copy: keras.Model | None = None
-        self.unwritten = False  # whether `copy` is better than the file
+        self.copied = self.written = 0  # epochs whose weights are in `copy` and, of this process, in model.keras
         self.start = 0.0
+
+    @property
+    def unwritten(self) -> bool:
+        """Whether `copy` is what belongs into model.keras."""
+        return self.progress.best is not None and self.progress.best["epoch"] == self.copied != self.written
 
     @property
     def seconds(self) -> float:
@@ -53,13 +58,19 @@ class RunWriter(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         row = {"epoch": epoch + 1, **logs, "seconds": self.epoch_seconds}
         row["learning_rate"] = float(self.model.optimizer.learning_rate)
-        self.progress.history.append(row)
-        best = self.progress.best or row
-        if row is best:
+        if not math.isfinite(row["val_loss"]):
+            raise Diverged("validation loss is", epoch + 1, self.progress.step)
+        if not checkpoint.finite(self.model):
+            raise Diverged("weights are", epoch + 1, self.progress.step)
+        best = self.progress.best
+        if best is None or row["val_accuracy"] > best["val_accuracy"]:
+            best = row
+            self.copied = 0  # an interrupt can come at any moment
             if self.copy is None:
                 self.copy = portable(self.model)
             self.copy.set_weights(self.model.get_weights())
-            self.unwritten = True
+            self.copied = epoch + 1
+        self.progress.history.append(row)
         with warn_of_full_disk("history and model"):
             self.write()
         left = self.seconds / (epoch + 1) * (self.epochs - epoch - 1)
@@ -85,7 +96,7 @@ class RunWriter(keras.callbacks.Callback):
             assert self.copy is not None
             with rundir.atomic(self.folder / "model.keras") as temporary:
                 self.copy.save(temporary)
-            self.unwritten = False
+            self.written = self.copied
 
 
 @contextlib.contextmanager
@@ -93,8 +104,8 @@ def warn_of_full_disk(what: str) -> Iterator[None]:
     """Turns an error in writing into a warning: training goes on."""
     try:
         yield
-    except InputError as error:
-        print(f"Warning: {what} not written, training goes on: {error}", file=sys.stderr, flush=True)
+    except (InputError, tf.errors.OpError) as error:
+        print(f"Warning: {what} not written, training goes on: {first_line(error)}", file=sys.stderr, flush=True)
 
 
 class Checkpoints(keras.callbacks.Callback):
@@ -146,8 +157,8 @@ class Checkpoints(keras.callbacks.Callback):
         """Writes a checkpoint, and ends the process if it is told to."""
         progress = self.progress
         epoch_ended = progress.step == 0
-        if not checkpoint.finite(self.model):
-            raise Diverged("weights are", progress.epoch + (not epoch_ended), progress.step)
+        if not epoch_ended and not checkpoint.finite(self.model):
+            raise Diverged("weights are", progress.epoch + 1, progress.step)
         progress.sums, progress.seconds = self.sums, self.writer.seconds
         progress.epoch_seconds = 0.0 if epoch_ended else self.writer.epoch_seconds
         progress.wall_seconds = self.earlier_seconds + time.time() - self.started
@@ -172,19 +183,33 @@ class StopAfterEpoch(keras.callbacks.Callback):
 class StopNotFinite(keras.callbacks.Callback):
     """Ends a run whose loss is not finite any more."""
 
-    async_safe = True  # so that a GPU need not wait; Keras raises what it raises at a later step
-
     def __init__(self, progress: Progress):
         super().__init__()
-        self.first_epoch, self.first_step, self.epoch = progress.epoch, progress.step, progress.epoch
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.epoch = epoch
+        self.progress = progress
 
     def on_train_batch_end(self, batch, logs=None):
         if not math.isfinite(logs["loss"]):
-            earlier = self.first_step if self.epoch == self.first_epoch else 0
-            raise Diverged("loss is", self.epoch + 1, batch + 1 + earlier)
+            raise Diverged("loss is", self.progress.epoch + 1, self.progress.step + 1)
+
+
+class Logs(keras.callbacks.Callback):
+    """Writes curves for TensorBoard, named as Keras names them, to logs/train/ and logs/validation/."""
+
+    def __init__(self, folder: pathlib.Path):
+        super().__init__()
+        self.folder = folder / "logs"
+
+    def on_epoch_end(self, epoch, logs=None):
+        rate = float(self.model.optimizer.learning_rate)
+        trained = {name: value for name, value in logs.items() if not name.startswith("val_")}
+        validated = {name.removeprefix("val_"): value for name, value in logs.items() if name.startswith("val_")}
+        with warn_of_full_disk("TensorBoard's logs"):
+            for place, values in (("train", trained | {"learning_rate": rate}), ("validation", validated)):
+                writer = tf.summary.create_file_writer(str(self.folder / place))
+                with writer.as_default(epoch):
+                    for name, value in values.items():
+                        tf.summary.scalar(f"epoch_{name}", value)
+                writer.close()
 
 
 class Diverged(InputError):

@@ -133,15 +133,13 @@ def restore(path: pathlib.Path, model: keras.Model, best: pathlib.Path) -> None:
 def variables(model: keras.Model) -> list[tf.Variable]:
     """All variables that training changes, of every replica those that it keeps for itself."""
     found = []
-    for variable in [*model.weights, *model.optimizer.variables]:
-        found += _replicas(variable)
-    return found
+    for weight in model.weights:  # batch norm's averages, which are not trained, differ from replica to replica
+        found += [weight.value] if weight.trainable else _replicas(weight)
+    return [*found, *(variable.value for variable in model.optimizer.variables)]
 
 
-def _replicas(variable) -> list[tf.Variable]:
-    value = variable.value if isinstance(variable, keras.Variable) else variable
-    own = getattr(value, "synchronization", None) == tf.VariableSynchronization.ON_READ
-    return list(value.values) if own and hasattr(value, "values") else [value]
+def _replicas(variable: keras.Variable) -> list[tf.Variable]:
+    return list(getattr(variable.value, "values", [variable.value]))
 
 
 def metric_sums(model: keras.Model) -> list[float]:

@@ -17,7 +17,6 @@ class DurationEstimate(keras.callbacks.Callback):
     """
 
     STEPS = 50
-    async_safe = True  # it reads no logs, so Keras need not wait for a step to call it
 
     def __init__(self, validation_share: float, image_size: int, steps: int):
         super().__init__()

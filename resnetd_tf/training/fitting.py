@@ -11,6 +11,7 @@ from resnetd_tf.training import checkpoint
 from resnetd_tf.training.callbacks import (
     AverageReplicas,
     Checkpoints,
+    Logs,
     RunWriter,
     StopAfterEpoch,
     StopNotFinite,
@@ -45,7 +46,7 @@ def fit(
         StopNotFinite(progress),
         Checkpoints(writer, termination, settings.checkpoint_minutes, started),
         DurationEstimate(len(validation) / len(training), settings.image_size, left),
-        keras.callbacks.TensorBoard(str(writer.folder / "logs"), write_graph=False),
+        Logs(writer.folder),
     ]
     try:
         if progress.step == steps:
@@ -67,7 +68,11 @@ def fit(
         if progress.best is None:
             raise
         print(f"\nInterrupted: keeping the best of {len(progress.history)} epochs", flush=True)
+        if termination.requested:
+            raise SystemExit(143) from None
         return True
+    finally:
+        termination.deferred = False
     return False
 
 

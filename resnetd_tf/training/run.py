@@ -88,7 +88,7 @@ def train(settings: Settings, *, resume: bool = False) -> pathlib.Path:
             checkpoint.remove(folder / unfinished.FOLDER)
             return path
         except BaseException as error:
-            tell_or_remove(folder, error)
+            tell_or_remove(folder, progress, error)
             raise
 
 
@@ -113,10 +113,10 @@ def go_on(
     return interrupted
 
 
-def tell_or_remove(folder: pathlib.Path, error: BaseException) -> None:
+def tell_or_remove(folder: pathlib.Path, progress: Progress, error: BaseException) -> None:
     """Says how a run goes on that came to an end too early, or removes it if it has done nothing yet."""
     saved = checkpoint.newest(folder / unfinished.FOLDER)
-    if saved and saved.name != "epoch-0-step-0":
+    if saved and (progress.history or saved.name != "epoch-0-step-0"):
         on = "it would come to the same again" if isinstance(error, Diverged) else unfinished.how_to_go_on(sys.argv)
         print(f"\n{folder.name} is kept as it was after {checkpoint.read(saved)}: {on}", flush=True)
     elif not (folder / "model.keras").exists():

@@ -116,6 +116,8 @@ def _problem(value: Any, help: str, choices=(), **limits: float) -> str | None:
         "maximum": ("at most", operator.le),
         "below": ("below", operator.lt),
     }
-    kept = math.isfinite(value) and all(within[name][1](value, limit) for name, limit in limits.items())
+    if isinstance(value, float) and not math.isfinite(value):
+        return "must be a finite number"
+    kept = all(within[name][1](value, limit) for name, limit in limits.items())
     words = (f"{within[name][0]} {limit}" for name, limit in limits.items())
     return None if kept else f"must be {' and '.join(words)}"

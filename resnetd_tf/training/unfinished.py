@@ -19,8 +19,8 @@ from resnetd_tf.training import checkpoint
 from resnetd_tf.training.settings import Settings
 
 FOLDER = "unfinished"  # in that of the run
-# What may differ from one process of a run to the next. The images themselves are compared.
-MAY_DIFFER = ("checkpoint_minutes", "data_dir", "eurosat_zip")
+# What may differ from one process of a run to the next. The images themselves are compared, and the run was found.
+MAY_DIFFER = ("checkpoint_minutes", "data_dir", "eurosat_zip", "output_dir")
 
 NEEDED = ("data_sha256", "interpolation", "normalization", "replicas", "weights_source")  # of metadata.json
 
@@ -30,14 +30,20 @@ class InUse(InputError):
 
 
 def newest(base: pathlib.Path) -> pathlib.Path | None:
-    """The folder of the newest run under a base path that has not ended."""
+    """The folder of the newest run under a base path that has not ended; one with a checkpoint, if there is any."""
+    found = []
     for folder in reversed(rundir.runs(base)):
         for ended, process in rundir.temporaries(folder).items():  # one died when all but this was done
-            if ended.name.endswith(FOLDER) and not psutil.pid_exists(process):
+            if ended.name.endswith(FOLDER) and not _lives(process):
                 shutil.rmtree(ended, ignore_errors=True)
         if (folder / FOLDER).is_dir() or not any(folder.iterdir()):  # one died before it wrote anything
-            return folder
-    return None
+            found.append(folder)
+    return next((folder for folder in found if checkpoint.newest(folder / FOLDER)), found[0] if found else None)
+
+
+def _lives(process: int) -> bool:
+    """Whether there is another process of that number. In containers those that died had ours."""
+    return process != os.getpid() and psutil.pid_exists(process)
 
 
 def claim_newest(base: pathlib.Path) -> tuple[pathlib.Path, filelock.FileLock] | None:
@@ -70,7 +76,7 @@ def claim(folder: pathlib.Path) -> filelock.FileLock:
         raise InUse(f"{folder} is in use by {_owner(place)}; wait for it, or end it") from None
     rundir.write_json(place / "process.json", {"process": os.getpid(), "host": socket.gethostname()})
     for temporary, process in (rundir.temporaries(folder) | rundir.temporaries(place)).items():  # a killed process's
-        if not psutil.pid_exists(process) or temporary.parent == place:
+        if not _lives(process) or temporary.parent == place:
             shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink()
     return lock
 

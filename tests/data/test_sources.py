@@ -313,7 +313,7 @@ def test_zip_is_prepared_as_tfds_would(tmp_path, folder, prefix):
     assert not list((tmp_path / "ours").glob(".eurosat-*"))
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "other"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "encrypted", "other"])
 def test_damaged_zip_is_not_prepared(tmp_path, folder, damage):
     archive = make_zip(tmp_path / "EuroSAT.zip", folder, "2750")
     content = bytearray(archive.read_bytes())
@@ -321,6 +321,8 @@ def test_damaged_zip_is_not_prepared(tmp_path, folder, damage):
         content = content[: len(content) // 2]
     elif damage == "flipped":
         content[len(content) // 2] ^= 0xFF
+    elif damage == "encrypted":
+        content[content.rindex(b"PK\1\2") + 8] |= 1
     archive.write_bytes(content)
     if damage == "other":
         with zipfile.ZipFile(archive, "w") as other:

@@ -11,6 +11,7 @@ import time
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import NO_HUB, ROOT, SMALLEST
 
 from resnetd_tf.data import batches, synthetic
@@ -107,18 +108,22 @@ def test_told_to_terminate_while_it_validates(monkeypatch, tmp_path):
             assert float(value) == pytest.approx(float(other[name]), rel=1e-3), name
 
 
-def test_a_job_script_can_always_say_resume(program, bad_input, tmp_path):
+def test_a_job_script_can_always_say_resume(capsys, tmp_path):
     base = tmp_path / "model"
     process = start(base, "--resume")  # there is none yet: it starts one
     wait_for(process, lambda: any(base.glob("run-1/unfinished/epoch-0-step-[1-9]*")))
     process.kill()
     process.communicate()
-    arguments = (*SMALLEST, *SMALL, f"--output_dir={base}")
-    told = bad_input("train.py", *arguments, "--resume", "--learning_rate=0.1", "--seed=7")
-    assert "--learning_rate=0.4, now 0.1; --seed=0, now 7" in told
-    assert "--epochs=2, now 3" in bad_input("train.py", *arguments, "--resume", "--epochs=3")
-    result = program("train.py", *arguments, "--epochs=1", "--batch_size=700")
-    assert "run-1 is unfinished: python train.py" in result.stdout and (base / "2").is_dir()
+    given = {"depth": 10, "dataset": "synthetic", "image_size": 32, "weights": "none", "deterministic": True}
+    for change, told in (
+        ({"epochs": 2, "learning_rate": 0.1, "seed": 7}, r"--learning_rate=0\.4, now 0\.1; --seed=0, now 7"),
+        ({"epochs": 3}, r"run-1 was started with --epochs=2, now 3; --deterministic=True, now False: give"),
+    ):
+        with pytest.raises(InputError, match=told):
+            train(Settings(**given | {"deterministic": False, "output_dir": str(base)} | change), resume=True)
+    folder, lock = unfinished.new(base)
+    lock.release()
+    assert folder.name == "run-2" and "run-1 is unfinished: python train.py" in capsys.readouterr().out
     assert any(base.glob("run-1/unfinished/epoch-*"))
 
 
@@ -163,6 +168,37 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_validation_loss_that_is_not_finite_ends_the_run(tmp_path):
+    """That of its only step is still finite."""
+    settings = {"depth": 10, "dataset": "synthetic", "image_size": 32, "weights": "none", "warmup_epochs": 0.0}
+    given = Settings(**settings, epochs=2, learning_rate=1e30, batch_size=2100, output_dir=str(tmp_path / "model"))
+    with pytest.raises(InputError, match=r"the validation loss is not finite at epoch 1, step 1: try a lower"):
+        train(given)
+    assert not list(tmp_path.iterdir())
+
+
+def test_interrupted_while_the_best_weights_are_copied(model, monkeypatch, tmp_path):
+    """The epoch does not count: what is kept is the best of those before it."""
+    writer = callbacks.RunWriter(tmp_path, 2, checkpoint.Progress())
+    writer.set_model(model)
+    writer.on_train_begin()
+    writer.on_epoch_begin(0)
+    writer.on_epoch_end(0, {"val_accuracy": 0.5, "val_loss": 1.0})
+    before = model.get_weights()
+    model.set_weights([weights + 1 for weights in before])
+
+    def interrupt(weights):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(writer.copy, "set_weights", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        writer.on_epoch_end(1, {"val_accuracy": 0.6, "val_loss": 1.0})
+    writer.write()
+    assert writer.progress.best["epoch"] == len(writer.progress.history) == 1
+    kept = keras.saving.load_model(tmp_path / "model.keras").get_weights()
+    assert any(np.array_equal(weights, kept[-1]) for weights in before)
+
+
 def test_a_full_disk_ends_no_training(monkeypatch, capsys, tmp_path):
     """Neither checkpoint nor model can be written while it trains; at its end there is space again."""
     atomic, full = unfinished.rundir.atomic, []
@@ -176,10 +212,73 @@ def test_a_full_disk_ends_no_training(monkeypatch, capsys, tmp_path):
         return atomic(path)
 
     monkeypatch.setattr(unfinished.rundir, "atomic", write)
+    monkeypatch.setattr(tf.summary, "create_file_writer", full_disk)
     settings = {"depth": 10, "dataset": "synthetic", "image_size": 32, "weights": "none", "epochs": 1}
     path = train(Settings(**settings, batch_size=700, output_dir=str(tmp_path / "model")))
     assert path.is_dir() and (tmp_path / "model/run-1/model.keras").is_file() and len(full) == 2
-    assert "Warning: history and model not written, training goes on" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "Warning: history and model not written, training goes on" in printed
+    assert "Warning: TensorBoard's logs not written, training goes on" in printed
+
+
+def full_disk(path):
+    raise tf.errors.ResourceExhaustedError(None, None, f"{path}; No space left on device")
+
+
+def test_a_disk_that_is_full_at_the_end(monkeypatch, capsys, tmp_path):
+    """The run is kept, and goes on from its last checkpoint, here the first, once there is space."""
+    atomic = unfinished.rundir.atomic
+
+    def write(path):
+        if path.name in ("history.csv", "epoch-1-step-0"):
+            raise InputError(f"cannot write {path}: No space left on device")
+        return atomic(path)
+
+    monkeypatch.setattr(unfinished.rundir, "atomic", write)
+    settings = {"depth": 10, "dataset": "synthetic", "image_size": 32, "weights": "none", "epochs": 1}
+    given = Settings(**settings, batch_size=700, output_dir=str(tmp_path / "model"))
+    with pytest.raises(InputError, match=r"cannot write .*history\.csv"):
+        train(given)
+    assert "run-1 is kept as it was after epoch 1, step 0: " in capsys.readouterr().out
+    monkeypatch.undo()
+    assert train(given, resume=True) == tmp_path / "model/1"
+
+
+def test_what_each_device_keeps_is_restored(tmp_path):
+    """Two devices, whose averages of batch norm differ until the epoch's end."""
+    script = """
+import pathlib, sys
+import numpy as np, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from resnetd_tf.data import batches, synthetic
+from resnetd_tf.data.splits import Split
+from resnetd_tf.networks import classifier
+from resnetd_tf.normalization import EUROSAT_RGB
+from resnetd_tf.training import Settings, checkpoint
+from resnetd_tf.training.optimizer import compile_classifier
+with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    model = classifier.build(10, "d", classes=10, statistics=EUROSAT_RGB, image_size=32)
+    compile_classifier(model, Settings(learning_rate=0.1), 4)
+images, labels = synthetic.draw(64)
+split = Split(images, labels, tuple(map(str, range(64))), "train")
+train = lambda first: model.fit(batches.for_training(split, 10, 8, first_step=first), steps_per_epoch=2, verbose=0,
+                                shuffle=False)
+everywhere = lambda: [copy.numpy() for weight in [*model.weights, *model.optimizer.variables]
+                      for copy in weight.value.values]
+train(0)
+before, sums = everywhere(), checkpoint.metric_sums(model)
+assert sum((a != b).any() for a, b in zip(before[::2], before[1::2])) > 20
+folder = pathlib.Path(sys.argv[1])
+checkpoint.save(folder, model, checkpoint.Progress(step=2, sums=sums), folder / "none")
+train(2)
+checkpoint.restore(checkpoint.newest(folder), model, folder / "none")
+checkpoint.set_metric_sums(model, sums)
+for value, expected in zip(everywhere(), before, strict=True):
+    np.testing.assert_array_equal(value, expected)
+assert checkpoint.metric_sums(model) == sums
+"""
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, cwd=ROOT, timeout=200)
 
 
 def test_a_run_that_ends_while_it_is_claimed(tmp_path):
@@ -190,6 +289,12 @@ def test_a_run_that_ends_while_it_is_claimed(tmp_path):
     folder, lock = unfinished.claim_newest(tmp_path)
     assert folder.name == "run-1" and not (tmp_path / "run-2/unfinished").exists()
     lock.release()
+
+
+def test_an_empty_run_hides_no_work(tmp_path):
+    for name in ("run-1/unfinished/epoch-3-step-0", "run-2"):
+        (tmp_path / name).mkdir(parents=True)
+    assert unfinished.newest(tmp_path).name == "run-1"
 
 
 def test_a_lock_left_by_a_dead_process_is_no_obstacle(tmp_path):

@@ -193,7 +193,7 @@ def reader(kind: str, folder: pathlib.Path) -> Callable[[pathlib.Path], object]:
         "SavedModel": lambda path: open_classifier(model).predict(pixels),
         "labels.txt": lambda path: open_classifier(model),
         "metadata.json": evaluate_and_export,
-        "TFLite": lambda path: tflite.run(path.read_bytes(), pixels),
+        "TFLite": lambda path: tflite.run(path, pixels),
     }.get(kind, images.read)
 
 

@@ -10,8 +10,9 @@ class NotOurs(ValueError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an exception's message, or the exception's name where it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """The first line of an exception's message, not all of a long one; the exception's name where it has none."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line if len(line) <= 500 else f"{line[:497]}..."
 
 
 def reason(error: BaseException) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework.node_def_pb2 import NodeDef
+from tensorflow.core.protobuf.config_pb2 import CallableOptions
 from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
@@ -71,12 +72,13 @@ def load(path: pathlib.Path) -> tuple[Callable[[np.ndarray], np.ndarray], tf.Ten
         raise NotOurs("saves or restores files where it classifies")
     ((_, pixels),), ((_, probabilities),) = signature.inputs.items(), signature.outputs.items()
     # In a session, because names of functions are the whole process's elsewhere, and other models have the same ones.
-    with tf.Graph().as_default() as graph:
+    with tf.Graph().as_default():
         tf.import_graph_def(meta.graph_def, name="")
         session = tf.compat.v1.Session()
     shape, classes = tf.TensorShape(pixels.tensor_shape), probabilities.tensor_shape.dim[-1].size
-    run = session.make_callable(graph.get_tensor_by_name(probabilities.name), [graph.get_tensor_by_name(pixels.name)])
-    return run, tf.TensorSpec(shape, pixels.dtype), classes
+    # `make_callable` looks for names in the messages of errors, for minutes where one holds a network's weights.
+    run = session._make_callable_from_options(CallableOptions(feed=[pixels.name], fetch=[probabilities.name]))
+    return lambda pixels: run(pixels)[0], tf.TensorSpec(shape, pixels.dtype), classes
 
 
 def _nodes(meta: MetaGraphDef) -> Iterator[NodeDef]:

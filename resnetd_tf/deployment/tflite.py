@@ -1,12 +1,15 @@
 """From a SavedModel to TFLite, for devices and for the LiteRT interpreter."""
 
 import pathlib
+import subprocess
+import sys
+import tempfile
 
 import numpy as np
 import tensorflow as tf
 
 from resnetd_tf import metadata, rundir
-from resnetd_tf.deployment import comparison
+from resnetd_tf.deployment import comparison, litert
 from resnetd_tf.errors import InputError, first_line
 from resnetd_tf.networks.resizing import Resizing
 from resnetd_tf.saved import open_classifier
@@ -55,12 +58,12 @@ def convert(
         raise
     except Exception as error:  # whatever the damage makes TensorFlow's loader and converter stumble on
         raise InputError(f"{classifier.path}: cannot be converted ({first_line(error)})") from error
-    probabilities, expected = run(content, check), classifier.predict(check)
-    difference = float(np.abs(probabilities - expected).max())
-    if precision == "float32" and not difference <= 1e-4:  # not-a-number neither
-        raise InputError(f"{path} not written: its probabilities differ from the SavedModel's by {difference:.1e}")
     with rundir.atomic(path) as temporary:
         temporary.write_bytes(content)
+        probabilities, expected = run(temporary, check), classifier.predict(check)
+        difference = float(np.abs(probabilities - expected).max())
+        if precision == "float32" and not difference <= 1e-4:  # not-a-number neither
+            raise InputError(f"{path} not written: its probabilities differ from the SavedModel's by {difference:.1e}")
     print(f"{path}: {len(content) / 1e6:.1f} MB, input {'x'.join(map(str, (1, *check.shape[1:])))}")
     agreement = comparison.agreement(probabilities, expected)
     print(f"Against the SavedModel on {len(check)} validation images: {agreement}")
@@ -92,23 +95,18 @@ def _flatbuffer(savedmodel: pathlib.Path, shape: tuple[int, int, int], calibrati
     return converter.convert()
 
 
-def run(content: bytes, images: np.ndarray) -> np.ndarray:
-    """Probabilities (n, classes) of images, one at a time, in the LiteRT interpreter.
+def run(model: pathlib.Path, images: np.ndarray) -> np.ndarray:
+    """Probabilities (n, classes) of images (n, height, width, bands) by a TFLite file, in a process of its own.
 
     Raises:
-        InputError: The content is damaged.
+        InputError: The file is damaged.
     """
-    from ai_edge_litert.interpreter import Interpreter
-
-    results = []
-    try:
-        interpreter = Interpreter(model_content=content)
-        interpreter.allocate_tensors()
-        (input_,), (output,) = interpreter.get_input_details(), interpreter.get_output_details()
-        for image in images:
-            interpreter.set_tensor(input_["index"], image[np.newaxis].astype(input_["dtype"]))
-            interpreter.invoke()
-            results.append(interpreter.get_tensor(output["index"])[0])
-        return np.stack(results)
-    except Exception as error:  # the interpreter raises whatever the damage makes it stumble on
-        raise InputError(f"the TFLite model cannot be run ({first_line(error)})") from error
+    with tempfile.TemporaryDirectory() as folder:
+        given, answer = pathlib.Path(folder, "images.npy"), pathlib.Path(folder, "probabilities.npy")
+        np.save(given, images)
+        command = [sys.executable, litert.__file__, str(model), str(given), str(answer)]
+        result = subprocess.run(command, capture_output=True, text=True)
+        if result.returncode:
+            said = (result.stderr.strip() or "no word").splitlines()[-1]
+            raise InputError(f"the TFLite model cannot be run: LiteRT ended with {result.returncode} ({said[:500]})")
+        return np.load(answer)

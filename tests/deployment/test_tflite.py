@@ -71,6 +71,13 @@ def test_a_damaged_savedmodel_is_not_converted(run, bad_input, tmp_path):
     assert "cannot be converted" in message and not (tmp_path / "model.tflite").exists()
 
 
+def test_a_file_that_ends_the_interpreter(tmp_path):
+    """As damaged files do, some by a segmentation fault."""
+    (tmp_path / "model.tflite").write_bytes(b"TFL3" * 100)
+    with pytest.raises(InputError, match=r"the TFLite model cannot be run: LiteRT ended with 1 \(ValueError"):
+        tflite.run(tmp_path / "model.tflite", np.zeros((1, 8, 8, 3), "uint8"))
+
+
 def test_a_savedmodel_of_0_1_0_is_refused(tmp_path):
     with tarfile.open(ROOT / "tests/golden/saved_by_0.1.0.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")

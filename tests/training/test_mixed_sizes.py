@@ -65,6 +65,6 @@ def test_one_answer(program, folder, tmp_path):
 
     tflite.convert(str(base), "float32", str(tmp_path / "model.tflite"))
     resized = np.stack([images.resize(image, 32, 32) for image in split.images])  # the file takes one size
-    answers = tflite.run((tmp_path / "model.tflite").read_bytes(), resized)
+    answers = tflite.run(tmp_path / "model.tflite", resized)
     np.testing.assert_allclose(answers, pixels, atol=0.05)  # but for rounding to whole grey levels
     assert np.mean(answers.argmax(1) == pixels.argmax(1)) >= 0.9

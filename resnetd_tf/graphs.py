@@ -16,6 +16,7 @@ from tensorflow.core.protobuf.config_pb2 import CallableOptions
 from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
+from resnetd_tf.environment import free_memory
 from resnetd_tf.errors import NotOurs
 
 OPERATIONS = """
@@ -60,6 +61,17 @@ def load(path: pathlib.Path) -> tuple[Callable[[np.ndarray], np.ndarray], tf.Ten
         NotOurs: The signature saves or restores files.
         Exception: As `read`, and whatever TensorFlow raises for a graph that is none.
     """
+    graph, pixels, probabilities = _import(path)
+    free_memory()  # TensorFlow makes further copies of the weights now
+    # In a session, because names of functions are the whole process's elsewhere, and other models have the same ones.
+    session = tf.compat.v1.Session(graph=graph)
+    # `make_callable` looks for names in the messages of errors, for minutes where one holds a network's weights.
+    run = session._make_callable_from_options(CallableOptions(feed=[pixels.name], fetch=[probabilities.name]))
+    return lambda images: run(images)[0], tf.TensorSpec(pixels.shape, pixels.dtype), probabilities.shape[-1]
+
+
+def _import(path: pathlib.Path) -> tuple[tf.Graph, tf.Tensor, tf.Tensor]:
+    """The graph of a SavedModel folder without what saves and restores, its input and its output."""
     meta = read(path)
     signature, library = meta.signature_def["serving_default"], meta.graph_def.library.function
     saving = {function.signature.name for function in library if any(node.op in SAVING for node in function.node_def)}
@@ -71,14 +83,11 @@ def load(path: pathlib.Path) -> tuple[Callable[[np.ndarray], np.ndarray], tf.Ten
     if any(value.func.name in saving for node in _nodes(meta) for value in node.attr.values()):
         raise NotOurs("saves or restores files where it classifies")
     ((_, pixels),), ((_, probabilities),) = signature.inputs.items(), signature.outputs.items()
-    # In a session, because names of functions are the whole process's elsewhere, and other models have the same ones.
-    with tf.Graph().as_default():
+    with tf.Graph().as_default() as graph:
         tf.import_graph_def(meta.graph_def, name="")
-        session = tf.compat.v1.Session()
-    shape, classes = tf.TensorShape(pixels.tensor_shape), probabilities.tensor_shape.dim[-1].size
-    # `make_callable` looks for names in the messages of errors, for minutes where one holds a network's weights.
-    run = session._make_callable_from_options(CallableOptions(feed=[pixels.name], fetch=[probabilities.name]))
-    return lambda pixels: run(pixels)[0], tf.TensorSpec(shape, pixels.dtype), classes
+    given, answer = (graph.get_tensor_by_name(tensor.name) for tensor in (pixels, probabilities))
+    answer.set_shape((None, probabilities.tensor_shape.dim[-1].size))
+    return graph, given, answer
 
 
 def _nodes(meta: MetaGraphDef) -> Iterator[NodeDef]:

@@ -34,9 +34,12 @@ def import_tensorflow() -> None:
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     stderr = os.dup(2)
+    without_jax = "jax" not in sys.modules
     with tempfile.TemporaryFile() as messages:
         os.dup2(messages.fileno(), 2)
         try:
+            if without_jax:  # TensorFlow imports it where it is installed, 0.1 GiB that is not used here
+                sys.modules["jax"] = None  # type: ignore[assignment]
             import tensorflow  # noqa: F401
         except Exception:
             messages.seek(0)
@@ -45,6 +48,8 @@ def import_tensorflow() -> None:
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
+            if without_jax:
+                del sys.modules["jax"]
     import keras
 
     keras.config.set_image_data_format("channels_last")  # as images are here

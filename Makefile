@@ -1,6 +1,7 @@
 # make demo   trains, evaluates and exports on the embedded dataset; no download
 # make train  the same on EuroSAT
-# make test   runs the tests
+# make test   runs the tests but the long ones
+# make test-long   runs those: whole runs, several of them
 # make lint   checks style and types
 # make test-oldest   runs the tests with the lowest versions that setup.cfg allows, in .venv-oldest
 # Each sets up .venv first; PYTHON chooses the interpreter (3.11 to 3.13).
@@ -8,7 +9,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo train test test-oldest lint
+.PHONY: demo train test test-long test-oldest lint
 
 .venv/installed: setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else \
@@ -25,7 +26,10 @@ train: .venv/installed
 	$(BIN)/python train.py --variant=d
 
 test: .venv/installed
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -m 'not long'
+
+test-long: .venv/installed
+	$(BIN)/python -m pytest -q -m long
 
 test-oldest: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check uv

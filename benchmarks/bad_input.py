@@ -1,6 +1,6 @@
 """Damages files of every kind that is read, and sees what becomes of it.
 
-    python -m benchmarks.bad_input --count=1000     # of every kind; about an hour on two cores
+    python -m benchmarks.bad_input --count=1000     # of every kind; ten minutes on two cores
     python -m benchmarks.bad_input --count=50 --only=PNG,SavedModel --seed=7
 
 One valid file of a kind is damaged --count times, each time in one or several of five ways: bits flipped, truncated,

@@ -16,6 +16,7 @@ def benchmark(name: str, *arguments: str, folder) -> tuple[str, list[dict]]:
     return path.with_suffix(".md").read_text(), json.loads(path.read_text())["results"]
 
 
+@pytest.mark.long
 def test_train_step(tmp_path):
     arguments = ("--rounds=2", "--size=32", "--precision=float32", "--batch=8", "--only=ours,matrix products")
     text, (result,) = benchmark("train_step", *arguments, folder=tmp_path)
@@ -26,6 +27,7 @@ def test_train_step(tmp_path):
     assert "| matrix products |" in text and "| convolutions |" in text
 
 
+@pytest.mark.long
 def test_inference(tmp_path):
     arguments = ("--rounds=2", "--size=32", "--precision=bfloat16", "--batch=1", "--only=ours,ONNX Runtime")
     text, (result,) = benchmark("inference", *arguments, folder=tmp_path)
@@ -33,6 +35,7 @@ def test_inference(tmp_path):
     assert "ONNX Runtime left out" in text
 
 
+@pytest.mark.long
 @needs_eurosat
 def test_startup(tmp_path):
     text, (result,) = benchmark("startup", "--only=ours", "--rounds=1", folder=tmp_path)
@@ -42,6 +45,7 @@ def test_startup(tmp_path):
     assert "| tracing and first step |" in text
 
 
+@pytest.mark.long
 def test_bad_input(tmp_path):
     """Fifty damaged files of every kind: a result or one line."""
     command = [sys.executable, "-m", "benchmarks.bad_input", "--count=50", f"--output_dir={tmp_path}"]

@@ -156,6 +156,7 @@ def test_what_images_are_normalised_with(capsys):
 SMALL = ("--depth=18", "--variant=d", *THREE_STEPS)
 
 
+@pytest.mark.long
 def test_training_from_published_weights(program, hub, tmp_path):
     """From a local hub: the backbone stays as published, head and preprocessing are the classifier's."""
     tensors = parity.draw_state_dict(resnet(18, "d"))

@@ -43,6 +43,7 @@ def test_logits_are_keras_applications(depth, bands):
     assert np.abs(expected).max() > 0.1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_backends_agree(backend):
     if importlib.util.find_spec(backend) is None:

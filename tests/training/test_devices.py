@@ -14,6 +14,7 @@ from resnetd_tf.saved import open_classifier
 from resnetd_tf.training import devices
 
 
+@pytest.mark.long
 def test_two_devices_train(tmp_path):
     """A whole run under MirroredStrategy on two logical CPU devices, each with its own batch statistics.
 
@@ -80,6 +81,7 @@ def test_no_device_is_left_without_images():
         batches.without_idle_replicas(5, 32, 2)
 
 
+@pytest.mark.long
 def test_a_step_of_two_devices_is_that_of_one():
     """Without batch statistics, and with synchronized ones; with each device's own it is another step."""
     script = """

@@ -27,6 +27,7 @@ def folder(tmp_path_factory):
     return root
 
 
+@pytest.mark.long
 def test_one_answer(program, folder, tmp_path):
     base = tmp_path / "model"
     arguments = (*SMALLEST, "--epochs=3", "--weights=none", f"--dataset=folder:{folder}", f"--output_dir={base}")

@@ -45,6 +45,7 @@ def left_by(base) -> tuple[list, list, dict]:
     return history, weights, json.loads((base / "run-1/evaluation-test-1/metrics.json").read_text())
 
 
+@pytest.mark.long
 def test_killed_and_terminated_it_ends_as_if_undisturbed(program, tmp_path):
     """Killed in its first epoch, told to terminate in its second, killed while it exports."""
     undisturbed = start(tmp_path / "undisturbed")
@@ -83,6 +84,7 @@ def test_killed_and_terminated_it_ends_as_if_undisturbed(program, tmp_path):
     assert names[0] == names[1] and "unfinished" not in names[0]
 
 
+@pytest.mark.long
 def test_told_to_terminate_while_it_validates(monkeypatch, tmp_path):
     """Its epoch then lacks the validation alone."""
     settings = {"depth": 10, "dataset": "synthetic", "image_size": 32, "weights": "none", "batch_size": 700}
@@ -225,6 +227,7 @@ def full_disk(path):
     raise tf.errors.ResourceExhaustedError(None, None, f"{path}; No space left on device")
 
 
+@pytest.mark.long
 def test_a_disk_that_is_full_at_the_end(monkeypatch, capsys, tmp_path):
     """The run is kept, and goes on from its last checkpoint, here the first, once there is space."""
     atomic = unfinished.rundir.atomic

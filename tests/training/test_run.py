@@ -76,6 +76,7 @@ def test_next_run_continues_from_weights_and_keeps_the_first(run, program, tmp_p
     assert same == {"stem"} and all(np.array_equal(first[name], second[name]) for name in first if "stem_" in name)
 
 
+@pytest.mark.long
 def test_interrupt_keeps_the_best_epoch(tmp_path):
     command = [
         sys.executable,

@@ -8,11 +8,14 @@ Examples:
 from absl import flags
 
 from resnetd_tf.cli import common_flags, program
+from resnetd_tf.errors import InputError
 
 FLAGS = flags.FLAGS
 
 
 def predict(paths: list[str]) -> None:
+    if not paths:
+        raise InputError("no image given")
     program.import_tensorflow()
     from resnetd_tf.imagery import patches
 

@@ -58,7 +58,7 @@ def _find(name: str, folder: pathlib.Path) -> tuple[list[pathlib.Path], tuple[st
     if name == "folder:" or not folder.is_dir():
         raise InputError(f"dataset {name}: {folder} is not a folder")
     visible = [path for path in folder.glob("*/*") if not path.parent.name.startswith(".") and path.name[0] != "."]
-    paths = [path for path in visible if path.suffix.lower() in images.SUFFIXES]
+    paths = [path for path in visible if path.suffix.lower() in images.SUFFIXES and path.is_file()]
     counts = collections.Counter(path.parent.name for path in paths)
     classes = tuple(sorted(counts))
     if not paths:
@@ -79,7 +79,7 @@ def _find(name: str, folder: pathlib.Path) -> tuple[list[pathlib.Path], tuple[st
         print(f"Skipped {len(beside)} in {folder} that are no folders of images: {names}{', ...' * (len(beside) > 10)}")
     if skipped := [path for path in set(visible) - set(paths) if path.parent.name in counts]:
         kinds = sorted({path.suffix or path.name for path in skipped})
-        print(f"Skipped {len(skipped)} that are no images by their names: {', '.join(kinds)}")
+        print(f"Skipped {len(skipped)} that are no image files: {', '.join(kinds)}")
     # By a hash of the name: random, yet the same on every machine. TFDS orders its examples alike.
     paths.sort(key=lambda path: hashlib.sha256(f"{path.parent.name}/{path.name}".encode()).digest())
     return paths, classes

@@ -85,10 +85,12 @@ def _readable(path: pathlib.Path) -> Iterator[None]:
     except InputError:
         raise
     except PIL.UnidentifiedImageError as error:
-        raise InputError(f"{path}: not a readable image of a kind that Pillow knows; remove or replace it") from error
+        raise InputError(
+            f"{path}: not a readable image of a kind that is read, such as JPEG; remove or replace it"
+        ) from error
     except Exception as error:
         if isinstance(error, OSError) and error.strerror:
-            raise InputError(f"{path}: {error.strerror}") from error
+            raise InputError(f"{path}: {error.strerror}; give another file") from error
         raise InputError(f"{path}: not a readable image ({first_line(error)}); remove or replace it") from error
 
 
@@ -105,8 +107,8 @@ def _bands(file) -> tifffile.TiffPageSeries | None:
     if len(image.shape) == 3 and image.shape[-1] == 13 and image.dtype == "uint16":
         return image
     raise InputError(
-        f"{pathlib.Path(file.name)}: {image.dtype} of shape {image.shape}; expected 8 bits a colour, or uint16 of "
-        "(height, width, 13)"
+        f"{pathlib.Path(file.name)}: {image.dtype} of shape {image.shape}; convert it to 8 bits a colour, or to "
+        "uint16 of (height, width, 13)"
     )
 
 

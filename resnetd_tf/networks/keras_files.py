@@ -82,6 +82,6 @@ def _unknown(config):
                 or (str(module).startswith("resnetd_tf.") and name in OURS and registered == f"resnetd_tf>{name}")
             )
             if not known:
-                yield str(registered or f"{module}.{name}")
+                yield str(registered or ".".join(filter(None, (module, str(name)))))
         for value in config.values():
             yield from _unknown(value)

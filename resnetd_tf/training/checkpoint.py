@@ -55,7 +55,7 @@ class Progress:
         return max(self.history, key=lambda row: row["val_accuracy"], default=None)
 
     def __str__(self) -> str:
-        return f"epoch {self.epoch + 1}, step {self.step}"
+        return f"step {self.step} of epoch {self.epoch + 1}" if self.step else f"epoch {self.epoch}"
 
 
 def newest(folder: pathlib.Path) -> pathlib.Path | None:

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from resnetd_tf.data import batches
 from resnetd_tf.data.splits import Dataset
+from resnetd_tf.errors import InputError
 from resnetd_tf.training import checkpoint
 from resnetd_tf.training.callbacks import (
     AverageReplicas,
@@ -32,6 +33,7 @@ def fit(
     """Trains from where `writer.progress` is; whether it was interrupted after its first epoch.
 
     Raises:
+        InputError: Training diverged, or memory is not enough.
         KeyboardInterrupt: It was interrupted before the end of the first epoch.
     """
     training, validation = dataset.splits["train"], dataset.splits["validation"]
@@ -44,9 +46,9 @@ def fit(
         *([AverageReplicas()] if replicas > 1 else []),
         writer,
         StopNotFinite(progress),
+        Logs(writer.folder),
         Checkpoints(writer, termination, settings.checkpoint_minutes, started),
         DurationEstimate(len(validation) / len(training), settings.image_size, left),
-        Logs(writer.folder),
     ]
     try:
         if progress.step == steps:
@@ -71,6 +73,8 @@ def fit(
         if termination.requested:
             raise SystemExit(143) from None
         return True
+    except tf.errors.ResourceExhaustedError as error:
+        raise InputError("memory is not enough: try a smaller --batch_size or --image_size") from error
     finally:
         termination.deferred = False
     return False

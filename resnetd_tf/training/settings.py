@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resnetd_tf.errors import InputError
+from resnetd_tf.metadata import LARGEST_SIDE
 
 VARIANTS = ("base", "b", "c", "d")
 DEPTHS = (18, 34, 50, 101, 152)
@@ -44,22 +45,25 @@ class Settings:
         None, "Where TFDS keeps datasets; default $TFDS_DATA_DIR, else ~/tensorflow_datasets."
     )
     eurosat_zip: str | None = setting(None, "A EuroSAT archive to prepare the dataset from instead of downloading it.")
-    image_size: int = setting(224, "Side in pixels to which the model resizes images; at least 32.", minimum=32)
-    epochs: int = setting(10, "Passes over the training split.", minimum=1)
-    batch_size: int = setting(32, "Images in a step, over all devices.", minimum=1)
+    image_size: int = setting(
+        224, "Side in pixels to which the model resizes images; at least 32.", minimum=32, maximum=LARGEST_SIDE
+    )
+    epochs: int = setting(10, "Passes over the training split.", minimum=1, maximum=10**6)
+    batch_size: int = setting(32, "Images in a step, over all devices.", minimum=1, maximum=10**6)
     learning_rate: float | None = setting(
         None,
         # Goyal et al., arXiv 1706.02677
         "Highest learning rate at a batch of 256, scaled with the batch size; default 0.4 from random weights, else "
         "0.08.",
         above=0,
+        maximum=1e38,  # of float32
     )
     # arXiv 1812.01187, section 3.1; a cosine brings it back to zero, section 5.1
     warmup_epochs: float = setting(0.5, "Epochs in which the learning rate rises from zero.", minimum=0)
     momentum: float = setting(0.9, "Momentum of Nesterov's accelerated gradient.", minimum=0, below=1)
     # Section 3.1: not of biases, not of batch normalisation
     weight_decay: float = setting(
-        5e-3, "Share of every kernel that a step takes away, times the learning rate.", minimum=0
+        5e-3, "Share of every kernel that a step takes away, times the learning rate.", minimum=0, maximum=1
     )
     label_smoothing: float = setting(0.1, "Probability given to all classes evenly.", minimum=0, below=1)  # section 5.2
     weights: str = setting(

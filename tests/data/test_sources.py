@@ -130,6 +130,7 @@ def test_what_is_no_class_and_no_image(folder, capsys):
     (folder / CLASSES[0] / "._0.jpg").write_text("what macOS leaves")
     (folder / CLASSES[1] / "notes.txt").write_text("no image")
     (folder / CLASSES[1] / "table.csv").write_text("no image")
+    (folder / CLASSES[1] / "folder.jpg").mkdir()
     (folder / "Empty").mkdir()
     jpeg(folder / "Deep" / "under" / "0.jpg")
     jpeg(folder / "beside.jpg")
@@ -137,7 +138,7 @@ def test_what_is_no_class_and_no_image(folder, capsys):
     printed = capsys.readouterr().out
     assert "AnnualCrop 10, Forest 10, HerbaceousVegetation 10" in printed
     assert "that are no folders of images: Deep, Empty, beside.jpg" in printed
-    assert "Skipped 2 that are no images by their names: .csv, .txt" in printed
+    assert "Skipped 3 that are no image files: .csv, .jpg, .txt" in printed
 
 
 def test_names_that_no_text_file_holds(folder):

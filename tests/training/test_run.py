@@ -124,6 +124,8 @@ def test_a_step_is_traced_once(monkeypatch):
         ({"weights": "missing.keras"}, "no such file"),
         ({"batch_size": 100_000}, "larger than the training split"),
         ({"epochs": 0}, "epochs=0"),
+        ({"image_size": 100_000}, "image_size=100000: must be at least 32 and at most 16384"),
+        ({"weight_decay": 2.0}, "weight_decay=2.0: must be at least 0 and at most 1"),
         ({"learning_rate": float("nan")}, "learning_rate=nan"),
         ({"learning_rate": -1.0}, "learning_rate=-1"),
         ({"variant": "e"}, "variant=e: must be one of base, b, c, d"),

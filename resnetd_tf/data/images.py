@@ -142,7 +142,7 @@ def _is_deep(image: PIL.Image.Image, file) -> bool:
         start = file.read(2**20)
         file.seek(place)
         size = start.find(b"\xff\x4f\xff\x51")  # where a codestream begins: its markers SOC and SIZ
-        return size >= 0 and start[size + 42] & 127 >= 8  # which is the depth less one
+        return size >= 0 and int.from_bytes(start[size + 42 : size + 43]) & 127 >= 8  # which is the depth less one
     layouts = [tile[3] for tile in getattr(image, "tile", ())]
     if image.format == "PPM":
         return any(isinstance(layout, tuple) and layout[1] > 255 for layout in layouts)

@@ -70,7 +70,9 @@ def test_installed_commands_speak_of_themselves(tmp_path):
 
 def test_another_backend_is_refused(bad_input):
     environment = {**os.environ, "KERAS_BACKEND": "jax"}
-    assert "KERAS_BACKEND=jax: the programs need tensorflow" in bad_input("predict.py", environment=environment)
+    assert "KERAS_BACKEND=jax: the programs need tensorflow" in bad_input(
+        "predict.py", "x.png", environment=environment
+    )
 
 
 def test_programs_can_be_imported_together():

@@ -3,6 +3,7 @@
 Examples:
     python evaluate.py --model=saved_models/resnet50d
     python evaluate.py --model=my_model.keras --dataset=folder:my_patches --split=validation
+    python evaluate.py --model=saved_models/resnet50d --corruptions
     python evaluate.py --dataset=imagenet2012 --variant=d --weights=imagenet
 """
 
@@ -24,7 +25,7 @@ def evaluate(arguments: list[str]) -> None:
     else:
         common_flags.refuse("without --weights", "variant", "depth")
     if on_imagenet:
-        common_flags.refuse("for ImageNet", "eurosat_zip")
+        common_flags.refuse("for ImageNet", "eurosat_zip", "corruptions")
     program.import_tensorflow()
     from resnetd_tf.evaluation import run
 
@@ -41,7 +42,8 @@ def evaluate(arguments: list[str]) -> None:
             trust=FLAGS.trust,
         )
     else:
-        run.evaluate(
+        evaluated = run.evaluate_under_corruptions if FLAGS.corruptions else run.evaluate
+        evaluated(
             FLAGS.model,
             split=FLAGS.split or "test",
             output_dir=FLAGS.output_dir,
@@ -68,6 +70,7 @@ def define_flags() -> None:
         "network they are for.",
     )
     common_flags.define_settings("variant", "depth")
+    flags.DEFINE_bool("corruptions", False, "Measure on images that are noisy, blurred, compressed and so on.")
     flags.DEFINE_string(
         "output_dir", None, "A new folder for the results; default evaluation-SPLIT-K beside the model."
     )

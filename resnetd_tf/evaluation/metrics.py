@@ -25,6 +25,23 @@ def interval(correct: int, count: int) -> list[float]:
     return [float(bounds.low), float(bounds.high)]
 
 
+def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+    """The expected calibration error: how far confidence is from accuracy, from 0 to 1.
+
+    Images are binned by their confidence, the highest probability; of each bin the mean confidence is compared with the
+    accuracy, and the differences are averaged, weighted by the images in the bin (arXiv 1706.04599, section 2).
+
+    Args:
+        probabilities: (n, classes).
+        labels: (n,) true class indices.
+        bins: Number of bins of equal width.
+    """
+    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    differences = np.bincount(place, weights=confidence - correct, minlength=bins)  # of each bin, times its images
+    return float(np.abs(differences).sum() / len(labels))
+
+
 def metrics(labels: np.ndarray, probabilities: np.ndarray, classes: tuple[str, ...]) -> dict:
     """Accuracy with its interval, per-class scores and the confusion matrix.
 

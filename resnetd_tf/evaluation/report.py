@@ -110,3 +110,46 @@ def plot_patches(evaluation: Evaluation, indices: np.ndarray, path: pathlib.Path
     if not len(indices):
         figure.suptitle("No image was classified wrongly.")
     _save(figure, path, margins=None)  # known, and so drawn once
+
+
+CORRUPTION_COLUMNS = f"{'corruption':<37}{'accuracy':<23}confidence  calibration error"
+
+
+def corruption_row(row: dict) -> str:
+    """Accuracy and calibration under one corruption, in one line of a table."""
+    accuracy = percent(row["accuracy"], row["accuracy_interval"])
+    confidence, error = 100 * row["confidence"], 100 * row["calibration_error"]
+    return f"{row['corruption']:<16}{row['grade']:<21}{accuracy:<23}{confidence:8.2f} %{error:16.2f} %"
+
+
+def corruption_summary(result: dict) -> str:
+    """Accuracy and calibration of images as they are, and their means over the corruptions, in one line."""
+    clean, mean, error, mean_error = (
+        100 * result[name] for name in ("accuracy", "mean_accuracy", "calibration_error", "mean_calibration_error")
+    )
+    return (
+        f"{result['split']} accuracy of {result['dataset']}: {clean:.2f} % as they are, {mean:.2f} % in the mean over "
+        f"{len(result['corruptions']) - 1} corruptions; expected calibration error {error:.2f} % and {mean_error:.2f} %"
+    )
+
+
+def plot_corruptions(rows: list[dict], patches: list[list[np.ndarray]], path: pathlib.Path, columns: int = 3) -> None:
+    """A few patches under each corruption, with the accuracy.
+
+    Args:
+        rows: Those of `corruptions.evaluate`.
+        patches: For each row the patches, of one size.
+        path: The picture.
+        columns: Corruptions in a row of the picture.
+    """
+    lines = -(-len(rows) // columns)
+    figure = Figure(figsize=(4 * columns, 1.55 * lines))
+    place = {"left": 0.01, "right": 0.99, "bottom": 0.01, "top": 1 - 0.22 / lines, "wspace": 0.05, "hspace": 0.25}
+    axes = figure.subplots(lines, columns, squeeze=False, gridspec_kw=place)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, row, shown in zip(axes.flat, rows, patches):
+        axis.imshow(np.concatenate(shown, axis=1), interpolation="nearest")
+        what = f"{row['corruption']}, {row['grade']}" if row["grade"] else "as they are"
+        axis.set_title(f"{what}: {100 * row['accuracy']:.2f} %", fontsize=9)
+    _save(figure, path, margins=None)

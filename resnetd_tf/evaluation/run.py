@@ -4,7 +4,8 @@ import pathlib
 
 from resnetd_tf import rundir, saved
 from resnetd_tf.data import sources
-from resnetd_tf.evaluation import imagenet, metrics, report
+from resnetd_tf.data.splits import Dataset
+from resnetd_tf.evaluation import corruptions, imagenet, metrics, report
 
 
 def evaluate(
@@ -33,16 +34,63 @@ def evaluate(
     Raises:
         InputError: Something given cannot be used.
     """
-    classifier = saved.open_classifier(model, trust=trust)
-    name, data_dir = classifier.source(dataset, data_dir)
-    loaded = sources.load(name, (split,), data_dir=data_dir, eurosat_zip=eurosat_zip)
-    metrics.check(classifier, loaded)
+    classifier, loaded = _open(model, dataset, split, data_dir, eurosat_zip, trust)
     with rundir.new_evaluation(classifier.folder, split, output_dir) as folder:
         evaluation = metrics.evaluate(classifier, loaded, split)
         report.write(evaluation, folder)
     print(report.table(evaluation.result))
     print(f"Written to {folder}: {report.FILES}")
     return evaluation.result
+
+
+def _open(
+    model: str, dataset: str | None, split: str, data_dir: str | None, eurosat_zip: str | None, trust: bool
+) -> tuple[saved.SavedClassifier, Dataset]:
+    """A classifier and the split that it is to be measured on."""
+    classifier = saved.open_classifier(model, trust=trust)
+    name, data_dir = classifier.source(dataset, data_dir)
+    loaded = sources.load(name, (split,), data_dir=data_dir, eurosat_zip=eurosat_zip)
+    metrics.check(classifier, loaded)
+    return classifier, loaded
+
+
+def evaluate_under_corruptions(
+    model: str,
+    *,
+    dataset: str | None = None,
+    split: str = "test",
+    output_dir: str | None = None,
+    data_dir: str | None = None,
+    eurosat_zip: str | None = None,
+    trust: bool = False,
+) -> dict:
+    """Evaluates a saved classifier on images that are noisy, blurred, compressed and so on.
+
+    Arguments and errors are those of `evaluate`, but for the folder, evaluation-SPLIT-corruptions-K.
+
+    Returns:
+        What corruptions.json holds.
+    """
+    classifier, loaded = _open(model, dataset, split, data_dir, eurosat_zip, trust)
+    with rundir.new_evaluation(classifier.folder, f"{split}-corruptions", output_dir) as folder:
+        rows = []
+        print(report.CORRUPTION_COLUMNS)
+        for row in corruptions.evaluate(classifier, loaded, split):
+            rows.append(row)
+            print(report.corruption_row(row), flush=True)
+        count = len(loaded.splits[split])
+        result = {
+            "dataset": loaded.name,
+            "split": split,
+            "count": count,
+            **corruptions.means(rows),
+            "corruptions": rows,
+        }
+        report.plot_corruptions(rows, corruptions.examples(loaded.splits[split]), folder / "corruptions.png")
+        rundir.write_json(folder / "corruptions.json", result)
+    print(report.corruption_summary(result))
+    print(f"Written to {folder}: corruptions.json, corruptions.png")
+    return result
 
 
 def evaluate_on_imagenet(

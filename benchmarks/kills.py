@@ -71,6 +71,11 @@ def left_by(base: pathlib.Path) -> dict:
     }
 
 
+def ended(base: pathlib.Path) -> bool:
+    """Whether the run is published and all else of it done."""
+    return (base / "1").exists() and not (base / "run-1/unfinished").exists()
+
+
 def killed_run(arguments: list[str], base: pathlib.Path, moments: list[float], log: pathlib.Path) -> list[float]:
     """Runs, killed after each of these seconds; the seconds of work that each kill lost."""
     lost = []
@@ -84,7 +89,9 @@ def killed_run(arguments: list[str], base: pathlib.Path, moments: list[float], l
             process.wait()
         written = [path.stat().st_mtime for path in base.glob("run-1/unfinished/epoch-*")]
         lost.append(time.time() - max([began, *written]))
-    if not (base / "1").exists() or (base / "run-1/unfinished").exists():
+        if ended(base):  # killed while it only had to exit: another life would be another run
+            break
+    if not ended(base):
         wait(start(arguments, base, log), log)
     return lost
 

@@ -1,5 +1,8 @@
 """What reaches the user as a line of text."""
 
+import contextlib
+from collections.abc import Iterator
+
 
 class InputError(Exception):
     """Something the user gave cannot be used. The message says what is wrong and what to do about it."""
@@ -7,6 +10,23 @@ class InputError(Exception):
 
 class NotOurs(ValueError):
     """A model holds what no network of ours does."""
+
+
+@contextlib.contextmanager
+def damage_told(before: str, after: str = "", but: type[Exception] = InputError) -> Iterator[None]:
+    """Turns what libraries raise for damaged input, each its own, into an InputError with its first line in brackets.
+
+    Args:
+        before: What the message says before that.
+        after: And after it.
+        but: What is raised as it is, beside InputErrors.
+    """
+    try:
+        yield
+    except (InputError, but):
+        raise
+    except Exception as error:
+        raise InputError(f"{before} ({first_line(error)}){after}") from error
 
 
 def first_line(error: BaseException) -> str:

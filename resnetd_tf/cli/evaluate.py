@@ -42,10 +42,10 @@ def evaluate(arguments: list[str]) -> None:
             trust=FLAGS.trust,
         )
     else:
-        evaluated = run.evaluate_under_corruptions if FLAGS.corruptions else run.evaluate
-        evaluated(
+        run.evaluate(
             FLAGS.model,
             split=FLAGS.split or "test",
+            under_corruptions=FLAGS.corruptions,
             output_dir=FLAGS.output_dir,
             trust=FLAGS.trust,
             **common_flags.source(),

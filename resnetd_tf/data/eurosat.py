@@ -14,7 +14,7 @@ import zipfile
 
 import requests
 
-from resnetd_tf.errors import InputError, first_line, reason
+from resnetd_tf.errors import InputError, damage_told, reason
 
 MIRROR = "torchgeo/eurosat"
 ARCHIVES = {  # by TFDS config: file and revision in the mirror, suffix of the images in it
@@ -86,12 +86,8 @@ def _prepare_from_zip(builder, archive: pathlib.Path) -> None:
     try:
         pathlib.Path(data_dir).mkdir(parents=True, exist_ok=True)
         folder = tempfile.mkdtemp(prefix=".eurosat-", dir=data_dir)
-        try:
+        with damage_told(f"{archive}: not a whole zip archive", "; download it again", but=OSError):
             images = _extract(builder, archive, pathlib.Path(folder))
-        except (InputError, OSError):
-            raise
-        except Exception as error:  # zipfile and the decompressors have another one for each kind of damage
-            raise InputError(f"{archive}: not a whole zip archive ({first_line(error)}); download it again") from error
 
         def split_generators(dl_manager):
             selection = builder.builder_config.selection

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import PIL.ExifTags
 import PIL.Image
+import PIL.ImageFile
 import PIL.ImageOps
 import tensorflow as tf
 import tifffile
@@ -132,7 +133,7 @@ def _picture(file) -> Iterator[PIL.Image.Image]:
         yield image
 
 
-def _is_deep(image: PIL.Image.Image, file) -> bool:
+def _is_deep(image: PIL.ImageFile.ImageFile, file) -> bool:
     """Whether a picture has more than 8 bits a colour."""
     if image.mode not in MODES:
         return True
@@ -143,7 +144,7 @@ def _is_deep(image: PIL.Image.Image, file) -> bool:
         file.seek(place)
         size = start.find(b"\xff\x4f\xff\x51")  # where a codestream begins: its markers SOC and SIZ
         return size >= 0 and int.from_bytes(start[size + 42 : size + 43]) & 127 >= 8  # which is the depth less one
-    layouts = [tile[3] for tile in getattr(image, "tile", ())]
+    layouts = [tile[3] for tile in image.tile]
     if image.format == "PPM":
         return any(isinstance(layout, tuple) and layout[1] > 255 for layout in layouts)
     return any(";16" in str(layout).replace("BGR;16", "") for layout in layouts)  # which is a BMP of 5, 6 and 5 bits

@@ -12,7 +12,7 @@ from resnetd_tf import rundir
 from resnetd_tf.data import images
 from resnetd_tf.deployment import comparison
 from resnetd_tf.deployment.folding import folded
-from resnetd_tf.errors import InputError, first_line
+from resnetd_tf.errors import InputError, damage_told
 from resnetd_tf.networks import keras_files
 from resnetd_tf.networks.resizing import Resizing
 from resnetd_tf.saved import keras_file, open_classifier
@@ -151,12 +151,8 @@ def convert(
     network = keras_files.load(source, trust)
     if not {"normalization", "resizing"} <= {layer.name for layer in network.layers}:
         raise InputError(f"{source} is no classifier: it lacks the preprocessing that `train.py` puts in front")
-    try:
+    with damage_told(f"{source} is no classifier that `train.py` writes"):  # one that was only trusted can be anything
         write(network, classifier.classes, classifier.metadata, path, precision)
-    except InputError:
-        raise
-    except Exception as error:  # a model that was only trusted can have any layers
-        raise InputError(f"{source} is no classifier that `train.py` writes ({first_line(error)})") from error
     result = comparison.agreement(open_classifier(path, trust=trust).predict(check), classifier.predict(check))
     print(f"{path}: SavedModel in {precision}\nAgainst {source} on {len(check)} validation images: {result}")
     return path

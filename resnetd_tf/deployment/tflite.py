@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from resnetd_tf import metadata, rundir
 from resnetd_tf.deployment import comparison, litert
-from resnetd_tf.errors import InputError, first_line
+from resnetd_tf.errors import InputError, damage_told
 from resnetd_tf.networks.resizing import Resizing
 from resnetd_tf.saved import open_classifier
 
@@ -52,12 +52,8 @@ def convert(
     splits = ("validation", "train") if precision == "int8" else ("validation",)
     check, *calibration = comparison.patches(classifier, splits, dataset, data_dir, eurosat_zip)
 
-    try:
+    with damage_told(f"{classifier.path}: cannot be converted"):
         content = _flatbuffer(classifier.path, check.shape[1:], *calibration)
-    except InputError:
-        raise
-    except Exception as error:  # whatever the damage makes TensorFlow's loader and converter stumble on
-        raise InputError(f"{classifier.path}: cannot be converted ({first_line(error)})") from error
     with rundir.atomic(path) as temporary:
         temporary.write_bytes(content)
         probabilities, expected = run(temporary, check), classifier.predict(check)

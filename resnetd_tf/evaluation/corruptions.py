@@ -13,7 +13,7 @@ import scipy.ndimage
 
 from resnetd_tf.data.splits import Dataset, Split
 from resnetd_tf.errors import InputError
-from resnetd_tf.evaluation.metrics import calibration_error, interval
+from resnetd_tf.evaluation.metrics import accuracy, calibration_error
 from resnetd_tf.saved import SavedClassifier
 
 
@@ -122,14 +122,12 @@ def evaluate(classifier: SavedClassifier, dataset: Dataset, split: str) -> Itera
     for corruption in (None, *CORRUPTIONS):
         images = corruption(chosen.images) if corruption else chosen.images
         probabilities = classifier.predict(images)
-        correct = int((probabilities.argmax(axis=1) == chosen.labels).sum())
         yield {
             "corruption": corruption.name if corruption else "none",
             "grade": corruption.grade if corruption else "",
-            "accuracy": correct / len(chosen),
-            "accuracy_interval": interval(correct, len(chosen)),
+            **accuracy(chosen.labels, probabilities),
             "confidence": float(probabilities.max(axis=1).mean()),
-            "calibration_error": calibration_error(probabilities, chosen.labels),
+            "calibration_error": calibration_error(chosen.labels, probabilities),
         }
 
 

@@ -25,15 +25,21 @@ def interval(correct: int, count: int) -> list[float]:
     return [float(bounds.low), float(bounds.high)]
 
 
-def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+def accuracy(labels: np.ndarray, probabilities: np.ndarray) -> dict:
+    """The share of images (n,) whose most probable class is the true one, and its interval."""
+    correct = int((probabilities.argmax(axis=1) == labels).sum())
+    return {"accuracy": correct / len(labels), "accuracy_interval": interval(correct, len(labels))}
+
+
+def calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> float:
     """The expected calibration error: how far confidence is from accuracy, from 0 to 1.
 
     Images are binned by their confidence, the highest probability; of each bin the mean confidence is compared with the
     accuracy, and the differences are averaged, weighted by the images in the bin (arXiv 1706.04599, section 2).
 
     Args:
-        probabilities: (n, classes).
         labels: (n,) true class indices.
+        probabilities: (n, classes).
         bins: Number of bins of equal width.
     """
     confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
@@ -51,11 +57,9 @@ def metrics(labels: np.ndarray, probabilities: np.ndarray, classes: tuple[str, .
         classes: Their names.
     """
     predicted, indices = probabilities.argmax(axis=1), range(len(classes))
-    correct = int((predicted == labels).sum())
     columns = sklearn.metrics.precision_recall_fscore_support(labels, predicted, labels=indices, zero_division=0)
     return {
-        "accuracy": correct / len(labels),
-        "accuracy_interval": interval(correct, len(labels)),
+        **accuracy(labels, probabilities),
         "count": len(labels),
         "classes": {
             name: {"precision": float(p), "recall": float(r), "f1": float(f1), "support": int(support)}

@@ -85,6 +85,17 @@ def plot_confusion(metrics: dict, path: pathlib.Path) -> None:
     _save(figure, path)
 
 
+def _grid(count: int, columns: int, width: float, height: float, title: float) -> tuple[Figure, np.ndarray]:
+    """A figure and places for so many pictures in it, each of that size and with a title so high, in inches."""
+    rows = max(1, -(-count // columns))
+    figure = Figure(figsize=(width * columns, height * rows))
+    place = {"left": 0.01, "right": 0.99, "bottom": 0.01, "top": 1 - title / (height * rows)}
+    axes = figure.subplots(rows, columns, squeeze=False, gridspec_kw={**place, "wspace": 0.05, "hspace": 0.2})
+    for axis in axes.flat:
+        axis.axis("off")
+    return figure, axes.ravel()
+
+
 def plot_patches(evaluation: Evaluation, indices: np.ndarray, path: pathlib.Path, columns: int = 6) -> None:
     """Images with their true and their predicted class, and the probability of that; 13 bands in true colour.
 
@@ -94,13 +105,8 @@ def plot_patches(evaluation: Evaluation, indices: np.ndarray, path: pathlib.Path
         path: The picture.
         columns: Images in a row.
     """
-    rows = max(1, -(-len(indices) // columns))
-    figure = Figure(figsize=(2.2 * columns, 2.6 * rows))
-    place = {"left": 0.01, "right": 0.99, "bottom": 0.01, "top": 1 - 0.4 / (2.6 * rows), "wspace": 0.05, "hspace": 0.2}
-    axes = figure.subplots(rows, columns, squeeze=False, gridspec_kw=place)
-    for axis in axes.flat:
-        axis.axis("off")
-    for axis, index in zip(axes.flat, indices):
+    figure, axes = _grid(len(indices), columns, 2.2, 2.6, title=0.4)
+    for axis, index in zip(axes, indices):
         image = evaluation.split.images[index]
         axis.imshow(true_colour(image) if image.shape[-1] == len(BANDS) else image)
         true = evaluation.classes[evaluation.split.labels[index]]
@@ -142,13 +148,8 @@ def plot_corruptions(rows: list[dict], patches: list[list[np.ndarray]], path: pa
         path: The picture.
         columns: Corruptions in a row of the picture.
     """
-    lines = -(-len(rows) // columns)
-    figure = Figure(figsize=(4 * columns, 1.55 * lines))
-    place = {"left": 0.01, "right": 0.99, "bottom": 0.01, "top": 1 - 0.22 / lines, "wspace": 0.05, "hspace": 0.25}
-    axes = figure.subplots(lines, columns, squeeze=False, gridspec_kw=place)
-    for axis in axes.flat:
-        axis.axis("off")
-    for axis, row, shown in zip(axes.flat, rows, patches):
+    figure, axes = _grid(len(rows), columns, 4, 1.55, title=0.34)
+    for axis, row, shown in zip(axes, rows, patches):
         axis.imshow(np.concatenate(shown, axis=1), interpolation="nearest")
         what = f"{row['corruption']}, {row['grade']}" if row["grade"] else "as they are"
         axis.set_title(f"{what}: {100 * row['accuracy']:.2f} %", fontsize=9)

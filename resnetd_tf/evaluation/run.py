@@ -13,6 +13,7 @@ def evaluate(
     *,
     dataset: str | None = None,
     split: str = "test",
+    under_corruptions: bool = False,
     output_dir: str | None = None,
     data_dir: str | None = None,
     eurosat_zip: str | None = None,
@@ -24,73 +25,54 @@ def evaluate(
         model: A path as `saved.locate` takes it.
         dataset: Name of a dataset as for `sources.load`; `None` for the one the model was trained on.
         split: "train", "validation", "test", or a TFDS slice.
-        output_dir: A folder that does not exist yet; `None` for evaluation-SPLIT-K beside the model.
+        under_corruptions: Measures accuracy and calibration on images that are noisy, blurred, compressed and so on.
+        output_dir: A folder that does not exist yet; `None` for evaluation-SPLIT-K, or evaluation-SPLIT-corruptions-K,
+            beside the model.
         data_dir, eurosat_zip: As for `sources.load`.
         trust: As for `saved.open_classifier`.
 
     Returns:
-        What metrics.json holds.
+        What metrics.json, or corruptions.json, holds.
 
     Raises:
         InputError: Something given cannot be used.
     """
-    classifier, loaded = _open(model, dataset, split, data_dir, eurosat_zip, trust)
-    with rundir.new_evaluation(classifier.folder, split, output_dir) as folder:
-        evaluation = metrics.evaluate(classifier, loaded, split)
-        report.write(evaluation, folder)
-    print(report.table(evaluation.result))
-    print(f"Written to {folder}: {report.FILES}")
-    return evaluation.result
-
-
-def _open(
-    model: str, dataset: str | None, split: str, data_dir: str | None, eurosat_zip: str | None, trust: bool
-) -> tuple[saved.SavedClassifier, Dataset]:
-    """A classifier and the split that it is to be measured on."""
     classifier = saved.open_classifier(model, trust=trust)
     name, data_dir = classifier.source(dataset, data_dir)
     loaded = sources.load(name, (split,), data_dir=data_dir, eurosat_zip=eurosat_zip)
     metrics.check(classifier, loaded)
-    return classifier, loaded
-
-
-def evaluate_under_corruptions(
-    model: str,
-    *,
-    dataset: str | None = None,
-    split: str = "test",
-    output_dir: str | None = None,
-    data_dir: str | None = None,
-    eurosat_zip: str | None = None,
-    trust: bool = False,
-) -> dict:
-    """Evaluates a saved classifier on images that are noisy, blurred, compressed and so on.
-
-    Arguments and errors are those of `evaluate`, but for the folder, evaluation-SPLIT-corruptions-K.
-
-    Returns:
-        What corruptions.json holds.
-    """
-    classifier, loaded = _open(model, dataset, split, data_dir, eurosat_zip, trust)
-    with rundir.new_evaluation(classifier.folder, f"{split}-corruptions", output_dir) as folder:
-        rows = []
-        print(report.CORRUPTION_COLUMNS)
-        for row in corruptions.evaluate(classifier, loaded, split):
-            rows.append(row)
-            print(report.corruption_row(row), flush=True)
-        count = len(loaded.splits[split])
-        result = {
-            "dataset": loaded.name,
-            "split": split,
-            "count": count,
-            **corruptions.means(rows),
-            "corruptions": rows,
-        }
-        report.plot_corruptions(rows, corruptions.examples(loaded.splits[split]), folder / "corruptions.png")
-        rundir.write_json(folder / "corruptions.json", result)
-    print(report.corruption_summary(result))
-    print(f"Written to {folder}: corruptions.json, corruptions.png")
+    measure, what = (_under_corruptions, f"{split}-corruptions") if under_corruptions else (_as_they_are, split)
+    with rundir.new_evaluation(classifier.folder, what, output_dir) as folder:
+        result, summary, files = measure(classifier, loaded, split, folder)
+    print(summary)
+    print(f"Written to {folder}: {files}")
     return result
+
+
+def _as_they_are(
+    classifier: saved.SavedClassifier, dataset: Dataset, split: str, folder: pathlib.Path
+) -> tuple[dict, str, str]:
+    """Writes what is found on the images of a split; returns it as written and in words, and the names of the files."""
+    evaluation = metrics.evaluate(classifier, dataset, split)
+    report.write(evaluation, folder)
+    return evaluation.result, report.table(evaluation.result), report.FILES
+
+
+def _under_corruptions(
+    classifier: saved.SavedClassifier, dataset: Dataset, split: str, folder: pathlib.Path
+) -> tuple[dict, str, str]:
+    """The same for images that are corrupted, with a line as each corruption is done."""
+    rows = []
+    print(report.CORRUPTION_COLUMNS)
+    for row in corruptions.evaluate(classifier, dataset, split):
+        rows.append(row)
+        print(report.corruption_row(row), flush=True)
+    chosen = dataset.splits[split]
+    found = {"dataset": dataset.name, "split": split, "count": len(chosen)}
+    result = {**found, **corruptions.means(rows), "corruptions": rows}
+    report.plot_corruptions(rows, corruptions.examples(chosen), folder / "corruptions.png")
+    rundir.write_json(folder / "corruptions.json", result)
+    return result, report.corruption_summary(result), "corruptions.json, corruptions.png"
 
 
 def evaluate_on_imagenet(

@@ -55,7 +55,9 @@ class Progress:
         return max(self.history, key=lambda row: row["val_accuracy"], default=None)
 
     def __str__(self) -> str:
-        return f"step {self.step} of epoch {self.epoch + 1}" if self.step else f"epoch {self.epoch}"
+        if self.step:
+            return f"after step {self.step} of epoch {self.epoch + 1}"
+        return f"after epoch {self.epoch}" if self.epoch else "at its start"
 
 
 def newest(folder: pathlib.Path) -> pathlib.Path | None:

@@ -49,11 +49,13 @@ def train(settings: Settings, *, resume: bool = False) -> pathlib.Path:
             f"batch size {settings.batch_size} is not a multiple of the {strategy.num_replicas_in_sync} devices"
         )
     with Termination() as termination, contextlib.ExitStack() as held:
-        folder, lock = (resume and unfinished.claim_newest(pathlib.Path(settings.base))) or (None, None)
+        base = pathlib.Path(settings.base)
+        claimed = unfinished.claim_newest(base) if resume else None
+        folder, lock = claimed or (None, None)
         if lock:
             held.callback(lock.release)
-        elif resume and rundir.runs(pathlib.Path(settings.base)):
-            print(f"No run under {settings.base} is unfinished: another starts", flush=True)
+        elif resume and rundir.runs(base):
+            print(f"No run under {base} is unfinished: another starts", flush=True)
         saved = checkpoint.newest(folder / unfinished.FOLDER) if folder else None
         if folder and saved:
             print(f"Device: {devices.describe(surroundings['hardware'])}", flush=True)
@@ -61,7 +63,7 @@ def train(settings: Settings, *, resume: bool = False) -> pathlib.Path:
             described = metadata.read(folder / "metadata.json", unfinished.NEEDED)
             settings, dataset, model = again(folder, settings, progress, described, strategy)
             checkpoint.restore(saved, model, folder / "model.keras")
-            print(f"{folder.name} goes on{after(progress)}", flush=True)
+            print(f"{folder.name} goes on {progress}", flush=True)
         else:
             progress = Progress(threads=devices.threads())
             weights = starting_weights(settings)
@@ -77,7 +79,7 @@ def train(settings: Settings, *, resume: bool = False) -> pathlib.Path:
                 **surroundings,
             }
             if folder is None:
-                folder, lock = unfinished.new(pathlib.Path(settings.base))
+                folder, lock = unfinished.new(base)
                 held.callback(lock.release)
         path, began = rundir.savedmodel(folder), started - progress.wall_seconds
         try:
@@ -121,18 +123,13 @@ def tell_or_remove(folder: pathlib.Path, progress: Progress, error: BaseExceptio
     saved = checkpoint.newest(folder / unfinished.FOLDER)
     if saved and (progress.history or saved.name != "epoch-0-step-0"):
         on = "it would come to the same again" if isinstance(error, Diverged) else unfinished.how_to_go_on(sys.argv)
-        print(f"\n{folder.name} is kept as it was{after(checkpoint.read(saved))}: {on}", flush=True)
+        print(f"\n{folder.name} is kept as it was {checkpoint.read(saved)}: {on}", flush=True)
     elif not (folder / "model.keras").exists():
         shutil.rmtree(folder, ignore_errors=True)
         with contextlib.suppress(OSError):
             folder.parent.rmdir()  # unless other runs are in it
         if isinstance(error, SystemExit):
             print("\nTerminated before there was anything to keep", flush=True)
-
-
-def after(progress: Progress) -> str:
-    """In words, from where a run goes on."""
-    return f" after {progress}" if progress.epoch or progress.step else " at its start"
 
 
 def again(

@@ -18,10 +18,10 @@ def test_calibration_error():
     probabilities[:, 1] = 0.8
     for right, expected in ((8, 0.0), (5, 0.3), (10, 0.2), (0, 0.8)):
         labels = np.where(np.arange(10) < right, 1, 2)
-        assert calibration_error(probabilities, labels) == pytest.approx(expected)
+        assert calibration_error(labels, probabilities) == pytest.approx(expected)
     sure = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.6, 0.4]])  # two bins: too sure by 0.4 and by 0.1
-    assert calibration_error(sure, np.array([0, 1, 0, 1])) == pytest.approx(0.25)
-    assert calibration_error(np.array([[1.0, 0.0]]), np.array([0])) == 0
+    assert calibration_error(np.array([0, 1, 0, 1]), sure) == pytest.approx(0.25)
+    assert calibration_error(np.array([0]), np.array([[1.0, 0.0]])) == 0
 
 
 def test_each_changes_pictures_a_little_and_always_alike():

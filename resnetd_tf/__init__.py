@@ -15,7 +15,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "networks.resnet": ["resnet"],
         "networks.resnet50": ["ResNet50", "ResNet50B", "ResNet50C", "ResNet50D"],
-        "saved": ["open_classifier"],
+        "saved": ["eurosat", "open_classifier"],
     },
 )
 

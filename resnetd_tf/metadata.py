@@ -25,10 +25,12 @@ def _numbers(value: Any) -> bool:
 # What other code reads of it, and what that may be; all else is only told to people.
 VALID: dict[str, Callable[[Any], bool]] = {
     "antialias": lambda value: isinstance(value, bool),
+    "classes": lambda value: isinstance(value, list) and bool(value) and all(map(_text, value)),
     "command": _text,
     "data_dir": lambda value: value is None or _text(value),
     "data_sha256": _text,
     "dataset": _text,
+    "depth": _count,
     "exported_precision": _text,
     "image_size": _count,
     "interpolation": lambda value: value in ("bilinear", "bicubic"),
@@ -40,6 +42,8 @@ VALID: dict[str, Callable[[Any], bool]] = {
     ),
     "patch_shape": lambda value: isinstance(value, list) and len(value) == 3 and all(map(_count, value)),
     "replicas": _count,
+    "split_files": lambda value: value is None or _text(value),
+    "variant": _text,
     "weights_source": _text,
 }
 
@@ -60,6 +64,15 @@ def read(path: pathlib.Path, needed: Sequence[str] = ()) -> dict[str, Any]:
             raise ValueError("not a JSON object")
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read ({first_line(error)}); restore or delete it") from error
+    return check(found, path, needed)
+
+
+def check(found: dict[str, Any], path: pathlib.Path, needed: Sequence[str] = ()) -> dict[str, Any]:
+    """What a file says, if it says all that is needed and nothing that cannot be.
+
+    Raises:
+        InputError: It does not.
+    """
     for name in [*needed, *(VALID.keys() & found.keys())]:
         if name not in found:
             raise InputError(f"{path}: does not say {name}; restore or delete it")

@@ -18,8 +18,8 @@ import tensorflow as tf
 
 import resnetd_tf.networks  # noqa: F401 - networks' own files have its layers
 from resnetd_tf import graphs, metadata, rundir
-from resnetd_tf.errors import InputError, NotOurs, first_line
-from resnetd_tf.networks import keras_files
+from resnetd_tf.errors import InputError, NotOurs, damage_told, first_line
+from resnetd_tf.networks import checkpoints, classifier, keras_files, pretrained, safetensors_files
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,9 @@ class SavedClassifier:
     """A classifier on disk, opened.
 
     Attributes:
-        path: The SavedModel folder or the .keras file.
-        folder: Where all else of its run is; the folder that it lies in, if it was copied alone.
+        path: The SavedModel folder, or the .keras or .safetensors file.
+        folder: Where all else of its run is; the folder that it lies in, if it was copied alone; for the one that comes
+            with this package the current one.
         classes: Class names in the order of the probabilities; numbers where no labels.txt was found.
         bands: Number of bands of the images it takes.
         predict: Raw pixels (n, height, width, bands), or a list of images (height, width, bands) of any sizes, to
@@ -48,23 +49,28 @@ class SavedClassifier:
         Raises:
             InputError: It is damaged.
         """
+        if self.path.suffix == ".safetensors":
+            return safetensors_files.description(self.path) or {}
         path = _beside(self.path, "metadata.json")
         return metadata.read(path) if path else {}
 
-    def source(self, dataset: str | None, data_dir: str | None) -> tuple[str, str | None]:
-        """The name of a dataset to use it with and where TFDS has it: as given, or as it was trained.
+    def source(
+        self, dataset: str | None, data_dir: str | None, split_files: str | None
+    ) -> tuple[str, str | None, str | None]:
+        """The dataset to use it with, where TFDS has it and what is in its splits: as given, or as it was trained.
 
         Raises:
-            InputError: No dataset is given or known, or the folder it was trained on is gone.
+            InputError: No dataset is given or known, or the folder it was trained on is gone, or its lists of splits.
         """
         if dataset:
-            return dataset, data_dir
+            return dataset, data_dir, split_files
         if "dataset" not in self.metadata:
             raise InputError(f"{self.path} does not say what it was trained on; give --dataset")
         name, trained = self.metadata["dataset"], self.metadata.get("data_dir")
+        split_files = split_files or self.metadata.get("split_files")
         if name.startswith("folder:") and not pathlib.Path(name.removeprefix("folder:")).is_dir():
             raise InputError(f"{self.path} was trained on {name}, which is not there; give --dataset=folder:PATH")
-        return name, data_dir or (trained if trained and pathlib.Path(trained).is_dir() else None)
+        return name, data_dir or (trained if trained and pathlib.Path(trained).is_dir() else None), split_files
 
     def check_bands(self, name: str, bands: int) -> None:
         """Raises InputError if images, of the dataset or file of that name, have another number of bands."""
@@ -73,17 +79,26 @@ class SavedClassifier:
 
 
 def locate(model: str | pathlib.Path) -> pathlib.Path:
-    """The model that a path means: a .keras file, a SavedModel, or the newest version under a base path.
+    """The model that a path means: a .keras or .safetensors file, a SavedModel, or the newest version under a base.
+
+    "eurosat" means the classifier that ships with this package.
 
     Raises:
         InputError: There is no model at that path.
     """
+    if model == pretrained.EUROSAT:
+        try:
+            return pretrained.shipped()
+        except pretrained.Unavailable as error:
+            raise InputError(f"model {model}: {error}") from error
     path = pathlib.Path(model)
     if not path.exists():
         raise InputError(f"model {path}: no such file or folder; train one first, or give --model")
     if path.is_file():
-        if path.suffix != ".keras":
-            raise InputError(f"model {path}: expected a .keras file, a SavedModel folder or a folder of versions")
+        if path.suffix not in (".keras", ".safetensors"):
+            raise InputError(
+                f"model {path}: expected a .keras or .safetensors file, a SavedModel folder or a folder of versions"
+            )
         return path
     if (path / "saved_model.pb").is_file():
         return path
@@ -93,17 +108,52 @@ def locate(model: str | pathlib.Path) -> pathlib.Path:
     return path / str(versions[-1])
 
 
-def keras_file(model: str | pathlib.Path) -> pathlib.Path:
-    """The .keras file of the model that a path means: itself, or the one in the SavedModel's run.
+def eurosat() -> SavedClassifier:
+    """The classifier that ships with this package: a ResNet-50-D trained on EuroSAT RGB; see its MODEL_CARD.md.
 
     Raises:
-        InputError: There is none.
+        InputError: Its file is missing or damaged.
+    """
+    return open_classifier(pretrained.EUROSAT)
+
+
+def open_network(model: str | pathlib.Path, trust: bool = False) -> tuple[pathlib.Path, keras.Model]:
+    """The classifier that a path means as a Keras model, and its file: itself, or the one in the SavedModel's run.
+
+    Args:
+        model, trust: As for `open_classifier`.
+
+    Raises:
+        InputError: There is none, it is damaged, or no classifier of ours.
     """
     found = locate(model)
     path = found if found.is_file() else rundir.run_folder(found) / "model.keras"
     if not path.is_file():
         raise InputError(f"{found}: its run's model.keras is needed, and {path} is missing")
-    return path
+    with damage_told(f"model {path}: cannot be loaded"):
+        network = keras_files.load(path, trust) if path.suffix == ".keras" else _from_safetensors(path)
+    if not {"normalization", "resizing"} <= {layer.name for layer in network.layers}:
+        raise InputError(f"{path} is no classifier: it lacks the preprocessing that `train.py` puts in front")
+    return path, network
+
+
+def _from_safetensors(path: pathlib.Path) -> keras.Model:
+    described = safetensors_files.description(path)
+    if described is None:
+        raise NotOurs("it has weights alone, no classifier; `train.py --weights` can start from it")
+    depth, variant, classes = (described[name] for name in ("depth", "variant", "classes"))
+    checkpoint = checkpoints.read(path, depth, variant)
+    if checkpoint.tensors["fc.bias"].shape != (len(classes),):
+        raise NotOurs(f"its header names {len(classes)} classes, its weights have another number")
+    assert checkpoint.statistics is not None
+    return classifier.build(
+        depth,
+        variant,
+        classes=len(classes),
+        statistics=checkpoint.statistics,
+        image_size=described["image_size"],
+        checkpoint=checkpoint,
+    )
 
 
 def open_classifier(model: str | pathlib.Path, batch_size: int = 64, trust: bool = False) -> SavedClassifier:
@@ -119,7 +169,7 @@ def open_classifier(model: str | pathlib.Path, batch_size: int = 64, trust: bool
     """
     path = locate(model)
     try:
-        function, spec, classes = _open_keras(path, trust) if path.is_file() else _open_savedmodel(path, trust)
+        function, spec, classes = _open_file(path, trust) if path.is_file() else _open_savedmodel(path, trust)
     except Exception as error:  # the loaders raise whatever the damage makes them stumble on
         advice = "; --trust opens it, and runs what is in it" if isinstance(error, NotOurs) else ""
         raise InputError(f"model {path}: cannot be loaded ({first_line(error)}){advice}") from error
@@ -146,12 +196,14 @@ def open_classifier(model: str | pathlib.Path, batch_size: int = 64, trust: bool
 
     run = rundir.run_folder(path)
     folder = run if path.is_dir() and run.is_dir() else path.parent
+    if path == pretrained.EUROSAT_FILE:
+        folder = pathlib.Path()  # nothing is written into the package
     return SavedClassifier(path, folder, _class_names(path, classes), spec.shape[-1], predict)
 
 
-def _open_keras(path: pathlib.Path, trust: bool) -> tuple[Callable, keras.KerasTensor, int]:
+def _open_file(path: pathlib.Path, trust: bool) -> tuple[Callable, keras.KerasTensor, int]:
     """A function from pixels to probabilities, the tensor it takes, and its number of classes."""
-    network = keras_files.load(path, trust)
+    network = keras_files.load(path, trust) if path.suffix == ".keras" else _from_safetensors(path)
     pixels = network.inputs[0]
     specification = tf.TensorSpec(pixels.shape, pixels.dtype)  # one graph for all sizes
     function = tf.function(lambda pixels: network(pixels, training=False), [specification])
@@ -180,6 +232,8 @@ def _beside(path: pathlib.Path, name: str) -> pathlib.Path | None:
 
 
 def _class_names(path: pathlib.Path, classes: int) -> tuple[str, ...]:
+    if path.suffix == ".safetensors":
+        return tuple((safetensors_files.description(path) or {})["classes"])
     labels = _beside(path, "labels.txt")
     if labels is None:
         return tuple(map(str, range(classes)))

@@ -46,6 +46,27 @@ def test_startup(tmp_path):
 
 
 @pytest.mark.long
+def test_table(tmp_path):
+    """Runs that are there are not made again; two seeds have a mean and a spread."""
+    command = [sys.executable, "-m", "benchmarks.table", "--image_size=32", "--variants=d"]
+    command += [f"--runs_dir={tmp_path / 'runs'}", f"--output_dir={tmp_path / 'results'}"]
+    rest = ["--", "--depth=10", "--dataset=synthetic", "--epochs=1", "--batch_size=700"]
+    for seeds, trained in (("0", 1), ("0,1", 1)):
+        result = subprocess.run(
+            [*command, f"--seeds={seeds}", *rest], cwd=ROOT, capture_output=True, text=True, timeout=600
+        )
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.count("python train.py") == trained
+    (row,) = json.loads((tmp_path / "results/table-default-32.json").read_text())["rows"]
+    accuracies = list(row["accuracies"].values())
+    assert row["accuracy"] == pytest.approx(sum(accuracies) / 2) and row["spread"] is not None
+    assert row["interval"][0] < row["accuracy"] < row["interval"][1] and 0 < row["mean_under_corruptions"] < 1
+    text = (tmp_path / "results/table-default-32.md").read_text()
+    assert "| ResNet-50-D | 77.16 % | 95.58 % | " in text and text in result.stdout
+    assert (tmp_path / "results/table-default-32.png").is_file()
+
+
+@pytest.mark.long
 def test_bad_input(tmp_path):
     """Fifty damaged files of every kind: a result or one line."""
     command = [sys.executable, "-m", "benchmarks.bad_input", "--count=50", f"--output_dir={tmp_path}"]

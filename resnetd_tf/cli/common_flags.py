@@ -1,13 +1,14 @@
 """Flags that several programs have, each with the same words."""
 
 import dataclasses
+import pathlib
 import typing
 from collections.abc import Callable
 
 from absl import flags
 
 from resnetd_tf.errors import InputError
-from resnetd_tf.training.settings import Settings
+from resnetd_tf.training.settings import RECIPES, Settings
 
 flags.disclaim_key_flags()  # they are flags of the program that asks for them
 
@@ -17,7 +18,10 @@ DEFINE: dict[type, Callable] = {
     float: flags.DEFINE_float,
     bool: flags.DEFINE_bool,
 }
-NEWEST = "A folder of versions (the newest counts), a SavedModel or a .keras file."
+MODEL = (
+    "A folder of versions (the newest counts), a SavedModel, a .keras or .safetensors file, or eurosat, the classifier "
+    "that comes with this package; default {base}, or eurosat where that has no finished run."
+)
 
 
 def define_settings(*names: str) -> None:
@@ -30,6 +34,8 @@ def define_settings(*names: str) -> None:
         text = field.metadata["help"]
         if choices := field.metadata.get("choices"):
             text = f"{text.removesuffix('.')} ({', '.join(map(str, choices))})."
+        if recipes := {name: values[field.name] for name, values in RECIPES.items() if field.name in values}:
+            text += f" By recipe: {', '.join(f'{name} {value}' for name, value in recipes.items())}."
         DEFINE[kind](field.name, field.default, text)
 
 
@@ -47,14 +53,28 @@ def settings() -> Settings:
 
 def define_model() -> None:
     """Defines --model and --trust."""
-    flags.DEFINE_string("model", Settings().base, NEWEST)
+    flags.DEFINE_string("model", None, MODEL.format(base=Settings().base))
     flags.DEFINE_bool("trust", False, "Open a model that holds what no classifier of ours does; it may run anything.")
+
+
+def model() -> str:
+    """The model that --model says, or where it is not given the default; says so if that is the package's own."""
+    if flags.FLAGS.model:
+        return flags.FLAGS.model
+    from resnetd_tf import rundir  # which imports TensorFlow
+    from resnetd_tf.networks.pretrained import EUROSAT
+
+    base = Settings().base
+    if rundir.versions(pathlib.Path(base)):
+        return base
+    print(f"Model: {EUROSAT}, which comes with resnetd_tf; {base} has no finished run")
+    return EUROSAT
 
 
 def define_dataset(text: str) -> None:
     """Defines --dataset, which is `None` if not given, and the flags that say where datasets are."""
     flags.DEFINE_string("dataset", None, text)
-    define_settings("data_dir", "eurosat_zip")
+    define_settings("data_dir", "eurosat_zip", "split_files")
 
 
 def refuse(where: str, *names: str) -> None:
@@ -65,5 +85,5 @@ def refuse(where: str, *names: str) -> None:
 
 
 def source() -> dict[str, str | None]:
-    """The arguments `dataset`, `data_dir` and `eurosat_zip` that the flags say."""
-    return {name: flags.FLAGS[name].value for name in ("dataset", "data_dir", "eurosat_zip")}
+    """The arguments `dataset`, `data_dir`, `eurosat_zip` and `split_files` that the flags say."""
+    return {name: flags.FLAGS[name].value for name in ("dataset", "data_dir", "eurosat_zip", "split_files")}

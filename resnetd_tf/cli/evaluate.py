@@ -25,13 +25,13 @@ def evaluate(arguments: list[str]) -> None:
     else:
         common_flags.refuse("without --weights", "variant", "depth")
     if on_imagenet:
-        common_flags.refuse("for ImageNet", "eurosat_zip", "corruptions")
+        common_flags.refuse("for ImageNet", "eurosat_zip", "split_files", "corruptions", "turns")
     program.import_tensorflow()
     from resnetd_tf.evaluation import run
 
     if on_imagenet:
         run.evaluate_on_imagenet(
-            FLAGS.model,
+            "" if FLAGS.weights else common_flags.model(),
             weights=FLAGS.weights,
             depth=network.depth,
             variant=network.variant,
@@ -43,9 +43,10 @@ def evaluate(arguments: list[str]) -> None:
         )
     else:
         run.evaluate(
-            FLAGS.model,
+            common_flags.model(),
             split=FLAGS.split or "test",
             under_corruptions=FLAGS.corruptions,
+            over_turns=FLAGS.turns,
             output_dir=FLAGS.output_dir,
             trust=FLAGS.trust,
             **common_flags.source(),
@@ -70,6 +71,7 @@ def define_flags() -> None:
         "network they are for.",
     )
     common_flags.define_settings("variant", "depth")
+    flags.DEFINE_bool("turns", False, "Average over the eight turns and flips of each image.")
     flags.DEFINE_bool("corruptions", False, "Measure on images that are noisy, blurred, compressed and so on.")
     flags.DEFINE_string(
         "output_dir", None, "A new folder for the results; default evaluation-SPLIT-K beside the model."

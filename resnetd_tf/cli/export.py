@@ -5,6 +5,7 @@ Examples:
     python export.py --model=saved_models/resnet50d --format=tflite --precision=int8
     python export.py --model=saved_models/resnet50d --format=savedmodel --precision=bfloat16
     python export.py --model=saved_models/resnet50d/run-1/model.keras --format=savedmodel --precision=float32
+    python export.py --model=saved_models/resnet50d --format=safetensors --precision=float16
 """
 
 from absl import flags
@@ -13,7 +14,11 @@ from resnetd_tf.cli import common_flags, program
 from resnetd_tf.errors import InputError
 
 FLAGS = flags.FLAGS
-PRECISIONS = {"tflite": ("float32", "int8"), "savedmodel": ("float32", "bfloat16")}
+PRECISIONS = {
+    "tflite": ("float32", "int8"),
+    "savedmodel": ("float32", "bfloat16"),
+    "safetensors": ("float32", "float16"),
+}
 
 
 def export(arguments: list[str]) -> None:
@@ -23,10 +28,10 @@ def export(arguments: list[str]) -> None:
             f"--format={FLAGS.format} --precision={FLAGS.precision}: not made; it is made in {' or '.join(possible)}"
         )
     program.import_tensorflow()
-    from resnetd_tf.deployment import savedmodel, tflite
+    from resnetd_tf.deployment import savedmodel, tflite, weights
 
-    convert = {"tflite": tflite.convert, "savedmodel": savedmodel.convert}[FLAGS.format]
-    convert(FLAGS.model, FLAGS.precision, FLAGS.output, trust=FLAGS.trust, **common_flags.source())
+    convert = {"tflite": tflite.convert, "savedmodel": savedmodel.convert, "safetensors": weights.convert}[FLAGS.format]
+    convert(common_flags.model(), FLAGS.precision, FLAGS.output, trust=FLAGS.trust, **common_flags.source())
 
 
 def define_flags() -> None:
@@ -35,9 +40,9 @@ def define_flags() -> None:
     flags.DEFINE_enum(
         "precision",
         "float32",
-        ["float32", "int8", "bfloat16"],
+        ["float32", "int8", "bfloat16", "float16"],
         "TFLite: float32, or int8, calibrated on the training split. SavedModel: float32, as training leaves it, or "
-        "bfloat16.",
+        "bfloat16. safetensors, weights that PyTorch reads too: float32, or float16, half the size.",
     )
     flags.DEFINE_string(
         "output", None, "A new file or folder; default model-... or savedmodel-... in the run's folder."

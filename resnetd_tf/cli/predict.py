@@ -19,7 +19,7 @@ def predict(paths: list[str]) -> None:
     program.import_tensorflow()
     from resnetd_tf.imagery import patches
 
-    patches.predict(FLAGS.model, paths, FLAGS.top, max_pixels=FLAGS.max_pixels, trust=FLAGS.trust)
+    patches.predict(common_flags.model(), paths, FLAGS.top, max_pixels=FLAGS.max_pixels, trust=FLAGS.trust)
 
 
 def define_flags() -> None:

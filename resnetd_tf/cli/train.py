@@ -18,10 +18,11 @@ def train(arguments: list[str]) -> None:
     program.import_tensorflow()
     from resnetd_tf.training import run
 
-    run.train(settings, resume=flags.FLAGS.resume)
+    run.train(settings, resume=flags.FLAGS.resume, profile=flags.FLAGS.profile)
 
 
 def main() -> None:
     common_flags.define_settings()
     flags.DEFINE_bool("resume", False, "Go on with the newest unfinished run of this name; without one, start one.")
+    flags.DEFINE_bool("profile", False, "Record ten steps for TensorBoard's profiler.")
     program.run(train)

@@ -1,6 +1,31 @@
-"""How training images are varied."""
+"""How training images are varied.
 
+Everything is drawn from a seed alone, a pair of integers, and works on a whole batch at once.
+"""
+
+import numpy as np
 import tensorflow as tf
+
+# Quantisation tables of luminance and of chrominance: ITU-T T.81, annex K.1, which libjpeg scales by the quality.
+LUMINANCE = (
+    (16, 11, 10, 16, 24, 40, 51, 61),
+    (12, 12, 14, 19, 26, 58, 60, 55),
+    (14, 13, 16, 24, 40, 57, 69, 56),
+    (14, 17, 22, 29, 51, 87, 80, 62),
+    (18, 22, 37, 56, 68, 109, 103, 77),
+    (24, 35, 55, 64, 81, 104, 113, 92),
+    (49, 64, 78, 87, 103, 121, 120, 101),
+    (72, 92, 95, 98, 112, 100, 103, 99),
+)
+CHROMINANCE = (
+    (17, 18, 24, 47, 99, 99, 99, 99),
+    (18, 21, 26, 66, 99, 99, 99, 99),
+    (24, 26, 56, 99, 99, 99, 99, 99),
+    (47, 66, 99, 99, 99, 99, 99, 99),
+    *(((99,) * 8,) * 4),
+)
+# From RGB to luminance and the differences of blue and red from it: ITU-T T.871.
+YCBCR = np.array(((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312)), "float32")
 
 
 def flip_and_turn(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
@@ -16,3 +41,157 @@ def flip_and_turn(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     if images.shape[1] == images.shape[2]:  # with a transposition the flips make all eight
         images = tf.where(chosen[2], tf.transpose(images, (0, 2, 1, 3)), images)
     return images
+
+
+def vary_pixels(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """What can happen to an image between the sensor and the file: atmosphere, optics, noise, JPEG.
+
+    Of eight images in a row four stay as they are; to the others every change comes by a chance of its own and in a
+    strength of its own. One of these is stored as JPEG with colours at half size, one with colours at full size. (Which
+    place in a batch an image has is chance already.)
+
+    Args:
+        images: (batch, height, width, 3) uint8, RGB.
+        seed: Two integers.
+
+    Returns:
+        The same shape and type.
+    """
+    count = images.shape[0]
+    if count < 8:  # several times over, from a place of chance
+        first = tf.random.stateless_uniform((), seed, 0, 8, "int32")
+        eight = tf.gather(images, (tf.range(8) - first) % 8 % count)
+        return tf.gather(vary_pixels(eight, seed), (tf.range(count) + first) % 8)
+    place = np.arange(count) % 8
+    order = np.argsort(place, kind="stable")
+    kept, halved, stored = (int((place < end).sum()) for end in (4, 5, 6))
+    seeds = tf.unstack(tf.random.split(seed, 4))
+    ordered = tf.gather(images, order)
+    varied = tf.cast(ordered[kept:], "float32")
+    varied = _noisy(_seen(_lit(varied, seeds[0]), seeds[1]), seeds[2])
+    quality = tf.random.stateless_uniform((stored - kept,), seeds[3], 35.0, 100.0)
+    parts = (
+        as_jpeg(varied[: halved - kept], quality[: halved - kept], halves_colours=True),
+        as_jpeg(varied[halved - kept : stored - kept], quality[halved - kept :], halves_colours=False),
+        varied[stored - kept :],
+    )
+    levels = [tf.saturate_cast(tf.round(part), images.dtype) for part in parts]
+    return tf.gather(tf.concat((ordered[:kept], *levels), axis=0), np.argsort(order))
+
+
+def _strengths(count: int, seed: tf.Tensor, *chances: float) -> list[tf.Tensor]:
+    """For each chance and image a number from 0 to 1, which is 0 but for that share of the images; (count, 1, 1, 1)."""
+    drawn = tf.random.stateless_uniform((len(chances), count, 1, 1, 1), seed)
+    return [tf.maximum(0.0, 1 - one / chance) for one, chance in zip(tf.unstack(drawn), chances)]
+
+
+def _lit(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Brightness and contrast up to 15 % higher or lower, each channel's gain up to 6 %; half of the images."""
+    count = images.shape[0]
+    drawn = tf.random.stateless_uniform((count, 1, 1, 5), seed, -1.0, 1.0)
+    drawn = tf.where(tf.random.stateless_uniform((count, 1, 1, 1), seed + 1) < 0.5, drawn, 0.0)
+    gain = (1 + 0.06 * drawn[..., :3]) * (1 + 0.15 * drawn[..., 3:4])
+    contrast = 1 + 0.15 * drawn[..., 4:]
+    mean = tf.reduce_mean(images, (1, 2, 3), keepdims=True)
+    return images * (gain * contrast) + gain * (1 - contrast) * mean
+
+
+def _noisy(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Gaussian noise of up to seven grey levels, most of it below two."""
+    (strength,) = _strengths(images.shape[0], seed, 0.5)
+    return images + 7 * strength**2 * tf.random.stateless_normal(images.shape, seed + 1)
+
+
+def _seen(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Blur, sharpening, larger pixels, and a shift by whole pixels, up to a sixteenth of the side.
+
+    All of them are linear in the rows, and in the columns: together one matrix for each.
+    """
+    count, height, width, _ = images.shape
+    blur, sharper, coarser = (strength[..., 0] for strength in _strengths(count, seed, 0.4, 0.15, 0.2))
+    shift = tf.random.stateless_uniform((2, count, 1), seed + 1, -1.0, 1.0)
+    matrices = []
+    for pixels, share in zip((height, width), tf.unstack(shift)):
+        identity = tf.eye(pixels)
+        blurred = _blurring(pixels, 1.3 * blur)
+        sharpened = identity + 0.5 * sharper * (identity - _blurring(pixels, 1.0))
+        larger = 1 + 1.3 * coarser
+        matrix = _enlarging(pixels, larger) @ _shrinking(pixels, larger) @ sharpened @ blurred
+        by = tf.cast(tf.round(share * (pixels // 16)), "int32")
+        places = pixels - 1 - tf.abs(pixels - 1 - tf.abs(tf.range(pixels) + by))  # mirrored at the edge
+        matrices.append(tf.gather(matrix, places, axis=1, batch_dims=1))
+    return _along_sides(images, *matrices)
+
+
+def _along_sides(images: tf.Tensor, of_rows: tf.Tensor, of_columns: tf.Tensor) -> tf.Tensor:
+    """Images with a matrix, or one for each of them, applied to their rows, and another to their columns."""
+    each = "n" if len(of_rows.shape) == 3 else ""
+    return tf.einsum(f"{each}ij,nkjc->nkic", of_columns, tf.einsum(f"{each}ij,njkc->nikc", of_rows, images))
+
+
+def _blurring(pixels: int, sigma) -> tf.Tensor:
+    """The matrix (..., pixels, pixels) of a Gaussian blur of rows, for sigma (..., 1, 1)."""
+    place = tf.range(pixels, dtype="float32")
+    weights = tf.exp(-0.5 * ((place[:, tf.newaxis] - place) / tf.maximum(sigma, 0.1)) ** 2)
+    return weights / tf.reduce_sum(weights, -1, keepdims=True)
+
+
+def _shrinking(pixels: int, factor) -> tf.Tensor:
+    """The matrix (..., pixels, pixels) that averages rows into larger pixels; what is too much is zero."""
+    place = tf.range(pixels, dtype="float32")
+    first = place[:, tf.newaxis] * factor  # where a large pixel begins
+    common = tf.maximum(0.0, tf.minimum(place + 1, first + factor) - tf.maximum(place, first))
+    return tf.math.divide_no_nan(common, tf.reduce_sum(common, -1, keepdims=True))
+
+
+def _enlarging(pixels: int, factor) -> tf.Tensor:
+    """The matrix (..., pixels, pixels) that interpolates linearly between the rows that `_shrinking` makes."""
+    place = tf.range(pixels, dtype="float32")
+    distance = tf.abs((place[:, tf.newaxis] + 0.5) / factor - 0.5 - place)
+    weights = tf.where(place * factor < pixels, tf.maximum(0.0, 1 - distance), 0.0)
+    return weights / tf.reduce_sum(weights, -1, keepdims=True)
+
+
+def as_jpeg(images: tf.Tensor, quality: tf.Tensor, *, halves_colours: bool) -> tf.Tensor:
+    """Images as JPEG gives them back: cosine transform of blocks of eight pixels, its coefficients rounded.
+
+    Args:
+        images: (batch, height, width, 3) grey levels from 0 to 255, red, green and blue.
+        quality: (batch,) as libjpeg's, from 1 to 100.
+        halves_colours: Whether colours are stored at half the size (4:2:0).
+    """
+    planes = tf.round(tf.tensordot(tf.clip_by_value(images, 0.0, 255.0), YCBCR.T, 1))
+    scale = tf.where(quality < 50, 5000 / quality, 200 - 2 * quality)[:, tf.newaxis, tf.newaxis, tf.newaxis]
+    stored = []
+    for part, table, halves in (
+        (planes[..., :1] - 128, LUMINANCE, False),
+        (planes[..., 1:], CHROMINANCE, halves_colours),
+    ):
+        (there, back), (there_too, back_too) = (_cosines(side, halves) for side in images.shape[1:3])
+        found = _along_sides(part, there, there_too)
+        table = tf.constant(table, "float32")[..., tf.newaxis]
+        step = tf.clip_by_value(tf.floor((table * scale + 50) / 100), 1.0, 255.0)
+        step = tf.tile(step, (1, there.shape[0] // 8, there_too.shape[0] // 8, 1))
+        stored.append(_along_sides(tf.round(found / step) * step, back, back_too))
+    planes = tf.round(tf.clip_by_value(tf.concat(stored, axis=3), -128.0, 127.0)) + tf.constant((128.0, 0.0, 0.0))
+    return tf.tensordot(planes, np.linalg.inv(YCBCR).T, 1)
+
+
+def _cosines(pixels: int, halves: bool) -> tuple[tf.Tensor, tf.Tensor]:
+    """The matrix from rows to the cosine transform of blocks of eight, and the one back, (pixels, ...).
+
+    With `halves` rows are averaged in pairs before, and interpolated after.
+    """
+    block = 16 if halves else 8
+    blocks = -(-pixels // block)
+    number = np.arange(8)
+    cosine = np.sqrt(np.where(number, 2, 1) / 8)[:, None] * np.cos(np.pi * number[:, None] * (2 * number + 1) / 16)
+    transform = tf.constant(np.kron(np.eye(blocks), cosine), "float32")
+    padding = tf.constant(
+        np.eye(pixels)[np.minimum(np.arange(blocks * block), pixels - 1)], "float32"
+    )  # the last again
+    if not halves:
+        return transform @ padding, tf.transpose(transform)[:pixels]
+    half = blocks * 8
+    shrinking, enlarging = (matrix(2 * half, 2.0) for matrix in (_shrinking, _enlarging))
+    return transform @ shrinking[:half] @ padding, tf.matmul(enlarging[:pixels, :half], transform, transpose_b=True)

@@ -5,7 +5,7 @@ import weakref
 import numpy as np
 import tensorflow as tf
 
-from resnetd_tf.data.augmentation import flip_and_turn
+from resnetd_tf.data.augmentation import flip_and_turn, vary_pixels
 from resnetd_tf.data.splits import Split
 from resnetd_tf.errors import InputError
 
@@ -49,7 +49,9 @@ def from_split(split: Split, classes: int, batch_size: int) -> tf.data.Dataset:
     return _map(indices, _gather(split, classes), split)
 
 
-def for_training(split: Split, classes: int, batch_size: int, *, seed: int = 0, first_step: int = 0) -> tf.data.Dataset:
+def for_training(
+    split: Split, classes: int, batch_size: int, *, seed: int = 0, first_step: int = 0, varies_pixels: bool = False
+) -> tf.data.Dataset:
     """The batches of a training that never ends: shuffled anew each epoch, augmented, none of them incomplete.
 
     What a batch holds depends on the seed and the number of its step alone, so that a run goes on with the batches that
@@ -59,6 +61,7 @@ def for_training(split: Split, classes: int, batch_size: int, *, seed: int = 0, 
         split, classes, batch_size: As for `from_split`.
         seed: Seed for shuffling and augmentation.
         first_step: Number of the first step, counted from the start of training.
+        varies_pixels: Whether images have noise, blur and so on, beside flips and turns; they must be RGB.
 
     Returns:
         Batches as from `from_split`, without end.
@@ -71,7 +74,8 @@ def for_training(split: Split, classes: int, batch_size: int, *, seed: int = 0, 
         positions = place * batch_size + tf.range(batch_size, dtype=tf.int64)
         indices = tf.random.experimental.index_shuffle(positions, tf.stack([seed, epoch]), len(split) - 1)
         image, label = gather(indices)
-        return flip_and_turn(image, tf.stack([seed, step])), label
+        image = flip_and_turn(image, tf.stack([seed, step]))
+        return vary_pixels(image, tf.stack([seed, step])) if varies_pixels else image, label
 
     numbers = tf.data.Dataset.range(first_step, np.iinfo(np.int64).max)
     return _map(numbers, batch, split)

@@ -9,19 +9,28 @@ from collections.abc import Sequence
 import numpy as np
 
 from resnetd_tf.data import images
+from resnetd_tf.data.split_files import files, positions
 from resnetd_tf.data.splits import SPLITS, Dataset, Split, cut, hold, must_fit, shapes_in_memory
 from resnetd_tf.errors import InputError
 
 
-def load(root: str, splits: Sequence[str], image_size: int | None, interpolation: str) -> Dataset:
+def load(
+    root: str, splits: Sequence[str], split_files: str | None, image_size: int | None, interpolation: str
+) -> Dataset:
     """Loads splits of the images ROOT/CLASS/IMAGE; arguments and errors are as for `sources.load`.
 
     Only the splits asked for are decoded, after a look at the size of each of their images.
     """
     name, folder = f"folder:{root}", pathlib.Path(root)
     paths, classes = _find(name, folder)
-    chosen = {split: paths[place] for split, place in cut(len(paths), splits).items()}
-    headers = {split: [images.header(path) for path in files] for split, files in chosen.items()}
+    if split_files:
+        places = positions(split_files, name, list(map(str, paths)), splits)
+        chosen = {split: [paths[position] for position in places[split]] for split in splits}
+        slices = {split: str(path) for split, path in files(split_files).items()}
+    else:
+        chosen = {split: paths[place] for split, place in cut(len(paths), splits).items()}
+        slices = SPLITS
+    headers = {split: list(map(images.header, images_of)) for split, images_of in chosen.items()}
     kinds = {(shape[-1], dtype) for found in headers.values() for shape, dtype in found}
     if len(kinds) > 1:
         raise InputError(f"dataset {name}: RGB and 13-band images are mixed")
@@ -32,12 +41,12 @@ def load(root: str, splits: Sequence[str], image_size: int | None, interpolation
     must_fit(name, itertools.chain(*shapes.values()), dtype)
     loaded = {
         split: Split(
-            hold(map(images.pixels, files), shapes[split], dtype, interpolation),
-            np.array([classes.index(path.parent.name) for path in files]),
-            tuple(map(str, files)),
-            SPLITS[split],
+            hold(map(images.pixels, images_of), shapes[split], dtype, interpolation),
+            np.array([classes.index(path.parent.name) for path in images_of]),
+            tuple(map(str, images_of)),
+            slices[split],
         )
-        for split, files in chosen.items()
+        for split, images_of in chosen.items()
     }
     return Dataset(name, classes, loaded)
 

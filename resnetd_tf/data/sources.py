@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Sequence
 
 from resnetd_tf.data import folder, synthetic, tfds
+from resnetd_tf.data.split_files import files
 from resnetd_tf.data.splits import SPLITS, Dataset, Split, cut
 from resnetd_tf.errors import InputError
 
@@ -17,6 +18,7 @@ def load(
     *,
     data_dir: str | None = None,
     eurosat_zip: str | None = None,
+    split_files: str | None = None,
     image_size: int | None = None,
     interpolation: str = "bilinear",
 ) -> Dataset:
@@ -30,6 +32,8 @@ def load(
         data_dir: Where TFDS keeps its datasets; default TFDS's own ($TFDS_DATA_DIR, else
             ~/tensorflow_datasets).
         eurosat_zip: A EuroSAT archive to prepare the dataset from, instead of downloading it.
+        split_files: Which images are in the splits, as `split_files.positions` reads it; `None` for 70/20/10, or the
+            dataset's own splits.
         image_size: For training, which needs images of one size in a batch: where those of "train" or "validation"
             differ, they are resized to this square. `None` leaves all as they are.
         interpolation: What they are resized with, "bilinear" or "bicubic".
@@ -39,13 +43,15 @@ def load(
             argument has no meaning for it.
     """
     if name != "synthetic" and not name.startswith(FOLDER):
-        return tfds.load(name, splits, data_dir, eurosat_zip, image_size, interpolation)
+        return tfds.load(name, splits, data_dir, eurosat_zip, split_files, image_size, interpolation)
     for flag, value in (("data_dir", data_dir), ("eurosat_zip", eurosat_zip)):
         if value:
             raise InputError(f"--{flag} is of no use for dataset {name}, which is not TFDS's")
     if name == "synthetic":
+        if split_files:
+            raise InputError("--split_files is of no use for dataset synthetic, which has no files")
         return _synthetic(splits)
-    return folder.load(name.removeprefix(FOLDER), splits, image_size, interpolation)
+    return folder.load(name.removeprefix(FOLDER), splits, split_files, image_size, interpolation)
 
 
 def _synthetic(splits: Sequence[str]) -> Dataset:
@@ -57,10 +63,13 @@ def _synthetic(splits: Sequence[str]) -> Dataset:
     return Dataset("synthetic", synthetic.CLASSES, loaded)
 
 
-def located(name: str, data_dir: str | None) -> tuple[str, str | None]:
-    """The name of a dataset and its `data_dir`, so that both mean the same from every working directory."""
+def located(name: str, data_dir: str | None, split_files: str | None) -> tuple[str, str | None, str | None]:
+    """The name of a dataset, its `data_dir` and `split_files`, so that they mean the same from everywhere."""
+    if split_files:
+        split_files = ",".join(str(path.expanduser().resolve()) for path in files(split_files).values())
     if name.startswith(FOLDER):
-        return f"{FOLDER}{pathlib.Path(name.removeprefix(FOLDER)).resolve()}", data_dir
-    if name != "synthetic":
+        name = f"{FOLDER}{pathlib.Path(name.removeprefix(FOLDER)).resolve()}"
+    elif name != "synthetic":
         data_dir = data_dir or os.environ.get("TFDS_DATA_DIR")
-    return name, str(pathlib.Path(data_dir).expanduser().resolve()) if data_dir else None
+        data_dir = str(pathlib.Path(data_dir).expanduser().resolve()) if data_dir else None
+    return name, data_dir, split_files

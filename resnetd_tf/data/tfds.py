@@ -5,12 +5,14 @@ import itertools
 import math
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
 
 from resnetd_tf.data import eurosat, images
 from resnetd_tf.data.batches import WITHOUT_AUTOTUNING
+from resnetd_tf.data.split_files import files, positions
 from resnetd_tf.data.splits import Dataset, Shape, Split, hold, must_fit, shapes_in_memory
 from resnetd_tf.errors import InputError, first_line
 
@@ -51,11 +53,53 @@ def slices(builder) -> dict[str, str]:
     return {"train": f"train[:{end}%]" if end < 100 else "train", **chosen}
 
 
+@dataclass(frozen=True)
+class Part:
+    """Some examples of a prepared dataset.
+
+    Attributes:
+        name: What they are of it: "train[:70%]", or the list that names them.
+        slice: A TFDS slice.
+        kept: Which of its examples they are, (n,) bool; `None` for all.
+    """
+
+    name: str
+    slice: str
+    kept: np.ndarray | None = None
+
+
+def _sliced(builder, splits: Sequence[str]) -> dict[str, Part]:
+    known = slices(builder)
+    return {split: Part(known.get(split, split), known.get(split, split)) for split in splits}
+
+
+def _listed(builder, split_files: str, splits: Sequence[str]) -> dict[str, Part]:
+    """The examples that lists of file names name.
+
+    Raises:
+        InputError: As for `positions`; or examples have no file names.
+    """
+    everything = Part("all", "+".join(builder.info.splits))
+    names = []
+    for example in _undecoded(builder, everything).as_numpy_iterator():
+        name = example.get("filename", example.get("file_name"))
+        if name is None:
+            raise InputError(f"--split_files: examples of {builder.info.name} have no file names")
+        names.append(name.decode())
+    found = positions(split_files, builder.info.name, names, splits)
+    paths = files(split_files)
+    return {
+        split: Part(str(paths[split]), everything.slice, np.isin(np.arange(len(names)), found[split]))
+        for split in splits
+    }
+
+
 def load(
     name: str,
     splits: Sequence[str],
     data_dir: str | None,
     eurosat_zip: str | None,
+    split_files: str | None,
     image_size: int | None,
     interpolation: str,
 ) -> Dataset:
@@ -68,10 +112,9 @@ def load(
         eurosat.prepare(builder, eurosat_zip) if builder.name == "eurosat" else _prepare(builder)
     elif eurosat_zip:
         print(f"{name} is prepared already, in {builder.data_path}: --eurosat_zip is not needed")
-    known = slices(builder)
-    chosen = {split: known.get(split, split) for split in splits}
     shapes, loaded, split = {}, {}, ""
     try:
+        chosen = _listed(builder, split_files, splits) if split_files else _sliced(builder, splits)
         for split, part in chosen.items():
             shapes[split] = shapes_in_memory(split, _shapes(builder, part, image_key), image_size)
         must_fit(name, itertools.chain(*shapes.values()), dtype)
@@ -82,7 +125,7 @@ def load(
             held = hold(pixels, shapes[split], dtype, interpolation)
             if min(labels) < 0:
                 raise InputError(f"split {split!r} of {name} has no labels, which TFDS gives as -1")
-            loaded[split] = Split(held, np.array(labels, np.int64), tuple(names), part)
+            loaded[split] = Split(held, np.array(labels, np.int64), tuple(names), part.name)
     except ValueError as error:
         raise InputError(f"split {split!r} of {name}: {first_line(error)}") from error
     except (tf.errors.OpError, OSError) as error:
@@ -122,31 +165,35 @@ def _prepare(builder) -> None:
         ) from error
 
 
-def _undecoded(builder, part: str, image_key: str) -> tf.data.Dataset:
+def _undecoded(builder, part: Part) -> tf.data.Dataset:
     """Examples in the order that they are stored in, pictures as the bytes of their files."""
     import tensorflow_datasets as tfds
 
+    image_key, _ = builder.info.supervised_keys
     encoded = isinstance(builder.info.features[image_key], tfds.features.Image)
     dataset = builder.as_dataset(
-        split=part,
+        split=part.slice,
         shuffle_files=False,
         decoders={image_key: tfds.decode.SkipDecoding()} if encoded else None,
         read_config=tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1),
     )
+    if part.kept is not None:
+        flagged = tf.data.Dataset.zip(dataset, tf.data.Dataset.from_tensor_slices(part.kept))
+        dataset = flagged.filter(lambda example, kept: kept).map(lambda example, kept: example)
     return dataset.with_options(WITHOUT_AUTOTUNING)
 
 
-def _shapes(builder, part: str, image_key: str) -> list[Shape]:
+def _shapes(builder, part: Part, image_key: str) -> list[Shape]:
     """Shapes of the images of a slice; where the dataset does not say, each picture's header does."""
-    shape, dataset = builder.info.features[image_key].shape, _undecoded(builder, part, image_key)
+    shape, dataset = builder.info.features[image_key].shape, _undecoded(builder, part)
     if None not in shape:
-        return [shape] * len(dataset)
+        return [shape] * (len(dataset) if part.kept is None else int(part.kept.sum()))
     encoded = dataset.map(lambda example: example[image_key]).as_numpy_iterator()
     return [images.shape_of_encoded(io.BytesIO(file)) for file in encoded]
 
 
 def _examples(
-    builder, part: str, keys: tuple[str, str], dtype: str, labels: list[int], names: list[str]
+    builder, part: Part, keys: tuple[str, str], dtype: str, labels: list[int], names: list[str]
 ) -> Iterator[np.ndarray]:
     """Yields images (height, width, bands), and fills the lists of labels and names as it goes."""
     image_key, label_key = keys
@@ -159,12 +206,12 @@ def _examples(
         name = example.get("filename", example.get("file_name", tf.constant("")))
         return tf.saturate_cast(image, dtype), example[label_key], name
 
-    decoded = _undecoded(builder, part, image_key).map(read, num_parallel_calls=tf.data.AUTOTUNE)
+    decoded = _undecoded(builder, part).map(read, num_parallel_calls=tf.data.AUTOTUNE)
     # Batches because each call costs; small ones, because they are in memory beside what is held.
     batch = 1 if None in feature.shape else max(1, min(256, 2**22 // math.prod(feature.shape)))
     batched = decoded.batch(batch).with_options(WITHOUT_AUTOTUNING)
     for pixels, label, name in batched.as_numpy_iterator():
-        names.extend(text.decode() or f"{part}#{len(names) + index}" for index, text in enumerate(name))
+        names.extend(text.decode() or f"{part.name}#{len(names) + index}" for index, text in enumerate(name))
         labels.extend(label)
         yield from pixels
 
@@ -172,7 +219,7 @@ def _examples(
 def _damage(builder, error: Exception) -> InputError:
     """Names the file of a prepared dataset that cannot be read."""
     remedy = f"delete {builder.data_path} and run again to prepare it anew"
-    image_key = builder.info.supervised_keys[0]
+    image_key, _ = builder.info.supervised_keys
     for split, info in builder.info.splits.items():
         for path, expected in zip(info.filepaths, info.shard_lengths):
             try:
@@ -181,7 +228,7 @@ def _damage(builder, error: Exception) -> InputError:
                 return InputError(f"{path}: truncated or corrupt ({damage.message.split('[')[0].strip()}); {remedy}")
             if found != expected:
                 return InputError(f"{path}: truncated, holds {found} of {expected} images; {remedy}")
-        for example in _undecoded(builder, split, image_key):
+        for example in _undecoded(builder, Part(split, split)):
             try:
                 images.decode(example[image_key])
             except tf.errors.InvalidArgumentError:

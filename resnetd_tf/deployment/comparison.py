@@ -21,6 +21,7 @@ def patches(
     dataset: str | None,
     data_dir: str | None,
     eurosat_zip: str | None,
+    split_files: str | None,
 ) -> list[np.ndarray]:
     """The first images of splits of the named dataset, or of the one that the classifier was trained on.
 
@@ -30,12 +31,13 @@ def patches(
     Raises:
         InputError: No dataset is known, or its images have another number of bands.
     """
-    name, data_dir = classifier.source(dataset, data_dir)
+    name, data_dir, split_files = classifier.source(dataset, data_dir, split_files)
     loaded = sources.load(
         name,
         splits,
         data_dir=data_dir,
         eurosat_zip=eurosat_zip,
+        split_files=split_files,
         image_size=classifier.metadata.get("image_size"),  # as in training
         interpolation=classifier.metadata.get("interpolation", "bilinear"),
     )

@@ -12,10 +12,9 @@ from resnetd_tf import rundir
 from resnetd_tf.data import images
 from resnetd_tf.deployment import comparison
 from resnetd_tf.deployment.folding import folded
-from resnetd_tf.errors import InputError, damage_told
-from resnetd_tf.networks import keras_files
+from resnetd_tf.errors import damage_told
 from resnetd_tf.networks.resizing import Resizing
-from resnetd_tf.saved import keras_file, open_classifier
+from resnetd_tf.saved import open_classifier, open_network
 
 WEIGHT = "weight_"  # and a number: the name of a weight in the graph
 
@@ -124,17 +123,18 @@ def convert(
     dataset: str | None = None,
     data_dir: str | None = None,
     eurosat_zip: str | None = None,
+    split_files: str | None = None,
     trust: bool = False,
 ) -> pathlib.Path:
     """Writes a SavedModel from a .keras file, and compares the two.
 
     Args:
-        model: A .keras file of a run, or a path as `saved.locate` takes it of the SavedModel of a run.
+        model: A path as `saved.open_network` takes it.
         precision: "float32" as training leaves it, or "bfloat16", for processors and GPUs that have instructions for
             it; others compute it slowly.
         output: The folder; `None` for savedmodel-PRECISION in the run's folder.
         dataset: What to compare on; `None` for the dataset the model was trained on.
-        data_dir, eurosat_zip: As for `sources.load`.
+        data_dir, eurosat_zip, split_files: As for `sources.load`.
         trust: As for `saved.open_classifier`.
 
     Returns:
@@ -143,14 +143,11 @@ def convert(
     Raises:
         InputError: Something given cannot be used.
     """
-    source = keras_file(model)
-    path = pathlib.Path(output) if output else source.parent / f"savedmodel-{precision}"
-    rundir.must_not_exist(path)
+    source, network = open_network(model, trust)
     classifier = open_classifier(source, trust=trust)
-    (check,) = comparison.patches(classifier, ("validation",), dataset, data_dir, eurosat_zip)
-    network = keras_files.load(source, trust)
-    if not {"normalization", "resizing"} <= {layer.name for layer in network.layers}:
-        raise InputError(f"{source} is no classifier: it lacks the preprocessing that `train.py` puts in front")
+    path = pathlib.Path(output) if output else classifier.folder / f"savedmodel-{precision}"
+    rundir.must_not_exist(path)
+    (check,) = comparison.patches(classifier, ("validation",), dataset, data_dir, eurosat_zip, split_files)
     with damage_told(f"{source} is no classifier that `train.py` writes"):  # one that was only trusted can be anything
         write(network, classifier.classes, classifier.metadata, path, precision)
     result = comparison.agreement(open_classifier(path, trust=trust).predict(check), classifier.predict(check))

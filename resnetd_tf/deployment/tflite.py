@@ -1,4 +1,4 @@
-"""From a SavedModel to TFLite, for devices and for the LiteRT interpreter."""
+"""From a classifier to TFLite, for devices and for the LiteRT interpreter."""
 
 import pathlib
 import subprocess
@@ -9,10 +9,10 @@ import numpy as np
 import tensorflow as tf
 
 from resnetd_tf import metadata, rundir
-from resnetd_tf.deployment import comparison, litert
+from resnetd_tf.deployment import comparison, litert, savedmodel
 from resnetd_tf.errors import InputError, damage_told
 from resnetd_tf.networks.resizing import Resizing
-from resnetd_tf.saved import open_classifier
+from resnetd_tf.saved import open_classifier, open_network
 
 
 def convert(
@@ -22,20 +22,21 @@ def convert(
     dataset: str | None = None,
     data_dir: str | None = None,
     eurosat_zip: str | None = None,
+    split_files: str | None = None,
     trust: bool = False,
 ) -> pathlib.Path:
-    """Converts a SavedModel to TFLite, preprocessing included, and checks it in the LiteRT interpreter.
+    """Converts a classifier to TFLite, preprocessing included, and checks it in the LiteRT interpreter.
 
     The file takes one image: (1, height, width, bands) raw pixels, of the size the model was trained on. It
     returns (1, classes) float32 probabilities.
 
     Args:
-        model: A path as `saved.locate` takes it, of a SavedModel.
+        model: A path as `saved.locate` takes it.
         precision: "float32", or "int8" for weights and activations in 8 bits, calibrated on the training
             split.
         output: The file; `None` for model-PRECISION.tflite in the run's folder.
         dataset: What to compare on, and for int8 to calibrate on; `None` for the dataset the model was trained on.
-        data_dir, eurosat_zip: As for `sources.load`.
+        data_dir, eurosat_zip, split_files: As for `sources.load`.
         trust: As for `saved.open_classifier`.
 
     Returns:
@@ -45,15 +46,17 @@ def convert(
         InputError: Something given cannot be used, or the converted model disagrees with the SavedModel.
     """
     classifier = open_classifier(model, trust=trust)
-    if classifier.path.is_file():
-        raise InputError(f"{classifier.path}: TFLite is made from a SavedModel; give its folder")
     path = pathlib.Path(output) if output else classifier.folder / f"model-{precision}.tflite"
     rundir.must_not_exist(path)
     splits = ("validation", "train") if precision == "int8" else ("validation",)
-    check, *calibration = comparison.patches(classifier, splits, dataset, data_dir, eurosat_zip)
+    check, *calibration = comparison.patches(classifier, splits, dataset, data_dir, eurosat_zip, split_files)
 
-    with damage_told(f"{classifier.path}: cannot be converted"):
-        content = _flatbuffer(classifier.path, check.shape[1:], *calibration)
+    with damage_told(f"{classifier.path}: cannot be converted"), tempfile.TemporaryDirectory() as folder:
+        source = classifier.path
+        if source.is_file():
+            source = pathlib.Path(folder) / "savedmodel"
+            savedmodel.write(open_network(model, trust)[1], classifier.classes, classifier.metadata, source)
+        content = _flatbuffer(source, check.shape[1:], *calibration)
     with rundir.atomic(path) as temporary:
         temporary.write_bytes(content)
         probabilities, expected = run(temporary, check), classifier.predict(check)

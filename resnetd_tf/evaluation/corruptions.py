@@ -13,7 +13,7 @@ import scipy.ndimage
 
 from resnetd_tf.data.splits import Dataset, Split
 from resnetd_tf.errors import InputError
-from resnetd_tf.evaluation.metrics import accuracy, calibration_error
+from resnetd_tf.evaluation.metrics import accuracy, calibration_error, predict
 from resnetd_tf.saved import SavedClassifier
 
 
@@ -110,8 +110,10 @@ CORRUPTIONS = (
 )
 
 
-def evaluate(classifier: SavedClassifier, dataset: Dataset, split: str) -> Iterator[dict]:
+def evaluate(classifier: SavedClassifier, dataset: Dataset, split: str, over_turns: bool = False) -> Iterator[dict]:
     """Yields accuracy and calibration on the images of one split as they are, and then under each corruption.
+
+    Arguments are as for `metrics.evaluate`.
 
     Raises:
         InputError: They are not RGB.
@@ -121,7 +123,7 @@ def evaluate(classifier: SavedClassifier, dataset: Dataset, split: str) -> Itera
     chosen = dataset.splits[split]
     for corruption in (None, *CORRUPTIONS):
         images = corruption(chosen.images) if corruption else chosen.images
-        probabilities = classifier.predict(images)
+        probabilities = predict(classifier, images, over_turns)
         yield {
             "corruption": corruption.name if corruption else "none",
             "grade": corruption.grade if corruption else "",

@@ -11,6 +11,8 @@ from resnetd_tf.data.splits import Dataset, Split
 from resnetd_tf.errors import InputError
 from resnetd_tf.saved import SavedClassifier
 
+Images = np.ndarray | list[np.ndarray]
+
 WORST = 24  # mistakes that are listed and drawn
 SHOWN = 40  # classes that examples are drawn of
 
@@ -79,6 +81,7 @@ class Evaluation:
         split: Its images and true labels.
         classes: Class names.
         probabilities: (n, classes), what the classifier gave.
+        over_turns: Whether they are means over the turns of each image.
     """
 
     dataset: str
@@ -86,6 +89,7 @@ class Evaluation:
     split: Split
     classes: tuple[str, ...]
     probabilities: np.ndarray
+    over_turns: bool = False
 
     @property
     def predicted(self) -> np.ndarray:
@@ -122,7 +126,8 @@ class Evaluation:
             for index in self.mistakes
         ]
         measured = metrics(labels, self.probabilities, self.classes)
-        return {"dataset": self.dataset, "split": self.split_name, **measured, "mistakes": mistakes}
+        of = {"dataset": self.dataset, "split": self.split_name, "over_turns": self.over_turns}
+        return {**of, **measured, "mistakes": mistakes}
 
 
 def check(classifier: SavedClassifier, dataset: Dataset) -> None:
@@ -135,13 +140,30 @@ def check(classifier: SavedClassifier, dataset: Dataset) -> None:
         )
 
 
-def evaluate(classifier: SavedClassifier, dataset: Dataset, split: str) -> Evaluation:
+def predict(classifier: SavedClassifier, images: Images, over_turns: bool = False) -> np.ndarray:
+    """Probabilities (n, classes) of images (n, height, width, bands), or of a list of them.
+
+    Over turns they are means over the eight turns and flips of each image: seen from above, it has no upright.
+    """
+    if not over_turns:
+        return classifier.predict(images)
+    ways = (
+        [np.rot90(image[::-1] if flipped else image, quarters) for image in images]
+        for flipped in (False, True)
+        for quarters in range(4)
+    )
+    return np.mean([classifier.predict(way) for way in ways], axis=0)
+
+
+def evaluate(classifier: SavedClassifier, dataset: Dataset, split: str, over_turns: bool = False) -> Evaluation:
     """Classifies the images of one split.
 
     Args:
         classifier: An opened classifier.
         dataset: A dataset with that split loaded, that `check` accepts.
         split: The split's name.
+        over_turns: As for `predict`.
     """
     chosen = dataset.splits[split]
-    return Evaluation(dataset.name, split, chosen, dataset.classes, classifier.predict(chosen.images))
+    probabilities = predict(classifier, chosen.images, over_turns)
+    return Evaluation(dataset.name, split, chosen, dataset.classes, probabilities, over_turns)

@@ -1,6 +1,7 @@
 """Metrics and history as text and as pictures."""
 
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure  # without pyplot, whose backend is the user's choice
@@ -42,7 +43,12 @@ def summary(metrics: dict) -> str:
     """Accuracy with its interval, in one line."""
     note = " (synthetic images)" if metrics["dataset"] == "synthetic" else ""
     accuracy = percent(metrics["accuracy"], metrics["accuracy_interval"])
-    return f"{metrics['split']} accuracy of {metrics['dataset']}{note}: {accuracy}, {metrics['count']} images"
+    return f"{_of(metrics)}{note}: {accuracy}, {metrics['count']} images"
+
+
+def _of(result: dict) -> str:
+    """What an accuracy is of: "test accuracy of eurosat/rgb, over eight turns"."""
+    return f"{result['split']} accuracy of {result['dataset']}" + ", over eight turns" * result["over_turns"]
 
 
 def percent(accuracy: float, interval: list[float]) -> str:
@@ -66,23 +72,33 @@ def plot_history(history: list[dict], path: pathlib.Path) -> None:
 
 
 def plot_confusion(metrics: dict, path: pathlib.Path) -> None:
-    """Confusion matrix: rows are true classes, columns predicted ones; colours are shares of the row."""
-    counts, names = np.array(metrics["confusion_matrix"]), list(metrics["classes"])
+    """The confusion matrix of what `metrics.metrics` measured."""
+    _save(confusion(np.array(metrics["confusion_matrix"]), list(metrics["classes"]), summary(metrics)), path)
+
+
+def confusion(counts: np.ndarray, names: Sequence[str], title: str) -> Figure:
+    """A confusion matrix: rows are true classes, columns predicted ones; colours are shares of the row.
+
+    Args:
+        counts: (classes, classes).
+        names: Those of the classes.
+        title: What stands above it.
+    """
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     readable = len(names) <= READABLE
     size = 2.5 + 0.55 * min(len(names), READABLE)
     figure = Figure(figsize=(size, size))
     axis = figure.subplots()
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axis.set(xlabel="predicted", ylabel="true", title=summary(metrics))
+    axis.set(xlabel="predicted", ylabel="true", title=title)
     if readable:
         axis.set_xticks(range(len(names)), names, rotation=60, ha="right")
         axis.set_yticks(range(len(names)), names)
     for (row, column), count in np.ndenumerate(counts):
         if count and readable:
             colour = "white" if shares[row, column] > 0.5 else "black"
-            axis.text(column, row, count, ha="center", va="center", color=colour, fontsize=8)
-    _save(figure, path)
+            axis.text(column, row, f"{count:.0f}", ha="center", va="center", color=colour, fontsize=8)
+    return figure
 
 
 def _grid(count: int, columns: int, width: float, height: float, title: float) -> tuple[Figure, np.ndarray]:
@@ -134,7 +150,7 @@ def corruption_summary(result: dict) -> str:
         100 * result[name] for name in ("accuracy", "mean_accuracy", "calibration_error", "mean_calibration_error")
     )
     return (
-        f"{result['split']} accuracy of {result['dataset']}: {clean:.2f} % as they are, {mean:.2f} % in the mean over "
+        f"{_of(result)}: {clean:.2f} % as they are, {mean:.2f} % in the mean over "
         f"{len(result['corruptions']) - 1} corruptions; expected calibration error {error:.2f} % and {mean_error:.2f} %"
     )
 

@@ -14,9 +14,11 @@ def evaluate(
     dataset: str | None = None,
     split: str = "test",
     under_corruptions: bool = False,
+    over_turns: bool = False,
     output_dir: str | None = None,
     data_dir: str | None = None,
     eurosat_zip: str | None = None,
+    split_files: str | None = None,
     trust: bool = False,
 ) -> dict:
     """Evaluates a saved classifier: accuracy, per-class scores, confusion matrix, worst mistakes.
@@ -26,9 +28,10 @@ def evaluate(
         dataset: Name of a dataset as for `sources.load`; `None` for the one the model was trained on.
         split: "train", "validation", "test", or a TFDS slice.
         under_corruptions: Measures accuracy and calibration on images that are noisy, blurred, compressed and so on.
+        over_turns: Averages probabilities over the eight turns and flips of each image.
         output_dir: A folder that does not exist yet; `None` for evaluation-SPLIT-K, or evaluation-SPLIT-corruptions-K,
-            beside the model.
-        data_dir, eurosat_zip: As for `sources.load`.
+            evaluation-SPLIT-turns-K and so on, beside the model.
+        data_dir, eurosat_zip, split_files: As for `sources.load`.
         trust: As for `saved.open_classifier`.
 
     Returns:
@@ -38,37 +41,38 @@ def evaluate(
         InputError: Something given cannot be used.
     """
     classifier = saved.open_classifier(model, trust=trust)
-    name, data_dir = classifier.source(dataset, data_dir)
-    loaded = sources.load(name, (split,), data_dir=data_dir, eurosat_zip=eurosat_zip)
+    name, data_dir, split_files = classifier.source(dataset, data_dir, split_files)
+    loaded = sources.load(name, (split,), data_dir=data_dir, eurosat_zip=eurosat_zip, split_files=split_files)
     metrics.check(classifier, loaded)
-    measure, what = (_under_corruptions, f"{split}-corruptions") if under_corruptions else (_as_they_are, split)
+    measure = _under_corruptions if under_corruptions else _as_they_are
+    what = split + "-turns" * over_turns + "-corruptions" * under_corruptions
     with rundir.new_evaluation(classifier.folder, what, output_dir) as folder:
-        result, summary, files = measure(classifier, loaded, split, folder)
+        result, summary, files = measure(classifier, loaded, split, over_turns, folder)
     print(summary)
     print(f"Written to {folder}: {files}")
     return result
 
 
 def _as_they_are(
-    classifier: saved.SavedClassifier, dataset: Dataset, split: str, folder: pathlib.Path
+    classifier: saved.SavedClassifier, dataset: Dataset, split: str, over_turns: bool, folder: pathlib.Path
 ) -> tuple[dict, str, str]:
     """Writes what is found on the images of a split; returns it as written and in words, and the names of the files."""
-    evaluation = metrics.evaluate(classifier, dataset, split)
+    evaluation = metrics.evaluate(classifier, dataset, split, over_turns)
     report.write(evaluation, folder)
     return evaluation.result, report.table(evaluation.result), report.FILES
 
 
 def _under_corruptions(
-    classifier: saved.SavedClassifier, dataset: Dataset, split: str, folder: pathlib.Path
+    classifier: saved.SavedClassifier, dataset: Dataset, split: str, over_turns: bool, folder: pathlib.Path
 ) -> tuple[dict, str, str]:
     """The same for images that are corrupted, with a line as each corruption is done."""
     rows = []
     print(report.CORRUPTION_COLUMNS)
-    for row in corruptions.evaluate(classifier, dataset, split):
+    for row in corruptions.evaluate(classifier, dataset, split, over_turns):
         rows.append(row)
         print(report.corruption_row(row), flush=True)
     chosen = dataset.splits[split]
-    found = {"dataset": dataset.name, "split": split, "count": len(chosen)}
+    found = {"dataset": dataset.name, "split": split, "over_turns": over_turns, "count": len(chosen)}
     result = {**found, **corruptions.means(rows), "corruptions": rows}
     report.plot_corruptions(rows, corruptions.examples(chosen), folder / "corruptions.png")
     rundir.write_json(folder / "corruptions.json", result)

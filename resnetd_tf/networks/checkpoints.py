@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from resnetd_tf.errors import NotOurs, first_line
-from resnetd_tf.networks import keras_files, pretrained
+from resnetd_tf.errors import InputError, NotOurs, first_line
+from resnetd_tf.networks import keras_files, pretrained, safetensors_files
 from resnetd_tf.normalization import IMAGENET, Statistics
 
 
@@ -49,15 +49,15 @@ def read(weights: str | pathlib.Path, depth: int, variant: str) -> Checkpoint:
     """Reads, and fetches if need be, weights for a network of this depth and variant.
 
     Args:
-        weights: "imagenet" for the published checkpoint (`pretrained.PUBLISHED`), or the path of a .keras file
-            of ours (a network or a classifier), a .weights.h5 file of a network of ours, or a .safetensors
-            state dict of timm's or torchvision's ResNet, which is taken to expect images that are normalised
-            as ImageNet's are.
+        weights: "imagenet" for the published checkpoint (`pretrained.PUBLISHED`), "eurosat" for the classifier that
+            ships with this package, or the path of a .keras file of ours (a network or a classifier), a .weights.h5
+            file of a network of ours, a .safetensors file of a classifier of ours, or a .safetensors state dict of
+            timm's or torchvision's ResNet, which is taken to expect images that are normalised as ImageNet's are.
         depth, variant: As for `resnetd_tf.resnet`.
 
     Raises:
         pretrained.Unavailable: The published weights are not cached and cannot be fetched.
-        ValueError: The file is missing or cannot be read.
+        ValueError: The file is missing, cannot be read, or is of another network.
     """
     if weights == "imagenet":
         chosen = pretrained.find(depth, variant)
@@ -66,9 +66,9 @@ def read(weights: str | pathlib.Path, depth: int, variant: str) -> Checkpoint:
             tensors = from_keras_applications(network)
         else:
             file = pretrained.fetch_safetensors(chosen)
-            tensors = _read(file, _safetensors)
+            tensors = _read(file, safetensors_files.read)
         return Checkpoint(chosen.source, tensors, chosen.statistics, chosen.interpolation, file)
-    path = pathlib.Path(weights)
+    path = pretrained.shipped() if weights == pretrained.EUROSAT else pathlib.Path(weights)
     if not path.is_file():
         raise ValueError(f"weights {path}: no such file")
     if path.suffix in (".pth", ".pt", ".bin"):
@@ -77,7 +77,14 @@ def read(weights: str | pathlib.Path, depth: int, variant: str) -> Checkpoint:
             'safetensors.torch.save_file(torch.load(path, weights_only=True), "weights.safetensors")'
         )
     if path.suffix == ".safetensors":
-        return Checkpoint(str(path), _read(path, _safetensors), IMAGENET, "bicubic", path)
+        tensors, described = _read(path, safetensors_files.read), _read(path, safetensors_files.description)
+        if described is None:
+            return Checkpoint(str(path), tensors, IMAGENET, "bicubic", path)
+        network = (described["depth"], described["variant"])
+        if network != (depth, variant):
+            raise ValueError(f"weights {weights}: of depth {network[0]}, variant {network[1]}, not {depth}, {variant}")
+        statistics = safetensors_files.statistics(described)
+        return Checkpoint(str(weights), tensors, statistics, described["interpolation"], path)
     if path.suffix == ".keras":
         return _read(path, _keras)
     if path.name.endswith(".weights.h5"):
@@ -88,16 +95,10 @@ def read(weights: str | pathlib.Path, depth: int, variant: str) -> Checkpoint:
 def _read(path: pathlib.Path, reader):
     try:
         return reader(path)
-    except NotOurs as error:
+    except (InputError, NotOurs) as error:
         raise ValueError(f"weights {path}: {error}") from error
     except Exception as error:  # zipfile, Keras and safetensors each have their own for a damaged file
         raise ValueError(f"weights {path}: cannot be read, damaged or truncated ({first_line(error)})") from error
-
-
-def _safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
-    from safetensors.numpy import load_file
-
-    return load_file(path)
 
 
 def _keras(path: pathlib.Path) -> Checkpoint:

@@ -1,4 +1,4 @@
-"""Published ImageNet-1k checkpoints: which there are, what belongs to them, and how they are fetched."""
+"""Weights that were trained before: published ImageNet-1k checkpoints, and the classifier in this package."""
 
 import hashlib
 import os
@@ -13,6 +13,10 @@ from resnetd_tf.normalization import CAFFE, IMAGENET, Statistics
 
 FILE = "model.safetensors"
 KERAS_APPLICATIONS = "keras.applications"
+
+EUROSAT = "eurosat"  # the name of the classifier that ships with this package
+EUROSAT_FILE = pathlib.Path(__file__).parents[1] / "weights" / "resnet50d-eurosat.safetensors"
+EUROSAT_SHA256 = ""
 
 
 class Unavailable(ValueError):
@@ -71,6 +75,20 @@ PUBLISHED = {
     (101, "d"): _timm("resnet101d.gluon_in1k", 80.43),
     (152, "d"): _timm("resnet152d.gluon_in1k", 80.48),
 }
+
+
+def shipped() -> pathlib.Path:
+    """The file of the classifier that ships with this package.
+
+    Raises:
+        Unavailable: It is missing or damaged.
+    """
+    if not EUROSAT_FILE.is_file():
+        raise Unavailable(f"{EUROSAT_FILE} is missing; install resnetd_tf anew, or train a classifier: python train.py")
+    with EUROSAT_FILE.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != EUROSAT_SHA256:
+            raise Unavailable(f"{EUROSAT_FILE} is damaged: its SHA-256 is another; install resnetd_tf anew")
+    return EUROSAT_FILE
 
 
 def find(depth: int, variant: str) -> Published:

@@ -192,26 +192,6 @@ class StopNotFinite(keras.callbacks.Callback):
             raise Diverged("loss is", self.progress.epoch + 1, self.progress.step + 1)
 
 
-class Logs(keras.callbacks.Callback):
-    """Writes curves for TensorBoard, named as Keras names them, to logs/train/ and logs/validation/."""
-
-    def __init__(self, folder: pathlib.Path):
-        super().__init__()
-        self.folder = folder / "logs"
-
-    def on_epoch_end(self, epoch, logs=None):
-        rate = float(self.model.optimizer.learning_rate)
-        trained = {name: value for name, value in logs.items() if not name.startswith("val_")}
-        validated = {name.removeprefix("val_"): value for name, value in logs.items() if name.startswith("val_")}
-        with warn_of_full_disk("TensorBoard's logs"):
-            for place, values in (("train", trained | {"learning_rate": rate}), ("validation", validated)):
-                writer = tf.summary.create_file_writer(str(self.folder / place))
-                with writer.as_default(epoch):
-                    for name, value in values.items():
-                        tf.summary.scalar(f"epoch_{name}", value)
-                writer.close()
-
-
 class Diverged(InputError):
     """The loss or the weights of a run are not finite any more."""
 

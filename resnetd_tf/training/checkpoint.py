@@ -43,7 +43,7 @@ class Progress:
     epoch: int = 0
     step: int = 0
     history: list[dict] = field(default_factory=list)
-    sums: list[float] = field(default_factory=list)
+    sums: list[float | list] = field(default_factory=list)
     seconds: float = 0.0
     epoch_seconds: float = 0.0
     wall_seconds: float = 0.0
@@ -144,12 +144,12 @@ def _replicas(variable: keras.Variable) -> list[tf.Variable]:
     return list(getattr(variable.value, "values", [variable.value]))
 
 
-def metric_sums(model: keras.Model) -> list[float]:
+def metric_sums(model: keras.Model) -> list[float | list]:
     """What the metrics have summed up, on each replica."""
-    return [float(sum_.numpy()) for variable in model.metrics_variables for sum_ in _replicas(variable)]
+    return [sum_.numpy().tolist() for variable in model.metrics_variables for sum_ in _replicas(variable)]
 
 
-def set_metric_sums(model: keras.Model, sums: list[float]) -> None:
+def set_metric_sums(model: keras.Model, sums: list[float | list]) -> None:
     """Puts back what `metric_sums` returned."""
     places = [place for variable in model.metrics_variables for place in _replicas(variable)]
     for place, value in zip(places, sums, strict=True):

@@ -1,6 +1,7 @@
 """Training itself, from wherever a run has come to."""
 
 import sys
+from functools import partial
 
 import keras
 import tensorflow as tf
@@ -12,13 +13,13 @@ from resnetd_tf.training import checkpoint
 from resnetd_tf.training.callbacks import (
     AverageReplicas,
     Checkpoints,
-    Logs,
     RunWriter,
     StopAfterEpoch,
     StopNotFinite,
 )
 from resnetd_tf.training.duration import DurationEstimate
 from resnetd_tf.training.settings import Settings
+from resnetd_tf.training.tensorboard import Logs, Profile
 from resnetd_tf.training.termination import Termination
 
 
@@ -29,6 +30,7 @@ def fit(
     writer: RunWriter,
     termination: Termination,
     started: float,
+    profile: bool = False,
 ) -> bool:
     """Trains from where `writer.progress` is; whether it was interrupted after its first epoch.
 
@@ -41,12 +43,21 @@ def fit(
     check_batch = batches.without_idle_replicas(len(validation), settings.batch_size, replicas)
     checks = batches.from_split(validation, classes, check_batch)
     progress, steps = writer.progress, len(training) // settings.batch_size
+    draw = partial(
+        batches.for_training,
+        training,
+        classes,
+        settings.batch_size,
+        seed=settings.seed,
+        varies_pixels=settings.augmentation == "pixels" and dataset.bands == 3,
+    )
     left = settings.epochs * steps - progress.epoch * steps - progress.step
     callbacks = [
         *([AverageReplicas()] if replicas > 1 else []),
         writer,
         StopNotFinite(progress),
-        Logs(writer.folder),
+        Logs(writer.folder, dataset.classes),
+        *([Profile(writer.folder)] if profile else []),
         Checkpoints(writer, termination, settings.checkpoint_minutes, started),
         DurationEstimate(len(validation) / len(training), settings.image_size, left),
     ]
@@ -56,7 +67,7 @@ def fit(
         while progress.epoch < settings.epochs:
             first, whole = progress.epoch * steps + progress.step, progress.step == 0
             model.fit(
-                batches.for_training(training, classes, settings.batch_size, seed=settings.seed, first_step=first),
+                draw(first_step=first),
                 steps_per_epoch=steps - progress.step,
                 validation_data=checks,
                 initial_epoch=progress.epoch,

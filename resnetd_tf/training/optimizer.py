@@ -1,4 +1,4 @@
-"""How a classifier is trained: learning rate, optimizer and loss."""
+"""How a classifier is trained: learning rate, optimizer, loss and metrics."""
 
 import keras
 import tensorflow as tf
@@ -46,6 +46,27 @@ class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
         return tf.equal(count, replicas.num_replicas_in_sync)
 
 
+class MeanRecall(keras.metrics.Metric):
+    """The mean over classes of the share of their images that is recognised, from one-hot labels and probabilities.
+
+    Its `counts` (classes, classes) are the confusion matrix: rows are true classes, columns predicted ones.
+    """
+
+    def __init__(self, classes: int, name: str = "mean_recall"):
+        super().__init__(name=name)
+        self.counts = self.add_variable((classes, classes), "zeros", name="counts")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        classes = self.counts.shape[0]
+        true, predicted = (keras.ops.one_hot(keras.ops.argmax(y, -1), classes) for y in (y_true, y_pred))
+        self.counts.assign_add(keras.ops.matmul(keras.ops.transpose(true), predicted))
+
+    def result(self):
+        images = keras.ops.sum(self.counts, 1)
+        recalls = keras.ops.diagonal(self.counts) / keras.ops.maximum(images, 1)
+        return keras.ops.sum(recalls) / keras.ops.maximum(keras.ops.sum(keras.ops.cast(images > 0, "float32")), 1)
+
+
 def learning_rate_schedule(settings: Settings, steps_per_epoch: int) -> keras.optimizers.schedules.LearningRateSchedule:
     """Linear warm-up, then cosine decay to zero at the last step; `settings.learning_rate` must be a number."""
     assert settings.learning_rate is not None
@@ -76,7 +97,7 @@ def compile_classifier(model: keras.Model, settings: Settings, steps_per_epoch: 
     model.compile(
         optimizer(settings, steps_per_epoch),
         loss(settings),
-        metrics=[keras.metrics.CategoricalAccuracy("accuracy")],
+        metrics=[keras.metrics.CategoricalAccuracy("accuracy"), MeanRecall(model.output_shape[-1])],
         jit_compile=devices.compiles_with_xla(),
     )
     # Variables that a first step creates make TensorFlow trace it a second time.

@@ -52,7 +52,7 @@ def decide(settings: Settings, from_scratch: bool) -> Settings:
     if from_scratch and settings.freeze != "none":
         raise InputError(f"freeze {settings.freeze}: random weights would stay as they are; give --weights")
     learning_rate = FROM_SCRATCH if from_scratch else FINE_TUNING
-    dataset, data_dir = sources.located(settings.dataset, settings.data_dir)
+    dataset, data_dir, split_files = sources.located(settings.dataset, settings.data_dir, settings.split_files)
     return dataclasses.replace(
         settings,
         learning_rate=learning_rate if settings.learning_rate is None else settings.learning_rate,
@@ -60,6 +60,7 @@ def decide(settings: Settings, from_scratch: bool) -> Settings:
         output_dir=settings.base,
         dataset=dataset,
         data_dir=data_dir,
+        split_files=split_files,
     )
 
 
@@ -73,6 +74,7 @@ def load(settings: Settings, interpolation: str) -> Dataset:
         settings.dataset,
         data_dir=settings.data_dir,
         eurosat_zip=settings.eurosat_zip,
+        split_files=settings.split_files,
         image_size=settings.image_size,
         interpolation=interpolation,
     )

@@ -23,7 +23,7 @@ from resnetd_tf.training.settings import Settings
 from resnetd_tf.training.termination import Termination
 
 
-def train(settings: Settings, *, resume: bool = False) -> pathlib.Path:
+def train(settings: Settings, *, resume: bool = False, profile: bool = False) -> pathlib.Path:
     """Trains, exports and evaluates a classifier; see `rundir` for what it leaves under `settings.base`.
 
     A run that is killed, or ended by SIGTERM (exit code 143 then), has in its folder what it goes on from.
@@ -31,6 +31,7 @@ def train(settings: Settings, *, resume: bool = False) -> pathlib.Path:
     Args:
         settings: What to train, on what, and how.
         resume: Goes on with the newest unfinished run under `settings.base`; without one a new run starts.
+        profile: Records ten steps for TensorBoard's profiler, in logs/profile/ in the run's folder.
 
     Returns:
         The path of the SavedModel.
@@ -85,7 +86,7 @@ def train(settings: Settings, *, resume: bool = False) -> pathlib.Path:
         try:
             if not path.exists():
                 described["interrupted"] = go_on(
-                    folder, settings, dataset, model, described, progress, termination, started
+                    folder, settings, dataset, model, described, progress, termination, started, profile
                 )
             del model, dataset.splits["train"]  # their memory is needed for what follows
             results.finish(folder, path, dataset, progress, described, began)
@@ -106,6 +107,7 @@ def go_on(
     progress: Progress,
     termination: Termination,
     started: float,
+    profile: bool,
 ) -> bool:
     """Trains from where a run has come to; whether it was interrupted after its first epoch."""
     writer = RunWriter(folder, settings.epochs, progress)
@@ -113,7 +115,7 @@ def go_on(
     rundir.write_labels(folder / "labels.txt", dataset.classes)
     rundir.write_json(folder / "metadata.json", described)
     checkpoint.save(folder / unfinished.FOLDER, model, progress, folder / "model.keras")
-    interrupted = fit(model, settings, dataset, writer, termination, started)
+    interrupted = fit(model, settings, dataset, writer, termination, started, profile)
     writer.write()
     return interrupted
 

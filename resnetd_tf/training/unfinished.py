@@ -20,7 +20,7 @@ from resnetd_tf.training.settings import Settings
 
 FOLDER = "unfinished"  # in that of the run
 # What may differ from one process of a run to the next. The images themselves are compared, and the run was found.
-MAY_DIFFER = ("checkpoint_minutes", "data_dir", "eurosat_zip", "output_dir")
+MAY_DIFFER = ("checkpoint_minutes", "data_dir", "eurosat_zip", "output_dir", "split_files")
 
 NEEDED = ("data_sha256", "interpolation", "normalization", "replicas", "weights_source")  # of metadata.json
 

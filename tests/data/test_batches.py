@@ -1,7 +1,12 @@
 """Batches, augmentation and drawn scenes."""
 
+import io
+
 import numpy as np
+import pytest
+import scipy.ndimage
 import tensorflow as tf
+from PIL import Image
 
 from resnetd_tf.data import augmentation, batches, synthetic
 from resnetd_tf.data.splits import Split
@@ -50,6 +55,86 @@ def test_augmentation_is_the_eight_symmetries_of_the_square():
     assert seen == expected and len(seen) == 8
     wide = augmentation.flip_and_turn(tf.constant(np.stack([image[:2]] * 500)), tf.constant([1, 2]))
     assert len({turned.numpy().tobytes() for turned in wide}) == 4
+
+
+def patches(count):
+    return synthetic.draw(count, seed=1)[0]
+
+
+def test_varied_pixels():
+    """Half of a batch stays; the rest differs, each image in its own way, and all of it follows from the seed."""
+    images = patches(64)
+    varied = augmentation.vary_pixels(tf.constant(images), tf.constant([0, 5])).numpy()
+    again = augmentation.vary_pixels(tf.constant(images), tf.constant([0, 5])).numpy()
+    np.testing.assert_array_equal(varied, again)
+    assert varied.shape == images.shape and varied.dtype == np.uint8
+    place = np.arange(64) % 8
+    np.testing.assert_array_equal(varied[place < 4], images[place < 4])
+    difference = np.abs(varied.astype(float) - images).mean((1, 2, 3))[place >= 4]
+    assert (difference > 0).all() and 1 < np.median(difference) < 20
+    other = augmentation.vary_pixels(tf.constant(images), tf.constant([0, 6])).numpy()
+    assert (other[place >= 4] != varied[place >= 4]).any((1, 2, 3)).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 64), (2, 47, 30), (9, 8, 100), (32, 1, 1)])
+def test_images_of_any_size_are_varied(shape):
+    images = np.random.default_rng(0).integers(0, 256, (*shape, 3)).astype("uint8")
+    step = tf.function(lambda pixels: augmentation.vary_pixels(pixels, tf.constant([1, 2])))
+    assert step(tf.constant(images)).shape == images.shape
+
+
+def test_small_batches_are_varied_as_often():
+    image = patches(1)
+    same = [(augmentation.vary_pixels(tf.constant(image), [0, step]).numpy() == image).all() for step in range(100)]
+    assert 30 < sum(same) < 70
+    images = patches(3)
+    varied = augmentation.vary_pixels(tf.constant(images), [0, 1]).numpy()
+    differences = [[np.abs(one.astype(float) - other).mean() for other in images] for one in varied]
+    assert np.argmin(differences, axis=1).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("halves", "subsampling"), [(False, 0), (True, 2)])
+@pytest.mark.parametrize("quality", [95, 75, 50, 20])
+def test_jpeg_is_what_libjpeg_makes(quality, halves, subsampling):
+    """To a fraction of a grey level in the mean, also of sides that are no multiple of a block."""
+    images = patches(16)[:, :50, :61]
+    expected = []
+    for image in images:
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "JPEG", quality=quality, subsampling=subsampling)
+        expected.append(np.asarray(Image.open(file), float))
+    pixels = tf.constant(images, "float32")
+    stored = augmentation.as_jpeg(pixels, tf.fill((16,), float(quality)), halves_colours=halves).numpy()
+    difference = np.abs(np.clip(np.round(stored), 0, 255) - expected).mean()
+    assert difference < 0.5 * np.abs(images - np.array(expected)).mean() and difference < 0.8
+
+
+def test_blur_and_larger_pixels_are_what_scipy_and_pillow_make():
+    """Away from the edges, where each has its own way."""
+    image = patches(1)[0].astype("float32")
+    for sigma in (0.5, 1.0, 1.3):
+        matrix = augmentation._blurring(64, sigma)
+        ours = augmentation._along_sides(image[np.newaxis], matrix, matrix)[0].numpy()
+        expected = scipy.ndimage.gaussian_filter(image, (sigma, sigma, 0), truncate=8)
+        np.testing.assert_allclose(ours[12:-12, 12:-12], expected[12:-12, 12:-12], atol=0.05)
+    matrix = augmentation._enlarging(64, 2.0) @ augmentation._shrinking(64, 2.0)
+    ours = augmentation._along_sides(image[np.newaxis], matrix, matrix)[0].numpy()
+    small = [
+        np.asarray(Image.fromarray(image[..., band]).reduce(2).resize((64, 64), Image.Resampling.BILINEAR))
+        for band in range(3)
+    ]
+    np.testing.assert_allclose(ours, np.stack(small, -1), atol=0.01)
+    one = augmentation._enlarging(64, 1.0) @ augmentation._shrinking(64, 1.0) @ augmentation._blurring(64, 0.0)
+    np.testing.assert_allclose(one, np.eye(64), atol=1e-6)
+
+
+def test_pixels_are_varied_where_that_is_asked_for():
+    images = patches(64)
+    split = Split(images, np.zeros(64, int), tuple(map(str, range(64))), "train")
+    known = {np.rot90(flip, turns).tobytes() for image in images for flip in (image, image[::-1]) for turns in range(4)}
+    for varies, expected in ((False, 64), (True, 32)):
+        ((pixels, _),) = batches.for_training(split, 10, 64, varies_pixels=varies).take(1)
+        assert sum(image.tobytes() in known for image in pixels.numpy()) == expected
 
 
 def test_synthetic_scenes():

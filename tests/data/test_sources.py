@@ -278,10 +278,16 @@ def test_a_truncated_picture_among_many_is_named(folder):
 def test_names_mean_the_same_everywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TFDS_DATA_DIR", "data")
-    assert sources.located("folder:a/../b", None) == (f"folder:{tmp_path.resolve() / 'b'}", None)
-    assert sources.located("eurosat/rgb", "there") == ("eurosat/rgb", str(tmp_path.resolve() / "there"))
-    assert sources.located("eurosat/rgb", None) == ("eurosat/rgb", str(tmp_path.resolve() / "data"))
-    assert sources.located("synthetic", None) == ("synthetic", None)
+
+    here, located = tmp_path.resolve(), sources.located
+    assert located("folder:a/../b", None, None) == (f"folder:{here / 'b'}", None, None)
+    assert located("eurosat/rgb", "there", None) == ("eurosat/rgb", str(here / "there"), None)
+    assert located("eurosat/rgb", None, "a, b,../c") == (
+        "eurosat/rgb",
+        str(here / "data"),
+        f"{here / 'a'},{here / 'b'},{here.parent / 'c'}",
+    )
+    assert located("synthetic", None, None) == ("synthetic", None, None)
 
 
 def test_unknown_names():

@@ -3,11 +3,15 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from resnetd_tf import rundir
+from resnetd_tf.data import synthetic
 from resnetd_tf.errors import InputError
+from resnetd_tf.evaluation import metrics
 from resnetd_tf.evaluation.run import evaluate
+from resnetd_tf.saved import open_classifier
 
 
 def test_a_savedmodel_that_was_copied_alone(run, program, tmp_path):
@@ -39,6 +43,22 @@ def test_evaluations_do_not_overwrite(run, tmp_path):
     with pytest.raises(InputError, match="exists already"):
         evaluate(model, split="validation", output_dir=str(folder / "evaluation-validation-1"))
     assert sorted(folder.rglob("*")) == before
+
+
+def test_over_turns(run, program, tmp_path):
+    """Told apart, and nearer to each other for the turns of one image than without."""
+    result = program("evaluate.py", f"--model={run}", "--turns", f"--output_dir={tmp_path / 'o'}")
+    assert result.returncode == 0, result.stderr
+    assert "test accuracy of synthetic, over eight turns (synthetic images): " in result.stdout
+    found = json.loads((tmp_path / "o/metrics.json").read_text())
+    assert found["over_turns"] and found["count"] == 300
+    classifier, images = open_classifier(run), synthetic.draw(20, seed=9)[0]
+    turned = [np.rot90(image, 3)[:, ::-1] for image in images]
+    plain, over = (
+        np.abs(metrics.predict(classifier, turned, how) - metrics.predict(classifier, images, how)).max()
+        for how in (False, True)
+    )
+    assert over < 1e-5 < plain
 
 
 def test_a_failed_evaluation_leaves_no_folder(tmp_path):

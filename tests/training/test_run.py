@@ -12,9 +12,12 @@ from functools import partial
 import keras
 import numpy as np
 import pytest
+import sklearn.metrics
+import tensorflow as tf
 from conftest import ROOT, SMALLEST, THREE_STEPS
+from tensorboard.compat.proto import event_pb2
 
-from resnetd_tf.data import synthetic
+from resnetd_tf.data import sources, synthetic
 from resnetd_tf.errors import InputError
 from resnetd_tf.evaluation import report
 from resnetd_tf.networks import checkpoints, classifier
@@ -24,7 +27,7 @@ from resnetd_tf.saved import open_classifier
 from resnetd_tf.training import Settings, train
 from resnetd_tf.training import run as run_module
 from resnetd_tf.training.duration import DurationEstimate, duration
-from resnetd_tf.training.optimizer import compile_classifier
+from resnetd_tf.training.optimizer import MeanRecall, compile_classifier
 
 
 def test_a_run_leaves_what_it_promises(run):
@@ -40,11 +43,47 @@ def test_a_run_leaves_what_it_promises(run):
         history = list(csv.DictReader(file))
     assert [row["epoch"] for row in history] == ["1", "2"]
     assert metadata["validation_accuracy"] == max(float(row["val_accuracy"]) for row in history)
+    assert float(history[0]["val_mean_recall"]) > 0
     assert list((folder / "logs" / "train").glob("events*"))
+    assert len(confusion_pictures(folder)) == 2
     printed = (run / "stdout.txt").read_text()
     assert f"SavedModel: {run / '1'}" in printed
     assert "validation images: same class for 100.0 %" in printed
     assert re.search(r"\d\.\d\d s a step: about \d+ s for 2 epochs\n", printed)
+
+
+def confusion_pictures(folder) -> list[np.ndarray]:
+    """The pictures of confusion matrices in a run's logs, one an epoch."""
+    found = []
+    for path in sorted((folder / "logs/validation").glob("events*")):
+        for record in tf.data.TFRecordDataset(str(path)):
+            event = event_pb2.Event.FromString(record.numpy())
+            found += [tf.io.decode_png(v.tensor.string_val[2]) for v in event.summary.value if "confusion" in v.tag]
+    assert all(picture.shape[-1] == 4 and min(picture.shape[:2]) > 300 for picture in found)
+    return found
+
+
+def test_the_confusion_matrix_of_the_validation(run):
+    """What the metric has counted when an epoch ends: the last row's is that of the model on the validation split."""
+    split = sources.load("synthetic", ("validation",)).splits["validation"]
+    predicted = open_classifier(run).predict(split.images).argmax(1)
+    expected = sklearn.metrics.confusion_matrix(split.labels, predicted)
+    metric = MeanRecall(10)
+    for place in (slice(0, 500), slice(500, None)):
+        given = [keras.utils.to_categorical(values[place], 10) for values in (split.labels, predicted)]
+        metric.update_state(*given)
+    np.testing.assert_array_equal(metric.counts.numpy(), expected)
+    recalls = sklearn.metrics.recall_score(split.labels, predicted, average="macro")
+    assert float(metric.result()) == pytest.approx(recalls)
+    with (run / "run-1/history.csv").open() as file:
+        assert max(float(row["val_mean_recall"]) for row in csv.DictReader(file)) == pytest.approx(recalls, abs=0.01)
+
+
+def test_profile(program, tmp_path):
+    result = program("train.py", *SMALLEST, *THREE_STEPS, "--profile", f"--output_dir={tmp_path / 'model'}")
+    assert result.returncode == 0, result.stderr
+    assert f"Profile: {tmp_path / 'model/run-1/logs/profile'}; " in result.stdout
+    assert list((tmp_path / "model/run-1/logs/profile").rglob("*.xplane.pb"))
 
 
 def test_it_learns(run):

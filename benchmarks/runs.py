@@ -1,0 +1,47 @@
+"""Trainings that a benchmark compares: each a run of train.py, made once, and gone on with where it was stopped."""
+
+import csv
+import json
+import pathlib
+import shlex
+import subprocess
+import sys
+
+
+def trained(base: pathlib.Path, arguments: list[str]) -> dict:
+    """What metadata.json says of the finished run under `base`, which is trained first if there is none.
+
+    Its output goes to `base`.log. A run that is unfinished goes on.
+
+    Args:
+        base: Base path of the run's model.
+        arguments: Flags of train.py.
+    """
+    if not (base / "1").is_dir():
+        _call(["train.py", *arguments, f"--output_dir={base}", "--resume"], base)
+    return json.loads((base / "run-1/metadata.json").read_text(encoding="utf-8"))
+
+
+def under_corruptions(base: pathlib.Path, split: str) -> dict:
+    """What `evaluate.py --corruptions` finds on a split for the run under `base`, measured once."""
+    folder = base / "run-1" / ("corruptions-" + "".join(letter if letter.isalnum() else "-" for letter in split))
+    if not (folder / "corruptions.json").is_file():
+        arguments = [f"--model={base}", "--corruptions", f"--split={split}", f"--output_dir={folder}"]
+        _call(["evaluate.py", *arguments], base)
+    return json.loads((folder / "corruptions.json").read_text(encoding="utf-8"))
+
+
+def history(base: pathlib.Path) -> list[dict[str, float]]:
+    """The rows of the run's history.csv."""
+    with (base / "run-1/history.csv").open(encoding="utf-8") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def _call(arguments: list[str], base: pathlib.Path) -> None:
+    base.parent.mkdir(parents=True, exist_ok=True)
+    log = pathlib.Path(f"{base}.log")
+    print(f"python {shlex.join(arguments)}  # output in {log}", flush=True)
+    with log.open("ab") as output:
+        status = subprocess.run([sys.executable, *arguments], stdout=output, stderr=output).returncode
+    if status:
+        sys.exit(f"It ended with {status}: {log.read_text(errors='replace').strip().splitlines()[-1]}")

@@ -1,0 +1,173 @@
+"""Table 1: the four networks, trained on EuroSAT alike, beside what the report gives.
+
+    python -m benchmarks.table --image_size=64                     # each network once
+    python -m benchmarks.table --image_size=64 --variants=d --seeds=1,2
+    python -m benchmarks.table --recipe=report --image_size=64 -- --precision=float32
+
+Trains from random weights whatever is missing of these runs, goes on with one that was stopped, and writes the table of
+all that are finished, as Markdown and JSON, with the curves. What stands after `--` are flags of train.py.
+"""
+
+import json
+import pathlib
+import statistics
+
+import numpy as np
+from absl import flags
+
+from benchmarks import runs
+from resnetd_tf.cli import common_flags, program
+from resnetd_tf.errors import InputError
+
+FLAGS = flags.FLAGS
+NAMES = {"base": "ResNet-50", "b": "ResNet-50-B", "c": "ResNet-50-C", "d": "ResNet-50-D"}
+# The report: ImageNet top-1, which it quotes from arXiv 1812.01187, table 5; and its own on EuroSAT.
+IMAGENET = {"base": 76.21, "b": 76.66, "c": 76.87, "d": 77.16}
+REPORT = {"d": 95.58}
+COLUMNS = (
+    "network",
+    "ImageNet top-1, published",
+    "EuroSAT, the report",
+    "EuroSAT test, ours",
+    "of seeds",
+    "mean under corruptions",
+    "parameters",
+    "multiply-adds",
+    "training images/s",
+    "wall time",
+)
+
+
+def row(variant: str, seeds: dict[int, pathlib.Path]) -> dict:
+    """What the runs of one network found.
+
+    Args:
+        variant: The network's.
+        seeds: Base paths of its finished runs, by seed.
+    """
+    from resnetd_tf.evaluation.metrics import interval
+
+    metadata = {seed: runs.trained(base, []) for seed, base in seeds.items()}
+    corruptions = {seed: runs.under_corruptions(base, "test") for seed, base in seeds.items()}
+    accuracies = [found["test_accuracy"] for found in metadata.values()]
+    images, count = (next(iter(metadata.values()))["split_sizes"][name] for name in ("train", "test"))
+    mean = statistics.mean(accuracies)
+    epochs = [row["seconds"] for base in seeds.values() for row in runs.history(base)]
+    return {
+        "variant": variant,
+        "accuracies": dict(zip(seeds, accuracies)),
+        "accuracy": mean,
+        "spread": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
+        "interval": interval(round(mean * count), count),
+        "mean_under_corruptions": statistics.mean(found["mean_accuracy"] for found in corruptions.values()),
+        "calibration_error": statistics.mean(found["calibration_error"] for found in corruptions.values()),
+        "mean_calibration_error": statistics.mean(found["mean_calibration_error"] for found in corruptions.values()),
+        "images_per_second": images / statistics.median(epochs),  # validation included
+        "wall_seconds": statistics.median(found["wall_seconds"] for found in metadata.values()),
+        "commands": {seed: found["command"] for seed, found in metadata.items()},
+        "revisions": sorted({found["git_revision"] for found in metadata.values()}),
+        "hardware": sorted({json.dumps(found["hardware"]) for found in metadata.values()}),
+        "precisions": sorted({found["precision"] for found in metadata.values()}),
+        "history": {seed: runs.history(base) for seed, base in seeds.items()},
+    }
+
+
+def cost(rows: list[dict], image_size: int) -> None:
+    """Adds parameters and multiply-adds to rows."""
+    from benchmarks.cost import multiply_adds, parameters
+    from resnetd_tf.networks.resnet import resnet
+
+    for found in rows:
+        model = resnet(50, found["variant"], input_shape=(image_size, image_size, 3), classes=10)
+        found["parameters"], found["multiply_adds"] = parameters(model), multiply_adds(model)
+
+
+def markdown(rows: list[dict]) -> str:
+    """The table."""
+    lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
+    for found in rows:
+        variant = found["variant"]
+        low, high = (100 * bound for bound in found["interval"])
+        spread = f" ± {100 * found['spread']:.2f}" if found["spread"] is not None else ""
+        cells = (
+            NAMES[variant],
+            f"{IMAGENET[variant]:.2f} %",
+            f"{REPORT[variant]:.2f} %" if variant in REPORT else "not given",
+            f"{100 * found['accuracy']:.2f}{spread} % [{low:.2f}, {high:.2f}]",
+            ", ".join(f"{seed}: {100 * value:.2f}" for seed, value in found["accuracies"].items()),
+            f"{100 * found['mean_under_corruptions']:.2f} %",
+            f"{found['parameters'] / 1e6:.1f} M",
+            f"{found['multiply_adds'] / 1e9:.2f} G",
+            f"{found['images_per_second']:.0f}",
+            f"{found['wall_seconds'] / 60:.0f} min",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(rows: list[dict], path: pathlib.Path) -> None:
+    """Validation accuracy against epochs, a line for each run."""
+    from matplotlib.figure import Figure
+
+    from resnetd_tf import rundir
+
+    figure = Figure(figsize=(7, 4))
+    axis = figure.subplots()
+    for index, found in enumerate(rows):
+        for number, history in enumerate(found["history"].values()):
+            label = NAMES[found["variant"]] if number == 0 else None
+            values = 100 * np.array([row["val_accuracy"] for row in history])
+            axis.plot(range(1, len(values) + 1), values, color=f"C{index}", label=label, alpha=0.8)
+    axis.set(xlabel="epoch", ylabel="validation accuracy, %")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    with rundir.atomic(path) as temporary:
+        figure.savefig(temporary, dpi=120, bbox_inches="tight")
+
+
+def table(arguments: list[str]) -> None:
+    try:
+        seeds = [int(seed) for seed in FLAGS.seeds]
+    except ValueError as error:
+        raise InputError(f"--seeds={','.join(FLAGS.seeds)}: expected whole numbers") from error
+    if unknown := set(FLAGS.variants) - NAMES.keys():
+        raise InputError(f"--variants: {', '.join(sorted(unknown))} not among {', '.join(NAMES)}")
+    program.import_tensorflow()
+    from resnetd_tf import rundir
+
+    place = pathlib.Path(FLAGS.runs_dir) / f"{FLAGS.recipe}-{FLAGS.image_size}"
+    for seed in seeds:
+        for variant in FLAGS.variants:
+            settings = [f"--recipe={FLAGS.recipe}", f"--image_size={FLAGS.image_size}", f"--variant={variant}"]
+            base = place / f"{variant}-seed{seed}"
+            runs.trained(base, [*settings, f"--seed={seed}", "--weights=none", *arguments])
+            runs.under_corruptions(base, "test")
+    rows = []
+    for variant in NAMES:
+        found = {int(base.name.partition("-seed")[2]): base for base in place.glob(f"{variant}-seed*") if base.is_dir()}
+        finished = {seed: found[seed] for seed in sorted(found) if (found[seed] / "1").is_dir()}
+        if finished:
+            rows.append(row(variant, finished))
+    cost(rows, FLAGS.image_size)
+    name = pathlib.Path(FLAGS.output_dir) / f"table-{place.name}"
+    name.parent.mkdir(parents=True, exist_ok=True)
+    rundir.write_json(name.with_suffix(".json"), {"recipe": FLAGS.recipe, "image_size": FLAGS.image_size, "rows": rows})
+    rundir.write_text(name.with_suffix(".md"), markdown(rows))
+    plot(rows, name.with_suffix(".png"))
+    print(markdown(rows))
+    for key in ("revisions", "hardware", "precisions"):
+        print(f"{key.capitalize()}: {'; '.join(sorted({value for found in rows for value in found[key]}))}")
+    print(f"Written: {name}.md, .json, .png")
+
+
+def main() -> None:
+    common_flags.define_settings("recipe", "image_size")
+    flags.DEFINE_list("variants", list(NAMES), "Networks to train.")
+    flags.DEFINE_list("seeds", ["0"], "Seeds to train each with.")
+    flags.DEFINE_string("runs_dir", "saved_models/table", "Where the runs are kept.")
+    flags.DEFINE_string("output_dir", "benchmarks/results", "Where the table goes.")
+    program.run(table, takes_arguments=True)
+
+
+if __name__ == "__main__":
+    main()

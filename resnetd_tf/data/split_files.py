@@ -1,0 +1,86 @@
+"""Splits as lists of file names, so that anyone's split can be reproduced."""
+
+import collections
+import csv
+import itertools
+import pathlib
+from collections.abc import Sequence
+
+from resnetd_tf.data.splits import SPLITS
+from resnetd_tf.errors import InputError, first_line
+
+
+def files(split_files: str) -> dict[str, pathlib.Path]:
+    """The list of each split, from "TRAIN,VALIDATION,TEST".
+
+    Raises:
+        InputError: They are not three.
+    """
+    paths = [pathlib.Path(path.strip()) for path in split_files.split(",")]
+    if len(paths) != len(SPLITS) or not all(path.name for path in paths):
+        raise InputError(f"--split_files={split_files}: expected three files, TRAIN,VALIDATION,TEST")
+    return dict(zip(SPLITS, paths))
+
+
+def positions(split_files: str, dataset: str, names: Sequence[str], splits: Sequence[str]) -> dict[str, list[int]]:
+    """Where the images of splits are among those of a dataset, in the dataset's order; says how many are in no list.
+
+    A line of a list is a file name; of a CSV file it is the first column. Suffixes do not count, and folders only where
+    file names alone do not tell images apart: TorchGeo's lists for 13 bands name JPEGs.
+
+    Args:
+        split_files: As for `files`.
+        dataset: Name of the dataset.
+        names: Its images' file names, or paths.
+        splits: The splits wanted.
+
+    Raises:
+        InputError: A list cannot be read or is empty, names what is not there or an image twice, or two lists the same.
+    """
+    known = collections.defaultdict(list)
+    for position, name in enumerate(names):
+        path = pathlib.PurePath(name)
+        known[path.stem].append(position)
+        known[f"{path.parent.name}/{path.stem}"].append(position)
+    lists = files(split_files)
+    for split in splits:
+        if split not in lists:
+            raise InputError(f"split {split!r} is not one of {', '.join(SPLITS)}, which --split_files lists")
+    found = {}
+    for split, path in lists.items():
+        found[split] = [_position(path, line, known, dataset) for line in _lines(path)]
+        twice = [position for position, count in collections.Counter(found[split]).items() if count > 1]
+        if twice:
+            raise InputError(f"{path}: names {names[twice[0]]} twice")
+    for (one, first), (other, second) in itertools.combinations(found.items(), 2):
+        if common := sorted(set(first) & set(second)):
+            raise InputError(
+                f"{lists[one]} and {lists[other]} both name {names[common[0]]}, {len(common)} images in all; no image "
+                "may be in two splits"
+            )
+    if left := len(names) - sum(map(len, found.values())):
+        print(f"{left} images of {dataset} are in none of the lists")
+    return {split: sorted(found[split]) for split in splits}
+
+
+def _lines(path: pathlib.Path) -> list[str]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            lines = [row[0].strip() for row in csv.reader(file) if row and row[0].strip()]
+    except (OSError, ValueError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise InputError(f"--split_files: {path} cannot be read ({reason})") from error
+    if not lines:
+        raise InputError(f"--split_files: {path} names no image")
+    return lines
+
+
+def _position(path: pathlib.Path, line: str, known: dict[str, list[int]], dataset: str) -> int:
+    name = pathlib.PurePosixPath(line.replace("\\", "/"))
+    found = known.get(f"{name.parent.name}/{name.stem}") or known.get(name.stem) or []
+    if len(found) == 1:
+        return found[0]
+    what = f"{len(found)} images" if found else "no image"
+    raise InputError(
+        f"{path}: {line!r} is {what} of {dataset}; a list has a file name a line, CLASS/NAME where names are not unique"
+    )

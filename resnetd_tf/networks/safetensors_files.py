@@ -1,0 +1,59 @@
+"""Weights in .safetensors files, timm's, torchvision's and ours.
+
+Ours have in their header what a classifier is beside its weights, so that the file alone is one.
+"""
+
+import json
+import pathlib
+
+import numpy as np
+import safetensors.numpy
+
+from resnetd_tf import metadata
+from resnetd_tf.errors import NotOurs
+from resnetd_tf.normalization import Statistics
+
+KEY = "resnetd_tf"  # of the header; its value is JSON, as in metadata.json
+NEEDED = ("classes", "depth", "image_size", "interpolation", "normalization", "variant")
+
+
+def read(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The tensors by name.
+
+    Raises:
+        Exception: What safetensors raises for a damaged file.
+    """
+    return safetensors.numpy.load_file(path)
+
+
+def description(path: pathlib.Path) -> dict | None:
+    """What the header of a classifier's file says of it; `None` for other files.
+
+    Raises:
+        InputError: It lacks what a classifier needs, or says what cannot be.
+        Exception: What safetensors and json raise for a damaged file.
+    """
+    with safetensors.safe_open(path, framework="numpy") as file:
+        text = (file.metadata() or {}).get(KEY)
+    return None if text is None else metadata.check(json.loads(text), path, NEEDED)
+
+
+def statistics(described: dict) -> Statistics:
+    """What the images of a classifier are normalised with, from its description."""
+    normalised = described["normalization"]
+    mean, std = (tuple(normalised[name]) for name in ("mean", "std"))
+    if not len(mean) == len(std) > 0:
+        raise NotOurs(f"{len(mean)} means and {len(std)} standard deviations")
+    return Statistics(normalised.get("of", ""), mean, std, "uint8" if len(mean) == 3 else "uint16")
+
+
+def write(tensors: dict[str, np.ndarray], described: dict, path: pathlib.Path) -> None:
+    """Writes a classifier's file.
+
+    Args:
+        tensors: Its weights, as timm names them.
+        described: What metadata.json of its run says, with `NEEDED`.
+        path: The file.
+    """
+    content = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    safetensors.numpy.save_file(content, path, {KEY: json.dumps(described)})

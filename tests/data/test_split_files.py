@@ -1,0 +1,115 @@
+"""Splits as lists of file names."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from conftest import eurosat_dir, needs_eurosat
+from PIL import Image
+
+from resnetd_tf.data import sources
+from resnetd_tf.errors import InputError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes of twelve images each, told apart by their grey levels, with the same names."""
+    for label, name in enumerate(("Forest", "River")):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number in range(12):
+            image = np.full((8, 8, 3), 100 * label + number, np.uint8)
+            Image.fromarray(image).save(tmp_path / "data" / name / f"{number}.png")
+    return tmp_path / "data"
+
+
+def lists(folder, train, validation, test) -> str:
+    paths = [folder / f"{name}.txt" for name in ("train", "validation", "test")]
+    for path, names in zip(paths, (train, validation, test)):
+        path.write_text("\n".join(names) + "\n\n")
+    return ",".join(map(str, paths))
+
+
+def test_folder(folder, tmp_path, capsys):
+    """Lists in any order, as CSV, with another suffix; images are in the dataset's own order."""
+    names = [f"{name}/{number}.jpg" for name in ("Forest", "River") for number in range(12)]
+    given = lists(tmp_path, [f"{name},{label}" for label, name in enumerate(names[3:][::-1])], names[:2], names[2:3])
+    dataset = sources.load(f"folder:{folder}", split_files=given)
+    values = {name: split.images[:, 0, 0, 0].tolist() for name, split in dataset.splits.items()}
+    assert sorted(values["validation"]) == [0, 1] and values["test"] == [2]
+    assert sorted(values["train"]) == [*range(3, 12), *range(100, 112)]
+    train = dataset.splits["train"]
+    assert train.slice == str(tmp_path / "train.txt")
+    assert [value >= 100 for value in values["train"]] == train.labels.tolist()
+    everything = sources.load(f"folder:{folder}").splits
+    order = [name for split in everything.values() for name in split.names]
+    assert list(train.names) == [name for name in order if name in train.names]
+    assert "none of the lists" not in capsys.readouterr().out
+    given = lists(tmp_path, names[3:20], names[:2], names[2:3])
+    assert len(sources.load(f"folder:{folder}", ("test",), split_files=given).splits) == 1
+    assert "4 images of " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "message"),
+    [
+        (["Forest/0.png"], ["Forest/1.png", "Forest/0.png"], "both name .*Forest/0.png, 1 images in all; no image may"),
+        (["Forest/0.png", "Forest/0.tif"], ["Forest/1.png"], "train.txt: names .*Forest/0.png twice"),
+        (["Forest/12.png"], ["Forest/1.png"], "train.txt: 'Forest/12.png' is no image of folder:"),
+        (["3.png"], ["Forest/1.png"], "train.txt: '3.png' is 2 images of folder:.*CLASS/NAME"),
+        ([], ["Forest/1.png"], "train.txt names no image"),
+    ],
+)
+def test_bad_lists(folder, tmp_path, train, validation, message):
+    with pytest.raises(InputError, match=message):
+        sources.load(f"folder:{folder}", split_files=lists(tmp_path, train, validation, ["River/2.png"]))
+
+
+def test_what_is_no_list(folder, tmp_path):
+    name, given = f"folder:{folder}", lists(tmp_path, ["Forest/0.png"], ["Forest/1.png"], ["River/2.png"])
+    for split_files, message in (
+        ("a.txt,b.txt", "--split_files=a.txt,b.txt: expected three files"),
+        (f"{given},", "expected three files"),
+        (given.replace("test.txt", "missing.txt"), "missing.txt cannot be read (No such file or directory)"),
+        (given.replace(str(tmp_path / "test.txt"), str(folder / "Forest/0.png")), "0.png cannot be read ("),
+    ):
+        with pytest.raises(InputError, match=re.escape(message)):
+            sources.load(name, split_files=split_files)
+    with pytest.raises(InputError, match="'train\\[:9%\\]' is not one of train, validation, test"):
+        sources.load(name, ("train[:9%]",), split_files=given)
+    with pytest.raises(InputError, match="of no use for dataset synthetic"):
+        sources.load("synthetic", split_files=given)
+
+
+@needs_eurosat
+def test_eurosat(tmp_path):
+    """Each image of the lists has the pixels that it has under its name in TFDS's own order."""
+    whole = sources.load("eurosat/rgb", ("test",), data_dir=eurosat_dir()).splits["test"]
+    named = dict(zip(whole.names, whole.images))
+    names = list(named)
+    given = lists(tmp_path, names[:40][::-1], [name.replace(".jpg", ".tif") for name in names[40:60]], names[60:90])
+    splits = sources.load("eurosat/rgb", data_dir=eurosat_dir(), split_files=given).splits
+    assert [len(split) for split in splits.values()] == [40, 20, 30]
+    assert splits["train"].names == whole.names[:40] and splits["test"].slice == str(tmp_path / "test.txt")
+    for split in splits.values():
+        for name, image in zip(split.names, split.images):
+            np.testing.assert_array_equal(image, named[name])
+    np.testing.assert_array_equal(splits["validation"].labels, whole.labels[40:60])
+
+
+def test_a_run_and_its_evaluation_have_the_same_splits(folder, tmp_path, program, bad_input):
+    names = [f"{name}/{number}.png" for name in ("Forest", "River") for number in range(12)]
+    lists(tmp_path, names[4:20], names[:4], names[20:])
+    arguments = ("--depth=10", "--image_size=32", "--epochs=1", "--batch_size=16", "--weights=none")
+    where = {"cwd": tmp_path}
+    files = "--split_files=train.txt,validation.txt,test.txt"
+    trained = program("train.py", *arguments, f"--dataset=folder:{folder}", files, "--output_dir=model", **where)
+    assert trained.returncode == 0, trained.stderr
+    assert f"16 train ({tmp_path.resolve()}/train.txt), 4 validation" in trained.stdout
+    metadata = json.loads((tmp_path / "model/run-1/metadata.json").read_text())
+    assert metadata["split_files"] == ",".join(f"{tmp_path.resolve()}/{name}.txt" for name in metadata["splits"])
+    evaluated = program("evaluate.py", "--model=model", "--output_dir=found", **where)
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert json.loads((tmp_path / "found/metrics.json").read_text())["count"] == 4
+    (tmp_path / "test.txt").unlink()
+    assert "test.txt cannot be read" in bad_input("evaluate.py", "--model=model", **where)

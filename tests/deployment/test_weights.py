@@ -1,0 +1,131 @@
+"""Classifiers in .safetensors files, and the one that ships with this package."""
+
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from safetensors import safe_open
+
+import resnetd_tf
+from resnetd_tf.data import synthetic
+from resnetd_tf.errors import InputError
+from resnetd_tf.imagery import patches
+from resnetd_tf.networks import checkpoints, pretrained, safetensors_files
+from resnetd_tf.saved import open_classifier
+from resnetd_tf.training import Settings, train
+
+SMALLEST = {"depth": 10, "dataset": "synthetic", "image_size": 32, "epochs": 1, "batch_size": 700}
+
+
+@pytest.fixture(scope="module")
+def half(run, program, tmp_path_factory):
+    """A small classifier's file in half precision."""
+    path = tmp_path_factory.mktemp("half") / "small.safetensors"
+    made = program("export.py", f"--model={run}", "--format=safetensors", "--precision=float16", f"--output={path}")
+    assert made.returncode == 0, made.stderr
+    assert "on 200 validation images: same class for" in made.stdout
+    return path
+
+
+def test_a_file_alone_is_a_classifier(run, half):
+    trained, alone = open_classifier(run), open_classifier(half)
+    images = synthetic.draw(100, seed=5)[0]
+    assert alone.classes == trained.classes and alone.metadata["seed"] == 0
+    np.testing.assert_allclose(alone.predict(images), trained.predict(images), atol=5e-3)
+    assert half.stat().st_size < 0.55 * (run / "run-1/model.keras").stat().st_size
+    evaluations = alone.metadata["evaluations"]
+    assert evaluations["evaluation-test-1"]["accuracy"] == alone.metadata["test_accuracy"]
+
+
+def test_pytorch_reads_it(half):
+    """Names and layout are timm's; kernels alone are halved."""
+    tensors = safetensors.numpy.load_file(half)
+    assert tensors["conv1.0.weight"].shape == (32, 3, 3, 3) and tensors["conv1.0.weight"].dtype == np.float16
+    assert tensors["layer1.0.bn1.running_var"].dtype == np.float32 and tensors["fc.weight"].shape == (10, 512)
+
+
+def test_everything_takes_it(half, program, tmp_path):
+    for arguments in (
+        ("evaluate.py", f"--output_dir={tmp_path / 'evaluation'}"),
+        ("export.py", "--format=tflite", f"--output={tmp_path / 'model.tflite'}"),
+    ):
+        result = program(*arguments, f"--model={half}")
+        assert result.returncode == 0, result.stderr
+    expected = json.loads((tmp_path / "evaluation/metrics.json").read_text())["accuracy"]
+    with safe_open(half, framework="numpy") as file:
+        trained = json.loads(file.metadata()[safetensors_files.KEY])["test_accuracy"]
+    assert abs(expected - trained) < 0.02
+
+
+def test_training_from_it(half, tmp_path, capsys):
+    """Its statistics and its head come with it."""
+    train(Settings(**SMALLEST, weights=str(half), freeze="backbone", output_dir=str(tmp_path / "model")))
+    assert f"Weights: {half}\n" in capsys.readouterr().out
+    metadata = json.loads((tmp_path / "model/run-1/metadata.json").read_text())
+    described = safetensors_files.description(half)
+    assert metadata["normalization"] == described["normalization"] and metadata["learning_rate"] == 0.08
+    before = safetensors.numpy.load_file(half)["layer4.0.conv1.weight"].astype("float32")
+    after = checkpoints.read(tmp_path / "model/run-1/model.keras", 10, "d").tensors["stage4_block1_1_conv/kernel"]
+    np.testing.assert_array_equal(after, before.transpose(2, 3, 1, 0))
+    with pytest.raises(InputError, match="of depth 10, variant d, not 18, d"):
+        train(Settings(**{**SMALLEST, "depth": 18}, weights=str(half), output_dir=str(tmp_path / "other")))
+
+
+@pytest.fixture
+def shipped(half, monkeypatch, tmp_path):
+    """The package with that classifier in it, and a working directory of its own."""
+    path = tmp_path / "package" / "weights.safetensors"
+    path.parent.mkdir()
+    shutil.copyfile(half, path)
+    monkeypatch.setattr(pretrained, "EUROSAT_FILE", path)
+    monkeypatch.setattr(pretrained, "EUROSAT_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    monkeypatch.chdir(tmp_path)
+    return path
+
+
+def test_the_one_that_ships(shipped, half, tmp_path):
+    classifier = resnetd_tf.eurosat()
+    images = synthetic.draw(10, seed=5)[0]
+    np.testing.assert_array_equal(classifier.predict(images), open_classifier(half).predict(images))
+    assert checkpoints.read("eurosat", 10, "d").source == "eurosat"
+    with pytest.raises(ValueError, match="weights eurosat: of depth 10, variant d, not 50, d"):
+        checkpoints.read("eurosat", 50, "d")
+    # nothing is written into the package
+    assert classifier.folder.resolve() == tmp_path
+
+
+def test_damage_to_the_one_that_ships(shipped):
+    content = bytearray(shipped.read_bytes())
+    content[-1000] ^= 1
+    shipped.write_bytes(content)
+    with pytest.raises(
+        InputError, match=r"model eurosat: .* is damaged: its SHA-256 is another; install resnetd_tf anew"
+    ):
+        patches.predict("eurosat", ["image.png"])
+    shipped.unlink()
+    with pytest.raises(InputError, match=r"model eurosat: .* is missing; install resnetd_tf anew"):
+        resnetd_tf.eurosat()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"depth": None}, "depth cannot be 'None'"),
+        ({"classes": ["a", "b"]}, "its header names 2 classes, its weights have another number"),
+        ({"normalization": {"mean": [1.0], "std": [1.0, 2.0]}}, "1 means and 2 standard deviations"),
+        ({"image_size": 10**9}, "image_size cannot be"),
+        (None, "it has weights alone, no classifier; `train.py --weights` can start from it"),
+    ],
+)
+def test_files_that_are_no_classifier(half, tmp_path, change, message):
+    described = {**safetensors_files.description(half), **(change or {})}
+    path = tmp_path / "changed.safetensors"
+    if change is None:
+        safetensors.numpy.save_file(safetensors_files.read(half), path)
+    else:
+        safetensors_files.write(safetensors_files.read(half), described, path)
+    with pytest.raises(InputError, match=message):
+        open_classifier(path)

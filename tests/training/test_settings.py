@@ -1,0 +1,32 @@
+"""Settings and recipes."""
+
+import pytest
+
+from resnetd_tf.errors import InputError
+from resnetd_tf.training.settings import RECIPES, Settings
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_says_what_is_not_given(recipe):
+    settings = Settings(recipe=recipe)
+    for name, value in RECIPES[recipe].items():
+        assert getattr(settings, name) == value
+    given = Settings(recipe=recipe, epochs=3, augmentation="turns")
+    assert given.epochs == 3 and given.augmentation == "turns"
+
+
+def test_recipes_differ_in_the_same_settings():
+    """Otherwise a setting that one of them leaves out would be `None`."""
+    assert len({tuple(values) for values in RECIPES.values()}) == 1
+    assert Settings() == Settings(recipe="default")
+
+
+def test_recipes_are_told(program):
+    text = " ".join(program("train.py", "--help").stdout.split())
+    epochs = ", ".join(f"{name} {values['epochs']}" for name, values in RECIPES.items())
+    assert f"--epochs: Passes over the training split. By recipe: {epochs}." in text
+
+
+def test_unknown_recipe():
+    with pytest.raises(InputError, match="--recipe=good: must be one of default, report, best"):
+        Settings(recipe="good")

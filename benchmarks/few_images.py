@@ -1,0 +1,91 @@
+"""What weights trained on land cover are worth to someone with few images of classes of their own.
+
+    python -m benchmarks.few_images --image_size=64
+
+A ResNet-50-D is trained on eight classes of EuroSAT alone. From its weights, and from random ones, a classifier of the
+two others is trained on 5, 20 and 100 images of each from the validation split, and tested on their images of the test
+split. A hundred others of the validation split choose the epoch. Goes on where it was stopped.
+"""
+
+import pathlib
+import statistics
+
+from absl import flags
+
+from benchmarks import runs
+from resnetd_tf.cli import common_flags, program
+from resnetd_tf.errors import InputError
+
+FLAGS = flags.FLAGS
+COUNTS = (5, 20, 100)
+STEPS = 100  # of a training on few images
+
+
+def write_lists(folder: pathlib.Path, names: dict[str, list[str]]) -> str:
+    """Writes lists of file names, by split, and returns them as --split_files takes them."""
+    from resnetd_tf import rundir
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, listed in names.items():
+        rundir.write_text(folder / f"{split}.txt", "\n".join(listed) + "\n")
+    return ",".join(str(folder / f"{split}.txt") for split in names)
+
+
+def compare(arguments: list[str]) -> None:
+    if len(set(FLAGS.unseen)) != 2:
+        raise InputError(f"--unseen={','.join(FLAGS.unseen)}: expected two classes")
+    program.import_tensorflow()
+    from resnetd_tf import rundir
+    from resnetd_tf.data import sources
+
+    place = pathlib.Path(FLAGS.runs_dir)
+    dataset = sources.load("eurosat/rgb")
+    if unknown := set(FLAGS.unseen) - set(dataset.classes):
+        raise InputError(f"--unseen: {', '.join(unknown)} not among {', '.join(dataset.classes)}")
+    of = {
+        split: {name: [file for file in found.names if file.startswith(f"{name}_")] for name in dataset.classes}
+        for split, found in dataset.splits.items()
+    }
+    eight = [name for name in dataset.classes if name not in FLAGS.unseen]
+    files = {split: [file for name in eight for file in found[name]] for split, found in of.items()}
+    size, seen = [f"--image_size={FLAGS.image_size}", *arguments], place / "eight-classes"
+    runs.trained(seen, [*size, "--weights=none", f"--split_files={write_lists(place / 'lists-eight', files)}"])
+    lines = ["| images a class | from the weights of the eight | from random weights |", "|---|---|---|"]
+    for count in COUNTS:
+        accuracies: dict[str, list[float]] = {str(seen / "run-1/model.keras"): [], "none": []}
+        for seed in range(FLAGS.seeds):
+            first, last = seed * count, (seed + 1) * count
+            given = [file for name in FLAGS.unseen for file in of["validation"][name][first:last]]
+            checks = [file for name in FLAGS.unseen for file in of["validation"][name][-50:]]
+            tests = [file for name in FLAGS.unseen for file in of["test"][name]]
+            files = {"train": given, "validation": checks, "test": tests}
+            listed = write_lists(place / f"lists-{count}-{seed}", files)
+            batch = min(32, len(given))
+            epochs = -(-STEPS // (len(given) // batch))
+            for weights, found in accuracies.items():
+                base = place / f"{count}-{'random' if weights == 'none' else 'eight'}-{seed}"
+                few = [f"--batch_size={batch}", f"--epochs={epochs}", f"--seed={seed}", f"--split_files={listed}"]
+                found.append(runs.trained(base, [*size, f"--weights={weights}", *few])["test_accuracy"])
+        cells = [
+            f"{100 * statistics.mean(found):.1f} % ({100 * min(found):.1f} to {100 * max(found):.1f})"
+            for found in accuracies.values()
+        ]
+        lines.append(f"| {count} | {' | '.join(cells)} |")
+        print("\n".join(lines[:2] * (len(lines) == 3) + lines[-1:]), flush=True)
+    path = pathlib.Path(FLAGS.output_dir) / "few_images.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rundir.write_text(path, "\n".join(lines) + "\n")
+    print(f"Written: {path}")
+
+
+def main() -> None:
+    common_flags.define_settings("image_size")
+    flags.DEFINE_list("unseen", ["Highway", "River"], "The two classes that the weights have not seen.")
+    flags.DEFINE_integer("seeds", 3, "Trainings of each kind, each on other images.", lower_bound=1, upper_bound=4)
+    flags.DEFINE_string("runs_dir", "saved_models/few_images", "Where the runs are kept.")
+    flags.DEFINE_string("output_dir", "benchmarks/results", "Where the table goes.")
+    program.run(compare, takes_arguments=True)
+
+
+if __name__ == "__main__":
+    main()

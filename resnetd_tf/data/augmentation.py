@@ -43,7 +43,7 @@ def flip_and_turn(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     return images
 
 
-def vary_pixels(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+def vary_pixels(images: tf.Tensor, seed: tf.Tensor, strength: tf.Tensor | float = 1.0) -> tf.Tensor:
     """What can happen to an image between the sensor and the file: atmosphere, optics, noise, JPEG.
 
     Of eight images in a row four stay as they are; to the others every change comes by a chance of its own and in a
@@ -53,6 +53,7 @@ def vary_pixels(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     Args:
         images: (batch, height, width, 3) uint8, RGB.
         seed: Two integers.
+        strength: From 0, where nothing changes but by the rounding of JPEG at quality 100, to 1.
 
     Returns:
         The same shape and type.
@@ -61,15 +62,17 @@ def vary_pixels(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     if count < 8:  # several times over, from a place of chance
         first = tf.random.stateless_uniform((), seed, 0, 8, "int32")
         eight = tf.gather(images, (tf.range(8) - first) % 8 % count)
-        return tf.gather(vary_pixels(eight, seed), (tf.range(count) + first) % 8)
+        return tf.gather(vary_pixels(eight, seed, strength), (tf.range(count) + first) % 8)
     place = np.arange(count) % 8
     order = np.argsort(place, kind="stable")
     kept, halved, stored = (int((place < end).sum()) for end in (4, 5, 6))
     seeds = tf.unstack(tf.random.split(seed, 4))
     ordered = tf.gather(images, order)
     varied = tf.cast(ordered[kept:], "float32")
-    varied = _noisy(_seen(_lit(varied, seeds[0]), seeds[1]), seeds[2])
-    quality = tf.random.stateless_uniform((stored - kept,), seeds[3], 35.0, 100.0)
+    varied = _lit(varied, seeds[0], strength)
+    varied = _seen(varied, seeds[1], strength)
+    varied = _noisy(varied, seeds[2], strength)
+    quality = 100 - 65 * strength * tf.random.stateless_uniform((stored - kept,), seeds[3])
     parts = (
         as_jpeg(varied[: halved - kept], quality[: halved - kept], halves_colours=True),
         as_jpeg(varied[halved - kept : stored - kept], quality[halved - kept :], halves_colours=False),
@@ -79,16 +82,19 @@ def vary_pixels(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     return tf.gather(tf.concat((ordered[:kept], *levels), axis=0), np.argsort(order))
 
 
-def _strengths(count: int, seed: tf.Tensor, *chances: float) -> list[tf.Tensor]:
-    """For each chance and image a number from 0 to 1, which is 0 but for that share of the images; (count, 1, 1, 1)."""
+def _strengths(count: int, seed: tf.Tensor, strength, *chances: float) -> list[tf.Tensor]:
+    """For each chance and image a number up to `strength`, which is 0 but for that share of the images.
+
+    Each is (count, 1, 1, 1).
+    """
     drawn = tf.random.stateless_uniform((len(chances), count, 1, 1, 1), seed)
-    return [tf.maximum(0.0, 1 - one / chance) for one, chance in zip(tf.unstack(drawn), chances)]
+    return [strength * tf.maximum(0.0, 1 - one / chance) for one, chance in zip(tf.unstack(drawn), chances)]
 
 
-def _lit(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+def _lit(images: tf.Tensor, seed: tf.Tensor, strength) -> tf.Tensor:
     """Brightness and contrast up to 15 % higher or lower, each channel's gain up to 6 %; half of the images."""
     count = images.shape[0]
-    drawn = tf.random.stateless_uniform((count, 1, 1, 5), seed, -1.0, 1.0)
+    drawn = strength * tf.random.stateless_uniform((count, 1, 1, 5), seed, -1.0, 1.0)
     drawn = tf.where(tf.random.stateless_uniform((count, 1, 1, 1), seed + 1) < 0.5, drawn, 0.0)
     gain = (1 + 0.06 * drawn[..., :3]) * (1 + 0.15 * drawn[..., 3:4])
     contrast = 1 + 0.15 * drawn[..., 4:]
@@ -96,20 +102,20 @@ def _lit(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     return images * (gain * contrast) + gain * (1 - contrast) * mean
 
 
-def _noisy(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+def _noisy(images: tf.Tensor, seed: tf.Tensor, strength) -> tf.Tensor:
     """Gaussian noise of up to seven grey levels, most of it below two."""
-    (strength,) = _strengths(images.shape[0], seed, 0.5)
-    return images + 7 * strength**2 * tf.random.stateless_normal(images.shape, seed + 1)
+    (noise,) = _strengths(images.shape[0], seed, strength, 0.5)
+    return images + 7 * noise**2 * tf.random.stateless_normal(images.shape, seed + 1)
 
 
-def _seen(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+def _seen(images: tf.Tensor, seed: tf.Tensor, strength) -> tf.Tensor:
     """Blur, sharpening, larger pixels, and a shift by whole pixels, up to a sixteenth of the side.
 
     All of them are linear in the rows, and in the columns: together one matrix for each.
     """
     count, height, width, _ = images.shape
-    blur, sharper, coarser = (strength[..., 0] for strength in _strengths(count, seed, 0.4, 0.15, 0.2))
-    shift = tf.random.stateless_uniform((2, count, 1), seed + 1, -1.0, 1.0)
+    blur, sharper, coarser = (one[..., 0] for one in _strengths(count, seed, strength, 0.4, 0.15, 0.2))
+    shift = strength * tf.random.stateless_uniform((2, count, 1), seed + 1, -1.0, 1.0)
     matrices = []
     for pixels, share in zip((height, width), tf.unstack(shift)):
         identity = tf.eye(pixels)

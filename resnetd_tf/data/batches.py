@@ -1,6 +1,7 @@
 """From splits in memory to batches for training and evaluation."""
 
 import weakref
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -50,7 +51,13 @@ def from_split(split: Split, classes: int, batch_size: int) -> tf.data.Dataset:
 
 
 def for_training(
-    split: Split, classes: int, batch_size: int, *, seed: int = 0, first_step: int = 0, varies_pixels: bool = False
+    split: Split,
+    classes: int,
+    batch_size: int,
+    *,
+    seed: int = 0,
+    first_step: int = 0,
+    strength: Callable[[tf.Tensor], tf.Tensor] | None = None,
 ) -> tf.data.Dataset:
     """The batches of a training that never ends: shuffled anew each epoch, augmented, none of them incomplete.
 
@@ -61,7 +68,8 @@ def for_training(
         split, classes, batch_size: As for `from_split`.
         seed: Seed for shuffling and augmentation.
         first_step: Number of the first step, counted from the start of training.
-        varies_pixels: Whether images have noise, blur and so on, beside flips and turns; they must be RGB.
+        strength: How much pixels are varied in a step, from its number, as `vary_pixels` takes it; `None` for images
+            that are only flipped and turned.
 
     Returns:
         Batches as from `from_split`, without end.
@@ -75,7 +83,7 @@ def for_training(
         indices = tf.random.experimental.index_shuffle(positions, tf.stack([seed, epoch]), len(split) - 1)
         image, label = gather(indices)
         image = flip_and_turn(image, tf.stack([seed, step]))
-        return vary_pixels(image, tf.stack([seed, step])) if varies_pixels else image, label
+        return vary_pixels(image, tf.stack([seed, step]), strength(step)) if strength else image, label
 
     numbers = tf.data.Dataset.range(first_step, np.iinfo(np.int64).max)
     return _map(numbers, batch, split)

@@ -18,6 +18,7 @@ from resnetd_tf.networks.copies import portable
 from resnetd_tf.training import checkpoint, unfinished
 from resnetd_tf.training.checkpoint import Progress
 from resnetd_tf.training.duration import duration
+from resnetd_tf.training.settings import Settings
 from resnetd_tf.training.termination import Termination
 
 
@@ -27,9 +28,9 @@ class RunWriter(keras.callbacks.Callback):
     On a disk that is full it warns, and tries again after the next epoch.
     """
 
-    def __init__(self, folder: pathlib.Path, epochs: int, progress: Progress):
+    def __init__(self, folder: pathlib.Path, settings: Settings, progress: Progress):
         super().__init__()
-        self.folder, self.epochs, self.progress = folder, epochs, progress
+        self.folder, self.settings, self.progress = folder, settings, progress
         self.copy: keras.Model | None = None
         self.copied = self.written = 0  # epochs whose weights are in `copy` and, of this process, in model.keras
         self.start = 0.0
@@ -58,24 +59,26 @@ class RunWriter(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         row = {"epoch": epoch + 1, **logs, "seconds": self.epoch_seconds}
         row["learning_rate"] = float(self.model.optimizer.learning_rate)
+        row["image_size"] = self.settings.size_in(epoch)
         if not math.isfinite(row["val_loss"]):
             raise Diverged("validation loss is", epoch + 1, self.progress.step)
         if not checkpoint.finite(self.model):
             raise Diverged("weights are", epoch + 1, self.progress.step)
+        self.progress.history.append(row)
         best = self.progress.best
-        if best is None or row["val_accuracy"] > best["val_accuracy"]:
-            best = row
+        assert best is not None
+        if best is row:
             self.copied = 0  # an interrupt can come at any moment
             if self.copy is None:
                 self.copy = portable(self.model)
             self.copy.set_weights(self.model.get_weights())
             self.copied = epoch + 1
-        self.progress.history.append(row)
         with warn_of_full_disk("history and model"):
             self.write()
-        left = self.seconds / (epoch + 1) * (self.epochs - epoch - 1)
+        work, epochs = self.settings.work, self.settings.epochs
+        left = self.seconds / work(0, epoch + 1) * work(epoch + 1, epochs)
         print(
-            f"Epoch {epoch + 1} of {self.epochs}: validation accuracy {100 * row['val_accuracy']:.2f} %, "
+            f"Epoch {epoch + 1} of {epochs}: validation accuracy {100 * row['val_accuracy']:.2f} %, "
             f"best {100 * best['val_accuracy']:.2f} % (epoch {best['epoch']})"
             + (f", {duration(left)} left" if left else ""),
             flush=True,
@@ -173,11 +176,16 @@ class Checkpoints(keras.callbacks.Callback):
             raise SystemExit(143)
 
 
-class StopAfterEpoch(keras.callbacks.Callback):
-    """Ends a call of `fit` after its first epoch."""
+class StopAfter(keras.callbacks.Callback):
+    """Ends a call of `fit` when so many epochs of the run are complete."""
+
+    def __init__(self, epochs: int):
+        super().__init__()
+        self.epochs = epochs
 
     def on_epoch_end(self, epoch, logs=None):
-        self.model.stop_training = True
+        if epoch + 1 == self.epochs:
+            self.model.stop_training = True
 
 
 class StopNotFinite(keras.callbacks.Callback):

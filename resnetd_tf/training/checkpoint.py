@@ -51,8 +51,10 @@ class Progress:
 
     @property
     def best(self) -> dict | None:
-        """The row of the epoch with the highest validation accuracy, the first of them."""
-        return max(self.history, key=lambda row: row["val_accuracy"], default=None)
+        """The row of the epoch with the highest validation accuracy at the newest size of images, the first of them."""
+        size = self.history[-1]["image_size"] if self.history else None
+        rows = (row for row in self.history if row["image_size"] == size)
+        return max(rows, key=lambda row: row["val_accuracy"], default=None)
 
     def __str__(self) -> str:
         if self.step:
@@ -142,6 +144,12 @@ def variables(model: keras.Model) -> list[tf.Variable]:
 
 def _replicas(variable: keras.Variable) -> list[tf.Variable]:
     return list(getattr(variable.value, "values", [variable.value]))
+
+
+def copy(source: keras.Model, target: keras.Model) -> None:
+    """Puts all that training has changed into another compiled classifier, for images of another size."""
+    for variable, value in zip(variables(target), variables(source), strict=True):
+        variable.assign(value)
 
 
 def metric_sums(model: keras.Model) -> list[float | list]:

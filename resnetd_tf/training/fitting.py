@@ -14,7 +14,7 @@ from resnetd_tf.training.callbacks import (
     AverageReplicas,
     Checkpoints,
     RunWriter,
-    StopAfterEpoch,
+    StopAfter,
     StopNotFinite,
 )
 from resnetd_tf.training.duration import DurationEstimate
@@ -32,7 +32,9 @@ def fit(
     started: float,
     profile: bool = False,
 ) -> bool:
-    """Trains from where `writer.progress` is; whether it was interrupted after its first epoch.
+    """Trains from where `writer.progress` is, as long as images have one size; whether it was interrupted.
+
+    It returns only if there is an epoch that is complete.
 
     Raises:
         InputError: Training diverged, or memory is not enough.
@@ -49,9 +51,15 @@ def fit(
         classes,
         settings.batch_size,
         seed=settings.seed,
-        varies_pixels=settings.augmentation == "pixels" and dataset.bands == 3,
+        # Rising: at the start a network has enough to learn from images as they are.
+        strength=(lambda step: tf.cast(step / (settings.epochs * steps), "float32"))
+        if settings.augmentation == "pixels" and dataset.bands == 3
+        else None,
     )
-    left = settings.epochs * steps - progress.epoch * steps - progress.step
+    size = settings.size_in(progress.epoch)
+    end = settings.epochs if size == settings.image_size else settings.first_epochs
+    # In steps at this size.
+    left = round(steps * settings.work(progress.epoch, settings.epochs) * (settings.image_size / size) ** 2)
     callbacks = [
         *([AverageReplicas()] if replicas > 1 else []),
         writer,
@@ -59,12 +67,12 @@ def fit(
         Logs(writer.folder, dataset.classes),
         *([Profile(writer.folder)] if profile else []),
         Checkpoints(writer, termination, settings.checkpoint_minutes, started),
-        DurationEstimate(len(validation) / len(training), settings.image_size, left),
+        DurationEstimate(len(validation) / len(training), size, left - progress.step),
     ]
     try:
         if progress.step == steps:
             validate(model, checks, writer, callbacks)
-        while progress.epoch < settings.epochs:
+        while progress.epoch < end:
             first, whole = progress.epoch * steps + progress.step, progress.step == 0
             model.fit(
                 draw(first_step=first),
@@ -75,7 +83,7 @@ def fit(
                 shuffle=False,  # `batches.for_training` shuffles
                 verbose=1 if sys.stdout.isatty() else 2,
                 # What is left of an epoch is trained alone: Keras wants as many steps in all.
-                callbacks=callbacks if whole else [*callbacks, StopAfterEpoch()],
+                callbacks=[*callbacks, StopAfter(end if whole else progress.epoch + 1)],
             )
     except KeyboardInterrupt:
         if progress.best is None:

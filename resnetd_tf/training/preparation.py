@@ -106,13 +106,14 @@ def build(
     strategy: tf.distribute.Strategy,
     weights: checkpoints.Checkpoint | None = None,
     interpolation: str = "bilinear",
+    epoch: int = 0,
 ) -> keras.Model:
-    """The classifier, compiled for training.
+    """The classifier, compiled for training, for the images of an epoch.
 
     Raises:
         InputError: The weights do not fit.
     """
-    replicas = strategy.num_replicas_in_sync
+    replicas, size = strategy.num_replicas_in_sync, settings.size_in(epoch)
     keras.utils.set_random_seed(settings.seed)
     former = keras.config.dtype_policy()
     keras.config.set_dtype_policy(devices.POLICIES[settings.precision])
@@ -123,7 +124,7 @@ def build(
                 settings.variant,
                 classes=len(dataset.classes),
                 statistics=statistics,
-                image_size=settings.image_size,
+                image_size=size,
                 interpolation=interpolation,
                 checkpoint=weights,
                 synchronized=settings.synchronized and replicas > 1,
@@ -136,6 +137,5 @@ def build(
         keras.config.set_dtype_policy(former)  # all that the caller builds is not of this run
     if settings.synchronized and replicas == 1:
         print("Synchronized batch normalisation: one device, whose statistics are all there are")
-    size = f"{settings.image_size}x{settings.image_size}"
-    print(f"Model: {model.layers[-1].name}, {size} pixels, {settings.precision}, {replicas} replica(s)")
+    print(f"Model: {model.layers[-1].name}, {size}x{size} pixels, {settings.precision}, {replicas} replica(s)")
     return model

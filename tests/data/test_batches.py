@@ -72,6 +72,8 @@ def test_varied_pixels():
     np.testing.assert_array_equal(varied[place < 4], images[place < 4])
     difference = np.abs(varied.astype(float) - images).mean((1, 2, 3))[place >= 4]
     assert (difference > 0).all() and 1 < np.median(difference) < 20
+    milder = augmentation.vary_pixels(tf.constant(images), tf.constant([0, 5]), 0.3).numpy()
+    assert 0 < np.abs(milder.astype(float) - images).mean() < 0.75 * np.abs(varied.astype(float) - images).mean()
     other = augmentation.vary_pixels(tf.constant(images), tf.constant([0, 6])).numpy()
     assert (other[place >= 4] != varied[place >= 4]).any((1, 2, 3)).all()
 
@@ -132,8 +134,9 @@ def test_pixels_are_varied_where_that_is_asked_for():
     images = patches(64)
     split = Split(images, np.zeros(64, int), tuple(map(str, range(64))), "train")
     known = {np.rot90(flip, turns).tobytes() for image in images for flip in (image, image[::-1]) for turns in range(4)}
-    for varies, expected in ((False, 64), (True, 32)):
-        ((pixels, _),) = batches.for_training(split, 10, 64, varies_pixels=varies).take(1)
+    rising = lambda step: tf.cast(step, "float32")  # noqa: E731 - from nothing but JPEG of quality 100
+    for strength, expected in ((None, 64), (lambda step: 1.0, 32), (rising, 48)):
+        ((pixels, _),) = batches.for_training(split, 10, 64, strength=strength).take(1)
         assert sum(image.tobytes() in known for image in pixels.numpy()) == expected
 
 

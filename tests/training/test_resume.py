@@ -86,9 +86,10 @@ def test_killed_and_terminated_it_ends_as_if_undisturbed(program, tmp_path):
 
 
 @pytest.mark.long
-def test_told_to_terminate_while_it_validates(monkeypatch, tmp_path):
-    """Its epoch then lacks the validation alone."""
-    settings = {"depth": 10, "dataset": "synthetic", "image_size": 32, "weights": "none", "batch_size": 700}
+@pytest.mark.parametrize("sizes", [{"image_size": 32}, {"image_size": 48, "first_image_size": 32, "first_part": 0.5}])
+def test_told_to_terminate_while_it_validates(monkeypatch, tmp_path, sizes):
+    """Its epoch then lacks the validation alone; also where the images of the next are larger."""
+    settings = {"depth": 10, "dataset": "synthetic", **sizes, "weights": "none", "batch_size": 700}
     runs = {name: Settings(**settings, epochs=2, output_dir=str(tmp_path / name)) for name in ("whole", "told")}
     train(runs["whole"])
 
@@ -179,7 +180,7 @@ def test_a_validation_loss_that_is_not_finite_ends_the_run(tmp_path):
 
 def test_interrupted_while_the_best_weights_are_copied(model, monkeypatch, tmp_path):
     """The epoch does not count: what is kept is the best of those before it."""
-    writer = callbacks.RunWriter(tmp_path, 2, checkpoint.Progress())
+    writer = callbacks.RunWriter(tmp_path, Settings(epochs=2), checkpoint.Progress())
     writer.set_model(model)
     writer.on_train_begin()
     writer.on_epoch_begin(0)

@@ -11,8 +11,8 @@ def test_a_recipe_says_what_is_not_given(recipe):
     settings = Settings(recipe=recipe)
     for name, value in RECIPES[recipe].items():
         assert getattr(settings, name) == value
-    given = Settings(recipe=recipe, epochs=3, augmentation="turns")
-    assert given.epochs == 3 and given.augmentation == "turns"
+    given = Settings(recipe=recipe, epochs=99, augmentation="turns")
+    assert given.epochs == 99 and given.augmentation == "turns"
 
 
 def test_recipes_differ_in_the_same_settings():
@@ -30,3 +30,13 @@ def test_recipes_are_told(program):
 def test_unknown_recipe():
     with pytest.raises(InputError, match="--recipe=good: must be one of default, report, best"):
         Settings(recipe="good")
+
+
+def test_small_images_first():
+    settings = Settings(epochs=5, first_part=0.6, first_image_size=48, image_size=96)
+    assert [settings.size_in(epoch) for epoch in range(5)] == [48, 48, 48, 96, 96]
+    assert settings.work(0, 5) == 3 / 4 + 2 and settings.work(4, 5) == 1
+    with pytest.raises(InputError, match="--first_part=1: must be at least 0 and below 1"):
+        Settings(first_part=1)
+    with pytest.raises(InputError, match="--first_image_size=64: must be at most --image_size=48, or --first_part=0"):
+        Settings(recipe="best", image_size=48)

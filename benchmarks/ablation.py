@@ -13,43 +13,46 @@ from absl import flags
 
 from benchmarks import runs
 from resnetd_tf.cli import common_flags, program
+from resnetd_tf.training.settings import Settings
 
 FLAGS = flags.FLAGS
-# A part of the validation split: a corruption takes as long as an evaluation.
-JUDGED = "train[70%:75%]"
-CHANGES = {
-    "the recipe": [],
-    "flips and turns alone": ["--augmentation=turns"],
-    "label smoothing 0.1": ["--label_smoothing=0.1"],
-    "weight decay 1e-3": ["--weight_decay=1e-3"],
-    "no warm-up": ["--warmup_epochs=0"],
-    "twice the epochs": ["--epochs=20"],
+CHANGES: dict[str, dict] = {
+    "the recipe": {},
+    "flips and turns alone": {"augmentation": "turns"},
+    "label smoothing 0.1": {"label_smoothing": 0.1},
+    "smaller images first": {"first_part": 0.5, "first_image_size": 48},
+    "a tenth of the weight decay": {"weight_decay": 5e-4},
+    "no warm-up": {"warmup_epochs": 0.0},
 }
 
 
 def ablation(arguments: list[str]) -> None:
+    recipe = {name: FLAGS[name].value for name in ("recipe", "image_size", "depth", "variant", "epochs")}
+    rows = {name: Settings(**{**recipe, **change}) for name, change in CHANGES.items()}
+    rows["twice the epochs"] = Settings(**{**recipe, "epochs": 2 * rows["the recipe"].epochs})
     program.import_tensorflow()
     from resnetd_tf import rundir
 
-    settings = [f"--{name}={FLAGS[name].value}" for name in ("recipe", "image_size", "depth", "variant")]
-    place = pathlib.Path(FLAGS.runs_dir) / "-".join(
-        str(FLAGS[name].value) for name in ("recipe", "image_size", "depth")
-    )
+    given = {name: value for name, value in recipe.items() if value is not None}
+    place = pathlib.Path(FLAGS.runs_dir) / "-".join(map(str, given.values()))
     lines = [
-        "| changed | flags | validation accuracy | mean under corruptions | calibration error, clean and in the mean | "
+        "| changed | validation accuracy | mean under corruptions | calibration error, clean and in the mean | "
         "seconds an epoch |",
-        "|---|---|---|---|---|---|",
+        "|---|---|---|---|---|",
     ]
-    for name, change in CHANGES.items():
+    for name, settings in rows.items():
+        if name != "the recipe" and settings == rows["the recipe"]:  # which has it already
+            continue
+        change = CHANGES.get(name, {"epochs": settings.epochs})
+        flags_ = [f"--{flag}={value}" for flag, value in {**given, **change}.items()]
         base = place / name.replace(" ", "-")
-        metadata = runs.trained(base, [*settings, "--weights=none", *change, *arguments])
-        corrupted = runs.under_corruptions(base, JUDGED)
+        metadata = runs.trained(base, [*flags_, "--weights=none", *arguments])
+        corrupted = runs.under_corruptions(base, FLAGS.judged)
         seconds = statistics.median(row["seconds"] for row in runs.history(base))
         errors = (100 * corrupted[key] for key in ("calibration_error", "mean_calibration_error"))
         lines.append(
-            f"| {name} | {' '.join(f'`{flag}`' for flag in change)} | {100 * metadata['validation_accuracy']:.2f} % "
-            f"| {100 * corrupted['mean_accuracy']:.2f} % | {' and '.join(f'{error:.1f} %' for error in errors)} "
-            f"| {seconds:.0f} |"
+            f"| {name} | {100 * metadata['validation_accuracy']:.2f} % | {100 * corrupted['mean_accuracy']:.2f} % "
+            f"| {' and '.join(f'{error:.1f} %' for error in errors)} | {seconds:.0f} |"
         )
         print("\n".join(lines[:2] * (len(lines) == 3) + lines[-1:]), flush=True)
     path = pathlib.Path(FLAGS.output_dir) / f"ablation-{place.name}.md"
@@ -59,7 +62,10 @@ def ablation(arguments: list[str]) -> None:
 
 
 def main() -> None:
-    common_flags.define_settings("recipe", "image_size", "depth", "variant")
+    common_flags.define_settings("recipe", "image_size", "depth", "variant", "epochs")
+    flags.DEFINE_string(  # a corruption takes as long as an evaluation
+        "judged", "train[70%:75%]", "What corruptions are measured on, a part of the validation split."
+    )
     flags.DEFINE_string("runs_dir", "saved_models/ablation", "Where the runs are kept.")
     flags.DEFINE_string("output_dir", "benchmarks/results", "Where the table goes.")
     program.run(ablation, takes_arguments=True)

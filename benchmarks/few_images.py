@@ -38,7 +38,7 @@ def compare(arguments: list[str]) -> None:
     from resnetd_tf import rundir
     from resnetd_tf.data import sources
 
-    place = pathlib.Path(FLAGS.runs_dir)
+    place = pathlib.Path(FLAGS.runs_dir) / "-".join([*sorted(FLAGS.unseen), str(FLAGS.image_size)])
     dataset = sources.load("eurosat/rgb")
     if unknown := set(FLAGS.unseen) - set(dataset.classes):
         raise InputError(f"--unseen: {', '.join(unknown)} not among {', '.join(dataset.classes)}")
@@ -72,7 +72,7 @@ def compare(arguments: list[str]) -> None:
         ]
         lines.append(f"| {count} | {' | '.join(cells)} |")
         print("\n".join(lines[:2] * (len(lines) == 3) + lines[-1:]), flush=True)
-    path = pathlib.Path(FLAGS.output_dir) / "few_images.md"
+    path = pathlib.Path(FLAGS.output_dir) / f"few_images-{place.name}.md"
     path.parent.mkdir(parents=True, exist_ok=True)
     rundir.write_text(path, "\n".join(lines) + "\n")
     print(f"Written: {path}")
@@ -81,7 +81,7 @@ def compare(arguments: list[str]) -> None:
 def main() -> None:
     common_flags.define_settings("image_size")
     flags.DEFINE_list("unseen", ["Highway", "River"], "The two classes that the weights have not seen.")
-    flags.DEFINE_integer("seeds", 3, "Trainings of each kind, each on other images.", lower_bound=1, upper_bound=4)
+    flags.DEFINE_integer("seeds", 3, "Trainings of each kind, each on other images.", lower_bound=1, upper_bound=3)
     flags.DEFINE_string("runs_dir", "saved_models/few_images", "Where the runs are kept.")
     flags.DEFINE_string("output_dir", "benchmarks/results", "Where the table goes.")
     program.run(compare, takes_arguments=True)

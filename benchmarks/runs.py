@@ -4,6 +4,7 @@ import csv
 import json
 import pathlib
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ import sys
 def trained(base: pathlib.Path, arguments: list[str]) -> dict:
     """What metadata.json says of the finished run under `base`, which is trained first if there is none.
 
-    Its output goes to `base`.log. A run that is unfinished goes on.
+    Its output goes to `base`.log. A run that is unfinished goes on. One with other flags ends the benchmark.
 
     Args:
         base: Base path of the run's model.
@@ -19,6 +20,20 @@ def trained(base: pathlib.Path, arguments: list[str]) -> dict:
     """
     if not (base / "1").is_dir():
         _call(["train.py", *arguments, f"--output_dir={base}", "--resume"], base)
+    metadata = found(base)
+    before = [
+        flag for flag in shlex.split(metadata["command"])[1:] if not flag.startswith(("--output_dir=", "--resume"))
+    ]
+    if before != arguments:
+        sys.exit(
+            f"{base} was trained with {shlex.join(before)}, not with {shlex.join(arguments)}: give another --runs_dir, "
+            "or delete it"
+        )
+    return metadata
+
+
+def found(base: pathlib.Path) -> dict:
+    """What metadata.json says of the finished run under `base`."""
     return json.loads((base / "run-1/metadata.json").read_text(encoding="utf-8"))
 
 
@@ -26,6 +41,7 @@ def under_corruptions(base: pathlib.Path, split: str) -> dict:
     """What `evaluate.py --corruptions` finds on a split for the run under `base`, measured once."""
     folder = base / "run-1" / ("corruptions-" + "".join(letter if letter.isalnum() else "-" for letter in split))
     if not (folder / "corruptions.json").is_file():
+        shutil.rmtree(folder, ignore_errors=True)  # of an evaluation that was stopped
         arguments = [f"--model={base}", "--corruptions", f"--split={split}", f"--output_dir={folder}"]
         _call(["evaluate.py", *arguments], base)
     return json.loads((folder / "corruptions.json").read_text(encoding="utf-8"))

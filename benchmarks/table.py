@@ -20,7 +20,7 @@ from resnetd_tf.cli import common_flags, program
 from resnetd_tf.errors import InputError
 
 FLAGS = flags.FLAGS
-NAMES = {"base": "ResNet-50", "b": "ResNet-50-B", "c": "ResNet-50-C", "d": "ResNet-50-D"}
+NAMES = {"base": "ResNet-{}", "b": "ResNet-{}-B", "c": "ResNet-{}-C", "d": "ResNet-{}-D"}
 # The report: ImageNet top-1, which it quotes from arXiv 1812.01187, table 5; and its own on EuroSAT.
 IMAGENET = {"base": 76.21, "b": 76.66, "c": 76.87, "d": 77.16}
 REPORT = {"d": 95.58}
@@ -47,13 +47,15 @@ def row(variant: str, seeds: dict[int, pathlib.Path]) -> dict:
     """
     from resnetd_tf.evaluation.metrics import interval
 
-    metadata = {seed: runs.trained(base, []) for seed, base in seeds.items()}
+    metadata = {seed: runs.found(base) for seed, base in seeds.items()}
     corruptions = {seed: runs.under_corruptions(base, "test") for seed, base in seeds.items()}
     accuracies = [found["test_accuracy"] for found in metadata.values()]
     images, count = (next(iter(metadata.values()))["split_sizes"][name] for name in ("train", "test"))
     mean = statistics.mean(accuracies)
     epochs = [row["seconds"] for base in seeds.values() for row in runs.history(base)]
     return {
+        "name": NAMES[variant].format(next(iter(metadata.values()))["depth"]),
+        "depth": next(iter(metadata.values()))["depth"],
         "variant": variant,
         "accuracies": dict(zip(seeds, accuracies)),
         "accuracy": mean,
@@ -78,7 +80,7 @@ def cost(rows: list[dict], image_size: int) -> None:
     from resnetd_tf.networks.resnet import resnet
 
     for found in rows:
-        model = resnet(50, found["variant"], input_shape=(image_size, image_size, 3), classes=10)
+        model = resnet(found["depth"], found["variant"], input_shape=(image_size, image_size, 3), classes=10)
         found["parameters"], found["multiply_adds"] = parameters(model), multiply_adds(model)
 
 
@@ -90,7 +92,7 @@ def markdown(rows: list[dict]) -> str:
         low, high = (100 * bound for bound in found["interval"])
         spread = f" ± {100 * found['spread']:.2f}" if found["spread"] is not None else ""
         cells = (
-            NAMES[variant],
+            found["name"],
             f"{IMAGENET[variant]:.2f} %",
             f"{REPORT[variant]:.2f} %" if variant in REPORT else "not given",
             f"{100 * found['accuracy']:.2f}{spread} % [{low:.2f}, {high:.2f}]",
@@ -115,7 +117,7 @@ def plot(rows: list[dict], path: pathlib.Path) -> None:
     axis = figure.subplots()
     for index, found in enumerate(rows):
         for number, history in enumerate(found["history"].values()):
-            label = NAMES[found["variant"]] if number == 0 else None
+            label = found["name"] if number == 0 else None
             values = 100 * np.array([row["val_accuracy"] for row in history])
             axis.plot(range(1, len(values) + 1), values, color=f"C{index}", label=label, alpha=0.8)
     axis.set(xlabel="epoch", ylabel="validation accuracy, %")

@@ -19,7 +19,7 @@ import tensorflow as tf
 import resnetd_tf.networks  # noqa: F401 - networks' own files have its layers
 from resnetd_tf import graphs, metadata, rundir
 from resnetd_tf.errors import InputError, NotOurs, damage_told, first_line
-from resnetd_tf.networks import checkpoints, classifier, keras_files, pretrained, safetensors_files
+from resnetd_tf.networks import classifier_files, pretrained, safetensors_files
 
 
 @dataclass(frozen=True)
@@ -59,18 +59,26 @@ class SavedClassifier:
     ) -> tuple[str, str | None, str | None]:
         """The dataset to use it with, where TFDS has it and what is in its splits: as given, or as it was trained.
 
+        The lists of splits that it was trained with are those of its own dataset; for another one it says so.
+
         Raises:
             InputError: No dataset is given or known, or the folder it was trained on is gone, or its lists of splits.
         """
-        if dataset:
+        lists = None if split_files else self.metadata.get("split_files")
+        if dataset and dataset != self.metadata.get("dataset"):
+            if lists:
+                print(f"Splits: those of {dataset}; --split_files gives lists, as the model was trained with")
             return dataset, data_dir, split_files
+        if lists and not all(pathlib.Path(path).is_file() for path in lists.split(",")):
+            raise InputError(
+                f"{self.path} was trained with the lists {lists}, not all of which are there; give --split_files"
+            )
         if "dataset" not in self.metadata:
             raise InputError(f"{self.path} does not say what it was trained on; give --dataset")
         name, trained = self.metadata["dataset"], self.metadata.get("data_dir")
-        split_files = split_files or self.metadata.get("split_files")
         if name.startswith("folder:") and not pathlib.Path(name.removeprefix("folder:")).is_dir():
             raise InputError(f"{self.path} was trained on {name}, which is not there; give --dataset=folder:PATH")
-        return name, data_dir or (trained if trained and pathlib.Path(trained).is_dir() else None), split_files
+        return name, data_dir or (trained if trained and pathlib.Path(trained).is_dir() else None), split_files or lists
 
     def check_bands(self, name: str, bands: int) -> None:
         """Raises InputError if images, of the dataset or file of that name, have another number of bands."""
@@ -81,17 +89,17 @@ class SavedClassifier:
 def locate(model: str | pathlib.Path) -> pathlib.Path:
     """The model that a path means: a .keras or .safetensors file, a SavedModel, or the newest version under a base.
 
-    "eurosat" means the classifier that ships with this package.
+    "eurosat" means the classifier that comes with this package, unless there is a model at that path.
 
     Raises:
         InputError: There is no model at that path.
     """
-    if model == pretrained.EUROSAT:
+    path = pathlib.Path(model)
+    if str(model) == pretrained.EUROSAT and not rundir.versions(path):
         try:
             return pretrained.shipped()
         except pretrained.Unavailable as error:
             raise InputError(f"model {model}: {error}") from error
-    path = pathlib.Path(model)
     if not path.exists():
         raise InputError(f"model {path}: no such file or folder; train one first, or give --model")
     if path.is_file():
@@ -131,29 +139,10 @@ def open_network(model: str | pathlib.Path, trust: bool = False) -> tuple[pathli
     if not path.is_file():
         raise InputError(f"{found}: its run's model.keras is needed, and {path} is missing")
     with damage_told(f"model {path}: cannot be loaded"):
-        network = keras_files.load(path, trust) if path.suffix == ".keras" else _from_safetensors(path)
+        network = classifier_files.load(path, trust)
     if not {"normalization", "resizing"} <= {layer.name for layer in network.layers}:
         raise InputError(f"{path} is no classifier: it lacks the preprocessing that `train.py` puts in front")
     return path, network
-
-
-def _from_safetensors(path: pathlib.Path) -> keras.Model:
-    described = safetensors_files.description(path)
-    if described is None:
-        raise NotOurs("it has weights alone, no classifier; `train.py --weights` can start from it")
-    depth, variant, classes = (described[name] for name in ("depth", "variant", "classes"))
-    checkpoint = checkpoints.read(path, depth, variant)
-    if checkpoint.tensors["fc.bias"].shape != (len(classes),):
-        raise NotOurs(f"its header names {len(classes)} classes, its weights have another number")
-    assert checkpoint.statistics is not None
-    return classifier.build(
-        depth,
-        variant,
-        classes=len(classes),
-        statistics=checkpoint.statistics,
-        image_size=described["image_size"],
-        checkpoint=checkpoint,
-    )
 
 
 def open_classifier(model: str | pathlib.Path, batch_size: int = 64, trust: bool = False) -> SavedClassifier:
@@ -192,6 +181,8 @@ def open_classifier(model: str | pathlib.Path, batch_size: int = 64, trust: bool
                     probabilities[batch] = function(pixels)
                 except Exception as error:  # a damaged graph may be found out only here
                     raise InputError(f"model {path}: fails on images {pixels.shape} ({first_line(error)})") from error
+        if not np.isfinite(probabilities).all():
+            raise InputError(f"model {path}: gives what are no numbers; it is damaged, or its training diverged")
         return probabilities
 
     run = rundir.run_folder(path)
@@ -203,7 +194,7 @@ def open_classifier(model: str | pathlib.Path, batch_size: int = 64, trust: bool
 
 def _open_file(path: pathlib.Path, trust: bool) -> tuple[Callable, keras.KerasTensor, int]:
     """A function from pixels to probabilities, the tensor it takes, and its number of classes."""
-    network = keras_files.load(path, trust) if path.suffix == ".keras" else _from_safetensors(path)
+    network = classifier_files.load(path, trust)
     pixels = network.inputs[0]
     specification = tf.TensorSpec(pixels.shape, pixels.dtype)  # one graph for all sizes
     function = tf.function(lambda pixels: network(pixels, training=False), [specification])

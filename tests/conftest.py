@@ -92,7 +92,7 @@ def run(program, tmp_path_factory):
     base = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "models" / "small"
     with filelock.FileLock(f"{base.parent}.lock"):
         if not (base / "stdout.txt").exists():
-            result = program("train.py", *SMALLEST, "--epochs=2", f"--output_dir={base}")
+            result = program("train.py", *SMALLEST, "--epochs=2", "--profile", f"--output_dir={base}")
             assert result.returncode == 0, result.stderr
             (base / "stdout.txt").write_text(result.stdout)
     return base

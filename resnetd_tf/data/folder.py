@@ -28,6 +28,8 @@ def load(
         chosen = {split: [paths[position] for position in places[split]] for split in splits}
         slices = {split: str(path) for split, path in files(split_files).items()}
     else:
+        if len(paths) < 10:
+            raise InputError(f"dataset {name}: {len(paths)} images; a 70/20/10 split needs at least 10")
         chosen = {split: paths[place] for split, place in cut(len(paths), splits).items()}
         slices = SPLITS
     headers = {split: list(map(images.header, images_of)) for split, images_of in chosen.items()}
@@ -77,8 +79,6 @@ def _find(name: str, folder: pathlib.Path) -> tuple[list[pathlib.Path], tuple[st
         )
     if len(classes) == 1:
         raise InputError(f"dataset {name}: only one class, {classes[0]}; a classifier needs at least two")
-    if len(paths) < 10:
-        raise InputError(f"dataset {name}: {len(paths)} images; a 70/20/10 split needs at least 10")
     for path in paths:
         _check_name(path)
     print(f"Classes of {folder}:", ", ".join(f"{name} {counts[name]}" for name in classes))

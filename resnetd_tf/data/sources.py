@@ -66,7 +66,10 @@ def _synthetic(splits: Sequence[str]) -> Dataset:
 def located(name: str, data_dir: str | None, split_files: str | None) -> tuple[str, str | None, str | None]:
     """The name of a dataset, its `data_dir` and `split_files`, so that they mean the same from everywhere."""
     if split_files:
-        split_files = ",".join(str(path.expanduser().resolve()) for path in files(split_files).values())
+        paths = [str(path.resolve()) for path in files(split_files).values()]
+        if any("," in path for path in paths):
+            raise InputError(f"--split_files: commas stand between the files, their own paths cannot have any: {paths}")
+        split_files = ",".join(paths)
     if name.startswith(FOLDER):
         name = f"{FOLDER}{pathlib.Path(name.removeprefix(FOLDER)).resolve()}"
     elif name != "synthetic":

@@ -16,7 +16,7 @@ def files(split_files: str) -> dict[str, pathlib.Path]:
     Raises:
         InputError: They are not three.
     """
-    paths = [pathlib.Path(path.strip()) for path in split_files.split(",")]
+    paths = [pathlib.Path(path.strip()).expanduser() for path in split_files.split(",")]
     if len(paths) != len(SPLITS) or not all(path.name for path in paths):
         raise InputError(f"--split_files={split_files}: expected three files, TRAIN,VALIDATION,TEST")
     return dict(zip(SPLITS, paths))
@@ -25,8 +25,8 @@ def files(split_files: str) -> dict[str, pathlib.Path]:
 def positions(split_files: str, dataset: str, names: Sequence[str], splits: Sequence[str]) -> dict[str, list[int]]:
     """Where the images of splits are among those of a dataset, in the dataset's order; says how many are in no list.
 
-    A line of a list is a file name; of a CSV file it is the first column. Suffixes do not count, and folders only where
-    file names alone do not tell images apart: TorchGeo's lists for 13 bands name JPEGs.
+    A line of a list is a file name; of a .csv file it is the first column. A suffix counts only where it tells images
+    apart, because TorchGeo's lists for 13 bands name JPEGs, and so does the folder.
 
     Args:
         split_files: As for `files`.
@@ -37,11 +37,12 @@ def positions(split_files: str, dataset: str, names: Sequence[str], splits: Sequ
     Raises:
         InputError: A list cannot be read or is empty, names what is not there or an image twice, or two lists the same.
     """
-    known = collections.defaultdict(list)
+    known: dict[tuple[str, ...], list[int]] = collections.defaultdict(list)
     for position, name in enumerate(names):
         path = pathlib.PurePath(name)
-        known[path.stem].append(position)
-        known[f"{path.parent.name}/{path.stem}"].append(position)
+        for kind, key in (("name", path.name), ("stem", path.stem)):
+            known[kind, key].append(position)
+            known[kind, path.parent.name, key].append(position)
     lists = files(split_files)
     for split in splits:
         if split not in lists:
@@ -66,7 +67,11 @@ def positions(split_files: str, dataset: str, names: Sequence[str], splits: Sequ
 def _lines(path: pathlib.Path) -> list[str]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = [row[0].strip() for row in csv.reader(file) if row and row[0].strip()]
+            if path.suffix == ".csv":
+                rows = [row[0].strip() for row in csv.reader(file) if row]
+            else:
+                rows = [line.strip() for line in file]
+        lines = [row for row in rows if row]
     except (OSError, ValueError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or first_line(error)
         raise InputError(f"--split_files: {path} cannot be read ({reason})") from error
@@ -75,9 +80,11 @@ def _lines(path: pathlib.Path) -> list[str]:
     return lines
 
 
-def _position(path: pathlib.Path, line: str, known: dict[str, list[int]], dataset: str) -> int:
+def _position(path: pathlib.Path, line: str, known: dict[tuple[str, ...], list[int]], dataset: str) -> int:
     name = pathlib.PurePosixPath(line.replace("\\", "/"))
-    found = known.get(f"{name.parent.name}/{name.stem}") or known.get(name.stem) or []
+    found: list[int] = []
+    for kind, key in (("name", name.name), ("stem", name.name), ("stem", name.stem)):
+        found = found or known.get((kind, name.parent.name, key)) or known.get((kind, key)) or []
     if len(found) == 1:
         return found[0]
     what = f"{len(found)} images" if found else "no image"

@@ -179,7 +179,8 @@ def _undecoded(builder, part: Part) -> tf.data.Dataset:
     )
     if part.kept is not None:
         flagged = tf.data.Dataset.zip(dataset, tf.data.Dataset.from_tensor_slices(part.kept))
-        dataset = flagged.filter(lambda example, kept: kept).map(lambda example, kept: example)
+        dataset = flagged.filter(lambda example, kept: kept)
+        dataset = dataset.map(lambda example, kept: example)
     return dataset.with_options(WITHOUT_AUTOTUNING)
 
 

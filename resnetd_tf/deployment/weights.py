@@ -5,7 +5,7 @@ import pathlib
 
 from resnetd_tf import rundir
 from resnetd_tf.deployment import comparison
-from resnetd_tf.errors import InputError
+from resnetd_tf.errors import InputError, damage_told
 from resnetd_tf.networks import checkpoints, safetensors_files
 from resnetd_tf.saved import open_classifier, open_network
 
@@ -41,13 +41,21 @@ def convert(
     """
     classifier, (source, network) = open_classifier(model, trust=trust), open_network(model, trust)
     path = pathlib.Path(output) if output else classifier.folder / f"model-{precision}.safetensors"
+    if path.suffix != ".safetensors":
+        raise InputError(f"{path}: the name of the file must end in .safetensors, by which it is known")
     rundir.must_not_exist(path)
-    described = {**classifier.metadata, "classes": classifier.classes, "evaluations": _evaluations(classifier.folder)}
+    if not network.get_layer("resizing").antialias:
+        raise InputError(f"{source} resizes without antialiasing, as version 0.1.0 did; --format=savedmodel keeps that")
+    described = {**classifier.metadata, "classes": classifier.classes}
+    if source.name == "model.keras":  # a run's
+        described["evaluations"] = _evaluations(source.parent)
     if missing := [name for name in safetensors_files.NEEDED if name not in described]:
         raise InputError(f"{source}: its run's metadata.json is needed, which says its {', '.join(missing)}")
     (check,) = comparison.patches(classifier, ("validation",), dataset, data_dir, eurosat_zip, split_files)
     tensors = {}
-    for name, weight in checkpoints.state_dict_names(network.layers[-1]).items():
+    with damage_told(f"{source} is no classifier that `train.py` writes"):
+        named = checkpoints.state_dict_names(network.layers[-1])
+    for name, weight in named.items():
         value = weight.numpy()
         value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
         tensors[name] = value.astype("float16") if precision == "float16" and value.ndim > 1 else value
@@ -62,7 +70,7 @@ def _evaluations(folder: pathlib.Path) -> dict[str, dict]:
     """What the evaluations in a run's folder found, by the names of their folders, without the names of images."""
     found = {}
     for path in sorted(folder.glob("evaluation-*/*.json")):
-        result = json.loads(path.read_text(encoding="utf-8"))
-        result.pop("mistakes", None)
-        found[path.parent.name] = result
+        with damage_told(f"{path}: cannot be read", "; restore or delete it"):
+            result = json.loads(path.read_text(encoding="utf-8"))
+            found[path.parent.name] = {name: value for name, value in result.items() if name != "mistakes"}
     return found

@@ -61,7 +61,8 @@ def _blurred(sigma: float):
 def _coarser(factor: int):
     def change(image, chance):
         picture = PIL.Image.fromarray(image.astype("uint8"))
-        smaller = picture.resize((picture.width // factor, picture.height // factor), PIL.Image.Resampling.BOX)
+        size = (max(1, picture.width // factor), max(1, picture.height // factor))
+        smaller = picture.resize(size, PIL.Image.Resampling.BOX)
         return np.asarray(smaller.resize(picture.size, PIL.Image.Resampling.BICUBIC), "float64")
 
     return change

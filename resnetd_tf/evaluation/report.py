@@ -76,6 +76,11 @@ def plot_confusion(metrics: dict, path: pathlib.Path) -> None:
     _save(confusion(np.array(metrics["confusion_matrix"]), list(metrics["classes"]), summary(metrics)), path)
 
 
+def _plain(text: str) -> str:
+    """A name as matplotlib draws it literally: dollars are no mathematics."""
+    return text.replace("$", r"\$")
+
+
 def confusion(counts: np.ndarray, names: Sequence[str], title: str) -> Figure:
     """A confusion matrix: rows are true classes, columns predicted ones; colours are shares of the row.
 
@@ -84,13 +89,14 @@ def confusion(counts: np.ndarray, names: Sequence[str], title: str) -> Figure:
         names: Those of the classes.
         title: What stands above it.
     """
+    names = [_plain(name) for name in names]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     readable = len(names) <= READABLE
     size = 2.5 + 0.55 * min(len(names), READABLE)
     figure = Figure(figsize=(size, size))
     axis = figure.subplots()
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axis.set(xlabel="predicted", ylabel="true", title=title)
+    axis.set(xlabel="predicted", ylabel="true", title=_plain(title))
     if readable:
         axis.set_xticks(range(len(names)), names, rotation=60, ha="right")
         axis.set_yticks(range(len(names)), names)
@@ -125,8 +131,8 @@ def plot_patches(evaluation: Evaluation, indices: np.ndarray, path: pathlib.Path
     for axis, index in zip(axes, indices):
         image = evaluation.split.images[index]
         axis.imshow(true_colour(image) if image.shape[-1] == len(BANDS) else image)
-        true = evaluation.classes[evaluation.split.labels[index]]
-        predicted = evaluation.classes[evaluation.predicted[index]]
+        true = _plain(evaluation.classes[evaluation.split.labels[index]])
+        predicted = _plain(evaluation.classes[evaluation.predicted[index]])
         title = f"true {true}\n{predicted} {100 * evaluation.confidence[index]:.1f} %"
         axis.set_title(title, fontsize=8, color="black" if true == predicted else "firebrick")
     if not len(indices):

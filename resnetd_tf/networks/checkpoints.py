@@ -170,7 +170,7 @@ def state_dict_names(network: keras.Model) -> dict[str, keras.Variable]:
     return {f"{names[n]}.{attributes[w.name]}": w for n, layer in layers.items() for w in layer.weights}
 
 
-def assign(network: keras.Model, checkpoint: Checkpoint) -> None:
+def assign(network: keras.Model, checkpoint: Checkpoint, *, whole: bool = False) -> None:
     """Puts a checkpoint into a network of the same architecture.
 
     A head of another number of classes stays as it is, as does one that the checkpoint lacks; a first
@@ -178,6 +178,7 @@ def assign(network: keras.Model, checkpoint: Checkpoint) -> None:
 
     Args:
         network: A network as `resnetd_tf.resnet` builds it.
+        whole: Whether head and first convolution must fit too.
 
     Raises:
         ValueError: Tensors are missing, left over or of another shape; nothing is assigned then.
@@ -192,7 +193,8 @@ def assign(network: keras.Model, checkpoint: Checkpoint) -> None:
     tensors = {name: tensor for name, tensor in checkpoint.tensors.items() if not name.endswith("num_batches_tracked")}
     of_keras = all("/" in name for name in tensors)
     expected = _keras_names(network) if of_keras else state_dict_names(network)
-    head = {name for name in expected.keys() | tensors.keys() if name.startswith(("predictions/", "fc."))}
+    named = expected.keys() | tensors.keys()
+    head = set() if whole else {name for name in named if name.startswith(("predictions/", "fc."))}
     values, problems = {}, []
     for name, weight in expected.items():
         shape = tuple(weight.shape)
@@ -204,7 +206,8 @@ def assign(network: keras.Model, checkpoint: Checkpoint) -> None:
             continue
         tensor = tensors[name]
         value = tensor if of_keras else tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor.T
-        if weight is network.get_layer("stem_1_conv").kernel and value.shape[2:3] == (3,) != weight.shape[2:3]:
+        first = weight is network.get_layer("stem_1_conv").kernel and not whole
+        if first and value.shape[2:3] == (3,) != weight.shape[2:3]:
             value = adapt_bands(value, weight.shape[2])
         if value.shape == tuple(weight.shape):
             values[name] = value

@@ -56,4 +56,4 @@ def write(tensors: dict[str, np.ndarray], described: dict, path: pathlib.Path) -
         path: The file.
     """
     content = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    safetensors.numpy.save_file(content, path, {KEY: json.dumps(described)})
+    path.write_bytes(safetensors.numpy.save(content, {KEY: json.dumps(described)}))

@@ -1,6 +1,7 @@
 """What is written for TensorBoard while training goes on."""
 
 import pathlib
+import sys
 from collections.abc import Sequence
 
 import keras
@@ -8,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from resnetd_tf.errors import first_line
 from resnetd_tf.evaluation import report
 from resnetd_tf.training.callbacks import warn_of_full_disk
 
@@ -33,11 +35,18 @@ class Logs(keras.callbacks.Callback):
                     for name, value in values.items():
                         tf.summary.scalar(f"epoch_{name}", value)
                     if place == "validation":
-                        tf.summary.image("epoch_confusion", self._confusion(epoch, values)[np.newaxis])
+                        self._draw(epoch, values)
                 writer.close()
 
+    def _draw(self, epoch: int, values: dict) -> None:
+        """The confusion matrix of the validation just done."""
+        try:
+            tf.summary.image("epoch_confusion", self._confusion(epoch, values)[np.newaxis])
+        except Exception as error:  # whatever matplotlib makes of names and numbers
+            print(f"Warning: confusion matrix not drawn: {first_line(error)}", file=sys.stderr, flush=True)
+
     def _confusion(self, epoch: int, values: dict) -> np.ndarray:
-        """The picture (height, width, 4) of the confusion matrix of the validation just done."""
+        """The picture (height, width, 4) of it."""
         (metric,) = (one for one in self.model.metrics[-1].metrics if one.name == "mean_recall")
         title = f"epoch {epoch + 1}: validation accuracy {100 * values['accuracy']:.2f} %"
         figure = report.confusion(metric.counts.numpy(), self.classes, title)

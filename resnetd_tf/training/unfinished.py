@@ -119,10 +119,16 @@ def how_to_go_on(command: list[str]) -> str:
 
 def must_agree(folder: pathlib.Path, settings: Settings, described: dict) -> None:
     """Raises InputError if settings are others than those that a run was started with, naming them."""
+    fields = [field.name for field in dataclasses.fields(settings)]
+    if not set(fields) <= described.keys():
+        raise InputError(
+            f"{folder} was started by an older version of resnetd_tf, and only that can go on with it; leave out "
+            "--resume to start another run"
+        )
     different = [
-        f"--{name}={described.get(name)}, now {value}"
-        for name, value in dataclasses.asdict(settings).items()
-        if name not in MAY_DIFFER and described.get(name) != value
+        f"--{name}={described[name]}, now {value}"
+        for name in fields
+        if name not in MAY_DIFFER and described[name] != (value := getattr(settings, name))
     ]
     if different:
         raise InputError(

@@ -62,20 +62,19 @@ def patches(count):
 
 
 def test_varied_pixels():
-    """Half of a batch stays; the rest differs, each image in its own way, and all of it follows from the seed."""
+    """Every second image stays; the others differ, each in its own way, and all of it follows from the seed."""
     images = patches(64)
     varied = augmentation.vary_pixels(tf.constant(images), tf.constant([0, 5])).numpy()
     again = augmentation.vary_pixels(tf.constant(images), tf.constant([0, 5])).numpy()
     np.testing.assert_array_equal(varied, again)
     assert varied.shape == images.shape and varied.dtype == np.uint8
-    place = np.arange(64) % 8
-    np.testing.assert_array_equal(varied[place < 4], images[place < 4])
-    difference = np.abs(varied.astype(float) - images).mean((1, 2, 3))[place >= 4]
+    np.testing.assert_array_equal(varied[::2], images[::2])
+    difference = np.abs(varied.astype(float) - images).mean((1, 2, 3))[1::2]
     assert (difference > 0).all() and 1 < np.median(difference) < 20
     milder = augmentation.vary_pixels(tf.constant(images), tf.constant([0, 5]), 0.3).numpy()
     assert 0 < np.abs(milder.astype(float) - images).mean() < 0.75 * np.abs(varied.astype(float) - images).mean()
     other = augmentation.vary_pixels(tf.constant(images), tf.constant([0, 6])).numpy()
-    assert (other[place >= 4] != varied[place >= 4]).any((1, 2, 3)).all()
+    assert (other[1::2] != varied[1::2]).any((1, 2, 3)).all()
 
 
 @pytest.mark.parametrize("shape", [(1, 64, 64), (2, 47, 30), (9, 8, 100), (32, 1, 1)])

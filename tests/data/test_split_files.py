@@ -1,6 +1,7 @@
 """Splits as lists of file names."""
 
 import json
+import pathlib
 import re
 
 import numpy as np
@@ -34,12 +35,14 @@ def test_folder(folder, tmp_path, capsys):
     """Lists in any order, as CSV, with another suffix; images are in the dataset's own order."""
     names = [f"{name}/{number}.jpg" for name in ("Forest", "River") for number in range(12)]
     given = lists(tmp_path, [f"{name},{label}" for label, name in enumerate(names[3:][::-1])], names[:2], names[2:3])
+    (tmp_path / "train.txt").rename(tmp_path / "train.csv")
+    given = given.replace("train.txt", "train.csv")
     dataset = sources.load(f"folder:{folder}", split_files=given)
     values = {name: split.images[:, 0, 0, 0].tolist() for name, split in dataset.splits.items()}
     assert sorted(values["validation"]) == [0, 1] and values["test"] == [2]
     assert sorted(values["train"]) == [*range(3, 12), *range(100, 112)]
     train = dataset.splits["train"]
-    assert train.slice == str(tmp_path / "train.txt")
+    assert train.slice == str(tmp_path / "train.csv")
     assert [value >= 100 for value in values["train"]] == train.labels.tolist()
     everything = sources.load(f"folder:{folder}").splits
     order = [name for split in everything.values() for name in split.names]
@@ -48,6 +51,16 @@ def test_folder(folder, tmp_path, capsys):
     given = lists(tmp_path, names[3:20], names[:2], names[2:3])
     assert len(sources.load(f"folder:{folder}", ("test",), split_files=given).splits) == 1
     assert "4 images of " in capsys.readouterr().out
+
+
+def test_names_that_are_nearly_the_same(folder, tmp_path):
+    """The whole name counts before the one without its suffix; commas and dots may be in it."""
+    for number, name in enumerate(("scene.png", "scene.1.png", "a,b.png", "a.png", "twin.png", "twin.jpg")):
+        Image.fromarray(np.full((8, 8, 3), 200 + 9 * number, np.uint8)).save(folder / "River" / name)
+    given = lists(tmp_path, ["scene.1", "River/twin.jpg"], ["a,b.png"], ["scene"])
+    splits = sources.load(f"folder:{folder}", split_files=given).splits
+    names = {name: sorted(pathlib.Path(path).name for path in split.names) for name, split in splits.items()}
+    assert names == {"train": ["scene.1.png", "twin.jpg"], "validation": ["a,b.png"], "test": ["scene.png"]}
 
 
 @pytest.mark.parametrize(
@@ -97,6 +110,7 @@ def test_eurosat(tmp_path):
     np.testing.assert_array_equal(splits["validation"].labels, whole.labels[40:60])
 
 
+@pytest.mark.long
 def test_a_run_and_its_evaluation_have_the_same_splits(folder, tmp_path, program, bad_input):
     names = [f"{name}/{number}.png" for name in ("Forest", "River") for number in range(12)]
     lists(tmp_path, names[4:20], names[:4], names[20:])
@@ -111,5 +125,10 @@ def test_a_run_and_its_evaluation_have_the_same_splits(folder, tmp_path, program
     evaluated = program("evaluate.py", "--model=model", "--output_dir=found", **where)
     assert evaluated.returncode == 0, evaluated.stderr
     assert json.loads((tmp_path / "found/metrics.json").read_text())["count"] == 4
+    moved = folder.rename(tmp_path / "moved")
+    other = program("evaluate.py", "--model=model", f"--dataset=folder:{moved}", **where)
+    assert other.returncode == 0 and f"Splits: those of folder:{moved}; --split_files gives lists" in other.stdout
+    moved.rename(folder)
     (tmp_path / "test.txt").unlink()
-    assert "test.txt cannot be read" in bad_input("evaluate.py", "--model=model", **where)
+    told = bad_input("evaluate.py", "--model=model", **where)
+    assert "was trained with the lists" in told and "give --split_files" in told

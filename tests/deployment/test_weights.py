@@ -47,6 +47,7 @@ def test_pytorch_reads_it(half):
     assert tensors["layer1.0.bn1.running_var"].dtype == np.float32 and tensors["fc.weight"].shape == (10, 512)
 
 
+@pytest.mark.long
 def test_everything_takes_it(half, program, tmp_path):
     for arguments in (
         ("evaluate.py", f"--output_dir={tmp_path / 'evaluation'}"),
@@ -60,6 +61,7 @@ def test_everything_takes_it(half, program, tmp_path):
     assert abs(expected - trained) < 0.02
 
 
+@pytest.mark.long
 def test_training_from_it(half, tmp_path, capsys):
     """Its statistics and its head come with it."""
     train(Settings(**SMALLEST, weights=str(half), freeze="backbone", output_dir=str(tmp_path / "model")))
@@ -114,7 +116,7 @@ def test_damage_to_the_one_that_ships(shipped):
     ("change", "message"),
     [
         ({"depth": None}, "depth cannot be 'None'"),
-        ({"classes": ["a", "b"]}, "its header names 2 classes, its weights have another number"),
+        ({"classes": ["a", "b"]}, "do not fit resnet10d"),
         ({"normalization": {"mean": [1.0], "std": [1.0, 2.0]}}, "1 means and 2 standard deviations"),
         ({"image_size": 10**9}, "image_size cannot be"),
         (None, "it has weights alone, no classifier; `train.py --weights` can start from it"),
@@ -129,3 +131,55 @@ def test_files_that_are_no_classifier(half, tmp_path, change, message):
         safetensors_files.write(safetensors_files.read(half), described, path)
     with pytest.raises(InputError, match=message):
         open_classifier(path)
+
+
+def head_missing(tensors):
+    del tensors["fc.weight"]
+
+
+def head_of_another_width(tensors):
+    tensors["fc.weight"] = tensors["fc.weight"][:, :100]
+
+
+def not_finite(tensors):
+    tensors["fc.bias"][:] = np.nan
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (head_missing, r"fc.weight \(10, 512\) is missing"),
+        (head_of_another_width, r"fc.weight is \(10, 100\), expected \(10, 512\)"),
+        (not_finite, "not all of its weights are finite numbers"),
+    ],
+)
+def test_weights_that_do_not_fit_are_not_replaced_by_chance(half, tmp_path, damage, message):
+    tensors = {name: tensor.copy() for name, tensor in safetensors_files.read(half).items()}
+    damage(tensors)
+    path = tmp_path / "damaged.safetensors"
+    safetensors_files.write(tensors, safetensors_files.description(half), path)
+    with pytest.raises(InputError, match=message):
+        open_classifier(path)
+
+
+def test_bad_output(half, run, bad_input, tmp_path):
+    told = bad_input("export.py", f"--model={run}", "--format=safetensors", f"--output={tmp_path / 'model.bin'}")
+    assert "must end in .safetensors" in told
+    copy = tmp_path / "run-1"
+    shutil.copytree(run / "run-1", copy)
+    (copy / "evaluation-test-1/metrics.json").write_text("{")
+    told = bad_input("export.py", f"--model={copy / 'model.keras'}", "--format=safetensors")
+    assert "metrics.json: cannot be read" in told and not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_a_file_keeps_its_own_evaluations(half, program, tmp_path):
+    """Whatever lies beside it."""
+    shutil.copyfile(half, tmp_path / "copy.safetensors")
+    (tmp_path / "evaluation-test-1").mkdir()
+    (tmp_path / "evaluation-test-1/metrics.json").write_text('{"accuracy": 0.99}')
+    again = tmp_path / "again.safetensors"
+    arguments = ("--format=safetensors", f"--output={again}", "--precision=float16")
+    made = program("export.py", f"--model={tmp_path / 'copy.safetensors'}", *arguments)
+    assert made.returncode == 0, made.stderr
+    assert safetensors_files.description(again) == safetensors_files.description(half)
+    assert again.read_bytes() == half.read_bytes() and again.stat().st_mode & 0o044

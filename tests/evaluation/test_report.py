@@ -30,7 +30,7 @@ def test_pictures(tmp_path, bands, dtype):
     images = np.random.default_rng(0).integers(0, 255, (4, 16, 16, bands)).astype(dtype)
     split = Split(images, np.array([0, 0, 2, 2]), tuple("abcd"), "test")
     probabilities = np.array([[0.8, 0.1, 0.1], [0.6, 0.2, 0.2], [0.1, 0.2, 0.7], [0.9, 0.1, 0.0]])
-    evaluation = Evaluation("fields", "test", split, ("Forest", "River", "SeaLake"), probabilities)
+    evaluation = Evaluation("fields", "test", split, ("Forest", "low$_$high", "SeaLake"), probabilities)
     assert evaluation.examples.tolist() == [0, 2] and evaluation.mistakes.tolist() == [3]
     assert evaluation.result["mistakes"] == [
         {"name": "d", "true": "SeaLake", "predicted": "Forest", "probability": 0.9}

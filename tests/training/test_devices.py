@@ -39,6 +39,7 @@ train(Settings(depth=10, dataset="synthetic", image_size=32, weights="none",
     np.testing.assert_allclose(accuracy, metadata["validation_accuracy"], atol=1e-6)
 
 
+@pytest.mark.long
 def test_overflow_on_the_second_device():
     """float16: its step is skipped on both, and the loss scale halved. Keras's own optimizer asks the first alone."""
     script = """

@@ -107,6 +107,7 @@ def test_an_empty_batch_is_refused_by_name(run):
     assert open_classifier(run).predict(np.zeros((0, 64, 64, 3), "uint8")).shape == (0, 10)
 
 
+@pytest.mark.long
 def test_a_run_that_died_can_be_deployed(run, program, tmp_path):
     """Its model.keras becomes the SavedModel that was not written, with the names of the classes."""
     base = tmp_path / "small"

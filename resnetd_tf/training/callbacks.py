@@ -64,15 +64,14 @@ class RunWriter(keras.callbacks.Callback):
             raise Diverged("validation loss is", epoch + 1, self.progress.step)
         if not checkpoint.finite(self.model):
             raise Diverged("weights are", epoch + 1, self.progress.step)
-        self.progress.history.append(row)
-        best = self.progress.best
-        assert best is not None
+        best = checkpoint.best_of([*self.progress.history, row])
         if best is row:
             self.copied = 0  # an interrupt can come at any moment
             if self.copy is None:
                 self.copy = portable(self.model)
             self.copy.set_weights(self.model.get_weights())
             self.copied = epoch + 1
+        self.progress.history.append(row)
         with warn_of_full_disk("history and model"):
             self.write()
         work, epochs = self.settings.work, self.settings.epochs

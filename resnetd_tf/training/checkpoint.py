@@ -51,15 +51,19 @@ class Progress:
 
     @property
     def best(self) -> dict | None:
-        """The row of the epoch with the highest validation accuracy at the newest size of images, the first of them."""
-        size = self.history[-1]["image_size"] if self.history else None
-        rows = (row for row in self.history if row["image_size"] == size)
-        return max(rows, key=lambda row: row["val_accuracy"], default=None)
+        """The row of the best epoch so far, `best_of`; `None` before the end of the first."""
+        return best_of(self.history) if self.history else None
 
     def __str__(self) -> str:
         if self.step:
             return f"after step {self.step} of epoch {self.epoch + 1}"
         return f"after epoch {self.epoch}" if self.epoch else "at its start"
+
+
+def best_of(history: list[dict]) -> dict:
+    """The row of the epoch with the highest validation accuracy at the newest size of images, the first of them."""
+    rows = (row for row in history if row["image_size"] == history[-1]["image_size"])
+    return max(rows, key=lambda row: row["val_accuracy"])
 
 
 def newest(folder: pathlib.Path) -> pathlib.Path | None:

@@ -67,7 +67,7 @@ class Settings:
     recipe: str = setting(
         "default",
         "Settings that belong together, for those that are not given: the default, report (as plain as the report's), "
-        "or best (the most accurate, an hour and a half on two cores)",
+        "or best (longer, and on larger images at its end)",
         choices=tuple(RECIPES),
     )
     variant: str = setting("d", "Refinement of the network", choices=VARIANTS)

@@ -62,7 +62,7 @@ def test_table(tmp_path):
     assert row["accuracy"] == pytest.approx(sum(accuracies) / 2) and row["spread"] is not None
     assert row["interval"][0] < row["accuracy"] < row["interval"][1] and 0 < row["mean_under_corruptions"] < 1
     text = (tmp_path / "results/table-default-32.md").read_text()
-    assert "| ResNet-50-D | 77.16 % | 95.58 % | " in text and text in result.stdout
+    assert "| ResNet-10-D | 77.16 % | 95.58 % | " in text and text in result.stdout
     assert (tmp_path / "results/table-default-32.png").is_file()
 
 

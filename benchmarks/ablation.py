@@ -20,7 +20,7 @@ CHANGES: dict[str, dict] = {
     "the recipe": {},
     "flips and turns alone": {"augmentation": "turns"},
     "label smoothing 0.1": {"label_smoothing": 0.1},
-    "smaller images first": {"first_part": 0.5, "first_image_size": 48},
+    "parts of other images": {"cutmix": 0.5},
     "a tenth of the weight decay": {"weight_decay": 5e-4},
     "no warm-up": {"warmup_epochs": 0.0},
 }

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from resnetd_tf.data.augmentation import flip_and_turn, vary_pixels
+from resnetd_tf.data.augmentation import flip_and_turn, mix_parts, vary_pixels
 from resnetd_tf.data.splits import Split
 from resnetd_tf.errors import InputError
 
@@ -57,6 +57,7 @@ def for_training(
     *,
     seed: int = 0,
     first_step: int = 0,
+    cutmix: float = 0.0,
     strength: Callable[[tf.Tensor], tf.Tensor] | None = None,
 ) -> tf.data.Dataset:
     """The batches of a training that never ends: shuffled anew each epoch, augmented, none of them incomplete.
@@ -68,6 +69,7 @@ def for_training(
         split, classes, batch_size: As for `from_split`.
         seed: Seed for shuffling and augmentation.
         first_step: Number of the first step, counted from the start of training.
+        cutmix: Share of the images that get a part of another, as `mix_parts` takes it.
         strength: How much pixels are varied in a step, from its number, as `vary_pixels` takes it; `None` for images
             that are only flipped and turned.
 
@@ -82,8 +84,11 @@ def for_training(
         positions = place * batch_size + tf.range(batch_size, dtype=tf.int64)
         indices = tf.random.experimental.index_shuffle(positions, tf.stack([seed, epoch]), len(split) - 1)
         image, label = gather(indices)
-        image = flip_and_turn(image, tf.stack([seed, step]))
-        return vary_pixels(image, tf.stack([seed, step]), strength(step)) if strength else image, label
+        seeds = tf.stack([seed, step])
+        image = flip_and_turn(image, seeds)
+        if cutmix:
+            image, label = mix_parts(image, label, seeds + 1, cutmix)
+        return vary_pixels(image, seeds, strength(step)) if strength else image, label
 
     numbers = tf.data.Dataset.range(first_step, np.iinfo(np.int64).max)
     return _map(numbers, batch, split)

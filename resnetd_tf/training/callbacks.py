@@ -59,7 +59,6 @@ class RunWriter(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         row = {"epoch": epoch + 1, **logs, "seconds": self.epoch_seconds}
         row["learning_rate"] = float(self.model.optimizer.learning_rate)
-        row["image_size"] = self.settings.size_in(epoch)
         if not math.isfinite(row["val_loss"]):
             raise Diverged("validation loss is", epoch + 1, self.progress.step)
         if not checkpoint.finite(self.model):
@@ -74,8 +73,8 @@ class RunWriter(keras.callbacks.Callback):
         self.progress.history.append(row)
         with warn_of_full_disk("history and model"):
             self.write()
-        work, epochs = self.settings.work, self.settings.epochs
-        left = self.seconds / work(0, epoch + 1) * work(epoch + 1, epochs)
+        epochs = self.settings.epochs
+        left = self.seconds / (epoch + 1) * (epochs - epoch - 1)
         print(
             f"Epoch {epoch + 1} of {epochs}: validation accuracy {100 * row['val_accuracy']:.2f} %, "
             f"best {100 * best['val_accuracy']:.2f} % (epoch {best['epoch']})"

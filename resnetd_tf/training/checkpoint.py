@@ -61,9 +61,8 @@ class Progress:
 
 
 def best_of(history: list[dict]) -> dict:
-    """The row of the epoch with the highest validation accuracy at the newest size of images, the first of them."""
-    rows = (row for row in history if row["image_size"] == history[-1]["image_size"])
-    return max(rows, key=lambda row: row["val_accuracy"])
+    """The row of the epoch with the highest validation accuracy, the first of them."""
+    return max(history, key=lambda row: row["val_accuracy"])
 
 
 def newest(folder: pathlib.Path) -> pathlib.Path | None:
@@ -148,12 +147,6 @@ def variables(model: keras.Model) -> list[tf.Variable]:
 
 def _replicas(variable: keras.Variable) -> list[tf.Variable]:
     return list(getattr(variable.value, "values", [variable.value]))
-
-
-def copy(source: keras.Model, target: keras.Model) -> None:
-    """Puts all that training has changed into another compiled classifier, for images of another size."""
-    for variable, value in zip(variables(target), variables(source), strict=True):
-        variable.assign(value)
 
 
 def metric_sums(model: keras.Model) -> list[float | list]:

@@ -32,7 +32,7 @@ def fit(
     started: float,
     profile: bool = False,
 ) -> bool:
-    """Trains from where `writer.progress` is, as long as images have one size; whether it was interrupted.
+    """Trains from where `writer.progress` is to the end; whether it was interrupted.
 
     It returns only if there is an epoch that is complete.
 
@@ -51,15 +51,13 @@ def fit(
         classes,
         settings.batch_size,
         seed=settings.seed,
+        cutmix=settings.cutmix,
         # Rising: at the start a network has enough to learn from images as they are.
         strength=(lambda step: tf.cast(step / (settings.epochs * steps), "float32"))
         if settings.augmentation == "pixels" and dataset.bands == 3
         else None,
     )
-    size = settings.size_in(progress.epoch)
-    end = settings.epochs if size == settings.image_size else settings.first_epochs
-    # In steps at this size.
-    left = round(steps * settings.work(progress.epoch, settings.epochs) * (settings.image_size / size) ** 2)
+    left = steps * (settings.epochs - progress.epoch) - progress.step
     callbacks = [
         *([AverageReplicas()] if replicas > 1 else []),
         writer,
@@ -67,12 +65,12 @@ def fit(
         Logs(writer.folder, dataset.classes),
         *([Profile(writer.folder)] if profile else []),
         Checkpoints(writer, termination, settings.checkpoint_minutes, started),
-        DurationEstimate(len(validation) / len(training), size, left - progress.step),
+        DurationEstimate(len(validation) / len(training), settings.image_size, left),
     ]
     try:
         if progress.step == steps:
             validate(model, checks, writer, callbacks)
-        while progress.epoch < end:
+        while progress.epoch < settings.epochs:
             first, whole = progress.epoch * steps + progress.step, progress.step == 0
             model.fit(
                 draw(first_step=first),
@@ -83,7 +81,7 @@ def fit(
                 shuffle=False,  # `batches.for_training` shuffles
                 verbose=1 if sys.stdout.isatty() else 2,
                 # What is left of an epoch is trained alone: Keras wants as many steps in all.
-                callbacks=[*callbacks, StopAfter(end if whole else progress.epoch + 1)],
+                callbacks=[*callbacks, StopAfter(settings.epochs if whole else progress.epoch + 1)],
             )
     except KeyboardInterrupt:
         if progress.best is None:

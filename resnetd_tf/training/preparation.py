@@ -106,14 +106,13 @@ def build(
     strategy: tf.distribute.Strategy,
     weights: checkpoints.Checkpoint | None = None,
     interpolation: str = "bilinear",
-    epoch: int = 0,
 ) -> keras.Model:
-    """The classifier, compiled for training, for the images of an epoch.
+    """The classifier, compiled for training.
 
     Raises:
         InputError: The weights do not fit.
     """
-    replicas, size = strategy.num_replicas_in_sync, settings.size_in(epoch)
+    replicas, size = strategy.num_replicas_in_sync, settings.image_size
     keras.utils.set_random_seed(settings.seed)
     former = keras.config.dtype_policy()
     keras.config.set_dtype_policy(devices.POLICIES[settings.precision])

@@ -5,8 +5,6 @@ import pathlib
 import shutil
 import sys
 import time
-from collections.abc import Callable
-from functools import partial
 
 import keras
 import tensorflow as tf
@@ -17,7 +15,7 @@ from resnetd_tf.environment import environment
 from resnetd_tf.errors import InputError
 from resnetd_tf.normalization import Statistics
 from resnetd_tf.training import checkpoint, devices, results, unfinished
-from resnetd_tf.training.callbacks import Diverged, RunWriter, warn_of_full_disk
+from resnetd_tf.training.callbacks import Diverged, RunWriter
 from resnetd_tf.training.checkpoint import Progress
 from resnetd_tf.training.fitting import fit
 from resnetd_tf.training.preparation import build, decide, load, normalization, starting_weights
@@ -87,9 +85,8 @@ def train(settings: Settings, *, resume: bool = False, profile: bool = False) ->
         path, began = rundir.savedmodel(folder), started - progress.wall_seconds
         try:
             if not path.exists():
-                rebuild = partial(another, settings, dataset, described, strategy)
                 described["interrupted"] = go_on(
-                    folder, settings, dataset, model, rebuild, described, progress, termination, started, profile
+                    folder, settings, dataset, model, described, progress, termination, started, profile
                 )
             del model, dataset.splits["train"]  # their memory is needed for what follows
             results.finish(folder, path, dataset, progress, described, began)
@@ -106,7 +103,6 @@ def go_on(
     settings: Settings,
     dataset: Dataset,
     model: keras.Model,
-    rebuild: Callable[[int], keras.Model],
     described: dict,
     progress: Progress,
     termination: Termination,
@@ -114,20 +110,12 @@ def go_on(
     profile: bool,
 ) -> bool:
     """Trains from where a run has come to; whether it was interrupted after its first epoch."""
-    writer, interrupted = RunWriter(folder, settings, progress), False
+    writer = RunWriter(folder, settings, progress)
     # Now, so that the model of a run that dies can be used.
     rundir.write_labels(folder / "labels.txt", dataset.classes)
     rundir.write_json(folder / "metadata.json", described)
     checkpoint.save(folder / unfinished.FOLDER, model, progress, folder / "model.keras")
-    while progress.epoch < settings.epochs and not interrupted:
-        interrupted = fit(model, settings, dataset, writer, termination, started, profile)
-        if progress.epoch < settings.epochs and not interrupted:
-            smaller, model = model, rebuild(progress.epoch)
-            checkpoint.copy(smaller, model)
-            with warn_of_full_disk("history and model"):
-                writer.write()
-            writer.copy = None  # of the smaller one
-            del smaller
+    interrupted = fit(model, settings, dataset, writer, termination, started, profile)
     writer.write()
     return interrupted
 
@@ -165,14 +153,8 @@ def again(
     dataset = load(settings, described["interpolation"])
     if dataset.fingerprint != described["data_sha256"]:
         raise InputError(f"{folder} was started with other images than {settings.dataset} has now; start another run")
-    return settings, dataset, another(settings, dataset, described, strategy, progress.epoch)
-
-
-def another(
-    settings: Settings, dataset: Dataset, described: dict, strategy: tf.distribute.Strategy, epoch: int
-) -> keras.Model:
-    """A compiled classifier with random weights for the images of an epoch, as its run's metadata says."""
     normalised = described["normalization"]
     mean, std = (tuple(normalised[name]) for name in ("mean", "std"))
     statistics = Statistics(normalised["of"], mean, std, dataset.splits["train"].images[0].dtype.name)
-    return build(settings, dataset, statistics, strategy, interpolation=described["interpolation"], epoch=epoch)
+    model = build(settings, dataset, statistics, strategy, interpolation=described["interpolation"])
+    return settings, dataset, model

@@ -25,23 +25,23 @@ RECIPES: dict[str, dict[str, Any]] = {
     "default": {
         "epochs": 10,
         "image_size": 224,
-        "first_part": 0.0,
         "augmentation": "pixels",
+        "cutmix": 0.0,
         "label_smoothing": 0.0,
     },
     # As plain as the report's: nothing that it does not mention but turns and label smoothing.
     "report": {
         "epochs": 10,
         "image_size": 224,
-        "first_part": 0.0,
         "augmentation": "turns",
+        "cutmix": 0.0,
         "label_smoothing": 0.1,
     },
     "best": {
-        "epochs": 25,
-        "image_size": 96,
-        "first_part": 0.8,
+        "epochs": 30,
+        "image_size": 64,
         "augmentation": "pixels",
+        "cutmix": 0.5,
         "label_smoothing": 0.0,
     },
 }
@@ -67,7 +67,7 @@ class Settings:
     recipe: str = setting(
         "default",
         "Settings that belong together, for those that are not given: the default, report (as plain as the report's), "
-        "or best (longer, and on larger images at its end)",
+        "or best (longer, and with parts of images mixed)",
         choices=tuple(RECIPES),
     )
     variant: str = setting("d", "Refinement of the network", choices=VARIANTS)
@@ -87,11 +87,6 @@ class Settings:
     image_size: int = setting(
         None, "Side in pixels to which the model resizes images; at least 32.", minimum=32, maximum=LARGEST_SIDE
     )
-    # arXiv 2104.00298, section 4, grows images over a training
-    first_part: float = setting(
-        None, "Share of the epochs, at the start, that train on smaller images, in less time.", minimum=0, below=1
-    )
-    first_image_size: int = setting(64, "Their side in pixels.", minimum=32, maximum=LARGEST_SIDE)
     epochs: int = setting(None, "Passes over the training split.", minimum=1, maximum=10**6)
     batch_size: int = setting(32, "Images in a step, over all devices.", minimum=1, maximum=10**6)
     learning_rate: float | None = setting(
@@ -114,6 +109,12 @@ class Settings:
         "How training images are varied: turns (flips and quarter turns), or pixels (of RGB images also noise, blur, "
         "JPEG, brightness, ...)",
         choices=("turns", "pixels"),
+    )
+    cutmix: float = setting(
+        None,
+        "Share of training images that get a rectangle of another, labels mixed by area (arXiv 1905.04899).",
+        minimum=0,
+        maximum=1,
     )
     label_smoothing: float = setting(
         None, "Probability given to all classes evenly.", minimum=0, below=1
@@ -154,26 +155,10 @@ class Settings:
                 raise InputError(f"--{field.name}={getattr(self, field.name)}: {problem}")
         if self.weights == "none" and self.freeze != "none":
             raise InputError(f"--freeze={self.freeze}: random weights would stay as they are; give --weights")
+        if self.cutmix and self.batch_size < 2:
+            raise InputError(f"--cutmix={self.cutmix}: a batch of one image has no other; give a larger --batch_size")
         if self.warmup_epochs > self.epochs:
             raise InputError(f"--warmup_epochs={self.warmup_epochs}: must be at most --epochs={self.epochs}")
-        if self.first_part and self.first_image_size > self.image_size:
-            raise InputError(
-                f"--first_image_size={self.first_image_size}: must be at most --image_size={self.image_size}, or "
-                "--first_part=0"
-            )
-
-    @property
-    def first_epochs(self) -> int:
-        """Epochs, at the start, that train on smaller images."""
-        return min(round(self.first_part * self.epochs), self.epochs - 1)
-
-    def size_in(self, epoch: int) -> int:
-        """Side in pixels to which images are resized in an epoch, counted from 0."""
-        return self.first_image_size if epoch < self.first_epochs else self.image_size
-
-    def work(self, first: int, end: int) -> float:
-        """What the epochs from one to before another cost, about, where one at `image_size` costs 1."""
-        return sum((self.size_in(epoch) / self.image_size) ** 2 for epoch in range(first, end))
 
     @property
     def base(self) -> str:

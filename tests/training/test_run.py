@@ -79,26 +79,6 @@ def test_the_confusion_matrix_of_the_validation(run):
         assert max(float(row["val_mean_recall"]) for row in csv.DictReader(file)) == pytest.approx(recalls, abs=0.01)
 
 
-@pytest.mark.long
-def test_small_images_first(tmp_path, capsys):
-    """The best epoch is one with images of full size, whatever came before; what is published takes that size."""
-    sizes = {"image_size": 48, "first_image_size": 32, "first_part": 0.8, "epochs": 5, "batch_size": 100}
-    path = train(Settings(depth=10, dataset="synthetic", **sizes, weights="none", output_dir=str(tmp_path / "model")))
-    printed = capsys.readouterr().out
-    assert "resnet10d, 32x32 pixels" in printed and "resnet10d, 48x48 pixels" in printed
-    with (tmp_path / "model/run-1/history.csv").open() as file:
-        history = list(csv.DictReader(file))
-    assert [row["image_size"] for row in history] == ["32"] * 4 + ["48"]
-    metadata = json.loads((tmp_path / "model/run-1/metadata.json").read_text())
-    assert metadata["best_epoch"] == 5 and metadata["image_size"] == 48
-    assert metadata["validation_accuracy"] == float(history[-1]["val_accuracy"])
-    # Nothing was forgotten where sizes changed.
-    assert float(history[-1]["accuracy"]) > 0.8 * float(history[-2]["accuracy"]) > 0.3
-    extra = json.loads((path / "assets.extra/metadata.json").read_text())
-    assert extra["image_size"] == 48
-    assert keras.saving.load_model(tmp_path / "model/run-1/model.keras").get_layer("resizing").height == 48
-
-
 def test_profile(run):
     assert f"Profile: {run / 'run-1/logs/profile'}; " in (run / "stdout.txt").read_text()
     assert list((run / "run-1/logs/profile").rglob("*.xplane.pb"))

@@ -32,11 +32,8 @@ def test_unknown_recipe():
         Settings(recipe="good")
 
 
-def test_small_images_first():
-    settings = Settings(epochs=5, first_part=0.6, first_image_size=48, image_size=96)
-    assert [settings.size_in(epoch) for epoch in range(5)] == [48, 48, 48, 96, 96]
-    assert settings.work(0, 5) == 3 / 4 + 2 and settings.work(4, 5) == 1
-    with pytest.raises(InputError, match="--first_part=1: must be at least 0 and below 1"):
-        Settings(first_part=1)
-    with pytest.raises(InputError, match="--first_image_size=64: must be at most --image_size=48, or --first_part=0"):
-        Settings(recipe="best", image_size=48)
+def test_cutmix_needs_another_image():
+    with pytest.raises(InputError, match=r"--cutmix=0\.5: a batch of one image has no other; give a larger"):
+        Settings(recipe="best", batch_size=1)
+    with pytest.raises(InputError, match=r"--cutmix=2\.0: must be at least 0 and at most 1"):
+        Settings(cutmix=2.0)

@@ -1,8 +1,13 @@
-"""Labels image files with a trained classifier.
+"""Labels images with a trained classifier, and maps scenes.
+
+An image of about the size of the training's patches gets a label. Whatever is larger becomes a map of land cover:
+Sentinel-2 products (a .SAFE folder or its .zip), GeoTIFFs, one file per band, true-colour pictures.
 
 Examples:
     python predict.py field.jpg forest.png
     python predict.py --model=saved_models/mine --top=10 *.jpg
+    python predict.py S2B_MSIL1C_20240601.SAFE --output=maps/june
+    python predict.py T33UUP_B02.jp2 T33UUP_B03.jp2 T33UUP_B04.jp2 --stride=16 --probabilities
 """
 
 from absl import flags
@@ -17,15 +22,58 @@ def predict(paths: list[str]) -> None:
     if not paths:
         raise InputError("no image given")
     program.import_tensorflow()
-    from resnetd_tf.imagery import patches
+    from resnetd_tf.imagery import labelling
 
-    patches.predict(common_flags.model(), paths, FLAGS.top, max_pixels=FLAGS.max_pixels, trust=FLAGS.trust)
+    labelling.run(
+        common_flags.model(),
+        paths,
+        top=FLAGS.top,
+        max_pixels=FLAGS.max_pixels,
+        trust=FLAGS.trust,
+        window=FLAGS.window,
+        stride=FLAGS.stride,
+        output=FLAGS.output,
+        bands=FLAGS.bands,
+        scale=FLAGS.scale,
+        offset=FLAGS.offset,
+        missing=FLAGS.missing,
+        min_probability=FLAGS.min_probability,
+        whole=FLAGS.resolution == "scene",
+        probabilities=FLAGS.probabilities,
+        overwrite=FLAGS.overwrite,
+    )
 
 
 def define_flags() -> None:
     common_flags.define_model()
     flags.DEFINE_integer("top", 3, "Number of classes to print for each image.", lower_bound=1)
     flags.DEFINE_integer("max_pixels", 2**26, "The most pixels that an image may have.", lower_bound=1)
+    flags.DEFINE_integer(
+        "window",
+        None,
+        "Of maps: side in pixels of the windows that are classified; default the side of the training's patches. If "
+        "given, images of any size are mapped.",
+        lower_bound=1,
+    )
+    flags.DEFINE_integer("stride", None, "Of maps: side of a cell in pixels; default half a window.", lower_bound=1)
+    flags.DEFINE_string("output", None, "Of maps: what their files' names begin with; default the scene's name.")
+    flags.DEFINE_list("bands", None, "Of scenes: what the bands of a file are, as B02,B03,B04, where it does not say.")
+    flags.DEFINE_float("offset", None, "Of scenes: added to what is stored; default what a product says, else 0.")
+    flags.DEFINE_float(
+        "scale",
+        None,
+        "Of scenes: what makes 10,000 times the reflectance of what is stored, after the offset; default 1.",
+    )
+    flags.DEFINE_enum(
+        "missing",
+        "refuse",
+        ["refuse", "mean"],
+        "Of scenes that lack a band: refuse, or fill in the training's mean.",
+    )
+    flags.DEFINE_float("min_probability", 0.0, "Of maps: cells whose best class is less probable stay empty.")
+    flags.DEFINE_enum("resolution", "cells", ["cells", "scene"], "Of maps: a pixel a cell, or the scene's pixels.")
+    flags.DEFINE_bool("probabilities", False, "Of maps: write the probabilities of all classes too.")
+    flags.DEFINE_bool("overwrite", False, "Of maps: replace those of the same name.")
 
 
 def main() -> None:

@@ -7,36 +7,40 @@ import numpy as np
 
 from resnetd_tf.data import images
 from resnetd_tf.errors import InputError
-from resnetd_tf.saved import open_classifier
+from resnetd_tf.imagery import rendering
+from resnetd_tf.saved import SavedClassifier
+from resnetd_tf.sentinel2 import BANDS
 
 
 def predict(
-    model: str,
+    classifier: SavedClassifier,
     paths: Sequence[str | pathlib.Path],
     top: int = 3,
     *,
     max_pixels: int = images.MAX_PIXELS,
-    trust: bool = False,
 ) -> np.ndarray:
     """Prints the most probable classes of image files, one line each.
 
     Args:
-        model: A path as `saved.locate` takes it.
+        classifier: What to label them with.
         paths: Image files; all are read before anything is printed.
         top: Number of classes to print for each.
         max_pixels: The most that an image may have.
-        trust: As for `saved.open_classifier`.
 
     Returns:
         Probabilities (files, classes).
 
     Raises:
-        InputError: No file is given, or one cannot be read or has other bands than the model takes.
+        InputError: No file is given, or one cannot be read or has other bands than the model takes. (For a model of RGB
+            those of 13 bands are shown as EuroSAT's pictures are.)
     """
     if not paths:
         raise InputError("no image given")
-    classifier = open_classifier(model, trust=trust)
     pixels = [images.read(path, max_pixels) for path in paths]
+    if classifier.bands == 3:
+        pixels = [
+            rendering.stored(rendering.true_colour(one)) if one.shape[-1] == len(BANDS) else one for one in pixels
+        ]
     for path, image in zip(paths, pixels):
         classifier.check_bands(str(path), image.shape[-1])
     results = classifier.predict(pixels)
@@ -44,3 +48,7 @@ def predict(
         best = np.argsort(-probabilities, kind="stable")[:top]
         print(f"{path}:", ", ".join(f"{classifier.classes[i]} {100 * probabilities[i]:.2f} %" for i in best))
     return results
+
+
+def _as_picture(dn: np.ndarray) -> np.ndarray:
+    return rendering.stored(rendering.true_colour(dn))

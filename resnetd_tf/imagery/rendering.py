@@ -1,6 +1,9 @@
 """From raw Sentinel-2 bands to the colours that EuroSAT's JPEGs have."""
 
+import io
+
 import numpy as np
+import PIL.Image
 
 from resnetd_tf.sentinel2 import BANDS, RENDERED_DN, RENDERED_LEVELS, RGB_BANDS
 
@@ -14,6 +17,27 @@ def true_colour(dn: np.ndarray) -> np.ndarray:
     Returns:
         (..., 3) uint8, from 1 to 255.
     """
-    colours = dn[..., [BANDS.index(band) for band in RGB_BANDS]]
+    return rendered(dn[..., [BANDS.index(band) for band in RGB_BANDS]])
+
+
+def rendered(colours: np.ndarray) -> np.ndarray:
+    """`true_colour` of red, green and blue alone, (..., 3) digital numbers."""
     levels = 1 + colours.astype("float64") * RENDERED_LEVELS / RENDERED_DN
     return np.round(np.clip(levels, 1, 255)).astype("uint8")
+
+
+def stored(image: np.ndarray) -> np.ndarray:
+    """An image as EuroSAT's JPEGs give it back: of quality 100, with colours at half size.
+
+    Without it a classifier sees what it was not trained on: colours of twice the detail.
+
+    Args:
+        image: (height, width, 3) uint8, as `true_colour` returns it.
+
+    Returns:
+        The same shape and type.
+    """
+    file = io.BytesIO()
+    PIL.Image.fromarray(image).save(file, "JPEG", quality=100, subsampling="4:2:0")
+    with PIL.Image.open(file) as picture:
+        return np.asarray(picture)

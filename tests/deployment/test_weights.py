@@ -12,7 +12,7 @@ from safetensors import safe_open
 import resnetd_tf
 from resnetd_tf.data import synthetic
 from resnetd_tf.errors import InputError
-from resnetd_tf.imagery import patches
+from resnetd_tf.imagery import labelling
 from resnetd_tf.networks import checkpoints, pretrained, safetensors_files
 from resnetd_tf.saved import open_classifier
 from resnetd_tf.training import Settings, train
@@ -106,7 +106,7 @@ def test_damage_to_the_one_that_ships(shipped):
     with pytest.raises(
         InputError, match=r"model eurosat: .* is damaged: its SHA-256 is another; install resnetd_tf anew"
     ):
-        patches.predict("eurosat", ["image.png"])
+        labelling.run("eurosat", ["image.png"])
     shipped.unlink()
     with pytest.raises(InputError, match=r"model eurosat: .* is missing; install resnetd_tf anew"):
         resnetd_tf.eurosat()

@@ -1,0 +1,158 @@
+"""Bands in raster files, on one grid of pixels of 10 m."""
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import rasterio
+import rasterio.errors
+import rasterio.warp
+import rasterio.windows
+from rasterio.crs import CRS
+from rasterio.enums import Resampling
+from rasterio.vrt import WarpedVRT
+
+from resnetd_tf.errors import InputError, damage_told
+
+PIXEL = 10.0  # metres, of EuroSAT's patches
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One band in a raster file.
+
+    Attributes:
+        dataset: The file, opened by rasterio.
+        index: Its number in the file, from 1.
+        offset, gain: A digital number is (stored + offset) * gain.
+    """
+
+    dataset: rasterio.DatasetReader
+    index: int
+    offset: float = 0.0
+    gain: float = 1.0
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The pixels of a scene.
+
+    Attributes:
+        crs: Their coordinate reference system; `None` without georeference.
+        transform: From columns and rows to its coordinates.
+        width, height: Their number.
+    """
+
+    crs: CRS | None
+    transform: rasterio.Affine
+    width: int
+    height: int
+
+    @property
+    def hectares(self) -> float | None:
+        """Area of a pixel; `None` without georeference."""
+        return abs(self.transform.determinant) / 10_000 if self.crs else None
+
+
+def open_raster(path: str) -> rasterio.DatasetReader:
+    """A raster file, opened.
+
+    Raises:
+        InputError: GDAL cannot open it.
+    """
+    with damage_told(f"{path}: not a raster file that GDAL reads", "; remove or replace it"), quiet():
+        return rasterio.open(path)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without rasterio's warning of files that have no georeference."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        yield
+
+
+def grid_of(datasets: Sequence[rasterio.DatasetReader]) -> Grid:
+    """The grid of 10 m that files of one extent have in common.
+
+    Files in degrees get the UTM zone of their middle. Without georeference pixels stay as they are.
+
+    Raises:
+        InputError: They have different extents or coordinate reference systems.
+    """
+    finest = min(datasets, key=lambda dataset: abs(dataset.transform.determinant))
+    for other in datasets:
+        if other.crs != finest.crs:
+            raise InputError(f"{other.name} is in {other.crs}, {finest.name} in {finest.crs}; give bands of one scene")
+        pixel = max(map(abs, other.transform[:1] + other.transform[4:5]))
+        if not np.allclose(other.bounds, finest.bounds, atol=pixel / 2, rtol=0):
+            raise InputError(
+                f"{other.name} has the extent {tuple(other.bounds)}, {finest.name} {tuple(finest.bounds)}; give bands "
+                "of one scene"
+            )
+    if finest.crs is None:
+        return Grid(None, rasterio.Affine.identity(), finest.width, finest.height)
+    if finest.crs.is_geographic:
+        crs = _utm(finest)
+        bounds = finest.bounds
+        transform, width, height = rasterio.warp.calculate_default_transform(
+            finest.crs, crs, finest.width, finest.height, *bounds, resolution=PIXEL
+        )
+        return Grid(crs, transform, width, height)
+    metres = finest.crs.linear_units_factor[1]
+    steps = [math.hypot(*finest.transform[i : i + 4 : 3]) * metres / PIXEL for i in (0, 1)]
+    if np.allclose(steps, 1, atol=1e-3):
+        return Grid(finest.crs, finest.transform, finest.width, finest.height)
+    width, height = (max(1, round(count * step)) for count, step in zip((finest.width, finest.height), steps))
+    scaled = finest.transform * rasterio.Affine.scale(finest.width / width, finest.height / height)
+    return Grid(finest.crs, scaled, width, height)
+
+
+def _utm(dataset: rasterio.DatasetReader) -> CRS:
+    west, south, east, north = rasterio.warp.transform_bounds(dataset.crs, "EPSG:4326", *dataset.bounds)
+    zone = int((west + east) / 2 // 6) + 31
+    return CRS.from_epsg((32600 if south + north >= 0 else 32700) + min(zone, 60))
+
+
+def on_grid(dataset: rasterio.DatasetReader, grid: Grid) -> rasterio.DatasetReader:
+    """The file as if it had the pixels of a grid: coarser ones are interpolated, finer ones averaged."""
+    same = (dataset.width, dataset.height) == (grid.width, grid.height)
+    if same and (grid.crs is None or dataset.transform.almost_equals(grid.transform, 1e-6)) and dataset.crs == grid.crs:
+        return dataset
+    finer = dataset.width > grid.width
+    return WarpedVRT(
+        dataset,
+        crs=grid.crs,
+        transform=grid.transform,
+        width=grid.width,
+        height=grid.height,
+        resampling=Resampling.average if finer else Resampling.cubic,
+    )
+
+
+def read(
+    layers: Sequence[Layer], window: rasterio.windows.Window | None = None, shape: tuple[int, int] | None = None
+) -> np.ndarray:
+    """What the files hold, (height, width, layers), as it is stored.
+
+    Args:
+        layers: Bands on one grid.
+        window: The part that is read; `None` for all.
+        shape: Rows and columns to which it is reduced, by leaving some out; `None` for all.
+
+    Raises:
+        InputError: A file is damaged.
+    """
+    found: list[np.ndarray] = [np.empty(0)] * len(layers)
+    for dataset in {id(layer.dataset): layer.dataset for layer in layers}.values():
+        places = [place for place, layer in enumerate(layers) if layer.dataset is dataset]
+        size = (len(places), *shape) if shape else None
+        with damage_told(f"{dataset.name}: cannot be read, damaged or truncated"), quiet():
+            read = dataset.read([layers[place].index for place in places], window=window, out_shape=size)
+        for place, band in zip(places, read):
+            found[place] = band
+    return np.stack(found, axis=-1)

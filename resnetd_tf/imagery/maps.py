@@ -1,0 +1,190 @@
+"""What a map is written as: GeoTIFFs that QGIS opens with names and colours, a picture, a table of areas."""
+
+import csv
+import io
+import json
+import pathlib
+import xml.etree.ElementTree as ElementTree
+
+import matplotlib
+import numpy as np
+import rasterio
+import rasterio.shutil
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import ListedColormap, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from rasterio.windows import Window
+
+from resnetd_tf.imagery import layers, rendering
+from resnetd_tf.imagery.products import Scene
+from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
+
+NODATA = 255  # of maps of classes
+COLOURS = {
+    "AnnualCrop": "#f5d76e",
+    "Forest": "#1b6b2c",
+    "HerbaceousVegetation": "#8fbf5a",
+    "Highway": "#707070",
+    "Industrial": "#8e44ad",
+    "Pasture": "#c5e384",
+    "PermanentCrop": "#d9822b",
+    "Residential": "#d7263d",
+    "River": "#4fb3ff",
+    "SeaLake": "#1f4e9e",
+}
+SIDE = 900  # pixels of a scene in its picture
+
+
+def colours(classes: tuple[str, ...]) -> list[tuple[int, int, int]]:
+    """A colour for each class, 0 to 255: EuroSAT's have their own."""
+    others = matplotlib.colormaps["tab20"]
+    chosen = [to_rgb(COLOURS.get(name, others(index % others.N))) for index, name in enumerate(classes)]
+    return [(round(255 * red), round(255 * green), round(255 * blue)) for red, green, blue in chosen]
+
+
+def best(probabilities: np.ndarray, there: np.ndarray, least: float) -> np.ndarray:
+    """The most probable classes (...,) uint8; `NODATA` where there is nothing, or none is as probable as `least`."""
+    found = probabilities.argmax(-1).astype("uint8")
+    found[~there | (probabilities.max(-1) < least)] = NODATA
+    return found
+
+
+def write_classes(
+    path: pathlib.Path, scene: Scene, mapped: np.ndarray, stride: int, classes: tuple[str, ...], whole: bool
+) -> None:
+    """Writes the map of classes as a cloud-optimised GeoTIFF.
+
+    Args:
+        path: The file; class names go into its .aux.xml, where GDAL and QGIS look for them.
+        scene: What was mapped.
+        mapped: (rows, columns) uint8, the classes of its cells.
+        stride: Side of a cell in the scene's pixels.
+        classes: Class names.
+        whole: Whether the file has the scene's pixels, rather than cells.
+    """
+    grid = scene.grid
+    size = (grid.height, grid.width) if whole else mapped.shape
+    plain = path.with_name(f"{path.stem}-plain.tif")
+    profile = {
+        "driver": "GTiff",
+        "height": size[0],
+        "width": size[1],
+        "count": 1,
+        "dtype": "uint8",
+        "nodata": NODATA,
+        "crs": grid.crs,
+        "transform": grid.transform if whole else grid.transform * rasterio.Affine.scale(stride),
+        "compress": "deflate",
+    }
+    with layers.quiet(), rasterio.open(plain, "w", **profile) as file:
+        file.write_colormap(1, {index: (*colour, 255) for index, colour in enumerate(colours(classes))})
+        file.update_tags(classes=json.dumps(dict(enumerate(classes))))
+        file.set_band_description(1, "land cover")
+        if not whole:
+            file.write(mapped, 1)
+        for row in range(len(mapped) if whole else 0):
+            height = min(stride, grid.height - row * stride)
+            values = mapped[row : row + 1].repeat(height, 0).repeat(stride, 1)[:, : grid.width]
+            file.write(values, 1, window=Window(0, row * stride, grid.width, height))
+    as_cog(plain, path, "MODE")
+    _name_classes(path, classes)
+
+
+def as_cog(plain: pathlib.Path, path: pathlib.Path, resampling: str) -> None:
+    """Makes a cloud-optimised GeoTIFF of a plain one, which is deleted."""
+    with layers.quiet():
+        rasterio.shutil.copy(plain, path, driver="COG", compress="DEFLATE", overview_resampling=resampling)
+    plain.unlink()
+
+
+def _name_classes(path: pathlib.Path, classes: tuple[str, ...]) -> None:
+    """Writes the class names where GDAL looks for them: it has no place for them in a GeoTIFF."""
+    root = ElementTree.Element("PAMDataset")
+    band = ElementTree.SubElement(root, "PAMRasterBand", band="1")
+    names = ElementTree.SubElement(band, "CategoryNames")
+    for name in classes:
+        ElementTree.SubElement(names, "Category").text = name
+    text = ElementTree.tostring(root, encoding="unicode")
+    path.with_name(f"{path.name}.aux.xml").write_text(text + "\n", encoding="utf-8")
+
+
+def write_probabilities(
+    path: pathlib.Path, scene: Scene, found: np.ndarray, there: np.ndarray, stride: int, classes: tuple[str, ...]
+) -> None:
+    """Writes probabilities (rows, columns, classes) as a cloud-optimised GeoTIFF with a band a class."""
+    plain = path.with_name(f"{path.stem}-plain.tif")
+    profile = {
+        "driver": "GTiff",
+        "height": found.shape[0],
+        "width": found.shape[1],
+        "count": len(classes),
+        "dtype": "float32",
+        "nodata": np.nan,
+        "crs": scene.grid.crs,
+        "transform": scene.grid.transform * rasterio.Affine.scale(stride),
+    }
+    with layers.quiet(), rasterio.open(plain, "w", **profile) as file:
+        for row in range(len(found)):
+            values = np.where(there[row][:, np.newaxis], found[row], np.nan)
+            file.write(np.moveaxis(values, -1, 0)[:, np.newaxis], window=Window(0, row, found.shape[1], 1))
+        for index, name in enumerate(classes, 1):
+            file.set_band_description(index, name)
+    as_cog(plain, path, "AVERAGE")
+
+
+def areas(counts: np.ndarray, classes: tuple[str, ...], hectares: float | None) -> str:
+    """A table as CSV: cells of each class, hectares where pixels have a size, share of all that is mapped.
+
+    Args:
+        counts: (classes,) cells.
+        classes: Their names.
+        hectares: Of a cell.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["class", "cells", "hectares", "share"])
+    for name, count in zip(classes, counts.tolist()):
+        area = "" if hectares is None else f"{count * hectares:.2f}"
+        writer.writerow([name, count, area, f"{count / max(1, counts.sum()):.6f}"])
+    return text.getvalue()
+
+
+def draw(path: pathlib.Path, scene: Scene, classes_of_cells: np.ndarray, stride: int, classes: tuple[str, ...]) -> None:
+    """Draws scene and map side by side, with a legend and a scale."""
+    shown, mapped = _overview(scene), classes_of_cells
+    figure = Figure(figsize=(13, 6.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    extent = (0, scene.grid.width, scene.grid.height, 0)
+    left.imshow(shown, extent=extent)
+    table = ListedColormap([*(np.array(colours(classes)) / 255), (1, 1, 1)])
+    values = np.where(mapped == NODATA, len(classes), mapped)
+    whole = (0, mapped.shape[1] * stride, mapped.shape[0] * stride, 0)
+    right.imshow(values, cmap=table, vmin=-0.5, vmax=len(classes) + 0.5, extent=whole, interpolation="nearest")
+    for axes in (left, right):
+        axes.set(xticks=[], yticks=[], xlim=extent[:2], ylim=extent[2:])
+    handles = [Patch(color=table(index), label=classes[index]) for index in np.unique(mapped[mapped != NODATA])]
+    figure.legend(handles=handles, loc="outside right upper", frameon=False)
+    if pixel := scene.grid.hectares:
+        metres = (pixel * 10_000) ** 0.5
+        length = 10 ** np.floor(np.log10(scene.grid.width * metres / 3))
+        bottom = scene.grid.height * 0.97
+        start = 0.03 * scene.grid.width
+        left.plot([start, start + length / metres], [bottom] * 2, color="white", lw=3)
+        label = f"{length / 1000:g} km" if length >= 1000 else f"{length:g} m"
+        left.text(start, bottom * 0.985, label, color="white", va="bottom")
+    figure.savefig(path, dpi=110)
+
+
+def _overview(scene: Scene) -> np.ndarray:
+    """The scene's colours, (height, width, 3) uint8, of at most `SIDE` pixels a side."""
+    there = [layer for layer in scene.layers if layer]
+    if len(scene.layers) == len(BANDS):
+        there = [layer for name, layer in zip(BANDS, scene.layers) if name in RGB_BANDS and layer][::-1]
+    factor = max(1, max(scene.grid.height, scene.grid.width) / SIDE)
+    shape = (round(scene.grid.height / factor), round(scene.grid.width / factor))
+    pixels = layers.read(there[:3], shape=shape)
+    if scene.picture:
+        return pixels
+    return rendering.rendered(np.maximum(0, (pixels.astype("float32") + there[0].offset) * there[0].gain))

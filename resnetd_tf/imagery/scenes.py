@@ -1,0 +1,198 @@
+"""Land-cover maps of whole scenes."""
+
+import contextlib
+import json
+import pathlib
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import rasterio.errors
+
+from resnetd_tf import rundir
+from resnetd_tf.errors import InputError, first_line
+from resnetd_tf.imagery import maps, windows
+from resnetd_tf.imagery.products import Scene, open_scene
+from resnetd_tf.saved import SavedClassifier
+from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
+
+SAVED_SECONDS = 10  # from one note of how far a map has come to the next
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a scene is mapped.
+
+    Attributes:
+        window: Side in pixels of the windows that are classified.
+        stride: Side of the map's cells, of which the window's is a multiple.
+        min_probability: Cells whose best class is less probable stay empty.
+        whole: Whether the map has the scene's pixels, rather than cells.
+        probabilities: Whether the probabilities of all classes are written too.
+        overwrite: Whether maps of the same name are replaced.
+    """
+
+    window: int = 64
+    stride: int = 32
+    min_probability: float = 0.0
+    whole: bool = False
+    probabilities: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.stride < 1 or self.window < 1 or self.window % self.stride:
+            raise InputError(f"--window={self.window} must be a multiple of --stride={self.stride}")
+        if not 0 <= self.min_probability <= 1:
+            raise InputError(f"--min_probability={self.min_probability}: must be from 0 to 1")
+
+
+def scene_for(classifier: SavedClassifier, paths: Sequence[str], missing: str = "refuse", **how) -> Scene:
+    """A scene with the bands that a classifier takes.
+
+    Args:
+        classifier: Of RGB, or of EuroSAT's 13 bands.
+        paths: As for `products.open_scene`.
+        missing: "refuse" scenes that lack a band, or fill in the training's "mean".
+        how: As for `products.open_scene`.
+
+    Raises:
+        InputError: It cannot be opened, or not for this classifier.
+    """
+    if classifier.bands not in (3, len(BANDS)):
+        raise InputError(f"{classifier.path} takes {classifier.bands} bands, neither RGB nor EuroSAT's 13")
+    fill = None
+    if missing == "mean":
+        fill = classifier.metadata.get("normalization", {}).get("mean")
+        if fill is None:
+            raise InputError(f"{classifier.path} does not say the means of its training, for --missing=mean")
+    return open_scene(paths, RGB_BANDS if classifier.bands == 3 else BANDS, fill=fill, **how)
+
+
+def map_scene(
+    classifier: SavedClassifier, scene: Scene, output: str | pathlib.Path, options: Options = Options()
+) -> dict:
+    """Maps a scene, and writes OUTPUT_landcover.tif, .png, OUTPUT_areas.csv and, if asked for, OUTPUT_probability.tif.
+
+    All of them are written, or none. Rows that are done are kept in OUTPUT.unfinished meanwhile: the same call goes on
+    with them where it was interrupted.
+
+    Args:
+        classifier: Of the scene's bands.
+        scene: As `scene_for` opens it.
+        output: What the files' names begin with.
+        options: How.
+
+    Returns:
+        Cells, seconds, and the share of each class.
+
+    Raises:
+        InputError: A file is there already, or cannot be written or read.
+    """
+    base = pathlib.Path(output)
+    names = ["landcover.tif", "landcover.tif.aux.xml", "landcover.png", "areas.csv"]
+    names += ["probability.tif"] if options.probabilities else []
+    targets = {name: base.with_name(f"{base.name}_{name}") for name in names}
+    if not options.overwrite:
+        for path in targets.values():
+            if path.exists():
+                raise InputError(f"{path} exists; give another --output, or --overwrite")
+    started = time.monotonic()
+    shape = windows.cells(scene, options.stride)
+    folder = base.with_name(f"{base.name}.unfinished")
+    with _writing(base):
+        folder.mkdir(parents=True, exist_ok=True)
+        found, there = _classified(classifier, scene, options, folder, shape)
+        counts = _write(folder, scene, found, there, options, classifier.classes, names)
+        for name, path in targets.items():
+            (folder / name).replace(path)
+    shutil.rmtree(folder)
+    print(f"Written: {', '.join(str(path) for path in targets.values())}")
+    shares = counts / max(1, counts.sum())
+    return {
+        "cells": int(counts.sum()),
+        "seconds": time.monotonic() - started,
+        "shares": dict(zip(classifier.classes, shares.tolist())),
+    }
+
+
+@contextlib.contextmanager
+def _writing(base: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, rasterio.errors.RasterioError) as error:
+        what = getattr(error, "strerror", None) or first_line(error)
+        raise InputError(f"cannot write {base}_*: {what}; free space or give another --output") from error
+
+
+def _classified(
+    classifier: SavedClassifier, scene: Scene, options: Options, folder: pathlib.Path, shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities (rows, columns, classes) and where there are any, in a folder that may have some already."""
+    state = folder / "state.json"
+    doing = {
+        "model": str(classifier.path),
+        "scene": scene.name,
+        "words": scene.words,
+        "modified": pathlib.Path(scene.name).stat().st_mtime,
+        "grid": [*shape, scene.grid.width, scene.grid.height, *scene.grid.transform[:6]],
+        "window": options.window,
+        "stride": options.stride,
+    }
+    done = 0
+    if state.is_file():
+        before = json.loads(state.read_text(encoding="utf-8"))
+        done = before.pop("rows") if {**before, "rows": 0} == {**doing, "rows": 0} else 0
+    mode = "r+" if done else "w+"
+    found, there = (
+        np.lib.format.open_memmap(folder / f"{name}.npy", mode, dtype, of)
+        for name, dtype, of in (
+            ("probabilities", "float32", (*shape, len(classifier.classes))),
+            ("there", "bool", shape),
+        )
+    )
+    if done:
+        print(f"Going on after row {done} of {shape[0]}, of which {folder} has the rest", flush=True)
+    bar = keras.utils.Progbar(shape[0] - done, unit_name="row") if sys.stdout.isatty() else None
+    told = time.monotonic()
+    rows = windows.probabilities(
+        classifier.predict, len(classifier.classes), scene, options.window, options.stride, done
+    )
+    for row, (values, valid) in enumerate(rows, done):
+        found[row], there[row] = values, valid
+        if bar:
+            bar.add(1)
+        if time.monotonic() - told > SAVED_SECONDS:
+            told = time.monotonic()
+            found.flush()
+            there.flush()
+            rundir.write_json(state, {**doing, "rows": row + 1})
+    found.flush()
+    there.flush()
+    rundir.write_json(state, {**doing, "rows": shape[0]})
+    return found, there
+
+
+def _write(
+    folder: pathlib.Path,
+    scene: Scene,
+    found: np.ndarray,
+    there: np.ndarray,
+    options: Options,
+    classes: tuple[str, ...],
+    names: list[str],
+) -> np.ndarray:
+    """Writes all files of a map into a folder; the number of cells of each class."""
+    mapped = np.stack([maps.best(values, valid, options.min_probability) for values, valid in zip(found, there)])
+    stride = options.stride
+    maps.write_classes(folder / names[0], scene, mapped, stride, classes, options.whole)
+    maps.draw(folder / "landcover.png", scene, mapped, stride, classes)
+    counts = np.bincount(mapped[mapped != maps.NODATA], minlength=len(classes))
+    hectares = scene.grid.hectares and scene.grid.hectares * stride**2
+    (folder / "areas.csv").write_text(maps.areas(counts, classes, hectares), encoding="utf-8")
+    if options.probabilities:
+        maps.write_probabilities(folder / "probability.tif", scene, found, there, stride, classes)
+    return counts

@@ -1,0 +1,173 @@
+"""Scenes as people have them: all of them come out as the same digital numbers."""
+
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+import rasterio
+from products import CRS, ORIGIN, RESOLUTION, write_band, write_safe
+from rasterio.transform import from_origin
+from rasterio.windows import Window
+
+from resnetd_tf.errors import InputError
+from resnetd_tf.imagery.products import open_scene
+from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
+
+SIDE = 120
+WHOLE = Window(0, 0, SIDE, SIDE)
+
+
+def drawn(without=(), added=0) -> dict[str, np.ndarray]:
+    chance = np.random.default_rng(0)
+    return {
+        name: (chance.integers(1, 2700, (SIDE * 10 // metres,) * 2) + added).astype("uint16")
+        for metres, names in RESOLUTION.items()
+        for name in names
+        if name not in without
+    }
+
+
+def colours(bands: dict[str, np.ndarray]) -> np.ndarray:
+    return np.stack([bands[name] for name in RGB_BANDS], axis=-1)
+
+
+def packed(folder, path):
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(folder.rglob("*")):
+            if file.is_file():
+                archive.write(file, f"S2A.SAFE/{file.relative_to(folder)}")
+    return path
+
+
+@pytest.mark.parametrize(("level", "offset"), [("1C", None), ("1C", -1000), ("2A", None), ("2A", -1000)])
+def test_safe(tmp_path, level, offset):
+    """The offset is what the metadata says; folder, metadata file and zip, whatever its name, are the same."""
+    bands = drawn(without=("B10",) if level == "2A" else (), added=-(offset or 0))
+    folder = write_safe(tmp_path / "product", bands, level, offset)
+    archive = packed(folder, tmp_path / "renamed.download")
+    for path in (folder, folder / f"MTD_MSIL{level}.xml", archive):
+        scene = open_scene([str(path)])
+        found, valid = scene.read(WHOLE)
+        np.testing.assert_array_equal(found, colours(bands).astype(int) + (offset or 0))
+        assert valid.all() and str(scene.grid.crs) == CRS and scene.grid.transform == from_origin(*ORIGIN, 10, 10)
+        assert f"Sentinel-2 L{level}" in scene.words and f"{offset or 0:+} DN" in scene.words
+    if level == "2A":
+        with pytest.raises(InputError, match="has no B10, which the classifier takes; --missing=mean fills in"):
+            open_scene([str(folder)], BANDS)
+        filled, _ = open_scene([str(folder)], BANDS, fill=range(100, 113)).read(WHOLE)
+        assert (filled[..., BANDS.index("B10")] == 109).all()
+    else:
+        found, _ = open_scene([str(folder)], BANDS).read(WHOLE)
+        assert found.shape == (SIDE, SIDE, 13)
+        np.testing.assert_array_equal(found[..., BANDS.index("B08")], bands["B08"].astype(int) + (offset or 0))
+        # B8A is no B08: the driver's eighth band.
+        coarse = found[..., BANDS.index("B8A")].reshape(60, 2, 60, 2).mean((1, 3)).ravel()
+        assert np.corrcoef(coarse, bands["B8A"].ravel())[0, 1] > 0.9
+
+
+def test_missing_and_truncated_files(tmp_path):
+    folder = write_safe(tmp_path / "product", drawn())
+    file = folder / "GRANULE/L1C_T33TUM/IMG_DATA/T33TUM_20220601T100031_B03.jp2"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 3])
+    with pytest.raises(InputError, match=r"MTD_MSIL1C.xml:10m.*: cannot be read, damaged or truncated"):
+        open_scene([str(folder)]).read(WHOLE)
+    file.unlink()
+    with pytest.raises(InputError, match=r"MTD_MSIL1C\.xml: the file of its B03 is missing"):
+        open_scene([str(folder)])
+
+
+def test_band_files_and_one_file(tmp_path):
+    bands = drawn()
+    folder = tmp_path / "bands"
+    for metres, names in RESOLUTION.items():
+        for name in names:
+            write_band(folder / f"T33_{name.lower()}.tif", bands[name], metres)
+    files = [str(folder / f"T33_{name.lower()}.tif") for name in ("B02", "B03", "B04")]
+    for paths in ([str(folder)], files):
+        scene = open_scene(paths)
+        np.testing.assert_array_equal(scene.read(WHOLE)[0], colours(bands))
+    assert open_scene([str(folder)], BANDS).read(WHOLE)[0].shape == (SIDE, SIDE, 13)
+    assert "resampled to 120 x 120 pixels of 10 m" in open_scene([str(folder)], BANDS).words
+    path = tmp_path / "all.tif"
+    order = ("B08", "B02", "B04", "B03")
+    options = {"driver": "GTiff", "height": SIDE, "width": SIDE, "count": 4, "dtype": "uint16", "crs": CRS}
+    with rasterio.open(path, "w", **options, transform=from_origin(*ORIGIN, 10, 10)) as file:
+        for index, name in enumerate(order, 1):
+            file.write(bands[name], index)
+    with pytest.raises(
+        InputError, match=r"4 bands of uint16 that have no names; name them, as --bands="
+    ):
+        open_scene([str(path)])
+    with pytest.raises(InputError, match=r"--bands names 3 bands, .* has 4"):
+        open_scene([str(path)], bands=order[:3])
+    np.testing.assert_array_equal(open_scene([str(path)], bands=order).read(WHOLE)[0], colours(bands))
+    with rasterio.open(path, "r+") as file:
+        file.descriptions = order
+    np.testing.assert_array_equal(open_scene([str(path)]).read(WHOLE)[0], colours(bands))
+    write_band(folder / "T33_b03.tif", bands["B03"][:, :60])
+    with pytest.raises(InputError, match=r"has the extent .* give bands of one scene"):
+        open_scene([str(folder)])
+    write_band(folder / "T33_b03.tif", bands["B03"], crs="EPSG:32634")
+    with pytest.raises(InputError, match=r"is in EPSG:32634, .* in EPSG:32633; give bands of one scene"):
+        open_scene([str(folder)])
+
+
+@pytest.mark.parametrize(
+    ("values", "how", "told"),
+    [
+        (np.linspace(0, 0.6, SIDE**2, dtype="float32"), {}, "as reflectances do; --scale=10000"),
+        (np.linspace(0, 255, SIDE**2).astype("uint16"), {}, "as grey levels of 8 bits do; give the digital numbers"),
+        (np.linspace(1100, 4000, SIDE**2).astype("uint16"), {}, "none near 0: .* --offset=-1000 takes it away"),
+        (np.linspace(1, 2000, SIDE**2).astype("uint16"), {"offset": -1000}, "50 % are not above 0 after the offset"),
+        (np.zeros(SIDE**2, "uint16"), {}, "has no data"),
+    ],
+)
+def test_numbers_that_are_not_what_they_are_taken_for(tmp_path, values, how, told):
+    for name in RGB_BANDS:
+        write_band(tmp_path / f"x_{name}.tif", values.reshape(SIDE, SIDE))
+    with pytest.raises(InputError, match=told):
+        open_scene([str(tmp_path)], **how)
+
+
+def test_reflectances_and_offsets_as_given(tmp_path):
+    bands = drawn(added=1000)
+    for name in RGB_BANDS:
+        write_band(tmp_path / f"x_{name}.tif", bands[name].astype("float32") / 10_000)
+    scene = open_scene([str(tmp_path)], scale=10_000, offset=-0.1)
+    np.testing.assert_array_equal(scene.read(WHOLE)[0], colours(bands) - 1000)
+    assert scene.words.endswith("offset -0.1 as given, scale 10000 as given")
+
+
+def test_other_pixels_and_degrees(tmp_path):
+    """Pixels of 20 m become four of 10; a scene in degrees gets its UTM zone, and metres."""
+    smooth = np.add.outer(np.arange(60) * 20, np.arange(60) * 10).astype("uint16") + 1
+    for name in RGB_BANDS:
+        write_band(tmp_path / f"x_{name}.tif", smooth, 20)
+    scene = open_scene([str(tmp_path)])
+    assert (scene.grid.width, scene.grid.height, scene.grid.hectares) == (120, 120, 0.01)
+    found = scene.read(WHOLE)[0][..., 0].astype(int)
+    np.testing.assert_allclose(found.reshape(60, 2, 60, 2).mean((1, 3))[5:-5, 5:-5], smooth[5:-5, 5:-5], atol=1)
+    degrees = tmp_path / "degrees.tif"
+    options = {"driver": "GTiff", "height": 90, "width": 100, "count": 3, "dtype": "uint8", "crs": "EPSG:4326"}
+    pixels = np.random.default_rng(0).integers(1, 255, (3, 90, 100)).astype("uint8")
+    with rasterio.open(degrees, "w", **options, transform=from_origin(15, 60, 20 / 111_320, 10 / 111_320)) as file:
+        file.write(pixels)
+    grid = open_scene([str(degrees)]).grid
+    assert str(grid.crs) == "EPSG:32633" and grid.hectares == pytest.approx(0.01)
+    assert grid.width == pytest.approx(100, abs=4) and grid.height == pytest.approx(90, abs=4)
+
+
+def test_what_is_no_scene(tmp_path):
+    (tmp_path / "text.tif").write_text("no image")
+    with pytest.raises(InputError, match=r"text\.tif: not a raster file that GDAL reads"):
+        open_scene([str(tmp_path / "text.tif")])
+    with pytest.raises(InputError, match="holds no MTD_MSI"):
+        open_scene([str(tmp_path)])
+    with pytest.raises(InputError, match="no such file or folder"):
+        open_scene([str(tmp_path / "none")])
+    folder = write_safe(tmp_path / "product", drawn())
+    shutil.rmtree(folder / "GRANULE")
+    with pytest.raises(InputError, match="MTD_MSIL1C"):
+        open_scene([str(folder)])

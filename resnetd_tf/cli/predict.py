@@ -28,7 +28,6 @@ def predict(paths: list[str]) -> None:
         common_flags.model(),
         paths,
         top=FLAGS.top,
-        max_pixels=FLAGS.max_pixels,
         trust=FLAGS.trust,
         window=FLAGS.window,
         stride=FLAGS.stride,
@@ -47,7 +46,6 @@ def predict(paths: list[str]) -> None:
 def define_flags() -> None:
     common_flags.define_model()
     flags.DEFINE_integer("top", 3, "Number of classes to print for each image.", lower_bound=1)
-    flags.DEFINE_integer("max_pixels", 2**26, "The most pixels that an image may have.", lower_bound=1)
     flags.DEFINE_integer(
         "window",
         None,

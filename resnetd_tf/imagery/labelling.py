@@ -17,7 +17,6 @@ def run(
     paths: Sequence[str],
     *,
     top: int = 3,
-    max_pixels: int = images.MAX_PIXELS,
     trust: bool = False,
     window: int | None = None,
     stride: int | None = None,
@@ -33,7 +32,7 @@ def run(
     Args:
         model, trust: As for `saved.open_classifier`.
         paths: Images; or scenes, as `products.open_scene` takes each; or the files of one scene's bands.
-        top, max_pixels: As for `patches.predict`.
+        top: As for `patches.predict`.
         window: As in `scenes.Options`; `None` for the side of the training's patches, and for labels where images are
             not much larger.
         stride: As in `scenes.Options`; `None` for half a window.
@@ -48,12 +47,12 @@ def run(
     classifier = open_classifier(model, trust=trust)
     side = (classifier.metadata.get("patch_shape") or [64])[0] or 64
     if window is None and all(is_patch(pathlib.Path(path), PATCHES * side) for path in paths):
-        patches.predict(classifier, paths, top, max_pixels=max_pixels)
+        patches.predict(classifier, paths, top)
         return
     try:
         from resnetd_tf.imagery import products, scenes
     except ModuleNotFoundError as error:
-        if error.name != "rasterio":
+        if (error.name or "").split(".")[0] != "rasterio":
             raise
         raise InputError(
             f"{paths[0]} is larger than a patch, or --window given: maps need rasterio, pip install 'resnetd_tf[geo]'"

@@ -16,8 +16,6 @@ def predict(
     classifier: SavedClassifier,
     paths: Sequence[str | pathlib.Path],
     top: int = 3,
-    *,
-    max_pixels: int = images.MAX_PIXELS,
 ) -> np.ndarray:
     """Prints the most probable classes of image files, one line each.
 
@@ -25,7 +23,6 @@ def predict(
         classifier: What to label them with.
         paths: Image files; all are read before anything is printed.
         top: Number of classes to print for each.
-        max_pixels: The most that an image may have.
 
     Returns:
         Probabilities (files, classes).
@@ -36,7 +33,7 @@ def predict(
     """
     if not paths:
         raise InputError("no image given")
-    pixels = [images.read(path, max_pixels) for path in paths]
+    pixels = [images.read(path) for path in paths]
     if classifier.bands == 3:
         pixels = [
             rendering.stored(rendering.true_colour(one)) if one.shape[-1] == len(BANDS) else one for one in pixels

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 
 from resnetd_tf.errors import InputError
@@ -139,7 +140,7 @@ def _found(
             raise InputError(f"{path}: no such file or folder; give another")
     if len(paths) == 1:
         if product := safe.metadata_file(paths[0]):
-            return *safe.layers(product), False
+            return *safe.layers(product, wanted), False
         if paths[0].is_dir():
             inside = [file for file in sorted(paths[0].iterdir()) if file.is_file() and band_of(file)]
             if not inside:
@@ -183,12 +184,10 @@ def _in_one_file(path: pathlib.Path, bands: Sequence[str] | None) -> tuple[dict[
         if None in names:
             raise InputError(f"--bands={','.join(bands)}: bands are {', '.join(BANDS)}")
     else:
-        if kind == "uint8" and dataset.count in (3, 4):
-            return (
-                dict(zip(RGB_BANDS, (Layer(dataset, i) for i in (1, 2, 3)))),
-                "picture of 8 bits: colours as they are",
-                True,
-            )
+        if kind == "uint8" and dataset.count <= 4 and dataset.colorinterp[0] != ColorInterp.palette:
+            places = (1, 2, 3) if dataset.count > 2 else (1, 1, 1)  # the last of two or four is transparency
+            colours = {band: Layer(dataset, place) for band, place in zip(RGB_BANDS, places)}
+            return colours, "picture of 8 bits: colours as they are", True
         names = [safe.band_name(text or "") for text in dataset.descriptions]
         if None in names:
             raise InputError(

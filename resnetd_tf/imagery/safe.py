@@ -3,6 +3,7 @@
 import pathlib
 import re
 import zipfile
+from collections.abc import Collection
 
 from resnetd_tf.errors import InputError, damage_told
 from resnetd_tf.imagery.layers import Layer, open_raster
@@ -36,13 +37,14 @@ def band_name(name: str) -> str | None:
     return f"B{match[1].upper().zfill(2)}" if match else None
 
 
-def layers(metadata: str) -> tuple[dict[str, Layer], str]:
+def layers(metadata: str, wanted: Collection[str]) -> tuple[dict[str, Layer], str]:
     """All bands of a product by name, and what it is in words.
 
     Digital numbers are offset as the metadata says, and scaled to 10,000 times the reflectance.
 
     Args:
         metadata: As `metadata_file` returns it.
+        wanted: Bands whose files must be there.
 
     Raises:
         InputError: It is damaged, or GDAL does not open it.
@@ -67,7 +69,7 @@ def layers(metadata: str) -> tuple[dict[str, Layer], str]:
                 offset = float(of_band.get("RADIO_ADD_OFFSET") or of_band.get("BOA_ADD_OFFSET") or 0)
                 offsets.add(offset)
                 found[name] = Layer(dataset, index, offset, 10_000 / quantification)
-                if not any(re.search(rf"_{name}(_\d+m)?\.jp2$", file) for file in dataset.files):
+                if name in wanted and not any(re.search(rf"_{name}(_\d+m)?\.jp2$", file) for file in dataset.files):
                     # GDAL only warns, and reads zeros.
                     raise InputError(f"{metadata}: the file of its {name} is missing; download the product again")
     if not found:
@@ -77,4 +79,6 @@ def layers(metadata: str) -> tuple[dict[str, Layer], str]:
         " and ".join(f"{offset:+.0f}" for offset in sorted(offsets))
         + f" DN as its metadata says, of {quantification:.0f}"
     )
+    if level == "L2A":
+        words += "; EuroSAT is of L1C, as seen from above the atmosphere: expect less of L2A"
     return found, words

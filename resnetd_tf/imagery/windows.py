@@ -11,6 +11,9 @@ from resnetd_tf.imagery import rendering
 from resnetd_tf.imagery.products import Scene
 
 STRIP = 1024  # rows that are read at once: what JPEG 2000 files of Sentinel-2 have in a block
+# How much more a sure window counts: its highest probability to this power. A window where two kinds of land meet is
+# less sure than one that has a single kind.
+SURE = 8
 LEAST_VALID = 0.5  # share of a window's or a cell's pixels that must be there
 
 
@@ -25,8 +28,9 @@ def probabilities(
     """Yields the rows of a map, from the top.
 
     Every window of window x window pixels at multiples of the stride is classified, and its probabilities are averaged
-    in the cells it covers, with weights that fall to its edge. A scene that ends within a cell is mirrored there.
-    Windows in which too much is missing do not count, in others the mean stands for what is missing.
+    in the cells it covers, with weights that fall to its edge and are higher for windows that are sure. A scene that
+    ends within a cell is mirrored there. Windows in which too much is missing do not count, in others the mean stands
+    for what is missing.
 
     Args:
         predict: From windows (n, window, window, bands) to probabilities (n, classes).
@@ -56,9 +60,10 @@ def probabilities(
                 coming = reader.submit(prepare, row + 1)
             used = np.flatnonzero(shares >= LEAST_VALID)
             if used.size:
-                trust = np.where(shares >= LEAST_VALID, shares, 0).astype("float32")
-                each = np.zeros((across, classes), "float32")
-                each[used] = predict(images[used]) * trust[used, np.newaxis]
+                found, trust = np.zeros((across, classes), "float32"), np.zeros(across, "float32")
+                found[used] = predict(images[used])
+                trust[used] = shares[used] * found[used].max(1) ** SURE
+                each = found * trust[:, np.newaxis]
                 for y, x in np.ndindex(count, count):
                     sums[y, x : x + across] += weights[y, x] * each
                     filled[y, x : x + across] += weights[y, x] * trust
@@ -66,7 +71,8 @@ def probabilities(
             for y in range(count if last else 1):
                 if first <= row + y < rows:
                     there = (filled[y] > 0) & (valid[y] >= LEAST_VALID)
-                    yield (sums[y] / np.maximum(filled[y], 1e-9)[:, np.newaxis])[:columns], there[:columns]
+                    weight = np.where(filled[y] > 0, filled[y], 1)[:, np.newaxis]
+                    yield (sums[y] / weight)[:columns], there[:columns]
             sums[:-1], filled[:-1], sums[-1], filled[-1] = sums[1:], filled[1:], 0, 0
 
 

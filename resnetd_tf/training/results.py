@@ -74,7 +74,6 @@ def finish(
     if not published:
         metadata |= {
             "best_epoch": progress.best["epoch"],
-            "image_size": progress.best["image_size"],  # a smaller one, if it was interrupted
             "validation_accuracy": progress.best["val_accuracy"],
             "test_accuracy": evaluation.result["accuracy"],
             "test_accuracy_interval": evaluation.result["accuracy_interval"],

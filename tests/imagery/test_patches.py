@@ -1,9 +1,17 @@
 """Labels for image files, through the program."""
 
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import rasterio
+from conftest import eurosat_dir, needs_eurosat, needs_sentinel2, sentinel2_dir
 from PIL import Image
 
-from resnetd_tf.data import synthetic
-from resnetd_tf.saved import open_classifier
+from resnetd_tf.data import sources, synthetic
+from resnetd_tf.imagery import patches
+from resnetd_tf.saved import SavedClassifier, open_classifier
 
 
 def test_labels(run, program, tmp_path):
@@ -22,3 +30,54 @@ def test_labels(run, program, tmp_path):
 
 def test_nothing_to_label(bad_input, run):
     assert "no image given" in bad_input("predict.py", f"--model={run}")
+
+
+def test_scenes_and_patches_are_told_apart(run, program, bad_input, tmp_path):
+    images = synthetic.draw(12, seed=3)[0]
+    scene = images.reshape(3, 4, 64, 64, 3).swapaxes(1, 2).reshape(192, 256, 3)
+    Image.fromarray(scene).save(tmp_path / "scene.png")
+    Image.fromarray(scene[:64, :64]).save(tmp_path / "patch.png")
+    model = f"--model={run}"
+    result = program("predict.py", model, tmp_path / "scene.png", "--stride=64", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "scene.png: picture of 8 bits: colours as they are" in result.stdout
+    with rasterio.open(tmp_path / "scene_landcover.tif") as file:
+        mapped = file.read(1)
+    np.testing.assert_array_equal(mapped.ravel(), open_classifier(run).predict(images).argmax(1))
+    assert "scene_landcover.tif exists; give another --output, or --overwrite" in bad_input(
+        "predict.py", model, tmp_path / "scene.png", cwd=tmp_path
+    )
+    assert "--output=x is of one map, 2 scenes are given" in bad_input(
+        "predict.py", model, tmp_path / "scene.png", tmp_path / "patch.png", "--window=64", "--output=x", cwd=tmp_path
+    )
+    assert not list(tmp_path.glob("x*"))
+
+
+def test_maps_need_rasterio(run, tmp_path):
+    Image.new("RGB", (300, 300)).save(tmp_path / "scene.png")
+    code = (
+        "import sys; sys.modules['rasterio'] = None\n"
+        "from resnetd_tf.imagery import labelling\n"
+        f"labelling.run({str(run)!r}, [{str(tmp_path / 'scene.png')!r}])"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr
+    assert "InputError" in told and "maps need rasterio, pip install 'resnetd_tf[geo]'" in told
+
+
+@needs_eurosat
+@needs_sentinel2
+def test_patches_of_13_bands_for_a_model_of_rgb():
+    """Shown as EuroSAT shows them, they are its pictures: pixel for pixel, so that labels are the same."""
+    dataset = sources.load("eurosat/rgb", data_dir=eurosat_dir())
+    jpegs = {name: image for split in dataset.splits.values() for name, image in zip(split.names, split.images)}
+    seen = []
+
+    def predict(images):
+        seen.extend(images)
+        return np.eye(10, dtype="float32")[np.zeros(len(images), int)]
+
+    paths = sorted((sentinel2_dir() / "eurosat_all").rglob("*.tif"))
+    patches.predict(SavedClassifier(pathlib.Path("model"), pathlib.Path(), dataset.classes, 3, predict), paths)
+    assert len(paths) == 80
+    for path, image in zip(paths, seen, strict=True):
+        np.testing.assert_array_equal(image, jpegs[f"{path.stem}.jpg"])

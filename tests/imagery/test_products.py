@@ -96,9 +96,7 @@ def test_band_files_and_one_file(tmp_path):
     with rasterio.open(path, "w", **options, transform=from_origin(*ORIGIN, 10, 10)) as file:
         for index, name in enumerate(order, 1):
             file.write(bands[name], index)
-    with pytest.raises(
-        InputError, match=r"4 bands of uint16 that have no names; name them, as --bands="
-    ):
+    with pytest.raises(InputError, match=r"4 bands of uint16 that have no names; name them, as --bands="):
         open_scene([str(path)])
     with pytest.raises(InputError, match=r"--bands names 3 bands, .* has 4"):
         open_scene([str(path)], bands=order[:3])

@@ -1,0 +1,179 @@
+"""Maps of scenes."""
+
+import csv
+import pathlib
+
+import numpy as np
+import pytest
+import rasterio
+from products import CRS, ORIGIN
+from rasterio.transform import from_origin
+from rio_cogeo.cogeo import cog_validate
+
+from resnetd_tf.errors import InputError
+from resnetd_tf.imagery import scenes, windows
+from resnetd_tf.imagery.scenes import Options, map_scene, scene_for
+from resnetd_tf.saved import SavedClassifier
+
+CLASSES = ("Forest", "SeaLake", "moor", "heath")
+
+
+def by_colour(images) -> np.ndarray:
+    """Probabilities of the four classes, from the mean colour of a window."""
+    means = np.asarray(images, "float64").mean((1, 2))
+    scores = np.stack([means[:, 1], means[:, 2], means[:, 0], means.mean(1)], axis=1) / 10
+    found = np.exp(scores - scores.max(1, keepdims=True))
+    return (found / found.sum(1, keepdims=True)).astype("float32")
+
+
+def classifier(predict=by_colour) -> SavedClassifier:
+    return SavedClassifier(pathlib.Path("model"), pathlib.Path(), CLASSES, 3, predict)
+
+
+def drawn(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """A picture with fields of 40 x 40 pixels."""
+    chance = np.random.default_rng(seed)
+    fields = chance.integers(40, 200, (height // 40 + 1, width // 40 + 1, 3)).repeat(40, 0).repeat(40, 1)
+    return (fields[:height, :width] + chance.integers(-20, 20, (height, width, 3))).astype("uint8")
+
+
+def write(path, pixels: np.ndarray, metres: float = 10, crs: str | None = CRS) -> str:
+    height, width, bands = pixels.shape
+    shape = {"height": height, "width": width, "count": bands, "dtype": pixels.dtype}
+    place = {"crs": crs, "transform": from_origin(*ORIGIN, metres, metres)} if crs else {}
+    with rasterio.open(path, "w", driver="GTiff", **shape, **place) as file:
+        file.write(np.moveaxis(pixels, -1, 0))
+    return str(path)
+
+
+def classes_of(path) -> np.ndarray:
+    with rasterio.open(path) as file:
+        return file.read(1)
+
+
+@pytest.mark.parametrize(("height", "width"), [(200, 150), (64, 64), (30, 100), (1, 1), (130, 64)])
+@pytest.mark.parametrize("stride", [64, 32, 16])
+def test_a_constant_stays_constant(tmp_path, height, width, stride):
+    same = np.array((0.1, 0.2, 0.3, 0.4), "float32")
+    scene = scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(height, width))])
+    rows = list(windows.probabilities(lambda images: np.tile(same, (len(images), 1)), 4, scene, 64, stride))
+    found = np.stack([values for values, _ in rows])
+    assert found.shape == (*windows.cells(scene, stride), 4) == (-(-height // stride), -(-width // stride), 4)
+    np.testing.assert_allclose(found, np.broadcast_to(same, found.shape), atol=1e-6)
+    assert all(there.all() for _, there in rows)
+
+
+def test_cells_of_a_window_are_patches(tmp_path):
+    pixels = drawn(256, 320)
+    scene = scene_for(classifier(), [write(tmp_path / "scene.tif", pixels)])
+    found = np.stack([values for values, _ in windows.probabilities(by_colour, 4, scene, 64, 64)])
+    patches = pixels.reshape(4, 64, 5, 64, 3).swapaxes(1, 2).reshape(-1, 64, 64, 3)
+    np.testing.assert_allclose(found.reshape(-1, 4), by_colour(patches), atol=1e-6)
+
+
+def test_overlapping_windows(tmp_path, monkeypatch):
+    """Each cell is a mean of the windows over it, by how sure they are, however many rows are read at once."""
+    pixels = drawn(300, 250)
+    scene = scene_for(classifier(), [write(tmp_path / "scene.tif", pixels)])
+    found = np.stack([values for values, _ in windows.probabilities(by_colour, 4, scene, 64, 32)])
+    padded = np.pad(pixels, ((0, 20), (0, 6), (0, 0)), mode="symmetric")
+    each = np.stack([by_colour([padded[y : y + 64, x : x + 64] for x in range(0, 193, 32)]) for y in range(0, 257, 32)])
+    over = each[2:4, 1:3].reshape(4, 4)
+    np.testing.assert_allclose(found[3, 2], np.average(over, axis=0, weights=over.max(1) ** windows.SURE), atol=1e-6)
+    np.testing.assert_allclose(found[0, 0], each[0, 0], atol=1e-6)
+    np.testing.assert_allclose(found[-1, -1], each[-1, -1], atol=1e-6)
+    monkeypatch.setattr(windows, "STRIP", 48)
+    again = np.stack([values for values, _ in windows.probabilities(by_colour, 4, scene, 64, 32)])
+    np.testing.assert_array_equal(again, found)
+    later = np.stack([values for values, _ in windows.probabilities(by_colour, 4, scene, 64, 32, first=5)])
+    np.testing.assert_allclose(later, found[5:], atol=1e-6)
+
+
+def test_what_is_written(tmp_path):
+    pixels = drawn(400, 500)
+    pixels[:, 300:] = 0  # nodata
+    scene = scene_for(classifier(), [write(tmp_path / "scene.tif", pixels)])
+    result = map_scene(classifier(), scene, tmp_path / "maps/a", Options(probabilities=True))
+    names = ("landcover.tif", "landcover.tif.aux.xml", "landcover.png", "areas.csv", "probability.tif")
+    assert {path.name for path in (tmp_path / "maps").iterdir()} == {f"a_{name}" for name in names}
+    for name in ("landcover", "probability"):
+        valid, errors, warnings = cog_validate(tmp_path / f"maps/a_{name}.tif", quiet=True)
+        assert valid and not errors and not warnings
+    with rasterio.open(tmp_path / "maps/a_landcover.tif") as file:
+        assert str(file.crs) == CRS and file.transform == from_origin(*ORIGIN, 320, 320) and file.nodata == 255
+        assert file.colormap(1)[0] == (27, 107, 44, 255) and file.shape == (13, 16)
+        mapped = file.read(1)
+    assert (mapped[:, 10:] == 255).all() and (mapped[:, :9] < 4).all()
+    named = (tmp_path / "maps/a_landcover.tif.aux.xml").read_text()
+    assert "<CategoryNames><Category>Forest</Category><Category>SeaLake</Category>" in named
+    with rasterio.open(tmp_path / "maps/a_probability.tif") as file:
+        assert file.descriptions == CLASSES
+        probabilities = file.read()
+    np.testing.assert_allclose(probabilities.sum(0)[:, :9], 1, atol=1e-6)
+    np.testing.assert_array_equal(np.isnan(probabilities[0]), mapped == 255)
+    np.testing.assert_array_equal(probabilities.argmax(0)[:, :9], mapped[:, :9])
+    with (tmp_path / "maps/a_areas.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["class"] for row in rows] == list(CLASSES)
+    counts = np.bincount(mapped[mapped != 255], minlength=4)
+    assert [int(row["cells"]) for row in rows] == counts.tolist() and result["cells"] == counts.sum()
+    assert [float(row["hectares"]) for row in rows] == pytest.approx(counts * 10.24)
+    assert sum(float(row["share"]) for row in rows) == pytest.approx(1, abs=1e-5)
+
+    with pytest.raises(InputError, match=r"a_landcover\.tif exists; give another --output, or --overwrite"):
+        map_scene(classifier(), scene, tmp_path / "maps/a")
+    map_scene(classifier(), scene, tmp_path / "maps/a", Options(overwrite=True, min_probability=0.9, whole=True))
+    whole = classes_of(tmp_path / "maps/a_landcover.tif")
+    assert whole.shape == (400, 500)
+    sure = np.nanmax(probabilities, axis=0, initial=0) >= 0.9
+    expected = np.where(sure & (mapped != 255), mapped, 255).repeat(32, 0).repeat(32, 1)[:400, :500]
+    np.testing.assert_array_equal(whole, expected)
+
+
+def test_interrupted(tmp_path, monkeypatch):
+    """Nothing has the map's name; the same call goes on where it was, and comes to the same."""
+    monkeypatch.setattr(scenes, "SAVED_SECONDS", 0)
+    scene = scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(640, 320))])
+    map_scene(classifier(), scene, tmp_path / "whole")
+    calls = []
+
+    def dying(images):
+        calls.append(len(images))
+        if len(calls) == 10:
+            raise KeyboardInterrupt
+        return by_colour(images)
+
+    with pytest.raises(KeyboardInterrupt):
+        map_scene(classifier(dying), scene, tmp_path / "map")
+    assert [path.name for path in tmp_path.glob("map*")] == ["map.unfinished"]
+    later = []
+    map_scene(classifier(lambda images: later.append(len(images)) or by_colour(images)), scene, tmp_path / "map")
+    assert len(later) < 12 and not (tmp_path / "map.unfinished").exists()
+    for name in ("landcover.tif", "areas.csv"):
+        assert (tmp_path / f"map_{name}").read_bytes() == (tmp_path / f"whole_{name}").read_bytes()
+    # What another call has left is not gone on with.
+    with pytest.raises(KeyboardInterrupt):
+        calls.clear()
+        map_scene(classifier(dying), scene, tmp_path / "map", Options(overwrite=True))
+    map_scene(classifier(), scene, tmp_path / "map", Options(overwrite=True, stride=64))
+    assert classes_of(tmp_path / "map_landcover.tif").shape == (10, 5)
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_without_georeference(tmp_path):
+    scene = scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(200, 200), crs=None)])
+    map_scene(classifier(), scene, tmp_path / "map")
+    with (tmp_path / "map_areas.csv").open() as file:
+        assert {row["hectares"] for row in csv.DictReader(file)} == {""}
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"window": 64, "stride": 48}, "--window=64 must be a multiple of --stride=48"),
+        ({"min_probability": 1.5}, r"--min_probability=1\.5: must be from 0 to 1"),
+    ],
+)
+def test_bad_options(options, told):
+    with pytest.raises(InputError, match=told):
+        Options(**options)

@@ -36,6 +36,8 @@ def predict(paths: list[str]) -> None:
         scale=FLAGS.scale,
         offset=FLAGS.offset,
         missing=FLAGS.missing,
+        area=FLAGS.area,
+        keep_clouds=FLAGS.clouds == "keep",
         min_probability=FLAGS.min_probability,
         whole=FLAGS.resolution == "scene",
         probabilities=FLAGS.probabilities,
@@ -67,6 +69,13 @@ def define_flags() -> None:
         "refuse",
         ["refuse", "mean"],
         "Of scenes that lack a band: refuse, or fill in the training's mean.",
+    )
+    flags.DEFINE_string("area", None, "Of scenes: the part to map, W,S,E,N in degrees or a .geojson file.")
+    flags.DEFINE_enum(
+        "clouds",
+        "mask",
+        ["mask", "keep"],
+        "Of products that tell where clouds and snow are: leave them out, or map them.",
     )
     flags.DEFINE_float("min_probability", 0.0, "Of maps: cells whose best class is less probable stay empty.")
     flags.DEFINE_enum("resolution", "cells", ["cells", "scene"], "Of maps: a pixel a cell, or the scene's pixels.")

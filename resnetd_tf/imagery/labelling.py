@@ -25,6 +25,8 @@ def run(
     scale: float | None = None,
     offset: float | None = None,
     missing: str = "refuse",
+    area: str | None = None,
+    keep_clouds: bool = False,
     **options,
 ) -> None:
     """Labels patches, or maps scenes.
@@ -37,8 +39,8 @@ def run(
             not much larger.
         stride: As in `scenes.Options`; `None` for half a window.
         output: As for `scenes.map_scene`, of one scene; `None` for its name, in the current folder.
-        bands, scale, offset: As for `products.open_scene`.
-        missing: As for `scenes.scene_for`.
+        bands, scale, offset, keep_clouds: As for `products.open_scene`.
+        missing, area: As for `scenes.scene_for`.
         options: As in `scenes.Options`.
 
     Raises:
@@ -65,7 +67,8 @@ def run(
     if output and len(groups) > 1:
         raise InputError(f"--output={output} is of one map, {len(groups)} scenes are given")
     for group in groups:
-        scene = scenes.scene_for(classifier, group, missing, bands=bands, scale=scale, offset=offset)
+        how = {"bands": bands, "scale": scale, "offset": offset, "keep_clouds": keep_clouds}
+        scene = scenes.scene_for(classifier, group, missing, area, **how)
         print(f"{scene.name}: {scene.words}", flush=True)
         scenes.map_scene(classifier, scene, output or scene_name(group[0]), chosen)
 

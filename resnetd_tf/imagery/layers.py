@@ -118,8 +118,11 @@ def _utm(dataset: rasterio.DatasetReader) -> CRS:
     return CRS.from_epsg((32600 if south + north >= 0 else 32700) + min(zone, 60))
 
 
-def on_grid(dataset: rasterio.DatasetReader, grid: Grid) -> rasterio.DatasetReader:
-    """The file as if it had the pixels of a grid: coarser ones are interpolated, finer ones averaged."""
+def on_grid(dataset: rasterio.DatasetReader, grid: Grid, nearest: bool = False) -> rasterio.DatasetReader:
+    """The file as if it had the pixels of a grid: coarser ones are interpolated, finer ones averaged.
+
+    With `nearest` they keep their values, which are kinds of something.
+    """
     same = (dataset.width, dataset.height) == (grid.width, grid.height)
     if same and (grid.crs is None or dataset.transform.almost_equals(grid.transform, 1e-6)) and dataset.crs == grid.crs:
         return dataset
@@ -130,7 +133,7 @@ def on_grid(dataset: rasterio.DatasetReader, grid: Grid) -> rasterio.DatasetRead
         transform=grid.transform,
         width=grid.width,
         height=grid.height,
-        resampling=Resampling.average if finer else Resampling.cubic,
+        resampling=Resampling.nearest if nearest else Resampling.average if finer else Resampling.cubic,
     )
 
 

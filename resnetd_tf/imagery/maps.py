@@ -133,7 +133,7 @@ def write_probabilities(
     as_cog(plain, path, "AVERAGE")
 
 
-def areas(counts: np.ndarray, classes: tuple[str, ...], hectares: float | None) -> str:
+def table_of_areas(counts: np.ndarray, classes: tuple[str, ...], hectares: float | None) -> str:
     """A table as CSV: cells of each class, hectares where pixels have a size, share of all that is mapped.
 
     Args:
@@ -184,7 +184,7 @@ def _overview(scene: Scene) -> np.ndarray:
         there = [layer for name, layer in zip(BANDS, scene.layers) if name in RGB_BANDS and layer][::-1]
     factor = max(1, max(scene.grid.height, scene.grid.width) / SIDE)
     shape = (round(scene.grid.height / factor), round(scene.grid.width / factor))
-    pixels = layers.read(there[:3], shape=shape)
+    pixels = layers.read(there[:3], Window(scene.left, scene.top, scene.grid.width, scene.grid.height), shape)
     if scene.picture:
         return pixels
     return rendering.rendered(np.maximum(0, (pixels.astype("float32") + there[0].offset) * there[0].gain))

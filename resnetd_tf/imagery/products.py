@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import rasterio
 from rasterio.enums import ColorInterp
+from rasterio.features import geometry_mask
 from rasterio.windows import Window
 
 from resnetd_tf.errors import InputError
@@ -33,6 +35,9 @@ class Scene:
         picture: Whether it is a true-colour picture of 8 bits; otherwise its bands are digital numbers.
         fill: What missing bands have everywhere.
         words: What was found and what is applied to it.
+        clouds: What tells where clouds are.
+        left, top: Column and row of the layers' grid at which the scene begins.
+        outlines: GeoJSON geometries in its coordinates, outside of which there is nothing; none for all of it.
     """
 
     name: str
@@ -41,6 +46,10 @@ class Scene:
     picture: bool
     fill: tuple[float, ...]
     words: str
+    clouds: tuple[Layer, ...] = ()
+    left: int = 0
+    top: int = 0
+    outlines: tuple[dict, ...] = ()
 
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """A window's pixels, and where there are any.
@@ -53,22 +62,28 @@ class Scene:
             InputError: A file is damaged.
         """
         there = [layer for layer in self.layers if layer]
-        stored = layers.read(there, window)
-        nothing = there[0].dataset.nodata or 0
-        valid = (stored != nothing).any(axis=-1)
+        place = Window(window.col_off + self.left, window.row_off + self.top, window.width, window.height)
+        stored = layers.read(there, place)
+        valid = (stored != (there[0].dataset.nodata or 0)).any(axis=-1)
+        if self.clouds:
+            kinds = layers.read(self.clouds, place)
+            valid &= ~(np.isin(kinds, safe.HIDDEN) if len(self.clouds) == 1 else kinds > 0).any(axis=-1)
+        if self.outlines:
+            corner = self.grid.transform * rasterio.Affine.translation(window.col_off, window.row_off)
+            valid &= geometry_mask(self.outlines, valid.shape, corner, all_touched=True, invert=True)
         if self.picture:
             return stored, valid
         bands = np.empty((*stored.shape[:2], len(self.layers)), "uint16")
-        place = 0
+        count = 0
         for index, layer in enumerate(self.layers):
             if layer is None:
                 bands[..., index] = round(self.fill[index])
                 continue
-            dn = stored[..., place]
+            dn = stored[..., count]
             if layer.offset or layer.gain != 1 or dn.dtype != "uint16":
                 dn = np.clip(np.rint((dn.astype("float32") + layer.offset) * layer.gain), 0, 65535)
             bands[..., index] = dn
-            place += 1
+            count += 1
         return bands, valid
 
 
@@ -80,6 +95,7 @@ def open_scene(
     scale: float | None = None,
     offset: float | None = None,
     fill: Sequence[float] | None = None,
+    keep_clouds: bool = False,
 ) -> Scene:
     """Opens a scene.
 
@@ -90,11 +106,12 @@ def open_scene(
         scale: What 10,000 times the reflectance is of what is stored, after `offset`; default 1.
         offset: What is added to it first; default what a product's metadata says, else 0.
         fill: What a wanted band that the scene lacks has everywhere; `None` to refuse such scenes.
+        keep_clouds: Whether what lies under clouds, their shadows and snow is mapped, where a product tells of them.
 
     Raises:
         InputError: Something given cannot be used, and what to do about it.
     """
-    found, words, picture = _found([pathlib.Path(path) for path in paths], wanted, bands)
+    found, clouds, words, picture = _found([pathlib.Path(path) for path in paths], wanted, bands)
     if picture:
         if len(wanted) != 3:
             raise InputError(f"{paths[0]} is a picture of three colours, the classifier takes {len(wanted)} bands")
@@ -126,15 +143,19 @@ def open_scene(
         words += f"; no {', '.join(missing)}: the training's mean instead"
     if any(warped[id(layer.dataset)] is not layer.dataset for layer in there):
         words += f"; resampled to {grid.width} x {grid.height} pixels of 10 m"
+    if clouds and not keep_clouds:
+        words += "; clouds, their shadows and snow left out"
+    hiding = [dataclasses.replace(layer, dataset=layers.on_grid(layer.dataset, grid, nearest=True)) for layer in clouds]
     scene = Scene(str(paths[0]), grid, placed, picture, tuple(fill or (0,) * len(wanted)), words)
+    scene = dataclasses.replace(scene, clouds=() if keep_clouds else tuple(hiding))
     _check(scene, scale is not None, offset is not None)
     return scene
 
 
 def _found(
     paths: list[pathlib.Path], wanted: Sequence[str], bands: Sequence[str] | None
-) -> tuple[dict[str, Layer], str, bool]:
-    """Layers by band, what they are in words, and whether they are a picture's."""
+) -> tuple[dict[str, Layer], tuple[Layer, ...], str, bool]:
+    """Layers by band, those that tell of clouds, what they are in words, and whether they are a picture's."""
     for path in paths:
         if not path.exists():
             raise InputError(f"{path}: no such file or folder; give another")
@@ -147,8 +168,9 @@ def _found(
                 raise InputError(f"{paths[0]}: holds no MTD_MSI*.xml of a product, and no files of bands (..._B04.jp2)")
             paths = inside
         elif not band_of(paths[0]) or bands:
-            return _in_one_file(paths[0], bands)
-    return _file_per_band(paths, wanted), "one file per band: digital numbers as they are stored", False
+            found, words, picture = _in_one_file(paths[0], bands)
+            return found, (), words, picture
+    return _file_per_band(paths, wanted), (), "one file per band: digital numbers as they are stored", False
 
 
 def band_of(path: pathlib.Path) -> str | None:

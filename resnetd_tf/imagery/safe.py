@@ -5,9 +5,13 @@ import re
 import zipfile
 from collections.abc import Collection
 
+import rasterio.shutil
+
 from resnetd_tf.errors import InputError, damage_told
 from resnetd_tf.imagery.layers import Layer, open_raster
 
+# Of L2A's scene classification: shadows of clouds, clouds (of medium and high probability, thin cirrus), snow.
+HIDDEN = (3, 8, 9, 10, 11)
 METADATA = re.compile(r"MTD_MSIL(1C|2A)\.xml")
 
 
@@ -37,8 +41,8 @@ def band_name(name: str) -> str | None:
     return f"B{match[1].upper().zfill(2)}" if match else None
 
 
-def layers(metadata: str, wanted: Collection[str]) -> tuple[dict[str, Layer], str]:
-    """All bands of a product by name, and what it is in words.
+def layers(metadata: str, wanted: Collection[str]) -> tuple[dict[str, Layer], tuple[Layer, ...], str]:
+    """All bands of a product by name, what tells its clouds, and what it is in words.
 
     Digital numbers are offset as the metadata says, and scaled to 10,000 times the reflectance.
 
@@ -81,4 +85,21 @@ def layers(metadata: str, wanted: Collection[str]) -> tuple[dict[str, Layer], st
     )
     if level == "L2A":
         words += "; EuroSAT is of L1C, as seen from above the atmosphere: expect less of L2A"
-    return found, words
+    return found, _clouds(metadata, chosen), words
+
+
+def _clouds(metadata: str, subdatasets: dict[str, str]) -> tuple[Layer, ...]:
+    """Of L2A the scene classification, of L1C the masks of opaque clouds, cirrus and snow, if there are any."""
+    if "L2A" in pathlib.PurePath(metadata).name:
+        if "20m" not in subdatasets:
+            return ()
+        dataset = open_raster(subdatasets["20m"])
+        there = any(file.endswith("_SCL_20m.jp2") for file in dataset.files)
+        return tuple(Layer(dataset, i) for i in dataset.indexes if there and dataset.tags(i).get("BANDNAME") == "SCL")
+    for subdataset in subdatasets.values():
+        for file in open_raster(subdataset).files:
+            path = re.sub(r"MTD_TL\.xml$", "QI_DATA/MSK_CLASSI_B00.jp2", file)
+            if path != file and rasterio.shutil.exists(path):
+                dataset = open_raster(path)
+                return tuple(Layer(dataset, index) for index in dataset.indexes)
+    return ()

@@ -15,7 +15,7 @@ import rasterio.errors
 
 from resnetd_tf import rundir
 from resnetd_tf.errors import InputError, first_line
-from resnetd_tf.imagery import maps, windows
+from resnetd_tf.imagery import areas, maps, windows
 from resnetd_tf.imagery.products import Scene, open_scene
 from resnetd_tf.saved import SavedClassifier
 from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
@@ -50,13 +50,16 @@ class Options:
             raise InputError(f"--min_probability={self.min_probability}: must be from 0 to 1")
 
 
-def scene_for(classifier: SavedClassifier, paths: Sequence[str], missing: str = "refuse", **how) -> Scene:
+def scene_for(
+    classifier: SavedClassifier, paths: Sequence[str], missing: str = "refuse", area: str | None = None, **how
+) -> Scene:
     """A scene with the bands that a classifier takes.
 
     Args:
         classifier: Of RGB, or of EuroSAT's 13 bands.
         paths: As for `products.open_scene`.
         missing: "refuse" scenes that lack a band, or fill in the training's "mean".
+        area: The part that is wanted, as for `areas.cut`.
         how: As for `products.open_scene`.
 
     Raises:
@@ -69,7 +72,8 @@ def scene_for(classifier: SavedClassifier, paths: Sequence[str], missing: str = 
         fill = classifier.metadata.get("normalization", {}).get("mean")
         if fill is None:
             raise InputError(f"{classifier.path} does not say the means of its training, for --missing=mean")
-    return open_scene(paths, RGB_BANDS if classifier.bands == 3 else BANDS, fill=fill, **how)
+    scene = open_scene(paths, RGB_BANDS if classifier.bands == 3 else BANDS, fill=fill, **how)
+    return areas.cut(scene, area) if area else scene
 
 
 def map_scene(
@@ -192,7 +196,7 @@ def _write(
     maps.draw(folder / "landcover.png", scene, mapped, stride, classes)
     counts = np.bincount(mapped[mapped != maps.NODATA], minlength=len(classes))
     hectares = scene.grid.hectares and scene.grid.hectares * stride**2
-    (folder / "areas.csv").write_text(maps.areas(counts, classes, hectares), encoding="utf-8")
+    (folder / "areas.csv").write_text(maps.table_of_areas(counts, classes, hectares), encoding="utf-8")
     if options.probabilities:
         maps.write_probabilities(folder / "probability.tif", scene, found, there, stride, classes)
     return counts

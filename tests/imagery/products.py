@@ -26,7 +26,11 @@ def write_band(path: pathlib.Path, dn: np.ndarray, metres: float = 10, driver: s
 
 
 def write_safe(
-    folder: pathlib.Path, bands: dict[str, np.ndarray], level: str = "1C", offset: int | None = None
+    folder: pathlib.Path,
+    bands: dict[str, np.ndarray],
+    level: str = "1C",
+    offset: int | None = None,
+    clouds: np.ndarray | None = None,
 ) -> pathlib.Path:
     """Writes a product of these bands (height, width) uint16 of 10, 20 or 60 m; its folder.
 
@@ -34,6 +38,7 @@ def write_safe(
         folder: Where it goes.
         bands: By name; what an offset takes away has been added already.
         level: "1C" or "2A".
+        clouds: What tells of them: of L2A the scene classification of 20 m, of L1C masks (height, width, 3) of 60 m.
         offset: What its metadata says, -1000 since baseline 04.00; `None` for products before, which say nothing.
     """
     files = []
@@ -42,6 +47,16 @@ def write_safe(
         tile = f"T33TUM_20220601T100031_{name}"  # GDAL counts its letters
         files.append(f"GRANULE/L{level}_T33TUM/IMG_DATA/" + (f"R{metres}m/{tile}_{metres}m" if level == "2A" else tile))
         write_band(folder / f"{files[-1]}.jp2", dn, metres, "JP2OpenJPEG")
+    if clouds is not None and level == "2A":
+        files.append("GRANULE/L2A_T33TUM/IMG_DATA/R20m/T33TUM_20220601T100031_SCL_20m")
+        write_band(folder / f"{files[-1]}.jp2", clouds, 20, "JP2OpenJPEG")
+    elif clouds is not None:
+        path = folder / "GRANULE/L1C_T33TUM/QI_DATA/MSK_CLASSI_B00.jp2"
+        path.parent.mkdir()
+        shape = {"height": clouds.shape[0], "width": clouds.shape[1], "count": 3, "dtype": "uint8"}
+        place = {"crs": CRS, "transform": from_origin(*ORIGIN, 60, 60)}
+        with rasterio.open(path, "w", driver="JP2OpenJPEG", **shape, **place, QUALITY="100", REVERSIBLE="YES") as file:
+            file.write(np.moveaxis(clouds, -1, 0))
     (folder / f"MTD_MSIL{level}.xml").write_text(_product(files, level, offset))
     (folder / f"GRANULE/L{level}_T33TUM/MTD_TL.xml").write_text(_tile(bands["B04"].shape[0] * 10, level))
     return folder

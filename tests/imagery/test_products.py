@@ -1,16 +1,19 @@
 """Scenes as people have them: all of them come out as the same digital numbers."""
 
+import json
 import shutil
 import zipfile
 
 import numpy as np
 import pytest
 import rasterio
+import rasterio.warp
 from products import CRS, ORIGIN, RESOLUTION, write_band, write_safe
 from rasterio.transform import from_origin
 from rasterio.windows import Window
 
 from resnetd_tf.errors import InputError
+from resnetd_tf.imagery.areas import cut
 from resnetd_tf.imagery.products import open_scene
 from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
 
@@ -169,3 +172,53 @@ def test_what_is_no_scene(tmp_path):
     shutil.rmtree(folder / "GRANULE")
     with pytest.raises(InputError, match="MTD_MSIL1C"):
         open_scene([str(folder)])
+
+
+@pytest.mark.parametrize("level", ["1C", "2A"])
+def test_clouds(tmp_path, level):
+    """Clouds, their shadows and snow are as if there was nothing, as the product tells: in pixels of 60 or 20 m."""
+    chance = np.random.default_rng(1)
+    if level == "1C":
+        clouds = (chance.random((20, 20, 3)) < 0.1).astype("uint8")
+        hidden = clouds.any(-1).repeat(6, 0).repeat(6, 1)
+    else:
+        clouds = chance.integers(0, 12, (60, 60)).astype("uint8")
+        hidden = np.isin(clouds, (3, 8, 9, 10, 11)).repeat(2, 0).repeat(2, 1)
+    bands = drawn(without=("B10",) if level == "2A" else ())
+    folder = write_safe(tmp_path / "product", bands, level, clouds=clouds)
+    for path in (folder, packed(folder, tmp_path / "product.zip")):
+        scene = open_scene([str(path)])
+        np.testing.assert_array_equal(scene.read(WHOLE)[1], ~hidden)
+        np.testing.assert_array_equal(scene.read(Window(50, 30, 40, 60))[1], ~hidden[30:90, 50:90])
+        assert scene.words.endswith("clouds, their shadows and snow left out")
+        assert open_scene([str(path)], keep_clouds=True).read(WHOLE)[1].all()
+
+
+def test_areas(tmp_path):
+    """A part of a scene has the scene's pixels, and nothing outside of a polygon."""
+    bands = drawn()
+    scene = open_scene([str(write_safe(tmp_path / "product", bands))])
+    corners = [scene.grid.transform * place for place in ((30, 20), (90, 20), (90, 100))]
+    x, y = rasterio.warp.transform(scene.grid.crs, "EPSG:4326", *zip(*corners))
+    triangle = {"type": "Polygon", "coordinates": [[*zip(x, y), (x[0], y[0])]]}
+    (tmp_path / "area.geojson").write_text(
+        json.dumps({"type": "FeatureCollection", "features": [{"type": "Feature", "geometry": triangle}]})
+    )
+    part = cut(scene, str(tmp_path / "area.geojson"))
+    assert (part.left, part.top) == pytest.approx((30, 20), abs=1)
+    assert (part.grid.width, part.grid.height) == pytest.approx((60, 80), abs=2)
+    found, valid = part.read(Window(0, 0, part.grid.width, part.grid.height))
+    whole = colours(bands)[part.top : part.top + part.grid.height, part.left : part.left + part.grid.width]
+    np.testing.assert_array_equal(found, whole)
+    assert valid.mean() == pytest.approx(0.5, abs=0.03) and valid[3, -4] and not valid[-4, 3]
+    assert part.grid.transform * (0, 0) == scene.grid.transform * (part.left, part.top)
+    box = cut(scene, f"{min(x)},{min(y)},{max(x)},{max(y)}")
+    assert (box.grid.width, box.grid.height) == pytest.approx((60, 80), abs=3)
+    for area, told in (
+        ("1,2,3", "give west, south, east and north in degrees"),
+        ("3,2,1,4", "give west, south, east and north in degrees"),
+        ("1,2,3,4", "does not reach there"),
+        (str(tmp_path / "none.geojson"), "cannot be read as GeoJSON"),
+    ):
+        with pytest.raises(InputError, match=told):
+            cut(scene, area)

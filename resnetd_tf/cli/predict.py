@@ -6,6 +6,7 @@ Sentinel-2 products (a .SAFE folder or its .zip), GeoTIFFs, one file per band, t
 Examples:
     python predict.py field.jpg forest.png
     python predict.py --model=saved_models/mine --top=10 *.jpg
+    python predict.py my_patches --format=csv --picture=labels.png
     python predict.py S2B_MSIL1C_20240601.SAFE --output=maps/june
     python predict.py T33UUP_B02.jp2 T33UUP_B03.jp2 T33UUP_B04.jp2 --stride=16 --probabilities
 """
@@ -28,6 +29,8 @@ def predict(paths: list[str]) -> None:
         common_flags.model(),
         paths,
         top=FLAGS.top,
+        format=FLAGS.format,
+        picture=FLAGS.picture,
         trust=FLAGS.trust,
         window=FLAGS.window,
         stride=FLAGS.stride,
@@ -48,6 +51,8 @@ def predict(paths: list[str]) -> None:
 def define_flags() -> None:
     common_flags.define_model()
     flags.DEFINE_integer("top", 3, "Number of classes to print for each image.", lower_bound=1)
+    flags.DEFINE_enum("format", "table", ["table", "json", "csv"], "How labels are printed.")
+    flags.DEFINE_string("picture", None, "Where to draw the first images with their labels.")
     flags.DEFINE_integer(
         "window",
         None,

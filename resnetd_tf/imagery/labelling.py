@@ -1,6 +1,7 @@
 """What `predict.py` does: tells patches, which get a label, from scenes, which become maps."""
 
 import pathlib
+import re
 import zipfile
 from collections.abc import Sequence
 
@@ -9,6 +10,7 @@ from resnetd_tf.errors import InputError
 from resnetd_tf.imagery import patches
 from resnetd_tf.saved import open_classifier
 
+BAND = re.compile(r"(^|[^0-9A-Za-z])[Bb](0?[1-9]|1[0-2]|8[Aa])($|[^0-9A-Za-z])")  # in a file's name
 PATCHES = 2  # sides of a training's patch, up to which an image is one
 
 
@@ -17,6 +19,8 @@ def run(
     paths: Sequence[str],
     *,
     top: int = 3,
+    format: str = "table",
+    picture: str | None = None,
     trust: bool = False,
     window: int | None = None,
     stride: int | None = None,
@@ -33,8 +37,8 @@ def run(
 
     Args:
         model, trust: As for `saved.open_classifier`.
-        paths: Images; or scenes, as `products.open_scene` takes each; or the files of one scene's bands.
-        top: As for `patches.predict`.
+        paths: Images, or folders of them; scenes, as `products.open_scene` takes each; the files of one scene's bands.
+        top, format, picture: As for `patches.label`.
         window: As in `scenes.Options`; `None` for the side of the training's patches, and for labels where images are
             not much larger.
         stride: As in `scenes.Options`; `None` for half a window.
@@ -48,8 +52,13 @@ def run(
     """
     classifier = open_classifier(model, trust=trust)
     side = (classifier.metadata.get("patch_shape") or [64])[0] or 64
-    if window is None and all(is_patch(pathlib.Path(path), PATCHES * side) for path in paths):
-        patches.predict(classifier, paths, top)
+    files = [file for path in paths for file in _inside(pathlib.Path(path))]
+    small = [file for file in files if window is None and is_patch(file, PATCHES * side)]
+    if small:
+        patches.label(classifier, small, top, format, picture)
+    known = set(small)
+    large = [file for file in files if file not in known]
+    if not large:
         return
     try:
         from resnetd_tf.imagery import products, scenes
@@ -57,20 +66,30 @@ def run(
         if (error.name or "").split(".")[0] != "rasterio":
             raise
         raise InputError(
-            f"{paths[0]} is larger than a patch, or --window given: maps need rasterio, pip install 'resnetd_tf[geo]'"
+            f"{large[0]} is larger than a patch, or --window given: maps need rasterio, pip install 'resnetd_tf[geo]'"
         ) from error
     window = window or side
     chosen = scenes.Options(window=window, stride=stride or max(1, window // 2), **options)
-    files = [pathlib.Path(path) for path in paths]
-    together = len(files) > 1 and all(file.is_file() and products.band_of(file) for file in files)
-    groups = [list(paths)] if together else [[path] for path in paths]
+    together = len(large) > 1 and all(file.is_file() and products.band_of(file) for file in large)
+    groups = [large] if together else [[file] for file in large]
     if output and len(groups) > 1:
         raise InputError(f"--output={output} is of one map, {len(groups)} scenes are given")
+    how = {"bands": bands, "scale": scale, "offset": offset, "keep_clouds": keep_clouds}
     for group in groups:
-        how = {"bands": bands, "scale": scale, "offset": offset, "keep_clouds": keep_clouds}
         scene = scenes.scene_for(classifier, group, missing, area, **how)
         print(f"{scene.name}: {scene.words}", flush=True)
         scenes.map_scene(classifier, scene, output or scene_name(group[0]), chosen)
+
+
+def _inside(path: pathlib.Path) -> list[pathlib.Path]:
+    """The images of a folder of images; else the path itself, which may be a product or a folder of bands."""
+    if not path.is_dir() or any(path.glob("MTD_MSI*.xml")) or any(path.glob("*/MTD_MSI*.xml")):
+        return [path]
+    found = patches.files_in(path)
+    bands = [file for file in found if BAND.search(file.stem)]
+    if not found or len(bands) == len(found):
+        return [path]
+    return found
 
 
 def is_patch(path: pathlib.Path, largest: int) -> bool:
@@ -79,14 +98,12 @@ def is_patch(path: pathlib.Path, largest: int) -> bool:
         return False
     try:
         (height, width, _), _ = images.header(path, max_pixels=2**62)
-    except InputError:
-        if path.suffix.lower() in (".tif", ".tiff", ".jp2") and path.is_file():  # of other bands, or deeper
-            return False
-        raise
+    except InputError:  # of other bands or deeper, if it is no damage, which `patches` tells
+        return not (path.suffix.lower() in (".tif", ".tiff", ".jp2") and path.is_file())
     return max(height, width) <= largest
 
 
-def scene_name(path: str) -> str:
+def scene_name(path: pathlib.Path) -> str:
     """What a map is called if that is not said: its scene's name without suffix, in the current folder."""
-    name = pathlib.Path(path).absolute().name
+    name = path.absolute().name
     return name.split(".")[0] if name else "scene"

@@ -1,51 +1,118 @@
 """Labels for new patches: images of the size of one land-cover class, in files of their own."""
 
+import csv
+import json
 import pathlib
+import sys
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
+from resnetd_tf import rundir
 from resnetd_tf.data import images
 from resnetd_tf.errors import InputError
 from resnetd_tf.imagery import rendering
 from resnetd_tf.saved import SavedClassifier
 from resnetd_tf.sentinel2 import BANDS
 
+FORMATS = ("table", "json", "csv")
+TOGETHER = 512  # files that are read before they are classified
+DRAWN = 60  # patches in a picture
+COLUMNS = 6  # of it
 
-def predict(
+
+def files_in(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The images in a folder and those below it, by name; hidden ones are left out."""
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in images.SUFFIXES and path.is_file())
+    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+
+
+def read(path: pathlib.Path, classifier: SavedClassifier) -> np.ndarray:
+    """An image as a classifier takes it; one of 13 bands for a classifier of RGB as EuroSAT's pictures show them.
+
+    Raises:
+        InputError: It cannot be read, or has other bands.
+    """
+    pixels = images.read(path)
+    if classifier.bands == 3 and pixels.shape[-1] == len(BANDS):
+        return rendering.stored(rendering.true_colour(pixels))
+    classifier.check_bands(str(path), pixels.shape[-1])
+    return pixels
+
+
+def label(
     classifier: SavedClassifier,
-    paths: Sequence[str | pathlib.Path],
+    paths: Sequence[pathlib.Path],
     top: int = 3,
-) -> np.ndarray:
-    """Prints the most probable classes of image files, one line each.
+    format: str = "table",
+    picture: str | pathlib.Path | None = None,
+) -> None:
+    """Prints the most probable classes of image files.
 
     Args:
         classifier: What to label them with.
-        paths: Image files; all are read before anything is printed.
+        paths: The files.
         top: Number of classes to print for each.
-
-    Returns:
-        Probabilities (files, classes).
+        format: One of `FORMATS`: a line each, a list of objects, or comma-separated values.
+        picture: Where to draw the first of them with their classes; green or red where their folder is named as a
+            class.
 
     Raises:
-        InputError: No file is given, or one cannot be read or has other bands than the model takes. (For a model of RGB
-            those of 13 bands are shown as EuroSAT's pictures are.)
+        InputError: Some could not be read, told after all others are done; or the picture cannot be written.
     """
-    if not paths:
-        raise InputError("no image given")
-    pixels = [images.read(path) for path in paths]
-    if classifier.bands == 3:
-        pixels = [
-            rendering.stored(rendering.true_colour(one)) if one.shape[-1] == len(BANDS) else one for one in pixels
-        ]
-    for path, image in zip(paths, pixels):
-        classifier.check_bands(str(path), image.shape[-1])
-    results = classifier.predict(pixels)
-    for path, probabilities in zip(paths, results):
-        best = np.argsort(-probabilities, kind="stable")[:top]
-        print(f"{path}:", ", ".join(f"{classifier.classes[i]} {100 * probabilities[i]:.2f} %" for i in best))
-    return results
+    bad: list[str] = []
+    listed: list[dict] = []
+    drawn: list[tuple] = []
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    top = min(top, len(classifier.classes))
+    if format == "csv":
+        writer.writerow(
+            ["path", *(f"{what}_{place}" for place in range(1, top + 1) for what in ("class", "probability"))]
+        )
+    for start in range(0, len(paths), TOGETHER):
+        good, pixels = [], []
+        for path in paths[start : start + TOGETHER]:
+            try:
+                pixels.append(read(path, classifier))
+                good.append(path)
+            except InputError as error:
+                bad.append(str(error))
+        for path, image, probabilities in zip(good, pixels, classifier.predict(pixels)):
+            best = np.argsort(-probabilities, kind="stable")[:top].tolist()
+            found = {classifier.classes[index]: float(probabilities[index]) for index in best}
+            if format == "table":
+                print(f"{path}:", ", ".join(f"{name} {100 * value:.2f} %" for name, value in found.items()), flush=True)
+            elif format == "csv":
+                writer.writerow([path, *(text for name, value in found.items() for text in (name, f"{value:.6f}"))])
+            listed.append({"path": str(path), "probabilities": found})
+            if picture and len(drawn) < DRAWN:
+                drawn.append((image, path, next(iter(found.items()))))
+    if format == "json":
+        print(json.dumps(listed, indent=1))
+    if picture and drawn:
+        draw(pathlib.Path(picture), drawn, classifier.classes)
+    if bad:
+        raise InputError(f"{len(bad)} of {len(paths)} images have no label: {'; '.join(bad)}")
 
 
-def _as_picture(dn: np.ndarray) -> np.ndarray:
-    return rendering.stored(rendering.true_colour(dn))
+def draw(path: pathlib.Path, labelled: list[tuple], classes: tuple[str, ...]) -> None:
+    """Draws patches (pixels, path, (class, probability)) in a grid.
+
+    Raises:
+        InputError: The picture cannot be written.
+    """
+    rows = -(-len(labelled) // COLUMNS)
+    figure = Figure(figsize=(2.1 * COLUMNS, 2.4 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    for place, axes in enumerate(figure.subplots(rows, COLUMNS, squeeze=False).flat):
+        axes.set_axis_off()
+        if place < len(labelled):
+            pixels, file, (name, probability) = labelled[place]
+            axes.imshow(pixels if pixels.shape[-1] == 3 else rendering.true_colour(pixels))
+            true = file.absolute().parent.name
+            colour = "black" if true not in classes else "green" if true == name else "firebrick"
+            axes.set_title(f"{name} {100 * probability:.0f} %", fontsize=8, color=colour)
+    with rundir.atomic(path) as temporary:
+        figure.savefig(temporary, dpi=110)

@@ -88,7 +88,7 @@ class Scene:
 
 
 def open_scene(
-    paths: Sequence[str],
+    paths: Sequence[str | pathlib.Path],
     wanted: Sequence[str] = RGB_BANDS,
     *,
     bands: Sequence[str] | None = None,

@@ -51,7 +51,11 @@ class Options:
 
 
 def scene_for(
-    classifier: SavedClassifier, paths: Sequence[str], missing: str = "refuse", area: str | None = None, **how
+    classifier: SavedClassifier,
+    paths: Sequence[str | pathlib.Path],
+    missing: str = "refuse",
+    area: str | None = None,
+    **how,
 ) -> Scene:
     """A scene with the bands that a classifier takes.
 

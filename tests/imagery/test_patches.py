@@ -1,10 +1,14 @@
 """Labels for image files, through the program."""
 
+import csv
+import io
+import json
 import pathlib
 import subprocess
 import sys
 
 import numpy as np
+import pytest
 import rasterio
 from conftest import eurosat_dir, needs_eurosat, needs_sentinel2, sentinel2_dir
 from PIL import Image
@@ -26,6 +30,34 @@ def test_labels(run, program, tmp_path):
     for index, line in enumerate(lines):
         assert line.startswith(f"{tmp_path / str(index)}.png: {synthetic.CLASSES[expected[index]]} ")
     assert (expected == labels).mean() > 0.3
+
+
+def test_folders_formats_and_bad_files(run, program, tmp_path):
+    """A bad file among good ones is named, the others are done; the picture has their labels."""
+    images, _ = synthetic.draw(8, seed=9)
+    expected = open_classifier(run).predict(images)
+    for index, image in enumerate(images):
+        path = tmp_path / f"patches/{synthetic.CLASSES[index % 2]}/{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    paths = sorted((tmp_path / "patches").rglob("*.png"))
+    picture = tmp_path / "labels.png"
+    model = f"--model={run}"
+    result = program("predict.py", model, tmp_path / "patches", "--format=csv", "--top=2", f"--picture={picture}")
+    assert result.returncode == 0, result.stderr
+    rows = list(csv.DictReader(io.StringIO(result.stdout)))
+    assert [row["path"] for row in rows] == list(map(str, paths)) and len(rows[0]) == 5
+    for row in rows:
+        probabilities = expected[int(pathlib.Path(row["path"]).stem)]
+        assert row["class_1"] == synthetic.CLASSES[probabilities.argmax()]
+        assert float(row["probability_1"]) == pytest.approx(probabilities.max(), abs=1e-5)
+    with Image.open(picture) as drawn:
+        assert drawn.width > 1000
+    paths[2].write_bytes(b"no image")
+    result = program("predict.py", model, *paths, "--format=json", "--top=1")
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"predict.py: 1 of 8 images have no label: {paths[2]}: not a readable image")
+    assert [row["path"] for row in json.loads(result.stdout)] == [str(path) for path in paths if path != paths[2]]
 
 
 def test_nothing_to_label(bad_input, run):
@@ -77,7 +109,7 @@ def test_patches_of_13_bands_for_a_model_of_rgb():
         return np.eye(10, dtype="float32")[np.zeros(len(images), int)]
 
     paths = sorted((sentinel2_dir() / "eurosat_all").rglob("*.tif"))
-    patches.predict(SavedClassifier(pathlib.Path("model"), pathlib.Path(), dataset.classes, 3, predict), paths)
+    patches.label(SavedClassifier(pathlib.Path("model"), pathlib.Path(), dataset.classes, 3, predict), paths)
     assert len(paths) == 80
     for path, image in zip(paths, seen, strict=True):
         np.testing.assert_array_equal(image, jpegs[f"{path.stem}.jpg"])

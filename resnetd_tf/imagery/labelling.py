@@ -66,7 +66,7 @@ def run(
         if (error.name or "").split(".")[0] != "rasterio":
             raise
         raise InputError(
-            f"{large[0]} is larger than a patch, or --window given: maps need rasterio, pip install 'resnetd_tf[geo]'"
+            f"{large[0]} is larger than a patch, or --window given: maps need rasterio; pip install rasterio"
         ) from error
     window = window or side
     chosen = scenes.Options(window=window, stride=stride or max(1, window // 2), **options)

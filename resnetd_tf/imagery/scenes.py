@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import pathlib
 import shutil
 import sys
@@ -142,7 +143,7 @@ def _classified(
     """Probabilities (rows, columns, classes) and where there are any, in a folder that may have some already."""
     state = folder / "state.json"
     doing = {
-        "model": str(classifier.path),
+        "model": [str(classifier.path), classifier.path.stat().st_mtime if classifier.path.exists() else None],
         "scene": scene.name,
         "words": scene.words,
         "modified": pathlib.Path(scene.name).stat().st_mtime,
@@ -151,20 +152,16 @@ def _classified(
         "stride": options.stride,
     }
     done = 0
-    if state.is_file():
+    with contextlib.suppress(OSError, ValueError):  # there is none, or it is damaged
         before = json.loads(state.read_text(encoding="utf-8"))
         done = before.pop("rows") if {**before, "rows": 0} == {**doing, "rows": 0} else 0
-    mode = "r+" if done else "w+"
-    found, there = (
-        np.lib.format.open_memmap(folder / f"{name}.npy", mode, dtype, of)
-        for name, dtype, of in (
-            ("probabilities", "float32", (*shape, len(classifier.classes))),
-            ("there", "bool", shape),
-        )
-    )
+    if not done:
+        state.unlink(missing_ok=True)
+    found = _array(folder / "probabilities.npy", "float32", (*shape, len(classifier.classes)), bool(done))
+    there = _array(folder / "there.npy", "bool", shape, bool(done))
     if done:
         print(f"Going on after row {done} of {shape[0]}, of which {folder} has the rest", flush=True)
-    bar = keras.utils.Progbar(shape[0] - done, unit_name="row") if sys.stdout.isatty() else None
+    bar = keras.utils.Progbar(shape[0] - done, unit_name="row") if sys.stdout.isatty() and done < shape[0] else None
     told = time.monotonic()
     rows = windows.probabilities(
         classifier.predict, len(classifier.classes), scene, options.window, options.stride, done
@@ -182,6 +179,15 @@ def _classified(
     there.flush()
     rundir.write_json(state, {**doing, "rows": shape[0]})
     return found, there
+
+
+def _array(path: pathlib.Path, dtype: str, shape: tuple[int, ...], is_there: bool) -> np.memmap:
+    """An array in a file, which is made unless it is there already."""
+    array = np.lib.format.open_memmap(path, "r+" if is_there else "w+", dtype, shape)
+    if not is_there and hasattr(os, "posix_fallocate"):  # a disk that is full is an error here, later it is a crash
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def _write(

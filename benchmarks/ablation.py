@@ -18,7 +18,8 @@ from resnetd_tf.training.settings import Settings
 FLAGS = flags.FLAGS
 CHANGES: dict[str, dict] = {
     "the recipe": {},
-    "flips and turns alone": {"augmentation": "turns"},
+    "flips and turns alone": {"varied": 0.0},
+    "half of the images varied": {"varied": 0.5},
     "label smoothing 0.1": {"label_smoothing": 0.1},
     "parts of other images": {"cutmix": 0.5},
     "a tenth of the weight decay": {"weight_decay": 5e-4},

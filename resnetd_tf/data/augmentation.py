@@ -3,6 +3,8 @@
 Everything is drawn from a seed alone, a pair of integers, and works on a whole batch at once.
 """
 
+import math
+
 import numpy as np
 import tensorflow as tf
 
@@ -70,43 +72,33 @@ def mix_parts(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, share: floa
     return tf.where(mask[..., tf.newaxis], tf.reverse(images, [0]), images), mixed
 
 
-def vary_pixels(images: tf.Tensor, seed: tf.Tensor, strength: tf.Tensor | float = 1.0) -> tf.Tensor:
+def vary_pixels(images: tf.Tensor, seed: tf.Tensor, share: float, strength: tf.Tensor | float = 1.0) -> tf.Tensor:
     """What can happen to an image between the sensor and the file: atmosphere, optics, noise, JPEG.
 
-    Every second image stays as it is; to the others every change comes by a chance of its own and in a strength of its
-    own. Of four of these one is stored as JPEG with colours at half size, one with colours at full size. (Which place
-    in a batch an image has is chance already, and the part of each of several devices is as mixed.)
+    It happens to a share of the images, in places of chance: in the mean over batches where that is no whole number of
+    them. To each of those every change comes by a chance of its own and in a strength of its own.
 
     Args:
         images: (batch, height, width, 3) uint8, RGB.
         seed: Two integers.
+        share: From 0, none of the images, to 1, all.
         strength: From 0, where nothing changes but by the rounding of JPEG at quality 100, to 1.
 
     Returns:
         The same shape and type.
     """
     count = images.shape[0]
-    if count < 8:  # several times over, from a place of chance
-        first = tf.random.stateless_uniform((), seed, 0, 8, "int32")
-        eight = tf.gather(images, (tf.range(8) - first) % 8 % count)
-        return tf.gather(vary_pixels(eight, seed, strength), (tf.range(count) + first) % 8)
-    place = np.resize((0, 6, 1, 4, 2, 7, 3, 5), count)
-    order = np.argsort(place, kind="stable")
-    kept, halved, stored = (int((place < end).sum()) for end in (4, 5, 6))
-    seeds = tf.unstack(tf.random.split(seed, 4))
-    ordered = tf.gather(images, order)
-    varied = tf.cast(ordered[kept:], "float32")
-    varied = _lit(varied, seeds[0], strength)
-    varied = _seen(varied, seeds[1], strength)
-    varied = _noisy(varied, seeds[2], strength)
-    quality = 100 - 65 * strength * tf.random.stateless_uniform((stored - kept,), seeds[3])
-    parts = (
-        as_jpeg(varied[: halved - kept], quality[: halved - kept], halves_colours=True),
-        as_jpeg(varied[halved - kept : stored - kept], quality[halved - kept :], halves_colours=False),
-        varied[stored - kept :],
-    )
-    levels = [tf.saturate_cast(tf.round(part), images.dtype) for part in parts]
-    return tf.gather(tf.concat((ordered[:kept], *levels), axis=0), np.argsort(order))
+    varied = max(1, math.ceil(count * share))
+    seeds = tf.unstack(tf.random.split(seed, 6))
+    places = tf.argsort(tf.random.stateless_uniform((count,), seeds[0]))[:varied]
+    before = tf.gather(images, places)
+    pixels = _lit(tf.cast(before, "float32"), seeds[1], strength)
+    pixels = _seen(pixels, seeds[2], strength)
+    pixels = _noisy(pixels, seeds[3], strength)
+    pixels = _compressed(pixels, seeds[4], strength)
+    happens = tf.random.stateless_uniform((varied, 1, 1, 1), seeds[5]) < count * share / varied
+    after = tf.where(happens, tf.saturate_cast(tf.round(pixels), images.dtype), before)
+    return tf.tensor_scatter_nd_update(images, places[:, tf.newaxis], after)
 
 
 def _strengths(count: int, seed: tf.Tensor, strength, *chances: float) -> list[tf.Tensor]:
@@ -156,6 +148,19 @@ def _seen(images: tf.Tensor, seed: tf.Tensor, strength) -> tf.Tensor:
     return _along_sides(images, *matrices)
 
 
+def _compressed(images: tf.Tensor, seed: tf.Tensor, strength) -> tf.Tensor:
+    """JPEG of quality 35 and more for half of the images, of every second of them with colours at half size.
+
+    The images are in an order of chance: those that it can happen to are the first.
+    """
+    count = images.shape[0]
+    first = -(-count // 2)
+    quality = 100 - 65 * strength * tf.random.stateless_uniform((first,), seed)
+    chance = tf.random.stateless_uniform((2, first, 1, 1, 1), seed + 1)
+    stored = as_jpeg(images[:first], quality, halves_colours=chance[0] < 0.5)
+    return tf.concat((tf.where(chance[1] < count / 2 / first, stored, images[:first]), images[first:]), axis=0)
+
+
 def _along_sides(images: tf.Tensor, of_rows: tf.Tensor, of_columns: tf.Tensor) -> tf.Tensor:
     """Images with a matrix, or one for each of them, applied to their rows, and another to their columns."""
     each = "n" if len(of_rows.shape) == 3 else ""
@@ -185,29 +190,30 @@ def _enlarging(pixels: int, factor) -> tf.Tensor:
     return weights / tf.reduce_sum(weights, -1, keepdims=True)
 
 
-def as_jpeg(images: tf.Tensor, quality: tf.Tensor, *, halves_colours: bool) -> tf.Tensor:
+def as_jpeg(images: tf.Tensor, quality: tf.Tensor, *, halves_colours: tf.Tensor) -> tf.Tensor:
     """Images as JPEG gives them back: cosine transform of blocks of eight pixels, its coefficients rounded.
 
     Args:
         images: (batch, height, width, 3) grey levels from 0 to 255, red, green and blue.
         quality: (batch,) as libjpeg's, from 1 to 100.
-        halves_colours: Whether colours are stored at half the size (4:2:0).
+        halves_colours: (batch, 1, 1, 1), whether colours are stored at half the size (4:2:0).
     """
     planes = tf.round(tf.tensordot(tf.clip_by_value(images, 0.0, 255.0), YCBCR.T, 1))
-    scale = tf.where(quality < 50, 5000 / quality, 200 - 2 * quality)[:, tf.newaxis, tf.newaxis, tf.newaxis]
-    stored = []
-    for part, table, halves in (
-        (planes[..., :1] - 128, LUMINANCE, False),
-        (planes[..., 1:], CHROMINANCE, halves_colours),
-    ):
-        (there, back), (there_too, back_too) = (_cosines(side, halves) for side in images.shape[1:3])
-        found = _along_sides(part, there, there_too)
-        table = tf.constant(table, "float32")[..., tf.newaxis]
-        step = tf.clip_by_value(tf.floor((table * scale + 50) / 100), 1.0, 255.0)
-        step = tf.tile(step, (1, there.shape[0] // 8, there_too.shape[0] // 8, 1))
-        stored.append(_along_sides(tf.round(found / step) * step, back, back_too))
-    planes = tf.round(tf.clip_by_value(tf.concat(stored, axis=3), -128.0, 127.0)) + tf.constant((128.0, 0.0, 0.0))
+    light, colours = planes[..., :1] - 128, planes[..., 1:]
+    halved, full = (_quantised(colours, quality, CHROMINANCE, halves) for halves in (True, False))
+    parts = (_quantised(light, quality, LUMINANCE, False), tf.where(halves_colours, halved, full))
+    planes = tf.round(tf.clip_by_value(tf.concat(parts, axis=3), -128.0, 127.0)) + tf.constant((128.0, 0.0, 0.0))
     return tf.tensordot(planes, np.linalg.inv(YCBCR).T, 1)
+
+
+def _quantised(planes: tf.Tensor, quality: tf.Tensor, table, halves: bool) -> tf.Tensor:
+    """Planes (batch, height, width, n) after the rounding of their cosine transform, at half the size with `halves`."""
+    scale = tf.where(quality < 50, 5000 / quality, 200 - 2 * quality)[:, tf.newaxis, tf.newaxis, tf.newaxis]
+    (there, back), (there_too, back_too) = (_cosines(side, halves) for side in planes.shape[1:3])
+    found = _along_sides(planes, there, there_too)
+    step = tf.floor((tf.constant(table, "float32")[..., tf.newaxis] * scale + 50) / 100)
+    step = tf.tile(tf.clip_by_value(step, 1.0, 255.0), (1, there.shape[0] // 8, there_too.shape[0] // 8, 1))
+    return _along_sides(tf.round(found / step) * step, back, back_too)
 
 
 def _cosines(pixels: int, halves: bool) -> tuple[tf.Tensor, tf.Tensor]:

@@ -58,7 +58,8 @@ def for_training(
     seed: int = 0,
     first_step: int = 0,
     cutmix: float = 0.0,
-    strength: Callable[[tf.Tensor], tf.Tensor] | None = None,
+    varied: float = 0.0,
+    strength: Callable[[tf.Tensor], tf.Tensor | float] = lambda step: 1.0,
 ) -> tf.data.Dataset:
     """The batches of a training that never ends: shuffled anew each epoch, augmented, none of them incomplete.
 
@@ -70,8 +71,9 @@ def for_training(
         seed: Seed for shuffling and augmentation.
         first_step: Number of the first step, counted from the start of training.
         cutmix: Share of the images that get a part of another, as `mix_parts` takes it.
-        strength: How much pixels are varied in a step, from its number, as `vary_pixels` takes it; `None` for images
-            that are only flipped and turned.
+        varied: Share of the images, of RGB, whose pixels are varied, as `vary_pixels` takes it; all are flipped and
+            turned.
+        strength: How much they are in a step, from its number.
 
     Returns:
         Batches as from `from_split`, without end.
@@ -88,7 +90,7 @@ def for_training(
         image = flip_and_turn(image, seeds)
         if cutmix:
             image, label = mix_parts(image, label, seeds + 1, cutmix)
-        return vary_pixels(image, seeds, strength(step)) if strength else image, label
+        return vary_pixels(image, seeds, varied, strength(step)) if varied else image, label
 
     numbers = tf.data.Dataset.range(first_step, np.iinfo(np.int64).max)
     return _map(numbers, batch, split)

@@ -25,7 +25,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "default": {
         "epochs": 10,
         "image_size": 224,
-        "augmentation": "pixels",
+        "varied": 0.125,
         "cutmix": 0.0,
         "label_smoothing": 0.0,
     },
@@ -33,14 +33,14 @@ RECIPES: dict[str, dict[str, Any]] = {
     "report": {
         "epochs": 10,
         "image_size": 224,
-        "augmentation": "turns",
+        "varied": 0.0,
         "cutmix": 0.0,
         "label_smoothing": 0.1,
     },
     "best": {
         "epochs": 30,
         "image_size": 64,
-        "augmentation": "pixels",
+        "varied": 0.5,
         "cutmix": 0.5,
         "label_smoothing": 0.0,
     },
@@ -104,11 +104,12 @@ class Settings:
     weight_decay: float = setting(
         5e-3, "Share of every kernel that a step takes away, times the learning rate.", minimum=0, maximum=1
     )
-    augmentation: str = setting(
+    varied: float = setting(
         None,
-        "How training images are varied: turns (flips and quarter turns), or pixels (of RGB images also noise, blur, "
-        "JPEG, brightness, ...)",
-        choices=("turns", "pixels"),
+        "Share of training images, of RGB, that get noise, blur, JPEG, other brightness and so on; all are flipped and "
+        "turned.",
+        minimum=0,
+        maximum=1,
     )
     cutmix: float = setting(
         None,

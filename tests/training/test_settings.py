@@ -11,8 +11,8 @@ def test_a_recipe_says_what_is_not_given(recipe):
     settings = Settings(recipe=recipe)
     for name, value in RECIPES[recipe].items():
         assert getattr(settings, name) == value
-    given = Settings(recipe=recipe, epochs=99, augmentation="turns")
-    assert given.epochs == 99 and given.augmentation == "turns"
+    given = Settings(recipe=recipe, epochs=99, varied=0.3)
+    assert given.epochs == 99 and given.varied == 0.3
 
 
 def test_recipes_differ_in_the_same_settings():

@@ -53,43 +53,60 @@ def run(
     classifier = open_classifier(model, trust=trust)
     side = (classifier.metadata.get("patch_shape") or [64])[0] or 64
     files = [file for path in paths for file in _inside(pathlib.Path(path))]
-    small = [file for file in files if window is None and is_patch(file, PATCHES * side)]
-    if small:
-        patches.label(classifier, small, top, format, picture)
-    known = set(small)
-    large = [file for file in files if file not in known]
-    if not large:
-        return
+    small = {file: None for file in files if window is None and is_patch(file, PATCHES * side)}
+    large = [file for file in files if file not in small]
+    failed = patches.label(classifier, list(small), top, format, picture) if small else []
+    if large:
+        how = {"bands": bands, "scale": scale, "offset": offset, "keep_clouds": keep_clouds}
+        options |= {"window": window or side, "stride": stride or _half(window or side)}
+        failed += _map(classifier, large, output, missing, area, how, options)
+    if failed:
+        raise InputError("; ".join(failed))
+
+
+def _half(window: int) -> int:
+    return window if window % 2 else window // 2
+
+
+def _map(classifier, files: list[pathlib.Path], output: str | None, missing: str, area, how, options) -> list[str]:
+    """Maps scenes; what went wrong with those that could not be, told when all others are done."""
     try:
         from resnetd_tf.imagery import products, scenes
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] != "rasterio":
             raise
         raise InputError(
-            f"{large[0]} is larger than a patch, or --window given: maps need rasterio; pip install rasterio"
+            f"{files[0]} is larger than a patch, or --window given: maps need rasterio; pip install rasterio"
         ) from error
-    window = window or side
-    chosen = scenes.Options(window=window, stride=stride or max(1, window // 2), **options)
-    together = len(large) > 1 and all(file.is_file() and products.band_of(file) for file in large)
-    groups = [large] if together else [[file] for file in large]
+    chosen = scenes.Options(**options)
+    together = len(files) > 1 and all(file.is_file() and products.band_of(file) for file in files)
+    groups = [files] if together else [[file] for file in files]
     if output and len(groups) > 1:
         raise InputError(f"--output={output} is of one map, {len(groups)} scenes are given")
-    how = {"bands": bands, "scale": scale, "offset": offset, "keep_clouds": keep_clouds}
-    for group in groups:
-        scene = scenes.scene_for(classifier, group, missing, area, **how)
-        print(f"{scene.name}: {scene.words}", flush=True)
-        scenes.map_scene(classifier, scene, output or scene_name(group[0]), chosen)
+    names = [output or scene_name(group[0]) for group in groups]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise InputError(f"several scenes would be called {', '.join(sorted(twice))}; map one at a time, with --output")
+    failed = []
+    for group, name in zip(groups, names):
+        try:
+            scene = scenes.scene_for(classifier, group, missing, area, **how)
+            print(f"{scene.name}: {scene.words}", flush=True)
+            scenes.map_scene(classifier, scene, name, chosen)
+        except InputError as error:
+            failed.append(str(error))
+    return failed
 
 
 def _inside(path: pathlib.Path) -> list[pathlib.Path]:
-    """The images of a folder of images; else the path itself, which may be a product or a folder of bands."""
-    if not path.is_dir() or any(path.glob("MTD_MSI*.xml")) or any(path.glob("*/MTD_MSI*.xml")):
+    """The products or the images in a folder; else the path itself, which may be a product or a folder of bands."""
+    if not path.is_dir() or any(path.glob("MTD_MSI*.xml")):
         return [path]
+    if products := sorted({file.parent for file in path.glob("*/MTD_MSI*.xml")}):
+        return products
     found = patches.files_in(path)
-    bands = [file for file in found if BAND.search(file.stem)]
-    if not found or len(bands) == len(found):
-        return [path]
-    return found
+    rasters = [file for file in path.iterdir() if file.suffix.lower() in (".jp2", ".tif", ".tiff")]
+    bands = {match[2].upper() for file in rasters if (match := BAND.search(file.stem))}
+    return found if found and len(bands) < 3 else [path]
 
 
 def is_patch(path: pathlib.Path, largest: int) -> bool:
@@ -104,6 +121,8 @@ def is_patch(path: pathlib.Path, largest: int) -> bool:
 
 
 def scene_name(path: pathlib.Path) -> str:
-    """What a map is called if that is not said: its scene's name without suffix, in the current folder."""
-    name = path.absolute().name
-    return name.split(".")[0] if name else "scene"
+    """What a map is called if that is not said: its scene's name without suffix; it goes into the current folder."""
+    name = path.resolve().name
+    for suffix in (".zip", ".SAFE", ".xml", path.suffix):
+        name = name.removesuffix(suffix)
+    return name.lstrip(".") or "scene"

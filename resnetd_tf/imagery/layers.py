@@ -2,6 +2,9 @@
 
 import contextlib
 import math
+import pathlib
+import re
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,11 +14,12 @@ import rasterio.errors
 import rasterio.warp
 import rasterio.windows
 from rasterio.crs import CRS
-from rasterio.enums import Resampling
+from rasterio.enums import MaskFlags, Resampling
 from rasterio.vrt import WarpedVRT
 
 from resnetd_tf.errors import InputError, damage_told
 
+WIDEST = 120_000  # pixels, of what is brought into one zone of UTM
 PIXEL = 10.0  # metres, of EuroSAT's patches
 
 
@@ -53,7 +57,9 @@ class Grid:
     @property
     def hectares(self) -> float | None:
         """Area of a pixel; `None` without georeference."""
-        return abs(self.transform.determinant) / 10_000 if self.crs else None
+        if self.crs is None:
+            return None
+        return abs(self.transform.determinant) * self.crs.linear_units_factor[1] ** 2 / 10_000
 
 
 def open_raster(path: str) -> rasterio.DatasetReader:
@@ -69,8 +75,6 @@ def open_raster(path: str) -> rasterio.DatasetReader:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Without rasterio's warning of files that have no georeference."""
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         yield
@@ -88,7 +92,7 @@ def grid_of(datasets: Sequence[rasterio.DatasetReader]) -> Grid:
     for other in datasets:
         if other.crs != finest.crs:
             raise InputError(f"{other.name} is in {other.crs}, {finest.name} in {finest.crs}; give bands of one scene")
-        pixel = max(map(abs, other.transform[:1] + other.transform[4:5]))
+        pixel = max(map(abs, (*other.transform[:2], *other.transform[3:5])))
         if not np.allclose(other.bounds, finest.bounds, atol=pixel / 2, rtol=0):
             raise InputError(
                 f"{other.name} has the extent {tuple(other.bounds)}, {finest.name} {tuple(finest.bounds)}; give bands "
@@ -96,12 +100,20 @@ def grid_of(datasets: Sequence[rasterio.DatasetReader]) -> Grid:
             )
     if finest.crs is None:
         return Grid(None, rasterio.Affine.identity(), finest.width, finest.height)
-    if finest.crs.is_geographic:
+    with damage_told(f"{finest.name}: its coordinate reference system cannot be used", "; reproject it with gdalwarp"):
+        return _metric(finest)
+
+
+def _metric(finest: rasterio.DatasetReader) -> Grid:
+    """The grid of 10 m of a file with a georeference."""
+    if finest.crs.is_geographic or finest.crs.to_epsg() == 3857:  # whose metres are none but at the equator
         crs = _utm(finest)
         bounds = finest.bounds
         transform, width, height = rasterio.warp.calculate_default_transform(
             finest.crs, crs, finest.width, finest.height, *bounds, resolution=PIXEL
         )
+        if max(width, height) > WIDEST:
+            raise InputError(f"{finest.name} is wider than a zone of UTM; map parts of it")
         return Grid(crs, transform, width, height)
     metres = finest.crs.linear_units_factor[1]
     steps = [math.hypot(*finest.transform[i : i + 4 : 3]) * metres / PIXEL for i in (0, 1)]
@@ -114,8 +126,8 @@ def grid_of(datasets: Sequence[rasterio.DatasetReader]) -> Grid:
 
 def _utm(dataset: rasterio.DatasetReader) -> CRS:
     west, south, east, north = rasterio.warp.transform_bounds(dataset.crs, "EPSG:4326", *dataset.bounds)
-    zone = int((west + east) / 2 // 6) + 31
-    return CRS.from_epsg((32600 if south + north >= 0 else 32700) + min(zone, 60))
+    longitude = ((west + east) / 2 + 180) % 360 - 180
+    return CRS.from_epsg((32600 if south + north >= 0 else 32700) + int(longitude // 6) + 31)
 
 
 def on_grid(dataset: rasterio.DatasetReader, grid: Grid, nearest: bool = False) -> rasterio.DatasetReader:
@@ -159,3 +171,37 @@ def read(
         for place, band in zip(places, read):
             found[place] = band
     return np.stack(found, axis=-1)
+
+
+def there(
+    layers: Sequence[Layer],
+    stored: np.ndarray,
+    window: rasterio.windows.Window | None = None,
+    shape: tuple[int, int] | None = None,
+) -> np.ndarray:
+    """Where all of `stored`, which `read` returned, is data: (height, width) bool.
+
+    It is not where a band has its file's nodata or is no number, or the file's mask or alpha says so; or, of files that
+    declare no nodata, where all bands are 0.
+    """
+    valid = np.ones(stored.shape[:2], bool)
+    nodata = [layer.dataset.nodata for layer in layers]
+    for place, value in enumerate(nodata):
+        if value is not None and not np.isnan(value):
+            valid &= stored[..., place] != value
+        if stored.dtype.kind == "f":
+            valid &= ~np.isnan(stored[..., place])
+    if all(value is None for value in nodata):
+        valid &= (stored != 0).any(axis=-1)
+    for dataset, index in {id(layer.dataset): (layer.dataset, layer.index) for layer in layers}.values():
+        if MaskFlags.per_dataset in dataset.mask_flag_enums[index - 1]:
+            valid &= dataset.read_masks(index, window=window, out_shape=shape) > 0
+    return valid
+
+
+def files_of(datasets: Sequence[rasterio.DatasetReader]) -> tuple[tuple[str, int, float], ...]:
+    """The files that datasets are read from, with the size and the time of the last change of each."""
+    names = {file for dataset in datasets for file in dataset.files}
+    on_disk = {re.sub(r"^/vsizip/\{(.*)\}/.*", r"\1", name) for name in names}
+    found = {name: pathlib.Path(name).stat() for name in sorted(on_disk) if pathlib.Path(name).is_file()}
+    return tuple((name, of.st_size, of.st_mtime) for name, of in found.items())

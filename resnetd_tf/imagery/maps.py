@@ -17,7 +17,7 @@ from matplotlib.patches import Patch
 from rasterio.windows import Window
 
 from resnetd_tf.imagery import layers, rendering
-from resnetd_tf.imagery.products import Scene
+from resnetd_tf.imagery.pixels import Scene
 from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
 
 NODATA = 255  # of maps of classes
@@ -152,7 +152,9 @@ def table_of_areas(counts: np.ndarray, classes: tuple[str, ...], hectares: float
 
 def draw(path: pathlib.Path, scene: Scene, classes_of_cells: np.ndarray, stride: int, classes: tuple[str, ...]) -> None:
     """Draws scene and map side by side, with a legend and a scale."""
-    shown, mapped = _overview(scene), classes_of_cells
+    # As many cells as can be seen.
+    shown, step = _overview(scene), max(1, max(classes_of_cells.shape) // SIDE)
+    mapped, stride = classes_of_cells[::step, ::step], stride * step
     figure = Figure(figsize=(13, 6.4), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
@@ -178,13 +180,15 @@ def draw(path: pathlib.Path, scene: Scene, classes_of_cells: np.ndarray, stride:
 
 
 def _overview(scene: Scene) -> np.ndarray:
-    """The scene's colours, (height, width, 3) uint8, of at most `SIDE` pixels a side."""
-    there = [layer for layer in scene.layers if layer]
-    if len(scene.layers) == len(BANDS):
-        there = [layer for name, layer in zip(BANDS, scene.layers) if name in RGB_BANDS and layer][::-1]
+    """The scene's colours, (height, width, 3) uint8, of at most `SIDE` pixels a side; grey where one is missing."""
+    by_band = dict(zip(RGB_BANDS if len(scene.layers) == 3 else BANDS, scene.layers))
+    shown = [layer for name in RGB_BANDS if (layer := by_band[name])]
+    shown = shown if len(shown) == 3 else [next(layer for layer in scene.layers if layer)] * 3
     factor = max(1, max(scene.grid.height, scene.grid.width) / SIDE)
-    shape = (round(scene.grid.height / factor), round(scene.grid.width / factor))
-    pixels = layers.read(there[:3], Window(scene.left, scene.top, scene.grid.width, scene.grid.height), shape)
+    shape = (max(1, round(scene.grid.height / factor)), max(1, round(scene.grid.width / factor)))
+    window = Window(scene.left, scene.top, scene.grid.width, scene.grid.height)
+    pixels = layers.read(shown, window, shape)
     if scene.picture:
         return pixels
-    return rendering.rendered(np.maximum(0, (pixels.astype("float32") + there[0].offset) * there[0].gain))
+    dn = [(pixels[..., place].astype("float32") + layer.offset) * layer.gain for place, layer in enumerate(shown)]
+    return rendering.rendered(np.nan_to_num(np.stack(dn, axis=-1)))

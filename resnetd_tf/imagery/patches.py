@@ -48,8 +48,8 @@ def label(
     top: int = 3,
     format: str = "table",
     picture: str | pathlib.Path | None = None,
-) -> None:
-    """Prints the most probable classes of image files.
+) -> list[str]:
+    """Prints the most probable classes of image files; what is wrong with those that could not be read.
 
     Args:
         classifier: What to label them with.
@@ -60,7 +60,7 @@ def label(
             class.
 
     Raises:
-        InputError: Some could not be read, told after all others are done; or the picture cannot be written.
+        InputError: The picture cannot be written.
     """
     bad: list[str] = []
     listed: list[dict] = []
@@ -93,8 +93,7 @@ def label(
         print(json.dumps(listed, indent=1))
     if picture and drawn:
         draw(pathlib.Path(picture), drawn, classifier.classes)
-    if bad:
-        raise InputError(f"{len(bad)} of {len(paths)} images have no label: {'; '.join(bad)}")
+    return [f"{len(bad)} of {len(paths)} images have no label: {'; '.join(bad)}"] if bad else []
 
 
 def draw(path: pathlib.Path, labelled: list[tuple], classes: tuple[str, ...]) -> None:

@@ -4,87 +4,18 @@ All come out as the bands that a classifier takes, on one grid of pixels of 10 m
 """
 
 import dataclasses
+import math
 import pathlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import numpy as np
-import rasterio
 from rasterio.enums import ColorInterp
-from rasterio.features import geometry_mask
-from rasterio.windows import Window
 
 from resnetd_tf.errors import InputError
 from resnetd_tf.imagery import layers, safe
-from resnetd_tf.imagery.layers import Grid, Layer
+from resnetd_tf.imagery.layers import Layer
+from resnetd_tf.imagery.pixels import Scene, check_numbers
 from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
-
-SAMPLE = 512  # pixels on a side that are looked at before a scene is mapped
-DARKEST = 1000  # DN that an offset of products since baseline 04.00 adds to all
-
-
-@dataclass(frozen=True)
-class Scene:
-    """A scene, opened.
-
-    Attributes:
-        name: What it is called.
-        grid: Its pixels.
-        layers: Its bands, on that grid; `None` for one that is missing.
-        picture: Whether it is a true-colour picture of 8 bits; otherwise its bands are digital numbers.
-        fill: What missing bands have everywhere.
-        words: What was found and what is applied to it.
-        clouds: What tells where clouds are.
-        left, top: Column and row of the layers' grid at which the scene begins.
-        outlines: GeoJSON geometries in its coordinates, outside of which there is nothing; none for all of it.
-    """
-
-    name: str
-    grid: Grid
-    layers: tuple[Layer | None, ...]
-    picture: bool
-    fill: tuple[float, ...]
-    words: str
-    clouds: tuple[Layer, ...] = ()
-    left: int = 0
-    top: int = 0
-    outlines: tuple[dict, ...] = ()
-
-    def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
-        """A window's pixels, and where there are any.
-
-        Returns:
-            (height, width, bands), grey levels as uint8 or digital numbers as uint16, 10,000 times the reflectance; and
-            (height, width) bool.
-
-        Raises:
-            InputError: A file is damaged.
-        """
-        there = [layer for layer in self.layers if layer]
-        place = Window(window.col_off + self.left, window.row_off + self.top, window.width, window.height)
-        stored = layers.read(there, place)
-        valid = (stored != (there[0].dataset.nodata or 0)).any(axis=-1)
-        if self.clouds:
-            kinds = layers.read(self.clouds, place)
-            valid &= ~(np.isin(kinds, safe.HIDDEN) if len(self.clouds) == 1 else kinds > 0).any(axis=-1)
-        if self.outlines:
-            corner = self.grid.transform * rasterio.Affine.translation(window.col_off, window.row_off)
-            valid &= geometry_mask(self.outlines, valid.shape, corner, all_touched=True, invert=True)
-        if self.picture:
-            return stored, valid
-        bands = np.empty((*stored.shape[:2], len(self.layers)), "uint16")
-        count = 0
-        for index, layer in enumerate(self.layers):
-            if layer is None:
-                bands[..., index] = round(self.fill[index])
-                continue
-            dn = stored[..., count]
-            if layer.offset or layer.gain != 1 or dn.dtype != "uint16":
-                dn = np.clip(np.rint((dn.astype("float32") + layer.offset) * layer.gain), 0, 65535)
-            bands[..., index] = dn
-            count += 1
-        return bands, valid
 
 
 def open_scene(
@@ -111,11 +42,19 @@ def open_scene(
     Raises:
         InputError: Something given cannot be used, and what to do about it.
     """
+    if scale is not None and not (math.isfinite(scale) and scale > 0):
+        raise InputError(f"--scale={scale}: must be above 0 and finite")
+    if offset is not None and not math.isfinite(offset):
+        raise InputError(f"--offset={offset}: must be a finite number")
     found, clouds, words, picture = _found([pathlib.Path(path) for path in paths], wanted, bands)
     if picture:
         if len(wanted) != 3:
             raise InputError(f"{paths[0]} is a picture of three colours, the classifier takes {len(wanted)} bands")
         wanted = RGB_BANDS
+    if picture and not scale is offset is None:
+        raise InputError(
+            f"{paths[0]} is a picture of 8 bits, whose colours are taken as they are: no --scale, no --offset"
+        )
     missing = [band for band in wanted if band not in found]
     if missing and (fill is None or len(missing) == len(wanted)):
         raise InputError(f"{paths[0]} has no {', '.join(missing)}, which the classifier takes; --missing=mean fills in")
@@ -147,8 +86,9 @@ def open_scene(
         words += "; clouds, their shadows and snow left out"
     hiding = [dataclasses.replace(layer, dataset=layers.on_grid(layer.dataset, grid, nearest=True)) for layer in clouds]
     scene = Scene(str(paths[0]), grid, placed, picture, tuple(fill or (0,) * len(wanted)), words)
-    scene = dataclasses.replace(scene, clouds=() if keep_clouds else tuple(hiding))
-    _check(scene, scale is not None, offset is not None)
+    files = layers.files_of([layer.dataset for layer in (*there, *clouds)])
+    scene = dataclasses.replace(scene, clouds=() if keep_clouds else tuple(hiding), files=files)
+    check_numbers(scene, scale is not None, offset is not None)
     return scene
 
 
@@ -160,10 +100,13 @@ def _found(
         if not path.exists():
             raise InputError(f"{path}: no such file or folder; give another")
     if len(paths) == 1:
-        if product := safe.metadata_file(paths[0]):
+        product = safe.metadata_file(paths[0])
+        if bands and (product or paths[0].is_dir()):
+            raise InputError(f"--bands={','.join(bands)} is of one file that does not say what its bands are")
+        if product:
             return *safe.layers(product, wanted), False
         if paths[0].is_dir():
-            inside = [file for file in sorted(paths[0].iterdir()) if file.is_file() and band_of(file)]
+            inside = band_files(paths[0])
             if not inside:
                 raise InputError(f"{paths[0]}: holds no MTD_MSI*.xml of a product, and no files of bands (..._B04.jp2)")
             paths = inside
@@ -177,6 +120,12 @@ def band_of(path: pathlib.Path) -> str | None:
     """The band that a file's name tells, as in T33UUP_20210101_B04_10m.jp2."""
     parts = re.split(r"[^0-9A-Za-z]+", path.stem)
     return next((name for part in reversed(parts) if (name := safe.band_name(part))), None)
+
+
+def band_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The rasters in a folder whose names tell a band."""
+    rasters = (file for file in sorted(folder.iterdir()) if file.suffix.lower() in (".jp2", ".tif", ".tiff"))
+    return [file for file in rasters if file.is_file() and band_of(file)]
 
 
 def _file_per_band(paths: list[pathlib.Path], wanted: Sequence[str]) -> dict[str, Layer]:
@@ -202,47 +151,22 @@ def _in_one_file(path: pathlib.Path, bands: Sequence[str] | None) -> tuple[dict[
     if bands:
         if len(bands) != dataset.count:
             raise InputError(f"--bands names {len(bands)} bands, {path} has {dataset.count}")
-        names = [safe.band_name(band) for band in bands]
-        if None in names:
+        names = [safe.band_name(band) for band in bands]  # None of others, such as SCL
+        if not any(names):
             raise InputError(f"--bands={','.join(bands)}: bands are {', '.join(BANDS)}")
     else:
         if kind == "uint8" and dataset.count <= 4 and dataset.colorinterp[0] != ColorInterp.palette:
             places = (1, 2, 3) if dataset.count > 2 else (1, 1, 1)  # the last of two or four is transparency
             colours = {band: Layer(dataset, place) for band, place in zip(RGB_BANDS, places)}
             return colours, "picture of 8 bits: colours as they are", True
-        names = [safe.band_name(text or "") for text in dataset.descriptions]
-        if None in names:
+        names = [safe.band_name(re.split(r"[,\s]", text or "")[0]) for text in dataset.descriptions]
+        if not any(names):
+            if dataset.driver in ("PNG", "JPEG", "GIF", "BMP", "WEBP") or kind == "uint8":
+                raise InputError(f"{path}: {kind} or of a palette, of unknown scale; convert it to RGB of 8 bits")
             raise InputError(
                 f"{path}: {dataset.count} bands of {kind} that have no names; name them, as --bands=B02,B03,B04,B08"
             )
-    found = {str(name): Layer(dataset, index) for name, index in zip(names, dataset.indexes)}
+    found = {name: Layer(dataset, index) for name, index in zip(names, dataset.indexes) if name}
+    if len(found) < sum(map(bool, names)):
+        raise InputError(f"{path}: a band is named twice; name them, as --bands=B02,B03,B04,B08")
     return found, f"bands {', '.join(found)} of {kind}: digital numbers as they are stored", False
-
-
-def _check(scene: Scene, has_scale: bool, has_offset: bool) -> None:
-    """Raises InputError if numbers are not what they are taken for, from a look at all of the scene."""
-    if scene.picture:
-        return
-    there = [layer for layer in scene.layers if layer]
-    shape = (min(SAMPLE, scene.grid.height), min(SAMPLE, scene.grid.width))
-    stored = layers.read(there, shape=shape).astype("float64")
-    valid = stored[(stored != (there[0].dataset.nodata or 0)).any(axis=-1)]
-    if not valid.size:
-        raise InputError(f"{scene.name} has no data, or none that was seen; nothing to map")
-    what = f"{scene.name}: its numbers go from {valid.min():.6g} to {valid.max():.6g}"
-    if not has_scale and valid.max() <= 2 and there[0].dataset.dtypes[0].startswith("float"):
-        raise InputError(f"{what}, as reflectances do; --scale=10000 makes digital numbers of them")
-    if not has_scale and valid.max() <= 255:
-        raise InputError(f"{what}, as grey levels of 8 bits do; give the digital numbers, or a picture of type uint8")
-    offsets = {layer.offset for layer in there}
-    if has_offset or scene.words.startswith("Sentinel-2"):
-        dark = np.mean([(band + layer.offset <= 0).mean() for band, layer in zip(valid.T, there)])
-        if min(offsets) < 0 and dark > 0.25:
-            raise InputError(
-                f"{what}, and {100 * dark:.0f} % are not above 0 after the offset; --offset=0 leaves it out"
-            )
-    elif np.percentile(valid, 0.1) >= DARKEST and offsets == {0}:
-        raise InputError(
-            f"{what}, none near 0: products since baseline 04.00 are offset; --offset=-1000 takes it away, --offset=0 "
-            "says that there is none"
-        )

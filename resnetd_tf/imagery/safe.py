@@ -9,6 +9,7 @@ import rasterio.shutil
 
 from resnetd_tf.errors import InputError, damage_told
 from resnetd_tf.imagery.layers import Layer, open_raster
+from resnetd_tf.sentinel2 import BANDS
 
 # Of L2A's scene classification: shadows of clouds, clouds (of medium and high probability, thin cirrus), snow.
 HIDDEN = (3, 8, 9, 10, 11)
@@ -31,6 +32,8 @@ def metadata_file(path: pathlib.Path) -> str | None:
     with damage_told(f"{path}: cannot be read as a zip"), zipfile.ZipFile(path) as archive:
         for name in archive.namelist():
             if METADATA.fullmatch(name.rsplit("/", 1)[-1]) and name.count("/") <= 2:
+                if str(path.absolute()).count("{") != str(path.absolute()).count("}"):
+                    raise InputError(f"{path}: GDAL cannot open a zip of that name; rename it, without braces")
                 return f"/vsizip/{{{path.absolute()}}}/{name}"
     return None
 
@@ -38,7 +41,8 @@ def metadata_file(path: pathlib.Path) -> str | None:
 def band_name(name: str) -> str | None:
     """ "B4", "b04" or "B8A" as it is written here; `None` of what is no band."""
     match = re.fullmatch(r"[Bb]0?(\d{1,2}|8[Aa])", name.strip())
-    return f"B{match[1].upper().zfill(2)}" if match else None
+    band = f"B{match[1].upper().zfill(2)}" if match else None
+    return band if band in BANDS else None
 
 
 def layers(metadata: str, wanted: Collection[str]) -> tuple[dict[str, Layer], tuple[Layer, ...], str]:

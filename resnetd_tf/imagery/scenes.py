@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import filelock
 import keras
 import numpy as np
 import rasterio.errors
@@ -17,7 +18,8 @@ import rasterio.errors
 from resnetd_tf import rundir
 from resnetd_tf.errors import InputError, first_line
 from resnetd_tf.imagery import areas, maps, windows
-from resnetd_tf.imagery.products import Scene, open_scene
+from resnetd_tf.imagery.pixels import Scene
+from resnetd_tf.imagery.products import open_scene
 from resnetd_tf.saved import SavedClassifier
 from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
 
@@ -102,23 +104,33 @@ def map_scene(
         InputError: A file is there already, or cannot be written or read.
     """
     base = pathlib.Path(output)
+    if not base.name:
+        raise InputError(f"--output={output}: give what the names of files begin with, as maps/june")
     names = ["landcover.tif", "landcover.tif.aux.xml", "landcover.png", "areas.csv"]
     names += ["probability.tif"] if options.probabilities else []
     targets = {name: base.with_name(f"{base.name}_{name}") for name in names}
-    if not options.overwrite:
-        for path in targets.values():
-            if path.exists():
-                raise InputError(f"{path} exists; give another --output, or --overwrite")
     started = time.monotonic()
     shape = windows.cells(scene, options.stride)
     folder = base.with_name(f"{base.name}.unfinished")
     with _writing(base):
+        for path in targets.values():
+            if path.is_dir() or (path.exists() and not options.overwrite):
+                raise InputError(f"{path} exists; give another --output, or --overwrite")
         folder.mkdir(parents=True, exist_ok=True)
-        found, there = _classified(classifier, scene, options, folder, shape)
-        counts = _write(folder, scene, found, there, options, classifier.classes, names)
-        for name, path in targets.items():
-            (folder / name).replace(path)
-    shutil.rmtree(folder)
+        lock = filelock.FileLock(folder / "lock", timeout=0)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            raise InputError(f"{folder} is in use by another process; give another --output") from None
+        with lock:
+            found, there = _classified(classifier, scene, options, folder, shape)
+            there = there & areas.inside(scene, shape, options.stride)
+            counts = _write(folder, scene, found, there, options, classifier.classes, names)
+            for name, path in targets.items():
+                (folder / name).replace(path)
+            if options.overwrite and not options.probabilities:
+                base.with_name(f"{base.name}_probability.tif").unlink(missing_ok=True)  # of the map before
+        shutil.rmtree(folder)
     print(f"Written: {', '.join(str(path) for path in targets.values())}")
     shares = counts / max(1, counts.sum())
     return {
@@ -143,22 +155,27 @@ def _classified(
     """Probabilities (rows, columns, classes) and where there are any, in a folder that may have some already."""
     state = folder / "state.json"
     doing = {
-        "model": [str(classifier.path), classifier.path.stat().st_mtime if classifier.path.exists() else None],
+        "model": [str(classifier.path), _changed(classifier.path)],
         "scene": scene.name,
         "words": scene.words,
-        "modified": pathlib.Path(scene.name).stat().st_mtime,
+        "files": [list(file) for file in scene.files],
+        "layers": [layer and [layer.index, layer.offset, layer.gain] for layer in scene.layers],
         "grid": [*shape, scene.grid.width, scene.grid.height, *scene.grid.transform[:6]],
         "window": options.window,
         "stride": options.stride,
     }
     done = 0
-    with contextlib.suppress(OSError, ValueError):  # there is none, or it is damaged
+    with contextlib.suppress(Exception):  # there is none, or what there is is damaged
         before = json.loads(state.read_text(encoding="utf-8"))
-        done = before.pop("rows") if {**before, "rows": 0} == {**doing, "rows": 0} else 0
+        done = before.pop("rows")
+        if before != doing or not 0 < done <= shape[0]:
+            done = 0
+    of = {"probabilities.npy": ("float32", (*shape, len(classifier.classes))), "there.npy": ("bool", shape)}
+    if done and not all(_is_whole(folder / name, *kind) for name, kind in of.items()):
+        done = 0
     if not done:
         state.unlink(missing_ok=True)
-    found = _array(folder / "probabilities.npy", "float32", (*shape, len(classifier.classes)), bool(done))
-    there = _array(folder / "there.npy", "bool", shape, bool(done))
+    found, there = (_array(folder / name, *kind, bool(done)) for name, kind in of.items())
     if done:
         print(f"Going on after row {done} of {shape[0]}, of which {folder} has the rest", flush=True)
     bar = keras.utils.Progbar(shape[0] - done, unit_name="row") if sys.stdout.isatty() and done < shape[0] else None
@@ -179,6 +196,20 @@ def _classified(
     there.flush()
     rundir.write_json(state, {**doing, "rows": shape[0]})
     return found, there
+
+
+def _changed(path: pathlib.Path) -> float:
+    """The time at which a model was last changed, a folder's files too."""
+    files = [path, *path.rglob("*")] if path.is_dir() else [path]
+    return max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
+
+
+def _is_whole(path: pathlib.Path, dtype: str, shape: tuple[int, ...]) -> bool:
+    """Whether a file has an array of this type and shape."""
+    with contextlib.suppress(Exception):
+        array = np.load(path, mmap_mode="r")  # which looks at the file's size
+        return array.dtype == dtype and array.shape == shape
+    return False
 
 
 def _array(path: pathlib.Path, dtype: str, shape: tuple[int, ...], is_there: bool) -> np.memmap:
@@ -202,6 +233,8 @@ def _write(
     """Writes all files of a map into a folder; the number of cells of each class."""
     mapped = np.stack([maps.best(values, valid, options.min_probability) for values, valid in zip(found, there)])
     stride = options.stride
+    if (mapped == maps.NODATA).all():
+        raise InputError(f"{scene.name}: nothing to map: everywhere no data, clouds, or less than --min_probability")
     maps.write_classes(folder / names[0], scene, mapped, stride, classes, options.whole)
     maps.draw(folder / "landcover.png", scene, mapped, stride, classes)
     counts = np.bincount(mapped[mapped != maps.NODATA], minlength=len(classes))

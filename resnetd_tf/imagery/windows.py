@@ -8,7 +8,7 @@ import numpy as np
 from rasterio.windows import Window
 
 from resnetd_tf.imagery import rendering
-from resnetd_tf.imagery.products import Scene
+from resnetd_tf.imagery.pixels import Scene
 
 STRIP = 1024  # rows that are read at once: what JPEG 2000 files of Sentinel-2 have in a block
 # How much more a sure window counts: its highest probability to this power. A window where two kinds of land meet is

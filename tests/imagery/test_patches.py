@@ -79,9 +79,14 @@ def test_scenes_and_patches_are_told_apart(run, program, bad_input, tmp_path):
     assert "scene_landcover.tif exists; give another --output, or --overwrite" in bad_input(
         "predict.py", model, tmp_path / "scene.png", cwd=tmp_path
     )
-    assert "--output=x is of one map, 2 scenes are given" in bad_input(
-        "predict.py", model, tmp_path / "scene.png", tmp_path / "patch.png", "--window=64", "--output=x", cwd=tmp_path
-    )
+    both = (tmp_path / "scene.png", tmp_path / "other/scene.png")
+    both[1].parent.mkdir()
+    both[0].rename(both[1].with_name("copy.png")).rename(both[1])
+    Image.fromarray(scene).save(both[0])
+    told = bad_input("predict.py", model, *both, "--output=x", cwd=tmp_path)
+    assert "--output=x is of one map, 2 scenes are given" in told
+    told = bad_input("predict.py", model, *both, "--overwrite", cwd=tmp_path)
+    assert "several scenes would be called scene; map one at a time" in told
     assert not list(tmp_path.glob("x*"))
 
 

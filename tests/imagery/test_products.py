@@ -13,7 +13,7 @@ from rasterio.transform import from_origin
 from rasterio.windows import Window
 
 from resnetd_tf.errors import InputError
-from resnetd_tf.imagery.areas import cut
+from resnetd_tf.imagery.areas import cut, inside
 from resnetd_tf.imagery.products import open_scene
 from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
 
@@ -160,6 +160,88 @@ def test_other_pixels_and_degrees(tmp_path):
     assert grid.width == pytest.approx(100, abs=4) and grid.height == pytest.approx(90, abs=4)
 
 
+def test_a_wide_area_is_no_more_than_the_scene(tmp_path):
+    """Degrees of latitude are curved lines in a scene: its edges are found along all of them."""
+    write_band(tmp_path / "x_B04.tif", np.full((100, 100), 500, "uint16"), 10)
+    for name in ("B03", "B02"):
+        write_band(tmp_path / f"x_{name}.tif", np.full((100, 100), 500, "uint16"), 10)
+    scene = open_scene([str(tmp_path)])
+    whole = cut(scene, "-180,-90,180,90").grid
+    assert (whole.width, whole.height) == (100, 100)
+    _, y = rasterio.warp.transform(scene.grid.crs, "EPSG:4326", [ORIGIN[0] + 500], [ORIGIN[1] - 500])
+    for west, east in ((14.9, 15.1), (10, 20)):
+        part = cut(scene, f"{west},{y[0]},{east},{y[0] + 1}")
+        assert part.top == 0 and part.grid.height == pytest.approx(50, abs=1)
+
+
+def write_picture(path, pixels, **options):
+    height, width, count = pixels.shape
+    shape = {"height": height, "width": width, "count": count, "dtype": pixels.dtype}
+    place = {"crs": CRS, "transform": from_origin(*ORIGIN, 10, 10)}
+    with rasterio.open(path, "w", driver="GTiff", **shape, **{**place, **options}) as file:
+        file.write(np.moveaxis(pixels, -1, 0))
+    return str(path)
+
+
+def test_what_is_no_data(tmp_path):
+    """What a file says of it, for each band: a value, no number, a mask, alpha."""
+    here = np.arange(SIDE) < 60
+    named = {"bands": ("B04", "B03", "B02")}
+    reflectance = np.random.default_rng(0).uniform(0.01, 0.3, (SIDE, SIDE, 3)).astype("float32")
+    reflectance[:, ~here] = np.nan
+    path = write_picture(tmp_path / "nan.tif", reflectance, nodata=np.nan)
+    with pytest.raises(InputError, match="as reflectances do"):
+        open_scene([path], **named)
+    found, valid = open_scene([path], **named, scale=10_000).read(WHOLE)
+    np.testing.assert_array_equal(valid, np.tile(here, (SIDE, 1)))
+    np.testing.assert_array_equal(found[:, here], np.rint(reflectance[:, here] * np.float32(10_000)))
+    dn = np.random.default_rng(0).integers(1, 3000, (SIDE, SIDE, 3)).astype("int16")
+    dn[:, ~here, 1] = -9999
+    valid = open_scene([write_picture(tmp_path / "one.tif", dn, nodata=-9999)], **named).read(WHOLE)[1]
+    np.testing.assert_array_equal(valid, np.tile(here, (SIDE, 1)))
+    colours = np.random.default_rng(0).integers(1, 255, (SIDE, SIDE, 4)).astype("uint8")
+    colours[..., 3] = 255 * here
+    valid = open_scene([write_picture(tmp_path / "alpha.tif", colours, photometric="RGB", alpha="YES")]).read(WHOLE)[1]
+    np.testing.assert_array_equal(valid, np.tile(here, (SIDE, 1)))
+
+
+def test_metres(tmp_path):
+    """Areas are in hectares of the ground, whatever the unit of the map."""
+    dn = np.random.default_rng(0).integers(1, 3000, (SIDE, SIDE, 3)).astype("uint16")
+    feet = write_picture(
+        tmp_path / "feet.tif", dn, crs="EPSG:2229", transform=from_origin(6.4e6, 1.8e6, 32.8083333, 32.8083333)
+    )
+    grid = open_scene([feet], bands=("B04", "B03", "B02")).grid
+    assert grid.hectares == pytest.approx(0.01, rel=1e-4) and (grid.width, grid.height) == (SIDE, SIDE)
+    web = write_picture(tmp_path / "web.tif", dn, crs="EPSG:3857", transform=from_origin(1.67e6, 8.4e6, 20, 20))
+    grid = open_scene([web], bands=("B04", "B03", "B02")).grid
+    assert str(grid.crs) == "EPSG:32633" and grid.hectares == pytest.approx(0.01)
+    assert grid.width == pytest.approx(SIDE, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ({"scale": 0.0}, "must be above 0"),
+        ({"offset": float("nan")}, "must be a finite number"),
+        ({"bands": ("B04", "B04", "B02")}, "a band is named twice"),
+        ({"bands": ("SCL", "x", "B99")}, "--bands=SCL,x,B99: bands are B01, B02"),
+    ],
+)
+def test_bad_numbers_and_names(tmp_path, how, told):
+    path = write_picture(tmp_path / "scene.tif", np.full((20, 20, 3), 900, "uint16"))
+    with pytest.raises(InputError, match=told):
+        open_scene([path], **how)
+
+
+def test_names_as_gdal_gives_them(tmp_path):
+    dn = np.random.default_rng(0).integers(1, 3000, (SIDE, SIDE, 4)).astype("uint16")
+    path = write_picture(tmp_path / "scene.tif", dn)
+    with rasterio.open(path, "r+") as file:
+        file.descriptions = ("B4, central wavelength 665 nm", "B3, central wavelength 560 nm", "B2", "SCL")
+    np.testing.assert_array_equal(open_scene([path]).read(WHOLE)[0], dn[..., :3])
+
+
 def test_what_is_no_scene(tmp_path):
     (tmp_path / "text.tif").write_text("no image")
     with pytest.raises(InputError, match=r"text\.tif: not a raster file that GDAL reads"):
@@ -195,7 +277,7 @@ def test_clouds(tmp_path, level):
 
 
 def test_areas(tmp_path):
-    """A part of a scene has the scene's pixels, and nothing outside of a polygon."""
+    """A part of a scene has the scene's pixels; of its cells those in the polygon count."""
     bands = drawn()
     scene = open_scene([str(write_safe(tmp_path / "product", bands))])
     corners = [scene.grid.transform * place for place in ((30, 20), (90, 20), (90, 100))]
@@ -210,15 +292,22 @@ def test_areas(tmp_path):
     found, valid = part.read(Window(0, 0, part.grid.width, part.grid.height))
     whole = colours(bands)[part.top : part.top + part.grid.height, part.left : part.left + part.grid.width]
     np.testing.assert_array_equal(found, whole)
-    assert valid.mean() == pytest.approx(0.5, abs=0.03) and valid[3, -4] and not valid[-4, 3]
+    assert valid.all()
+    wanted = inside(part, valid.shape, 1)
+    assert wanted.mean() == pytest.approx(0.5, abs=0.03) and wanted[3, -4] and not wanted[-4, 3]
     assert part.grid.transform * (0, 0) == scene.grid.transform * (part.left, part.top)
     box = cut(scene, f"{min(x)},{min(y)},{max(x)},{max(y)}")
     assert (box.grid.width, box.grid.height) == pytest.approx((60, 80), abs=3)
+    for name, ring in (("metres", [corners]), ("empty", [[]])):
+        shape = {"type": "Polygon", "coordinates": ring}
+        (tmp_path / f"{name}.geojson").write_text(json.dumps(shape))
     for area, told in (
         ("1,2,3", "give west, south, east and north in degrees"),
         ("3,2,1,4", "give west, south, east and north in degrees"),
         ("1,2,3,4", "does not reach there"),
         (str(tmp_path / "none.geojson"), "cannot be read as GeoJSON"),
+        (str(tmp_path / "metres.geojson"), "its coordinates are no degrees"),
+        (str(tmp_path / "empty.geojson"), "its coordinates are no degrees"),
     ):
         with pytest.raises(InputError, match=told):
             cut(scene, area)

@@ -6,12 +6,14 @@ import pathlib
 import numpy as np
 import pytest
 import rasterio
+import rasterio.windows
 from products import CRS, ORIGIN
 from rasterio.transform import from_origin
 from rio_cogeo.cogeo import cog_validate
 
 from resnetd_tf.errors import InputError
 from resnetd_tf.imagery import scenes, windows
+from resnetd_tf.imagery.products import open_scene
 from resnetd_tf.imagery.scenes import Options, map_scene, scene_for
 from resnetd_tf.saved import SavedClassifier
 
@@ -177,3 +179,91 @@ def test_without_georeference(tmp_path):
 def test_bad_options(options, told):
     with pytest.raises(InputError, match=told):
         Options(**options)
+
+
+def test_nothing_of_another_map_is_gone_on_with(tmp_path, monkeypatch):
+    """Another band file of the same name, another outline, damaged notes: it begins anew."""
+    monkeypatch.setattr(scenes, "SAVED_SECONDS", 0)
+    pixels = drawn(640, 320).astype("uint16") * 10
+
+    def band(name: str, values: np.ndarray) -> None:
+        write(tmp_path / f"bands/x_{name}.tif", values[..., np.newaxis])
+
+    (tmp_path / "bands").mkdir()
+    for index, name in enumerate(("B04", "B03", "B02")):
+        band(name, pixels[..., index])
+
+    def interrupted() -> None:
+        calls = []
+
+        def dying(images):
+            calls.append(0)
+            if len(calls) == 8:
+                raise KeyboardInterrupt
+            return by_colour(images)
+
+        with pytest.raises(KeyboardInterrupt):
+            map_scene(classifier(dying), scene_for(classifier(), [tmp_path / "bands"]), tmp_path / "map")
+        assert (tmp_path / "map.unfinished/state.json").is_file()
+
+    def finished() -> tuple[int, np.ndarray]:
+        calls = []
+        scene = scene_for(classifier(), [tmp_path / "bands"])
+        counting = classifier(lambda images: calls.append(0) or by_colour(images))
+        map_scene(counting, scene, tmp_path / "map", Options(overwrite=True))
+        return len(calls), classes_of(tmp_path / "map_landcover.tif")
+
+    whole, before = finished()
+    (tmp_path / "map_landcover.tif").unlink()
+    for path in tmp_path.glob("map_*"):
+        path.unlink()
+    interrupted()
+    band("B03", pixels[::-1, ::-1, 1])
+    count, mapped = finished()
+    assert count == whole and (mapped != before).any()
+    for name, content in (("state.json", b"[1]"), ("there.npy", b""), ("probabilities.npy", b"damaged")):
+        for path in tmp_path.glob("map_*"):
+            path.unlink()
+        interrupted()
+        (tmp_path / "map.unfinished" / name).write_bytes(content)
+        count, again = finished()
+        assert count == whole
+        np.testing.assert_array_equal(again, mapped)
+
+
+def test_one_map_at_a_time(tmp_path):
+    scene = scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(200, 200))])
+    told = []
+
+    def another(images):
+        with pytest.raises(InputError, match="is in use by another process; give another --output"):
+            map_scene(classifier(), scene, tmp_path / "map")
+        told.append(0)
+        return by_colour(images)
+
+    map_scene(classifier(another), scene, tmp_path / "map")
+    assert told and (tmp_path / "map_landcover.tif").is_file()
+
+
+def test_nothing_to_map_and_odd_shapes(tmp_path):
+    scene = scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(2000, 1))])
+    map_scene(classifier(), scene, tmp_path / "thin")
+    assert classes_of(tmp_path / "thin_landcover.tif").shape == (63, 1)
+    with pytest.raises(InputError, match="nothing to map: everywhere no data, clouds, or less than --min_probability"):
+        map_scene(classifier(), scene, tmp_path / "none", Options(min_probability=1.0))
+    assert not list(tmp_path.glob("none_*"))
+    with pytest.raises(InputError, match="give what the names of files begin with"):
+        map_scene(classifier(), scene, ".")
+    (tmp_path / "folder_areas.csv").mkdir()
+    with pytest.raises(InputError, match=r"folder_areas\.csv exists"):
+        map_scene(classifier(), scene, tmp_path / "folder", Options(overwrite=True))
+    assert not (tmp_path / "folder_landcover.tif").exists()
+
+
+def test_a_missing_band_is_filled_in(tmp_path):
+    for name in ("B04", "B03"):
+        write(tmp_path / f"x_{name}.tif", drawn(128, 128)[..., :1].astype("uint16") * 10)
+    known = SavedClassifier(tmp_path / "model.safetensors", tmp_path, CLASSES, 3, by_colour)
+    scene = open_scene([str(tmp_path)], fill=(1, 2, 700))
+    map_scene(known, scene, tmp_path / "map")
+    assert scene.read(rasterio.windows.Window(0, 0, 4, 4))[0][..., 2].tolist() == [[700] * 4] * 4

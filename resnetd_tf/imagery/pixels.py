@@ -1,0 +1,105 @@
+"""What a scene is: bands on one grid, and where there are any."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from rasterio.windows import Window
+
+from resnetd_tf.errors import InputError
+from resnetd_tf.imagery import layers, safe
+from resnetd_tf.imagery.layers import Grid, Layer
+
+SAMPLE = 512  # pixels on a side that are looked at before a scene is mapped
+DARKEST = 1000  # DN that an offset of products since baseline 04.00 adds to all
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A scene, opened.
+
+    Attributes:
+        name: What it is called.
+        grid: Its pixels.
+        layers: Its bands, on that grid; `None` for one that is missing.
+        picture: Whether it is a true-colour picture of 8 bits; otherwise its bands are digital numbers.
+        fill: What missing bands have everywhere.
+        words: What was found and what is applied to it.
+        clouds: What tells where clouds are.
+        left, top: Column and row of the layers' grid at which the scene begins.
+        outlines: GeoJSON geometries in its coordinates, of the area that is wanted; none for all of it.
+        files: The files it is read from, each with its size and the time of its last change.
+    """
+
+    name: str
+    grid: Grid
+    layers: tuple[Layer | None, ...]
+    picture: bool
+    fill: tuple[float, ...]
+    words: str
+    clouds: tuple[Layer, ...] = ()
+    left: int = 0
+    top: int = 0
+    outlines: tuple[dict, ...] = ()
+    files: tuple[tuple[str, int, float], ...] = ()
+
+    def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        """A window's pixels, and where there are any.
+
+        Returns:
+            (height, width, bands), grey levels as uint8 or digital numbers as uint16, 10,000 times the reflectance; and
+            (height, width) bool.
+
+        Raises:
+            InputError: A file is damaged.
+        """
+        there = [layer for layer in self.layers if layer]
+        place = Window(window.col_off + self.left, window.row_off + self.top, window.width, window.height)
+        stored = layers.read(there, place)
+        valid = layers.there(there, stored, place)
+        if self.clouds:
+            kinds = layers.read(self.clouds, place)
+            valid &= ~(np.isin(kinds, safe.HIDDEN) if len(self.clouds) == 1 else kinds > 0).any(axis=-1)
+        if self.picture:
+            return stored, valid
+        bands = np.empty((*stored.shape[:2], len(self.layers)), "uint16")
+        count = 0
+        for index, layer in enumerate(self.layers):
+            if layer is None:
+                bands[..., index] = round(self.fill[index])
+                continue
+            dn = stored[..., count]
+            if layer.offset or layer.gain != 1 or dn.dtype != "uint16":
+                dn = np.nan_to_num((dn.astype("float32") + layer.offset) * layer.gain)
+                dn = np.clip(np.rint(dn), 0, 65535)
+            bands[..., index] = dn
+            count += 1
+        return bands, valid
+
+
+def check_numbers(scene: Scene, has_scale: bool, has_offset: bool) -> None:
+    """Raises InputError if numbers are not what they are taken for, from a look at all of the scene."""
+    if scene.picture:
+        return
+    there = [layer for layer in scene.layers if layer]
+    shape = (min(SAMPLE, scene.grid.height), min(SAMPLE, scene.grid.width))
+    stored = layers.read(there, shape=shape)
+    valid = stored[layers.there(there, stored, shape=shape)].astype("float64")
+    if not valid.size:
+        raise InputError(f"{scene.name} has no data, or none that was seen; nothing to map")
+    what = f"{scene.name}: its numbers go from {valid.min():.6g} to {valid.max():.6g}"
+    if not has_scale and valid.max() <= 2 and there[0].dataset.dtypes[0].startswith("float"):
+        raise InputError(f"{what}, as reflectances do; --scale=10000 makes digital numbers of them")
+    if not has_scale and valid.max() <= 255:
+        raise InputError(f"{what}, as grey levels of 8 bits do; give the digital numbers, or a picture of type uint8")
+    offsets = {layer.offset for layer in there}
+    if has_offset or scene.words.startswith("Sentinel-2"):
+        dark = np.mean([(band + layer.offset <= 0).mean() for band, layer in zip(valid.T, there)])
+        if min(offsets) < 0 and dark > 0.25:
+            raise InputError(
+                f"{what}, and {100 * dark:.0f} % are not above 0 after the offset; --offset=0 leaves it out"
+            )
+    elif np.percentile(valid, 0.1) >= DARKEST and offsets == {0}:
+        raise InputError(
+            f"{what}, none near 0: products since baseline 04.00 are offset; --offset=-1000 takes it away, --offset=0 "
+            "says that there is none"
+        )

@@ -11,6 +11,7 @@ from resnetd_tf.imagery import patches
 from resnetd_tf.saved import open_classifier
 
 BAND = re.compile(r"(^|[^0-9A-Za-z])[Bb](0?[1-9]|1[0-2]|8[Aa])($|[^0-9A-Za-z])")  # in a file's name
+ANY_SIZE = 512  # pixels, up to which it is one for a classifier of a folder of pictures, whose sizes may differ
 PATCHES = 2  # sides of a training's patch, up to which an image is one
 
 
@@ -53,7 +54,9 @@ def run(
     classifier = open_classifier(model, trust=trust)
     side = (classifier.metadata.get("patch_shape") or [64])[0] or 64
     files = [file for path in paths for file in _inside(pathlib.Path(path))]
-    small = {file: None for file in files if window is None and is_patch(file, PATCHES * side)}
+    own_pictures = str(classifier.metadata.get("dataset")).startswith("folder:")
+    largest = max(PATCHES * side, ANY_SIZE if own_pictures else 0)
+    small = {file: None for file in files if window is None and is_patch(file, largest)}
     large = [file for file in files if file not in small]
     failed = patches.label(classifier, list(small), top, format, picture) if small else []
     if large:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure  # without pyplot, whose backend is the user's choice
 
-from resnetd_tf import rundir
+from resnetd_tf import figures, rundir
 from resnetd_tf.evaluation.metrics import Evaluation
 from resnetd_tf.imagery.rendering import true_colour
 from resnetd_tf.sentinel2 import BANDS
@@ -21,11 +21,6 @@ def write(evaluation: Evaluation, folder: pathlib.Path) -> None:
     plot_patches(evaluation, evaluation.examples, folder / "examples.png", columns=5)
     plot_patches(evaluation, evaluation.mistakes, folder / "mistakes.png")
     rundir.write_json(folder / "metrics.json", evaluation.result)
-
-
-def _save(figure: Figure, path: pathlib.Path, margins: str | None = "tight") -> None:
-    with rundir.atomic(path) as temporary:
-        figure.savefig(temporary, dpi=120, bbox_inches=margins)
 
 
 def table(metrics: dict) -> str:
@@ -68,17 +63,12 @@ def plot_history(history: list[dict], path: pathlib.Path) -> None:
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
         axis.legend()
-    _save(figure, path)
+    figures.save(figure, path)
 
 
 def plot_confusion(metrics: dict, path: pathlib.Path) -> None:
     """The confusion matrix of what `metrics.metrics` measured."""
-    _save(confusion(np.array(metrics["confusion_matrix"]), list(metrics["classes"]), summary(metrics)), path)
-
-
-def _plain(text: str) -> str:
-    """A name as matplotlib draws it literally: dollars are no mathematics."""
-    return text.replace("$", r"\$")
+    figures.save(confusion(np.array(metrics["confusion_matrix"]), list(metrics["classes"]), summary(metrics)), path)
 
 
 def confusion(counts: np.ndarray, names: Sequence[str], title: str) -> Figure:
@@ -89,14 +79,14 @@ def confusion(counts: np.ndarray, names: Sequence[str], title: str) -> Figure:
         names: Those of the classes.
         title: What stands above it.
     """
-    names = [_plain(name) for name in names]
+    names = [figures.plain(name) for name in names]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     readable = len(names) <= READABLE
     size = 2.5 + 0.55 * min(len(names), READABLE)
     figure = Figure(figsize=(size, size))
     axis = figure.subplots()
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axis.set(xlabel="predicted", ylabel="true", title=_plain(title))
+    axis.set(xlabel="predicted", ylabel="true", title=figures.plain(title))
     if readable:
         axis.set_xticks(range(len(names)), names, rotation=60, ha="right")
         axis.set_yticks(range(len(names)), names)
@@ -105,17 +95,6 @@ def confusion(counts: np.ndarray, names: Sequence[str], title: str) -> Figure:
             colour = "white" if shares[row, column] > 0.5 else "black"
             axis.text(column, row, f"{count:.0f}", ha="center", va="center", color=colour, fontsize=8)
     return figure
-
-
-def _grid(count: int, columns: int, width: float, height: float, title: float) -> tuple[Figure, np.ndarray]:
-    """A figure and places for so many pictures in it, each of that size and with a title so high, in inches."""
-    rows = max(1, -(-count // columns))
-    figure = Figure(figsize=(width * columns, height * rows))
-    place = {"left": 0.01, "right": 0.99, "bottom": 0.01, "top": 1 - title / (height * rows)}
-    axes = figure.subplots(rows, columns, squeeze=False, gridspec_kw={**place, "wspace": 0.05, "hspace": 0.2})
-    for axis in axes.flat:
-        axis.axis("off")
-    return figure, axes.ravel()
 
 
 def plot_patches(evaluation: Evaluation, indices: np.ndarray, path: pathlib.Path, columns: int = 6) -> None:
@@ -127,17 +106,17 @@ def plot_patches(evaluation: Evaluation, indices: np.ndarray, path: pathlib.Path
         path: The picture.
         columns: Images in a row.
     """
-    figure, axes = _grid(len(indices), columns, 2.2, 2.6, title=0.4)
+    figure, axes = figures.grid(len(indices), columns, 2.2, 2.6, title=0.4)
     for axis, index in zip(axes, indices):
         image = evaluation.split.images[index]
         axis.imshow(true_colour(image) if image.shape[-1] == len(BANDS) else image)
-        true = _plain(evaluation.classes[evaluation.split.labels[index]])
-        predicted = _plain(evaluation.classes[evaluation.predicted[index]])
+        true = figures.plain(evaluation.classes[evaluation.split.labels[index]])
+        predicted = figures.plain(evaluation.classes[evaluation.predicted[index]])
         title = f"true {true}\n{predicted} {100 * evaluation.confidence[index]:.1f} %"
         axis.set_title(title, fontsize=8, color="black" if true == predicted else "firebrick")
     if not len(indices):
         figure.suptitle("No image was classified wrongly.")
-    _save(figure, path, margins=None)  # known, and so drawn once
+    figures.save(figure, path, margins=None)  # known, and so drawn once
 
 
 CORRUPTION_COLUMNS = f"{'corruption':<37}{'accuracy':<23}confidence  calibration error"
@@ -170,9 +149,9 @@ def plot_corruptions(rows: list[dict], patches: list[list[np.ndarray]], path: pa
         path: The picture.
         columns: Corruptions in a row of the picture.
     """
-    figure, axes = _grid(len(rows), columns, 4, 1.55, title=0.34)
+    figure, axes = figures.grid(len(rows), columns, 4, 1.55, title=0.34)
     for axis, row, shown in zip(axes, rows, patches):
         axis.imshow(np.concatenate(shown, axis=1), interpolation="nearest")
         what = f"{row['corruption']}, {row['grade']}" if row["grade"] else "as they are"
         axis.set_title(f"{what}: {100 * row['accuracy']:.2f} %", fontsize=9)
-    _save(figure, path, margins=None)
+    figures.save(figure, path, margins=None)

@@ -1,16 +1,14 @@
 """What `predict.py` does: tells patches, which get a label, from scenes, which become maps."""
 
 import pathlib
-import re
 import zipfile
 from collections.abc import Sequence
 
 from resnetd_tf.data import images
 from resnetd_tf.errors import InputError
-from resnetd_tf.imagery import patches
+from resnetd_tf.imagery import names, patches
 from resnetd_tf.saved import open_classifier
 
-BAND = re.compile(r"(^|[^0-9A-Za-z])[Bb](0?[1-9]|1[0-2]|8[Aa])($|[^0-9A-Za-z])")  # in a file's name
 ANY_SIZE = 512  # pixels, up to which it is one for a classifier of a folder of pictures, whose sizes may differ
 PATCHES = 2  # sides of a training's patch, up to which an image is one
 
@@ -74,7 +72,7 @@ def _half(window: int) -> int:
 def _map(classifier, files: list[pathlib.Path], output: str | None, missing: str, area, how, options) -> list[str]:
     """Maps scenes; what went wrong with those that could not be, told when all others are done."""
     try:
-        from resnetd_tf.imagery import products, scenes
+        from resnetd_tf.imagery import scenes
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] != "rasterio":
             raise
@@ -82,15 +80,15 @@ def _map(classifier, files: list[pathlib.Path], output: str | None, missing: str
             f"{files[0]} is larger than a patch, or --window given: maps need rasterio; pip install rasterio"
         ) from error
     chosen = scenes.Options(**options)
-    together = len(files) > 1 and all(file.is_file() and products.band_of(file) for file in files)
+    together = len(files) > 1 and all(file.is_file() and names.band_of(file) for file in files)
     groups = [files] if together else [[file] for file in files]
     if output and len(groups) > 1:
         raise InputError(f"--output={output} is of one map, {len(groups)} scenes are given")
-    names = [output or scene_name(group[0]) for group in groups]
-    if twice := {name for name in names if names.count(name) > 1}:
+    outputs = [output or scene_name(group[0]) for group in groups]
+    if twice := {name for name in outputs if outputs.count(name) > 1}:
         raise InputError(f"several scenes would be called {', '.join(sorted(twice))}; map one at a time, with --output")
     failed = []
-    for group, name in zip(groups, names):
+    for group, name in zip(groups, outputs):
         try:
             scene = scenes.scene_for(classifier, group, missing, area, **how)
             print(f"{scene.name}: {scene.words}", flush=True)
@@ -102,13 +100,11 @@ def _map(classifier, files: list[pathlib.Path], output: str | None, missing: str
 
 def _inside(path: pathlib.Path) -> list[pathlib.Path]:
     """The products or the images in a folder; else the path itself, which may be a product or a folder of bands."""
-    if not path.is_dir() or any(path.glob("MTD_MSI*.xml")):
+    if not path.is_dir():
         return [path]
-    if products := sorted({file.parent for file in path.glob("*/MTD_MSI*.xml")}):
-        return products
-    found = patches.files_in(path)
-    rasters = [file for file in path.iterdir() if file.suffix.lower() in (".jp2", ".tif", ".tiff")]
-    bands = {match[2].upper() for file in rasters if (match := BAND.search(file.stem))}
+    if products := names.metadata_files(path):
+        return [product.parent for product in products]
+    found, bands = patches.files_in(path), set(map(names.band_of, names.band_files(path)))
     return found if found and len(bands) < 3 else [path]
 
 
@@ -119,7 +115,7 @@ def is_patch(path: pathlib.Path, largest: int) -> bool:
     try:
         (height, width, _), _ = images.header(path, max_pixels=2**62)
     except InputError:  # of other bands or deeper, if it is no damage, which `patches` tells
-        return not (path.suffix.lower() in (".tif", ".tiff", ".jp2") and path.is_file())
+        return not (path.suffix.lower() in names.RASTERS and path.is_file())
     return max(height, width) <= largest
 
 

@@ -38,6 +38,10 @@ class Layer:
     offset: float = 0.0
     gain: float = 1.0
 
+    def digital_numbers(self, stored: np.ndarray) -> np.ndarray:
+        """What is stored as digital numbers, float32; 0 of what is no number."""
+        return np.nan_to_num((stored.astype("float32") + self.offset) * self.gain)
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -60,6 +64,11 @@ class Grid:
         if self.crs is None:
             return None
         return abs(self.transform.determinant) * self.crs.linear_units_factor[1] ** 2 / 10_000
+
+
+def datasets(layers: Sequence[Layer]) -> list[rasterio.DatasetReader]:
+    """The files of bands, each once."""
+    return list({id(layer.dataset): layer.dataset for layer in layers}.values())
 
 
 def open_raster(path: str) -> rasterio.DatasetReader:
@@ -163,7 +172,7 @@ def read(
         InputError: A file is damaged.
     """
     found: list[np.ndarray] = [np.empty(0)] * len(layers)
-    for dataset in {id(layer.dataset): layer.dataset for layer in layers}.values():
+    for dataset in datasets(layers):
         places = [place for place, layer in enumerate(layers) if layer.dataset is dataset]
         size = (len(places), *shape) if shape else None
         with damage_told(f"{dataset.name}: cannot be read, damaged or truncated"), quiet():

@@ -1,21 +1,24 @@
 """What a map is written as: GeoTIFFs that QGIS opens with names and colours, a picture, a table of areas."""
 
+import contextlib
 import csv
 import io
 import json
 import pathlib
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
 
 import matplotlib
 import numpy as np
 import rasterio
+import rasterio.io
 import rasterio.shutil
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from rasterio.windows import Window
 
+from resnetd_tf import figures
 from resnetd_tf.imagery import layers, rendering
 from resnetd_tf.imagery.pixels import Scene
 from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
@@ -65,19 +68,8 @@ def write_classes(
     """
     grid = scene.grid
     size = (grid.height, grid.width) if whole else mapped.shape
-    plain = path.with_name(f"{path.stem}-plain.tif")
-    profile = {
-        "driver": "GTiff",
-        "height": size[0],
-        "width": size[1],
-        "count": 1,
-        "dtype": "uint8",
-        "nodata": NODATA,
-        "crs": grid.crs,
-        "transform": grid.transform if whole else grid.transform * rasterio.Affine.scale(stride),
-        "compress": "deflate",
-    }
-    with layers.quiet(), rasterio.open(plain, "w", **profile) as file:
+    profile = {"count": 1, "dtype": "uint8", "nodata": NODATA, "compress": "deflate"}
+    with _cog(path, scene, size, 1 if whole else stride, "MODE", **profile) as file:
         file.write_colormap(1, {index: (*colour, 255) for index, colour in enumerate(colours(classes))})
         file.update_tags(classes=json.dumps(dict(enumerate(classes))))
         file.set_band_description(1, "land cover")
@@ -87,13 +79,28 @@ def write_classes(
             height = min(stride, grid.height - row * stride)
             values = mapped[row : row + 1].repeat(height, 0).repeat(stride, 1)[:, : grid.width]
             file.write(values, 1, window=Window(0, row * stride, grid.width, height))
-    as_cog(plain, path, "MODE")
     _name_classes(path, classes)
 
 
-def as_cog(plain: pathlib.Path, path: pathlib.Path, resampling: str) -> None:
-    """Makes a cloud-optimised GeoTIFF of a plain one, which is deleted."""
+@contextlib.contextmanager
+def _cog(
+    path: pathlib.Path, scene: Scene, shape: tuple[int, ...], stride: int, resampling: str, **profile
+) -> Iterator[rasterio.io.DatasetWriter]:
+    """A plain GeoTIFF to write to, of which a cloud-optimised one is made at the end: those are written at once.
+
+    Args:
+        path: The file.
+        scene: What was mapped.
+        shape: Rows and columns.
+        stride: Side of one of its pixels in those of the scene.
+        resampling: How overviews are made.
+        profile: All else, as rasterio takes it.
+    """
+    plain = path.with_name(f"{path.stem}-plain.tif")
+    place = {"crs": scene.grid.crs, "transform": scene.grid.transform * rasterio.Affine.scale(stride)}
     with layers.quiet():
+        with rasterio.open(plain, "w", driver="GTiff", height=shape[0], width=shape[1], **place, **profile) as file:
+            yield file
         rasterio.shutil.copy(plain, path, driver="COG", compress="DEFLATE", overview_resampling=resampling)
     plain.unlink()
 
@@ -113,24 +120,13 @@ def write_probabilities(
     path: pathlib.Path, scene: Scene, found: np.ndarray, there: np.ndarray, stride: int, classes: tuple[str, ...]
 ) -> None:
     """Writes probabilities (rows, columns, classes) as a cloud-optimised GeoTIFF with a band a class."""
-    plain = path.with_name(f"{path.stem}-plain.tif")
-    profile = {
-        "driver": "GTiff",
-        "height": found.shape[0],
-        "width": found.shape[1],
-        "count": len(classes),
-        "dtype": "float32",
-        "nodata": np.nan,
-        "crs": scene.grid.crs,
-        "transform": scene.grid.transform * rasterio.Affine.scale(stride),
-    }
-    with layers.quiet(), rasterio.open(plain, "w", **profile) as file:
+    profile = {"count": len(classes), "dtype": "float32", "nodata": np.nan}
+    with _cog(path, scene, found.shape, stride, "AVERAGE", **profile) as file:
         for row in range(len(found)):
             values = np.where(there[row][:, np.newaxis], found[row], np.nan)
             file.write(np.moveaxis(values, -1, 0)[:, np.newaxis], window=Window(0, row, found.shape[1], 1))
         for index, name in enumerate(classes, 1):
             file.set_band_description(index, name)
-    as_cog(plain, path, "AVERAGE")
 
 
 def table_of_areas(counts: np.ndarray, classes: tuple[str, ...], hectares: float | None) -> str:
@@ -156,7 +152,6 @@ def draw(path: pathlib.Path, scene: Scene, classes_of_cells: np.ndarray, stride:
     shown, step = _overview(scene), max(1, max(classes_of_cells.shape) // SIDE)
     mapped, stride = classes_of_cells[::step, ::step], stride * step
     figure = Figure(figsize=(13, 6.4), layout="constrained")
-    FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     extent = (0, scene.grid.width, scene.grid.height, 0)
     left.imshow(shown, extent=extent)
@@ -166,7 +161,9 @@ def draw(path: pathlib.Path, scene: Scene, classes_of_cells: np.ndarray, stride:
     right.imshow(values, cmap=table, vmin=-0.5, vmax=len(classes) + 0.5, extent=whole, interpolation="nearest")
     for axes in (left, right):
         axes.set(xticks=[], yticks=[], xlim=extent[:2], ylim=extent[2:])
-    handles = [Patch(color=table(index), label=classes[index]) for index in np.unique(mapped[mapped != NODATA])]
+    handles = [
+        Patch(color=table(index), label=figures.plain(classes[index])) for index in np.unique(mapped[mapped != NODATA])
+    ]
     figure.legend(handles=handles, loc="outside right upper", frameon=False)
     if pixel := scene.grid.hectares:
         metres = (pixel * 10_000) ** 0.5
@@ -190,5 +187,5 @@ def _overview(scene: Scene) -> np.ndarray:
     pixels = layers.read(shown, window, shape)
     if scene.picture:
         return pixels
-    dn = [(pixels[..., place].astype("float32") + layer.offset) * layer.gain for place, layer in enumerate(shown)]
-    return rendering.rendered(np.nan_to_num(np.stack(dn, axis=-1)))
+    dn = [layer.digital_numbers(pixels[..., place]) for place, layer in enumerate(shown)]
+    return rendering.rendered(np.stack(dn, axis=-1))

@@ -7,10 +7,8 @@ import sys
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from resnetd_tf import rundir
+from resnetd_tf import figures
 from resnetd_tf.data import images
 from resnetd_tf.errors import InputError
 from resnetd_tf.imagery import rendering
@@ -102,16 +100,10 @@ def draw(path: pathlib.Path, labelled: list[tuple], classes: tuple[str, ...]) ->
     Raises:
         InputError: The picture cannot be written.
     """
-    rows = -(-len(labelled) // COLUMNS)
-    figure = Figure(figsize=(2.1 * COLUMNS, 2.4 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    for place, axes in enumerate(figure.subplots(rows, COLUMNS, squeeze=False).flat):
-        axes.set_axis_off()
-        if place < len(labelled):
-            pixels, file, (name, probability) = labelled[place]
-            axes.imshow(pixels if pixels.shape[-1] == 3 else rendering.true_colour(pixels))
-            true = file.absolute().parent.name
-            colour = "black" if true not in classes else "green" if true == name else "firebrick"
-            axes.set_title(f"{name} {100 * probability:.0f} %", fontsize=8, color=colour)
-    with rundir.atomic(path) as temporary:
-        figure.savefig(temporary, dpi=110)
+    figure, places = figures.grid(len(labelled), COLUMNS, 2.2, 2.4, title=0.3)
+    for axes, (pixels, file, (name, probability)) in zip(places, labelled):
+        axes.imshow(pixels if pixels.shape[-1] == 3 else rendering.true_colour(pixels))
+        true = file.absolute().parent.name
+        colour = "black" if true not in classes else "green" if true == name else "firebrick"
+        axes.set_title(f"{figures.plain(name)} {100 * probability:.0f} %", fontsize=8, color=colour)
+    figures.save(figure, path, margins=None)

@@ -62,17 +62,11 @@ class Scene:
         if self.picture:
             return stored, valid
         bands = np.empty((*stored.shape[:2], len(self.layers)), "uint16")
-        count = 0
-        for index, layer in enumerate(self.layers):
-            if layer is None:
-                bands[..., index] = round(self.fill[index])
-                continue
-            dn = stored[..., count]
+        bands[:] = np.rint(self.fill)
+        for layer, dn in zip(there, np.moveaxis(stored, -1, 0)):
             if layer.offset or layer.gain != 1 or dn.dtype != "uint16":
-                dn = np.nan_to_num((dn.astype("float32") + layer.offset) * layer.gain)
-                dn = np.clip(np.rint(dn), 0, 65535)
-            bands[..., index] = dn
-            count += 1
+                dn = np.clip(np.rint(layer.digital_numbers(dn)), 0, 65535)
+            bands[..., self.layers.index(layer)] = dn
         return bands, valid
 
 

@@ -8,11 +8,12 @@ import math
 import pathlib
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from rasterio.enums import ColorInterp
 
 from resnetd_tf.errors import InputError
-from resnetd_tf.imagery import layers, safe
+from resnetd_tf.imagery import layers, names, safe
 from resnetd_tf.imagery.layers import Layer
 from resnetd_tf.imagery.pixels import Scene, check_numbers
 from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
@@ -47,11 +48,10 @@ def open_scene(
     if offset is not None and not math.isfinite(offset):
         raise InputError(f"--offset={offset}: must be a finite number")
     found, clouds, words, picture = _found([pathlib.Path(path) for path in paths], wanted, bands)
-    if picture:
-        if len(wanted) != 3:
-            raise InputError(f"{paths[0]} is a picture of three colours, the classifier takes {len(wanted)} bands")
-        wanted = RGB_BANDS
-    if picture and not scale is offset is None:
+    if picture and len(wanted) != 3:
+        raise InputError(f"{paths[0]} is a picture of three colours, the classifier takes {len(wanted)} bands")
+    given = {name: value for name, value in (("offset", offset), ("scale", scale)) if value is not None}
+    if picture and given:
         raise InputError(
             f"{paths[0]} is a picture of 8 bits, whose colours are taken as they are: no --scale, no --offset"
         )
@@ -59,35 +59,34 @@ def open_scene(
     if missing and (fill is None or len(missing) == len(wanted)):
         raise InputError(f"{paths[0]} has no {', '.join(missing)}, which the classifier takes; --missing=mean fills in")
     chosen = [found.get(band) for band in wanted]
-    if not picture and (scale is not None or offset is not None):
-        chosen = [
-            layer
-            and dataclasses.replace(
-                layer,
-                offset=layer.offset if offset is None else offset,
-                gain=layer.gain if scale is None else scale,
-            )
-            for layer in chosen
-        ]
-        words += "".join(
-            f", {name} {value:g} as given"
-            for name, value in (("offset", offset), ("scale", scale))
-            if value is not None
-        )
+    changed: dict[str, Any] = {"offset" if name == "offset" else "gain": value for name, value in given.items()}
+    chosen = [layer and dataclasses.replace(layer, **changed) for layer in chosen]
+    words += "".join(f", {name} {value:g} as given" for name, value in given.items())
     there = [layer for layer in chosen if layer]
-    grid = layers.grid_of(list({id(layer.dataset): layer.dataset for layer in there}.values()))
-    warped = {id(layer.dataset): layers.on_grid(layer.dataset, grid) for layer in there}
-    placed = tuple(layer and dataclasses.replace(layer, dataset=warped[id(layer.dataset)]) for layer in chosen)
+    datasets = layers.datasets(there)
+    grid = layers.grid_of(datasets)
+    warped = {id(dataset): layers.on_grid(dataset, grid) for dataset in datasets}
     if missing:
         words += f"; no {', '.join(missing)}: the training's mean instead"
-    if any(warped[id(layer.dataset)] is not layer.dataset for layer in there):
+    if any(warped[id(dataset)] is not dataset for dataset in datasets):
         words += f"; resampled to {grid.width} x {grid.height} pixels of 10 m"
-    if clouds and not keep_clouds:
+    files = layers.files_of([*datasets, *layers.datasets(clouds)])
+    if keep_clouds:
+        clouds = ()
+    if clouds:
         words += "; clouds, their shadows and snow left out"
-    hiding = [dataclasses.replace(layer, dataset=layers.on_grid(layer.dataset, grid, nearest=True)) for layer in clouds]
-    scene = Scene(str(paths[0]), grid, placed, picture, tuple(fill or (0,) * len(wanted)), words)
-    files = layers.files_of([layer.dataset for layer in (*there, *clouds)])
-    scene = dataclasses.replace(scene, clouds=() if keep_clouds else tuple(hiding), files=files)
+    scene = Scene(
+        name=str(paths[0]),
+        grid=grid,
+        layers=tuple(layer and dataclasses.replace(layer, dataset=warped[id(layer.dataset)]) for layer in chosen),
+        picture=picture,
+        fill=tuple(fill or (0,) * len(wanted)),
+        words=words,
+        clouds=tuple(
+            dataclasses.replace(layer, dataset=layers.on_grid(layer.dataset, grid, nearest=True)) for layer in clouds
+        ),
+        files=files,
+    )
     check_numbers(scene, scale is not None, offset is not None)
     return scene
 
@@ -106,32 +105,20 @@ def _found(
         if product:
             return *safe.layers(product, wanted), False
         if paths[0].is_dir():
-            inside = band_files(paths[0])
+            inside = names.band_files(paths[0])
             if not inside:
                 raise InputError(f"{paths[0]}: holds no MTD_MSI*.xml of a product, and no files of bands (..._B04.jp2)")
             paths = inside
-        elif not band_of(paths[0]) or bands:
+        elif not names.band_of(paths[0]) or bands:
             found, words, picture = _in_one_file(paths[0], bands)
             return found, (), words, picture
     return _file_per_band(paths, wanted), (), "one file per band: digital numbers as they are stored", False
 
 
-def band_of(path: pathlib.Path) -> str | None:
-    """The band that a file's name tells, as in T33UUP_20210101_B04_10m.jp2."""
-    parts = re.split(r"[^0-9A-Za-z]+", path.stem)
-    return next((name for part in reversed(parts) if (name := safe.band_name(part))), None)
-
-
-def band_files(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The rasters in a folder whose names tell a band."""
-    rasters = (file for file in sorted(folder.iterdir()) if file.suffix.lower() in (".jp2", ".tif", ".tiff"))
-    return [file for file in rasters if file.is_file() and band_of(file)]
-
-
 def _file_per_band(paths: list[pathlib.Path], wanted: Sequence[str]) -> dict[str, Layer]:
     found: dict[str, Layer] = {}
     for path in paths:
-        name = band_of(path)
+        name = names.band_of(path)
         if name is None:
             raise InputError(f"{path}: its name tells no band, as ..._B04.tif does; give one scene at a time")
         if name not in wanted:
@@ -151,22 +138,22 @@ def _in_one_file(path: pathlib.Path, bands: Sequence[str] | None) -> tuple[dict[
     if bands:
         if len(bands) != dataset.count:
             raise InputError(f"--bands names {len(bands)} bands, {path} has {dataset.count}")
-        names = [safe.band_name(band) for band in bands]  # None of others, such as SCL
-        if not any(names):
+        named = [names.band_name(band) for band in bands]  # None of others, such as SCL
+        if not any(named):
             raise InputError(f"--bands={','.join(bands)}: bands are {', '.join(BANDS)}")
     else:
         if kind == "uint8" and dataset.count <= 4 and dataset.colorinterp[0] != ColorInterp.palette:
             places = (1, 2, 3) if dataset.count > 2 else (1, 1, 1)  # the last of two or four is transparency
             colours = {band: Layer(dataset, place) for band, place in zip(RGB_BANDS, places)}
             return colours, "picture of 8 bits: colours as they are", True
-        names = [safe.band_name(re.split(r"[,\s]", text or "")[0]) for text in dataset.descriptions]
-        if not any(names):
+        named = [names.band_name(re.split(r"[,\s]", text or "")[0]) for text in dataset.descriptions]
+        if not any(named):
             if dataset.driver in ("PNG", "JPEG", "GIF", "BMP", "WEBP") or kind == "uint8":
                 raise InputError(f"{path}: {kind} or of a palette, of unknown scale; convert it to RGB of 8 bits")
             raise InputError(
                 f"{path}: {dataset.count} bands of {kind} that have no names; name them, as --bands=B02,B03,B04,B08"
             )
-    found = {name: Layer(dataset, index) for name, index in zip(names, dataset.indexes) if name}
-    if len(found) < sum(map(bool, names)):
+    found = {name: Layer(dataset, index) for name, index in zip(named, dataset.indexes) if name}
+    if len(found) < sum(map(bool, named)):
         raise InputError(f"{path}: a band is named twice; name them, as --bands=B02,B03,B04,B08")
     return found, f"bands {', '.join(found)} of {kind}: digital numbers as they are stored", False

@@ -1,6 +1,8 @@
 """SIGTERM, by which Slurm, Kubernetes and others announce that they will end a process."""
 
+import os
 import signal
+import sys
 import threading
 
 
@@ -13,18 +15,31 @@ class Termination:
     """
 
     requested = deferred = False
+    again: threading.Timer | None = None
 
     def __enter__(self) -> "Termination":
         self.handled = threading.current_thread() is threading.main_thread()  # Python handles signals in no other
         if self.handled:
             self.former = signal.signal(signal.SIGTERM, self._handle)
+            self.former_hook, sys.unraisablehook = sys.unraisablehook, self._ignored
         return self
 
     def __exit__(self, *exception) -> None:
+        if self.again:
+            self.again.cancel()
         if self.handled:
             signal.signal(signal.SIGTERM, self.former)
+            sys.unraisablehook = self.former_hook
 
     def _handle(self, number, frame) -> None:
         self.requested = True
         if not self.deferred:
             raise SystemExit(143)
+
+    def _ignored(self, error) -> None:
+        """Python ignores what is raised in a destructor: the signal comes again, a moment later."""
+        if self.requested and isinstance(error.exc_value, SystemExit):
+            self.again = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM))
+            self.again.start()
+        else:
+            self.former_hook(error)

@@ -21,6 +21,7 @@ from resnetd_tf.networks import classifier
 from resnetd_tf.normalization import EUROSAT_RGB
 from resnetd_tf.training import Settings, callbacks, checkpoint, train, unfinished
 from resnetd_tf.training.optimizer import compile_classifier
+from resnetd_tf.training.termination import Termination
 
 SMALL = ("--epochs=2", "--weights=none", "--deterministic", "--checkpoint_minutes=0.005")
 
@@ -83,6 +84,20 @@ def test_killed_and_terminated_it_ends_as_if_undisturbed(program, tmp_path):
         np.testing.assert_array_equal(found, value)
     names = [{path.name for path in (place / "run-1").iterdir()} for place in (base, tmp_path / "undisturbed")]
     assert names[0] == names[1] and "unfinished" not in names[0]
+
+
+def test_told_to_terminate_in_a_destructor():
+    """Where Python ignores what is raised."""
+
+    class Told:
+        def __del__(self):
+            signal.raise_signal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM), sys.unraisablehook
+    with pytest.raises(SystemExit) as ended, Termination():
+        Told()
+        time.sleep(30)
+    assert ended.value.code == 143 and before == (signal.getsignal(signal.SIGTERM), sys.unraisablehook)
 
 
 @pytest.mark.long
@@ -258,6 +273,7 @@ from resnetd_tf.networks import classifier
 from resnetd_tf.normalization import EUROSAT_RGB
 from resnetd_tf.training import Settings, checkpoint
 from resnetd_tf.training.optimizer import compile_classifier
+from resnetd_tf.training.termination import Termination
 with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
     model = classifier.build(10, "d", classes=10, statistics=EUROSAT_RGB, image_size=32)
     compile_classifier(model, Settings(learning_rate=0.1), 4)

@@ -3,9 +3,22 @@
 import pathlib
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure  # without pyplot, whose backend is the user's choice
 
 from resnetd_tf import rundir
+from resnetd_tf.errors import InputError
+
+
+def check_path(path: str | pathlib.Path | None) -> None:
+    """Raises InputError if a picture cannot be written there; before the work whose result it shows."""
+    if path is None:
+        return
+    path, kinds = pathlib.Path(path), FigureCanvasAgg.get_supported_filetypes()
+    if path.suffix.lower().removeprefix(".") not in kinds:
+        raise InputError(f"cannot draw {path}: its name must end in one of .{', .'.join(sorted(kinds))}")
+    if path.is_dir() or not path.parent.is_dir():
+        raise InputError(f"cannot draw {path}: {'it is a folder' if path.is_dir() else f'{path.parent} is no folder'}")
 
 
 def save(figure: Figure, path: pathlib.Path, margins: str | None = "tight") -> None:

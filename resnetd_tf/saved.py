@@ -54,6 +54,11 @@ class SavedClassifier:
         path = _beside(self.path, "metadata.json")
         return metadata.read(path) if path else {}
 
+    @property
+    def patch_side(self) -> int:
+        """Side in pixels of the images it was trained on, EuroSAT's where that is not known or they differ."""
+        return (self.metadata.get("patch_shape") or [0])[0] or 64
+
     def source(
         self, dataset: str | None, data_dir: str | None, split_files: str | None
     ) -> tuple[str, str | None, str | None]:

@@ -31,6 +31,7 @@ def predict(paths: list[str]) -> None:
         top=FLAGS.top,
         format=FLAGS.format,
         picture=FLAGS.picture,
+        explain=FLAGS.explain,
         trust=FLAGS.trust,
         window=FLAGS.window,
         stride=FLAGS.stride,
@@ -53,6 +54,11 @@ def define_flags() -> None:
     flags.DEFINE_integer("top", 3, "Number of classes to print for each image.", lower_bound=1)
     flags.DEFINE_enum("format", "table", ["table", "json", "csv"], "How labels are printed.")
     flags.DEFINE_string("picture", None, "Where to draw the first images with their labels.")
+    flags.DEFINE_string(
+        "explain",
+        None,
+        "Where to draw what in the first images speaks for their label, or in a scene for each class (Grad-CAM).",
+    )
     flags.DEFINE_integer(
         "window",
         None,

@@ -1,13 +1,16 @@
 """What `predict.py` does: tells patches, which get a label, from scenes, which become maps."""
 
+import functools
 import pathlib
 import zipfile
 from collections.abc import Sequence
 
+from resnetd_tf import figures
 from resnetd_tf.data import images
 from resnetd_tf.errors import InputError
+from resnetd_tf.imagery import explain as why
 from resnetd_tf.imagery import names, patches
-from resnetd_tf.saved import open_classifier
+from resnetd_tf.saved import open_classifier, open_network
 
 ANY_SIZE = 512  # pixels, up to which it is one for a classifier of a folder of pictures, whose sizes may differ
 PATCHES = 2  # sides of a training's patch, up to which an image is one
@@ -20,6 +23,7 @@ def run(
     top: int = 3,
     format: str = "table",
     picture: str | None = None,
+    explain: str | None = None,
     trust: bool = False,
     window: int | None = None,
     stride: int | None = None,
@@ -38,6 +42,7 @@ def run(
         model, trust: As for `saved.open_classifier`.
         paths: Images, or folders of them; scenes, as `products.open_scene` takes each; the files of one scene's bands.
         top, format, picture: As for `patches.label`.
+        explain: Where to draw what in the images speaks for their label, or in a scene for each class of its map.
         window: As in `scenes.Options`; `None` for the side of the training's patches, and for labels where images are
             not much larger.
         stride: As in `scenes.Options`; `None` for half a window.
@@ -49,41 +54,47 @@ def run(
     Raises:
         InputError: Something given cannot be used.
     """
+    for path in (picture, explain):
+        figures.check_path(path)
     classifier = open_classifier(model, trust=trust)
-    side = (classifier.metadata.get("patch_shape") or [64])[0] or 64
     files = [file for path in paths for file in _inside(pathlib.Path(path))]
     own_pictures = str(classifier.metadata.get("dataset")).startswith("folder:")
-    largest = max(PATCHES * side, ANY_SIZE if own_pictures else 0)
+    largest = max(PATCHES * classifier.patch_side, ANY_SIZE if own_pictures else 0)
     small = {file: None for file in files if window is None and is_patch(file, largest)}
     large = [file for file in files if file not in small]
-    failed = patches.label(classifier, list(small), top, format, picture) if small else []
+    drawn = None
+    if explain:
+        if small and large:
+            raise InputError(f"--explain={explain} is of images or of a scene, both are given")
+        drawn = functools.partial(why.draw, explain, why.GradCam(open_network(model, trust)[1]), classifier.classes)
+    failed = patches.label(classifier, list(small), top, format, picture, drawn) if small else []
     if large:
         how = {"bands": bands, "scale": scale, "offset": offset, "keep_clouds": keep_clouds}
-        options |= {"window": window or side, "stride": stride or _half(window or side)}
-        failed += _map(classifier, large, output, missing, area, how, options)
+        options |= {"window": window, "stride": stride}
+        failed += _map(classifier, large, output, drawn, missing, area, how, options)
     if failed:
         raise InputError("; ".join(failed))
 
 
-def _half(window: int) -> int:
-    return window if window % 2 else window // 2
-
-
-def _map(classifier, files: list[pathlib.Path], output: str | None, missing: str, area, how, options) -> list[str]:
+def _map(
+    classifier, files: list[pathlib.Path], output: str | None, explain, missing: str, area, how, options
+) -> list[str]:
     """Maps scenes; what went wrong with those that could not be, told when all others are done."""
     try:
-        from resnetd_tf.imagery import scenes
+        from resnetd_tf.imagery import scenes, windows
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] != "rasterio":
             raise
         raise InputError(
             f"{files[0]} is larger than a patch, or --window given: maps need rasterio; pip install rasterio"
         ) from error
-    chosen = scenes.Options(**options)
+    chosen = scenes.Options.of(classifier, **options)
     together = len(files) > 1 and all(file.is_file() and names.band_of(file) for file in files)
     groups = [files] if together else [[file] for file in files]
     if output and len(groups) > 1:
         raise InputError(f"--output={output} is of one map, {len(groups)} scenes are given")
+    if explain and len(groups) > 1:
+        raise InputError(f"--explain is of one scene, {len(groups)} are given")
     outputs = [output or scene_name(group[0]) for group in groups]
     if twice := {name for name in outputs if outputs.count(name) > 1}:
         raise InputError(f"several scenes would be called {', '.join(sorted(twice))}; map one at a time, with --output")
@@ -92,7 +103,10 @@ def _map(classifier, files: list[pathlib.Path], output: str | None, missing: str
         try:
             scene = scenes.scene_for(classifier, group, missing, area, **how)
             print(f"{scene.name}: {scene.words}", flush=True)
-            scenes.map_scene(classifier, scene, name, chosen)
+            mapped = scenes.write_map(classifier, scene, name, chosen)
+            if explain:
+                cells = mapped["strongest"].items()
+                explain([(kind, windows.around(scene, cell, chosen.window, chosen.stride)) for kind, cell in cells])
         except InputError as error:
             failed.append(str(error))
     return failed

@@ -4,7 +4,7 @@ import csv
 import json
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -13,7 +13,6 @@ from resnetd_tf.data import images
 from resnetd_tf.errors import InputError
 from resnetd_tf.imagery import rendering
 from resnetd_tf.saved import SavedClassifier
-from resnetd_tf.sentinel2 import BANDS
 
 FORMATS = ("table", "json", "csv")
 TOGETHER = 512  # files that are read before they are classified
@@ -27,17 +26,37 @@ def files_in(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 
-def read(path: pathlib.Path, classifier: SavedClassifier) -> np.ndarray:
+def read(path: str | pathlib.Path, classifier: SavedClassifier) -> np.ndarray:
     """An image as a classifier takes it; one of 13 bands for a classifier of RGB as EuroSAT's pictures show them.
 
     Raises:
         InputError: It cannot be read, or has other bands.
     """
-    pixels = images.read(path)
-    if classifier.bands == 3 and pixels.shape[-1] == len(BANDS):
-        return rendering.stored(rendering.true_colour(pixels))
-    classifier.check_bands(str(path), pixels.shape[-1])
-    return pixels
+    return _rendered(str(path), images.read(path), classifier)
+
+
+def _rendered(name: str, pixels: np.ndarray, classifier: SavedClassifier) -> np.ndarray:
+    pixels = rendering.taken(name, pixels, classifier)
+    is_dark = pixels.dtype == "uint16" and classifier.bands == 3
+    return rendering.stored(rendering.rendered(pixels)) if is_dark else pixels
+
+
+def predict(classifier: SavedClassifier, images: Sequence[np.ndarray | str | pathlib.Path]) -> np.ndarray:
+    """Probabilities of the classes of patches, (n, classes) float32.
+
+    Args:
+        classifier: What to label them with.
+        images: Files; or arrays as `rendering.taken` takes them, of any sizes.
+
+    Raises:
+        InputError: One of them cannot be read, or has other bands.
+    """
+    return classifier.predict(
+        [
+            _rendered(f"image {index}", image, classifier) if isinstance(image, np.ndarray) else read(image, classifier)
+            for index, image in enumerate(images)
+        ]
+    )
 
 
 def label(
@@ -46,6 +65,7 @@ def label(
     top: int = 3,
     format: str = "table",
     picture: str | pathlib.Path | None = None,
+    explain: Callable[[list[tuple[str, np.ndarray]]], None] | None = None,
 ) -> list[str]:
     """Prints the most probable classes of image files; what is wrong with those that could not be read.
 
@@ -56,6 +76,7 @@ def label(
         format: One of `FORMATS`: a line each, a list of objects, or comma-separated values.
         picture: Where to draw the first of them with their classes; green or red where their folder is named as a
             class.
+        explain: What gets the names and pixels of the first of them.
 
     Raises:
         InputError: The picture cannot be written.
@@ -85,12 +106,14 @@ def label(
             elif format == "csv":
                 writer.writerow([path, *(text for name, value in found.items() for text in (name, f"{value:.6f}"))])
             listed.append({"path": str(path), "probabilities": found})
-            if picture and len(drawn) < DRAWN:
+            if len(drawn) < DRAWN:
                 drawn.append((image, path, next(iter(found.items()))))
     if format == "json":
         print(json.dumps(listed, indent=1))
     if picture and drawn:
         draw(pathlib.Path(picture), drawn, classifier.classes)
+    if explain and drawn:
+        explain([(path.name, image) for image, path, _ in drawn])
     return [f"{len(bad)} of {len(paths)} images have no label: {'; '.join(bad)}"] if bad else []
 
 

@@ -1,29 +1,22 @@
 """Land-cover maps of whole scenes."""
 
 import contextlib
-import json
-import os
 import pathlib
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import filelock
-import keras
 import numpy as np
 import rasterio.errors
 
-from resnetd_tf import rundir
 from resnetd_tf.errors import InputError, first_line
-from resnetd_tf.imagery import areas, maps, windows
+from resnetd_tf.imagery import areas, maps, progress
 from resnetd_tf.imagery.pixels import Scene
 from resnetd_tf.imagery.products import open_scene
 from resnetd_tf.saved import SavedClassifier
 from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
-
-SAVED_SECONDS = 10  # from one note of how far a map has come to the next
 
 
 @dataclass(frozen=True)
@@ -45,6 +38,12 @@ class Options:
     whole: bool = False
     probabilities: bool = False
     overwrite: bool = False
+
+    @classmethod
+    def of(cls, classifier: SavedClassifier, window: int | None, stride: int | None, **others) -> "Options":
+        """Those given; else windows of the size of the training's patches, and half a window as the stride."""
+        window = window or classifier.patch_side
+        return cls(window=window, stride=stride or (window if window % 2 else window // 2), **others)
 
     def __post_init__(self) -> None:
         if self.stride < 1 or self.window < 1 or self.window % self.stride:
@@ -83,7 +82,7 @@ def scene_for(
     return areas.cut(scene, area) if area else scene
 
 
-def map_scene(
+def write_map(
     classifier: SavedClassifier, scene: Scene, output: str | pathlib.Path, options: Options = Options()
 ) -> dict:
     """Maps a scene, and writes OUTPUT_landcover.tif, .png, OUTPUT_areas.csv and, if asked for, OUTPUT_probability.tif.
@@ -98,7 +97,7 @@ def map_scene(
         options: How.
 
     Returns:
-        Cells, seconds, and the share of each class.
+        Cells, seconds, the share of each class, and row and column of the cell where it is most probable.
 
     Raises:
         InputError: A file is there already, or cannot be written or read.
@@ -110,7 +109,6 @@ def map_scene(
     names += ["probability.tif"] if options.probabilities else []
     targets = {name: base.with_name(f"{base.name}_{name}") for name in names}
     started = time.monotonic()
-    shape = windows.cells(scene, options.stride)
     folder = base.with_name(f"{base.name}.unfinished")
     with _writing(base):
         for path in targets.values():
@@ -123,21 +121,40 @@ def map_scene(
         except filelock.Timeout:
             raise InputError(f"{folder} is in use by another process; give another --output") from None
         with lock:
-            found, there = _classified(classifier, scene, options, folder, shape)
-            there = there & areas.inside(scene, shape, options.stride)
-            counts = _write(folder, scene, found, there, options, classifier.classes, names)
+            found, there = progress.classified(classifier, scene, options.window, options.stride, folder)
+            there = there & areas.inside(scene, there.shape, options.stride)
+            mapped = _write(folder, scene, found, there, options, classifier.classes, names)
             for name, path in targets.items():
                 (folder / name).replace(path)
             if options.overwrite and not options.probabilities:
                 base.with_name(f"{base.name}_probability.tif").unlink(missing_ok=True)  # of the map before
+            strongest = _strongest(found, mapped)
         shutil.rmtree(folder)
     print(f"Written: {', '.join(str(path) for path in targets.values())}")
+    counts = _counts(mapped, len(classifier.classes))
     shares = counts / max(1, counts.sum())
     return {
         "cells": int(counts.sum()),
         "seconds": time.monotonic() - started,
         "shares": dict(zip(classifier.classes, shares.tolist())),
+        "strongest": {classifier.classes[index]: cell for index, cell in sorted(strongest.items())},
     }
+
+
+def _counts(mapped: np.ndarray, classes: int) -> np.ndarray:
+    return np.bincount(mapped[mapped != maps.NODATA], minlength=classes)
+
+
+def _strongest(found: np.ndarray, mapped: np.ndarray) -> dict[int, tuple[int, int]]:
+    """For each class of a map the cell in which it is most probable."""
+    highest: dict[int, tuple[float, tuple[int, int]]] = {}
+    for row, (values, classes) in enumerate(zip(found, mapped)):
+        for index in np.unique(classes[classes != maps.NODATA]).tolist():
+            of_class = np.where(classes == index, values[:, index], -1)
+            column = int(of_class.argmax())
+            if of_class[column] > highest.get(index, (-1,))[0]:
+                highest[index] = float(of_class[column]), (row, column)
+    return {index: cell for index, (_, cell) in highest.items()}
 
 
 @contextlib.contextmanager
@@ -149,78 +166,6 @@ def _writing(base: pathlib.Path) -> Iterator[None]:
         raise InputError(f"cannot write {base}_*: {what}; free space or give another --output") from error
 
 
-def _classified(
-    classifier: SavedClassifier, scene: Scene, options: Options, folder: pathlib.Path, shape: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities (rows, columns, classes) and where there are any, in a folder that may have some already."""
-    state = folder / "state.json"
-    doing = {
-        "model": [str(classifier.path), _changed(classifier.path)],
-        "scene": scene.name,
-        "words": scene.words,
-        "files": [list(file) for file in scene.files],
-        "layers": [layer and [layer.index, layer.offset, layer.gain] for layer in scene.layers],
-        "grid": [*shape, scene.grid.width, scene.grid.height, *scene.grid.transform[:6]],
-        "window": options.window,
-        "stride": options.stride,
-    }
-    done = 0
-    with contextlib.suppress(Exception):  # there is none, or what there is is damaged
-        before = json.loads(state.read_text(encoding="utf-8"))
-        done = before.pop("rows")
-        if before != doing or not 0 < done <= shape[0]:
-            done = 0
-    of = {"probabilities.npy": ("float32", (*shape, len(classifier.classes))), "there.npy": ("bool", shape)}
-    if done and not all(_is_whole(folder / name, *kind) for name, kind in of.items()):
-        done = 0
-    if not done:
-        state.unlink(missing_ok=True)
-    found, there = (_array(folder / name, *kind, bool(done)) for name, kind in of.items())
-    if done:
-        print(f"Going on after row {done} of {shape[0]}, of which {folder} has the rest", flush=True)
-    bar = keras.utils.Progbar(shape[0] - done, unit_name="row") if sys.stdout.isatty() and done < shape[0] else None
-    told = time.monotonic()
-    rows = windows.probabilities(
-        classifier.predict, len(classifier.classes), scene, options.window, options.stride, done
-    )
-    for row, (values, valid) in enumerate(rows, done):
-        found[row], there[row] = values, valid
-        if bar:
-            bar.add(1)
-        if time.monotonic() - told > SAVED_SECONDS:
-            told = time.monotonic()
-            found.flush()
-            there.flush()
-            rundir.write_json(state, {**doing, "rows": row + 1})
-    found.flush()
-    there.flush()
-    rundir.write_json(state, {**doing, "rows": shape[0]})
-    return found, there
-
-
-def _changed(path: pathlib.Path) -> float:
-    """The time at which a model was last changed, a folder's files too."""
-    files = [path, *path.rglob("*")] if path.is_dir() else [path]
-    return max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
-
-
-def _is_whole(path: pathlib.Path, dtype: str, shape: tuple[int, ...]) -> bool:
-    """Whether a file has an array of this type and shape."""
-    with contextlib.suppress(Exception):
-        array = np.load(path, mmap_mode="r")  # which looks at the file's size
-        return array.dtype == dtype and array.shape == shape
-    return False
-
-
-def _array(path: pathlib.Path, dtype: str, shape: tuple[int, ...], is_there: bool) -> np.memmap:
-    """An array in a file, which is made unless it is there already."""
-    array = np.lib.format.open_memmap(path, "r+" if is_there else "w+", dtype, shape)
-    if not is_there and hasattr(os, "posix_fallocate"):  # a disk that is full is an error here, later it is a crash
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    return array
-
-
 def _write(
     folder: pathlib.Path,
     scene: Scene,
@@ -230,16 +175,16 @@ def _write(
     classes: tuple[str, ...],
     names: list[str],
 ) -> np.ndarray:
-    """Writes all files of a map into a folder; the number of cells of each class."""
+    """Writes all files of a map into a folder; the classes of its cells."""
     mapped = np.stack([maps.best(values, valid, options.min_probability) for values, valid in zip(found, there)])
     stride = options.stride
     if (mapped == maps.NODATA).all():
         raise InputError(f"{scene.name}: nothing to map: everywhere no data, clouds, or less than --min_probability")
     maps.write_classes(folder / names[0], scene, mapped, stride, classes, options.whole)
     maps.draw(folder / "landcover.png", scene, mapped, stride, classes)
-    counts = np.bincount(mapped[mapped != maps.NODATA], minlength=len(classes))
     hectares = scene.grid.hectares and scene.grid.hectares * stride**2
-    (folder / "areas.csv").write_text(maps.table_of_areas(counts, classes, hectares), encoding="utf-8")
+    table = maps.table_of_areas(_counts(mapped, len(classes)), classes, hectares)
+    (folder / "areas.csv").write_text(table, encoding="utf-8")
     if options.probabilities:
         maps.write_probabilities(folder / "probability.tif", scene, found, there, stride, classes)
-    return counts
+    return mapped

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 from rasterio.windows import Window
 
 from resnetd_tf.imagery import rendering
-from resnetd_tf.imagery.pixels import Scene
+from resnetd_tf.imagery.layers import Grid
 
 STRIP = 1024  # rows that are read at once: what JPEG 2000 files of Sentinel-2 have in a block
 # How much more a sure window counts: its highest probability to this power. A window where two kinds of land meet is
@@ -17,13 +18,25 @@ SURE = 8
 LEAST_VALID = 0.5  # share of a window's or a cell's pixels that must be there
 
 
-def cells(scene: Scene, stride: int) -> tuple[int, int]:
+class Pixels(Protocol):
+    """What windows are taken from: a `pixels.Scene`, or an array."""
+
+    @property
+    def grid(self) -> Grid: ...
+
+    @property
+    def picture(self) -> bool: ...
+
+    def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+def cells(scene: Pixels, stride: int) -> tuple[int, int]:
     """Rows and columns of a map with cells of stride x stride pixels."""
     return -(-scene.grid.height // stride), -(-scene.grid.width // stride)
 
 
 def probabilities(
-    predict: Callable[[np.ndarray], np.ndarray], classes: int, scene: Scene, window: int, stride: int, first: int = 0
+    predict: Callable[[np.ndarray], np.ndarray], classes: int, scene: Pixels, window: int, stride: int, first: int = 0
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields the rows of a map, from the top.
 
@@ -79,7 +92,7 @@ def probabilities(
 class _Strips:
     """Pixels of a scene by rows, of which some are held; beyond its edges it is mirrored."""
 
-    def __init__(self, scene: Scene, height: int, width: int):
+    def __init__(self, scene: Pixels, height: int, width: int):
         self.scene, self.height, self.width = scene, height, width
         self.top = 0
         self.held: tuple[np.ndarray, np.ndarray] | None = None
@@ -106,7 +119,7 @@ class _Strips:
 
 
 def _prepare(
-    strips: _Strips, scene: Scene, window: int, stride: int, renderer: ThreadPoolExecutor, row: int
+    strips: _Strips, scene: Pixels, window: int, stride: int, renderer: ThreadPoolExecutor, row: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A row of windows as the classifier takes them, the share of each that is there, and that of each cell."""
     pixels, valid = strips.rows(row * stride, window)
@@ -114,10 +127,33 @@ def _prepare(
     starts = np.arange(across) * stride
     images = np.stack([pixels[:, start : start + window] for start in starts])
     there = np.stack([valid[:, start : start + window] for start in starts])
-    shares = there.mean((1, 2))
-    for index in np.flatnonzero((shares < 1) & (shares >= LEAST_VALID)):
-        images[index][~there[index]] = np.rint(images[index][there[index]].mean(0))
-    if not scene.picture and images.shape[-1] == 3:
-        images = np.stack(list(renderer.map(rendering.stored, rendering.rendered(images))))
     of_cells = valid.reshape(window // stride, stride, -1, stride).mean((1, 3))
-    return images, shares, of_cells
+    return _as_taken(images, there, scene, renderer.map), there.mean((1, 2)), of_cells
+
+
+def _as_taken(images: np.ndarray, there: np.ndarray, scene: Pixels, map: Callable = map) -> np.ndarray:
+    """Windows (n, window, window, bands) as the classifier takes them; a mean stands for what is missing."""
+    shares = there.mean((1, 2))
+    for index in np.flatnonzero((shares < 1) & (shares > 0)):
+        images[index][~there[index]] = np.rint(images[index][there[index]].mean(0))
+    if scene.picture or images.shape[-1] != 3:
+        return images
+    return np.stack(list(map(rendering.stored, rendering.rendered(images))))
+
+
+def around(scene: Pixels, cell: tuple[int, int], window: int, stride: int) -> np.ndarray:
+    """The window in whose middle a cell of a map is, (window, window, bands) as the classifier takes it.
+
+    At an edge the last one inside; a smaller scene is mirrored.
+
+    Args:
+        scene: The scene.
+        cell: Row and column of the map.
+        window, stride: As for `probabilities`.
+    """
+    sizes, first = (scene.grid.height, scene.grid.width), (window // stride - 1) // 2
+    top, left = (max(0, min((index - first) * stride, size - window)) for index, size in zip(cell, sizes))
+    pixels, there = scene.read(Window(left, top, min(window, sizes[1]), min(window, sizes[0])))
+    beyond = [(0, window - size) for size in there.shape]
+    pixels, there = np.pad(pixels, (*beyond, (0, 0)), mode="symmetric"), np.pad(there, beyond, mode="symmetric")
+    return _as_taken(pixels[np.newaxis], there[np.newaxis], scene)[0]

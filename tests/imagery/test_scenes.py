@@ -12,9 +12,9 @@ from rasterio.transform import from_origin
 from rio_cogeo.cogeo import cog_validate
 
 from resnetd_tf.errors import InputError
-from resnetd_tf.imagery import scenes, windows
+from resnetd_tf.imagery import progress, windows
 from resnetd_tf.imagery.products import open_scene
-from resnetd_tf.imagery.scenes import Options, map_scene, scene_for
+from resnetd_tf.imagery.scenes import Options, scene_for, write_map
 from resnetd_tf.saved import SavedClassifier
 
 CLASSES = ("Forest", "SeaLake", "moor", "heath")
@@ -95,7 +95,7 @@ def test_what_is_written(tmp_path):
     pixels = drawn(400, 500)
     pixels[:, 300:] = 0  # nodata
     scene = scene_for(classifier(), [write(tmp_path / "scene.tif", pixels)])
-    result = map_scene(classifier(), scene, tmp_path / "maps/a", Options(probabilities=True))
+    result = write_map(classifier(), scene, tmp_path / "maps/a", Options(probabilities=True))
     names = ("landcover.tif", "landcover.tif.aux.xml", "landcover.png", "areas.csv", "probability.tif")
     assert {path.name for path in (tmp_path / "maps").iterdir()} == {f"a_{name}" for name in names}
     for name in ("landcover", "probability"):
@@ -123,8 +123,8 @@ def test_what_is_written(tmp_path):
     assert sum(float(row["share"]) for row in rows) == pytest.approx(1, abs=1e-5)
 
     with pytest.raises(InputError, match=r"a_landcover\.tif exists; give another --output, or --overwrite"):
-        map_scene(classifier(), scene, tmp_path / "maps/a")
-    map_scene(classifier(), scene, tmp_path / "maps/a", Options(overwrite=True, min_probability=0.9, whole=True))
+        write_map(classifier(), scene, tmp_path / "maps/a")
+    write_map(classifier(), scene, tmp_path / "maps/a", Options(overwrite=True, min_probability=0.9, whole=True))
     whole = classes_of(tmp_path / "maps/a_landcover.tif")
     assert whole.shape == (400, 500)
     sure = np.nanmax(probabilities, axis=0, initial=0) >= 0.9
@@ -134,9 +134,9 @@ def test_what_is_written(tmp_path):
 
 def test_interrupted(tmp_path, monkeypatch):
     """Nothing has the map's name; the same call goes on where it was, and comes to the same."""
-    monkeypatch.setattr(scenes, "SAVED_SECONDS", 0)
+    monkeypatch.setattr(progress, "SAVED_SECONDS", 0)
     scene = scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(640, 320))])
-    map_scene(classifier(), scene, tmp_path / "whole")
+    write_map(classifier(), scene, tmp_path / "whole")
     calls = []
 
     def dying(images):
@@ -146,25 +146,25 @@ def test_interrupted(tmp_path, monkeypatch):
         return by_colour(images)
 
     with pytest.raises(KeyboardInterrupt):
-        map_scene(classifier(dying), scene, tmp_path / "map")
+        write_map(classifier(dying), scene, tmp_path / "map")
     assert [path.name for path in tmp_path.glob("map*")] == ["map.unfinished"]
     later = []
-    map_scene(classifier(lambda images: later.append(len(images)) or by_colour(images)), scene, tmp_path / "map")
+    write_map(classifier(lambda images: later.append(len(images)) or by_colour(images)), scene, tmp_path / "map")
     assert len(later) < 12 and not (tmp_path / "map.unfinished").exists()
     for name in ("landcover.tif", "areas.csv"):
         assert (tmp_path / f"map_{name}").read_bytes() == (tmp_path / f"whole_{name}").read_bytes()
     # What another call has left is not gone on with.
     with pytest.raises(KeyboardInterrupt):
         calls.clear()
-        map_scene(classifier(dying), scene, tmp_path / "map", Options(overwrite=True))
-    map_scene(classifier(), scene, tmp_path / "map", Options(overwrite=True, stride=64))
+        write_map(classifier(dying), scene, tmp_path / "map", Options(overwrite=True))
+    write_map(classifier(), scene, tmp_path / "map", Options(overwrite=True, stride=64))
     assert classes_of(tmp_path / "map_landcover.tif").shape == (10, 5)
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_without_georeference(tmp_path):
     scene = scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(200, 200), crs=None)])
-    map_scene(classifier(), scene, tmp_path / "map")
+    write_map(classifier(), scene, tmp_path / "map")
     with (tmp_path / "map_areas.csv").open() as file:
         assert {row["hectares"] for row in csv.DictReader(file)} == {""}
 
@@ -183,7 +183,7 @@ def test_bad_options(options, told):
 
 def test_nothing_of_another_map_is_gone_on_with(tmp_path, monkeypatch):
     """Another band file of the same name, another outline, damaged notes: it begins anew."""
-    monkeypatch.setattr(scenes, "SAVED_SECONDS", 0)
+    monkeypatch.setattr(progress, "SAVED_SECONDS", 0)
     pixels = drawn(640, 320).astype("uint16") * 10
 
     def band(name: str, values: np.ndarray) -> None:
@@ -203,14 +203,14 @@ def test_nothing_of_another_map_is_gone_on_with(tmp_path, monkeypatch):
             return by_colour(images)
 
         with pytest.raises(KeyboardInterrupt):
-            map_scene(classifier(dying), scene_for(classifier(), [tmp_path / "bands"]), tmp_path / "map")
+            write_map(classifier(dying), scene_for(classifier(), [tmp_path / "bands"]), tmp_path / "map")
         assert (tmp_path / "map.unfinished/state.json").is_file()
 
     def finished() -> tuple[int, np.ndarray]:
         calls = []
         scene = scene_for(classifier(), [tmp_path / "bands"])
         counting = classifier(lambda images: calls.append(0) or by_colour(images))
-        map_scene(counting, scene, tmp_path / "map", Options(overwrite=True))
+        write_map(counting, scene, tmp_path / "map", Options(overwrite=True))
         return len(calls), classes_of(tmp_path / "map_landcover.tif")
 
     whole, before = finished()
@@ -237,26 +237,26 @@ def test_one_map_at_a_time(tmp_path):
 
     def another(images):
         with pytest.raises(InputError, match="is in use by another process; give another --output"):
-            map_scene(classifier(), scene, tmp_path / "map")
+            write_map(classifier(), scene, tmp_path / "map")
         told.append(0)
         return by_colour(images)
 
-    map_scene(classifier(another), scene, tmp_path / "map")
+    write_map(classifier(another), scene, tmp_path / "map")
     assert told and (tmp_path / "map_landcover.tif").is_file()
 
 
 def test_nothing_to_map_and_odd_shapes(tmp_path):
     scene = scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(2000, 1))])
-    map_scene(classifier(), scene, tmp_path / "thin")
+    write_map(classifier(), scene, tmp_path / "thin")
     assert classes_of(tmp_path / "thin_landcover.tif").shape == (63, 1)
     with pytest.raises(InputError, match="nothing to map: everywhere no data, clouds, or less than --min_probability"):
-        map_scene(classifier(), scene, tmp_path / "none", Options(min_probability=1.0))
+        write_map(classifier(), scene, tmp_path / "none", Options(min_probability=1.0))
     assert not list(tmp_path.glob("none_*"))
     with pytest.raises(InputError, match="give what the names of files begin with"):
-        map_scene(classifier(), scene, ".")
+        write_map(classifier(), scene, ".")
     (tmp_path / "folder_areas.csv").mkdir()
     with pytest.raises(InputError, match=r"folder_areas\.csv exists"):
-        map_scene(classifier(), scene, tmp_path / "folder", Options(overwrite=True))
+        write_map(classifier(), scene, tmp_path / "folder", Options(overwrite=True))
     assert not (tmp_path / "folder_landcover.tif").exists()
 
 
@@ -265,5 +265,5 @@ def test_a_missing_band_is_filled_in(tmp_path):
         write(tmp_path / f"x_{name}.tif", drawn(128, 128)[..., :1].astype("uint16") * 10)
     known = SavedClassifier(tmp_path / "model.safetensors", tmp_path, CLASSES, 3, by_colour)
     scene = open_scene([str(tmp_path)], fill=(1, 2, 700))
-    map_scene(known, scene, tmp_path / "map")
+    write_map(known, scene, tmp_path / "map")
     assert scene.read(rasterio.windows.Window(0, 0, 4, 4))[0][..., 2].tolist() == [[700] * 4] * 4

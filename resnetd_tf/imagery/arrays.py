@@ -1,0 +1,74 @@
+"""Land cover of scenes as NumPy arrays, for notebooks."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import rasterio
+from rasterio.windows import Window
+
+from resnetd_tf.imagery import maps, rendering, windows
+from resnetd_tf.imagery.layers import Grid
+from resnetd_tf.imagery.pixels import Scene
+from resnetd_tf.imagery.scenes import Options
+from resnetd_tf.saved import SavedClassifier
+
+
+@dataclass(frozen=True)
+class LandCover:
+    """A map.
+
+    Attributes:
+        classes: (rows, columns) uint8, the index of each cell's class; `maps.NODATA`, 255, where there is none.
+        probabilities: (rows, columns, classes) float32.
+    """
+
+    classes: np.ndarray
+    probabilities: np.ndarray
+
+
+class _InMemory:
+    """An array as windows are read from it."""
+
+    def __init__(self, pixels: np.ndarray, valid: np.ndarray):
+        self.pixels, self.valid = pixels, valid
+        self.grid = Grid(None, rasterio.Affine.identity(), pixels.shape[1], pixels.shape[0])
+        self.picture = pixels.dtype == "uint8"
+
+    def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        rows, columns = window.toslices()
+        return self.pixels[rows, columns], self.valid[rows, columns]
+
+
+def map_scene(
+    classifier: SavedClassifier,
+    scene: Scene | np.ndarray,
+    *,
+    window: int | None = None,
+    stride: int | None = None,
+    min_probability: float = 0.0,
+) -> LandCover:
+    """The land cover of a scene, as `scenes.write_map` writes it.
+
+    Args:
+        classifier: Of RGB, or of EuroSAT's 13 bands.
+        scene: As `scenes.scene_for` opens it; or its pixels of 10 m as `rendering.taken` takes them; there is
+            nothing where all bands are 0.
+        window: Side in pixels of the windows that are classified; default the side of the training's patches.
+        stride: Side of a cell, of which the window's is a multiple; default half a window.
+        min_probability: Cells whose best class is less probable have none.
+
+    Raises:
+        InputError: It cannot be mapped by this classifier, or a number is outside its range.
+    """
+    pixels = _of_array(classifier, scene) if isinstance(scene, np.ndarray) else scene
+    options = Options.of(classifier, window=window, stride=stride, min_probability=min_probability)
+    rows = list(
+        windows.probabilities(classifier.predict, len(classifier.classes), pixels, options.window, options.stride)
+    )
+    probabilities, there = np.stack([values for values, _ in rows]), np.stack([valid for _, valid in rows])
+    return LandCover(maps.best(probabilities, there, min_probability), probabilities)
+
+
+def _of_array(classifier: SavedClassifier, pixels: np.ndarray) -> _InMemory:
+    pixels = rendering.taken("the scene", pixels, classifier)
+    return _InMemory(pixels, (pixels != 0).any(-1))

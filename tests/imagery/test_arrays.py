@@ -1,0 +1,56 @@
+"""Arrays in and out, for notebooks."""
+
+import numpy as np
+import pytest
+from test_scenes import by_colour, classifier, drawn, write
+
+from resnetd_tf import imagery
+from resnetd_tf.errors import InputError
+from resnetd_tf.imagery import rendering
+from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
+
+
+def test_a_map_of_an_array_is_that_of_its_file(tmp_path):
+    pixels = drawn(300, 250)
+    pixels[:, 200:] = 0
+    path = write(tmp_path / "scene.tif", pixels)
+    of_file = imagery.map_scene(classifier(), imagery.scene_for(classifier(), [path]), min_probability=0.6)
+    of_array = imagery.map_scene(classifier(), pixels, min_probability=0.6)
+    np.testing.assert_array_equal(of_array.classes, of_file.classes)
+    np.testing.assert_array_equal(of_array.probabilities, of_file.probabilities)
+    assert of_array.classes.shape == (10, 8) and (of_array.classes[:, 7] == 255).all() and of_array.classes.min() < 4
+    assert imagery.map_scene(classifier(), pixels, stride=64).classes.shape == (5, 4)
+
+
+def test_bands_are_rendered_as_those_of_files_are():
+    dn = np.random.default_rng(0).integers(0, 3000, (2, 64, 64, 13), "uint16")
+    colours = dn[..., [BANDS.index(name) for name in RGB_BANDS]]
+    expected = by_colour([rendering.stored(rendering.rendered(image)) for image in colours])
+    np.testing.assert_array_equal(imagery.predict(classifier(), dn), expected)
+    np.testing.assert_array_equal(imagery.predict(classifier(), list(colours)), expected)
+    found = imagery.map_scene(classifier(), dn[0], window=64, stride=64)
+    np.testing.assert_allclose(found.probabilities[0, 0], expected[0], atol=1e-6)
+
+
+def test_files_and_arrays_together(tmp_path):
+    from PIL import Image
+
+    pixels = drawn(64, 64)
+    Image.fromarray(pixels).save(tmp_path / "patch.png")
+    found = imagery.predict(classifier(), [pixels, tmp_path / "patch.png", str(tmp_path / "patch.png")])
+    assert found.shape == (3, 4) and (found == found[0]).all()
+
+
+def test_other_arrays_are_refused():
+    for bad, told in (
+        (np.zeros((64, 64), "uint8"), r"has shape \(64, 64\); give \(height, width, bands\)"),
+        (np.zeros((64, 64, 3)), "is float64 of 3 bands; give grey levels of RGB as uint8, or digital numbers"),
+        (np.zeros((64, 64, 13), "uint8"), "is uint8 of 13 bands"),
+        (np.zeros((64, 64, 4), "uint16"), "takes 3 bands, .* has 4"),
+    ):
+        with pytest.raises(InputError, match=told):
+            imagery.map_scene(classifier(), bad)
+        with pytest.raises(InputError, match=told):
+            imagery.predict(classifier(), [bad])
+    with pytest.raises(InputError, match="must be a multiple of --stride=24"):
+        imagery.map_scene(classifier(), drawn(64, 64), stride=24)

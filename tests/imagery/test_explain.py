@@ -1,0 +1,73 @@
+"""Grad-CAM: where a network saw what speaks for a label."""
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnetd_tf.data import synthetic
+from resnetd_tf.errors import InputError
+from resnetd_tf.imagery.explain import GradCam
+from resnetd_tf.networks import classifier
+from resnetd_tf.normalization import EUROSAT_RGB
+
+
+def network(image_size: int) -> keras.Model:
+    keras.utils.set_random_seed(0)
+    return classifier.build(10, "d", classes=4, statistics=EUROSAT_RGB, image_size=image_size)
+
+
+def test_of_the_last_stage_it_is_the_class_activation_map():
+    """Before average pooling and the head gradients are the head's weights (arXiv 1610.02391, section 3.1)."""
+    model, image = network(224), synthetic.draw(1)[0][0]
+    found, probabilities = GradCam(model)(image)
+    np.testing.assert_allclose(probabilities, model(image[np.newaxis], training=False)[0], atol=1e-5)
+    body = model.layers[-1]
+    inputs = model.layers[2](model.layers[1](image[np.newaxis]), training=False)
+    features = keras.Model(body.inputs, body.get_layer("stage4").output)(inputs, training=False)
+    kernel = body.get_layer("predictions").kernel.numpy()[:, probabilities.argmax()]
+    cells = np.maximum(np.asarray(features)[0] @ kernel, 0)
+    assert cells.shape == (7, 7)
+    expected = keras.ops.image.resize((cells / cells.max())[..., np.newaxis], (64, 64))[..., 0]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_maps_are_fine_enough_at_every_size():
+    for size, stage in ((32, 1), (64, 2), (128, 3), (224, 4)):
+        model = network(size)
+        cam = GradCam(model)
+        assert cam.to_features.output is model.layers[-1].get_layer(f"stage{stage}").output
+        found, _ = cam(synthetic.draw(1)[0][0][:50])
+        assert found.shape == (50, 64) and found.min() >= 0 and found.max() <= 1
+
+
+def test_other_networks_are_refused():
+    inputs = keras.Input((None, None, 3))
+    with pytest.raises(InputError, match="the model is no ResNet of this package"):
+        GradCam(keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(inputs)))
+
+
+def test_pictures_of_patches_and_of_scenes(run, program, bad_input, tmp_path):
+    images = synthetic.draw(12, seed=3)[0]
+    for index, image in enumerate(images[:7]):
+        Image.fromarray(image).save(tmp_path / f"{index}$.png")
+    scene = images.reshape(3, 4, 64, 64, 3).swapaxes(1, 2).reshape(192, 256, 3)
+    Image.fromarray(scene).save(tmp_path / "scene.png")
+    patches = sorted(tmp_path.glob("?$.png"))
+    model = f"--model={run}"
+    result = program("predict.py", model, *patches, "--explain=patches.png", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    result = program("predict.py", model, "scene.png", "--stride=64", "--explain=why.jpg", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    sizes = {}
+    for name in ("patches.png", "why.jpg"):
+        with Image.open(tmp_path / name) as picture:
+            sizes[name] = picture.size
+            assert np.asarray(picture.convert("RGB")).std() > 20
+    assert sizes["patches.png"][1] == 3 * 288  # seven pairs, three in a row
+    told = bad_input("predict.py", model, patches[0], "scene.png", "--explain=x.png", "--overwrite", cwd=tmp_path)
+    assert "--explain=x.png is of images or of a scene, both are given" in told
+    told = bad_input("predict.py", model, patches[0], "--explain=missing/x.png", cwd=tmp_path)
+    assert "cannot draw missing/x.png: missing is no folder" in told
+    told = bad_input("predict.py", model, patches[0], "--picture=x.xyz", cwd=tmp_path)
+    assert "cannot draw x.xyz: its name must end in one of .avif" in told

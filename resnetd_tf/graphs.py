@@ -7,6 +7,7 @@ exports do not have: they are taken out.
 """
 
 import pathlib
+import weakref
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -67,6 +68,7 @@ def load(path: pathlib.Path) -> tuple[Callable[[np.ndarray], np.ndarray], tf.Ten
     session = tf.compat.v1.Session(graph=graph)
     # `make_callable` looks for names in the messages of errors, for minutes where one holds a network's weights.
     run = session._make_callable_from_options(CallableOptions(feed=[pixels.name], fetch=[probabilities.name]))
+    weakref.finalize(run, session.close)  # at the latest before the process ends: afterwards `run` stumbles
     return lambda images: run(images)[0], tf.TensorSpec(pixels.shape, pixels.dtype), probabilities.shape[-1]
 
 

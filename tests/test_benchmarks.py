@@ -77,6 +77,19 @@ def test_bad_input(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
+def test_maps(run, tmp_path):
+    command = [sys.executable, "-m", "benchmarks.maps", f"--model={run}", "--sides=200,300", "--rounds=2"]
+    result = subprocess.run(
+        [*command, f"--output_dir={tmp_path}"], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stderr
+    found = json.loads((tmp_path / "maps.json").read_text())
+    assert len(found["map"]) == len(found["classifier"]) == 2 and set(found["commands"]) == {"200", "300"}
+    assert all(0.1 < row["peak_gib"] < 4 and row["seconds"] > 0 for row in found["commands"].values())
+    assert (tmp_path / "maps.md").read_text() in result.stdout
+
+
 @pytest.mark.parametrize(
     ("flag", "message"),
     [

@@ -14,7 +14,7 @@ from resnetd_tf.imagery.layers import Grid
 STRIP = 1024  # rows that are read at once: what JPEG 2000 files of Sentinel-2 have in a block
 # How much more a sure window counts: its highest probability to this power. A window where two kinds of land meet is
 # less sure than one that has a single kind.
-SURE = 8
+SURE = 32
 LEAST_VALID = 0.5  # share of a window's or a cell's pixels that must be there
 
 

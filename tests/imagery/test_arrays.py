@@ -1,7 +1,13 @@
 """Arrays in and out, for notebooks."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+from conftest import ROOT
+from PIL import Image
+from products import write_safe
 from test_scenes import by_colour, classifier, drawn, write
 
 from resnetd_tf import imagery
@@ -33,8 +39,6 @@ def test_bands_are_rendered_as_those_of_files_are():
 
 
 def test_files_and_arrays_together(tmp_path):
-    from PIL import Image
-
     pixels = drawn(64, 64)
     Image.fromarray(pixels).save(tmp_path / "patch.png")
     found = imagery.predict(classifier(), [pixels, tmp_path / "patch.png", str(tmp_path / "patch.png")])
@@ -54,3 +58,13 @@ def test_other_arrays_are_refused():
             imagery.predict(classifier(), [bad])
     with pytest.raises(InputError, match="must be a multiple of --stride=24"):
         imagery.map_scene(classifier(), drawn(64, 64), stride=24)
+
+
+def test_the_script_of_the_docs(run, tmp_path):
+    bands = {name: drawn(200, 200, seed)[..., 0].astype("uint16") * 12 for seed, name in enumerate(RGB_BANDS)}
+    product = write_safe(tmp_path / "product.SAFE", bands)
+    command = [sys.executable, ROOT / "docs/map_a_product.py", product, tmp_path / "map", run]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "EPSG:32633 200 x 200 pixels" in result.stdout and result.stdout.count("cell ") == 5
+    assert (tmp_path / "map_landcover.tif").is_file() and "Exception ignored" not in result.stderr

@@ -1,0 +1,127 @@
+"""Maps of scenes: windows a second beside the classifier's own rate, and time and memory of whole commands.
+
+    python -m benchmarks.maps --model=saved_models/resnet50d
+    python -m benchmarks.maps --model=saved_models/resnet50d --sides=2048,10980   # a whole tile of Sentinel-2
+
+Scenes are drawn, a file of JPEG 2000 a band as products have them. The rates are those of the first scene: its map is
+made and the classifier alone works on as many windows in memory, in turn. Then `predict.py` maps each scene.
+"""
+
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+from absl import flags
+
+from benchmarks import contest
+from resnetd_tf.cli import common_flags, program
+
+FLAGS = flags.FLAGS
+BANDS = ("B02", "B03", "B04")
+
+
+def draw(folder: pathlib.Path, side: int) -> list[str]:
+    """Files of a scene's bands."""
+    import rasterio
+
+    from resnetd_tf.data import synthetic
+    from resnetd_tf.sentinel2 import RENDERED_DN, RENDERED_LEVELS
+
+    images = synthetic.draw(200)[0]
+    count = -(-side // synthetic.SIZE)
+    chosen = np.random.default_rng(0).integers(0, len(images), (count, count))
+    place = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 399_960, 0, -10, 5_100_000)}
+    profile = {"height": side, "width": side, "count": 1, "dtype": "uint16", "QUALITY": "100", "REVERSIBLE": "YES"}
+    paths = []
+    for channel, band in enumerate(reversed(BANDS)):
+        dn = np.rint((images[..., channel] - 1.0) * RENDERED_DN / RENDERED_LEVELS).clip(0).astype("uint16")
+        pixels = dn[chosen].swapaxes(1, 2).reshape(count * synthetic.SIZE, -1)[:side, :side]
+        paths.append(str(folder / f"T33TUL_{side}_{band}.jp2"))
+        with rasterio.open(paths[-1], "w", driver="JP2OpenJPEG", **profile, **place) as file:
+            file.write(pixels, 1)
+    return paths
+
+
+def rates(classifier, paths: list[str], rounds: int) -> tuple[list[float], list[float]]:
+    """Windows a second of maps, and of the classifier alone, round after round."""
+    from resnetd_tf.imagery import scenes, windows
+
+    scene = scenes.scene_for(classifier, paths)
+    options = scenes.Options.of(classifier, None, None)
+    across = (scene.grid.width - options.window) // options.stride + 1
+    pixels = np.random.default_rng(0).integers(0, 256, (across, options.window, options.window, 3), "uint8")
+    own, mapped = [], []
+    classifier.predict(pixels)
+    for _ in range(rounds):
+        start = time.perf_counter()
+        for _ in range(across):
+            classifier.predict(pixels)
+        own.append(across**2 / (time.perf_counter() - start))
+        start = time.perf_counter()
+        for _ in windows.probabilities(
+            classifier.predict, len(classifier.classes), scene, options.window, options.stride
+        ):
+            pass
+        mapped.append(across**2 / (time.perf_counter() - start))
+    return mapped, own
+
+
+def command(model: str, paths: list[str], folder: pathlib.Path) -> tuple[float, float]:
+    """Seconds and peak memory in GiB of `predict.py`."""
+    arguments = [f"--model={model}", *paths, f"--output={folder / 'map'}", "--overwrite"]
+    start = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "predict.py", *arguments], stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"predict.py {' '.join(arguments)} failed")
+    return time.perf_counter() - start, used.ru_maxrss / 2**20
+
+
+def maps(arguments: list[str]) -> None:
+    program.import_tensorflow()
+    from resnetd_tf.saved import open_classifier
+
+    model = common_flags.model()
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        drawn = {side: draw(folder, side) for side in map(int, FLAGS.sides)}
+        mapped, own = rates(open_classifier(model), next(iter(drawn.values())), FLAGS.rounds)
+        of_map, of_model = statistics.median(mapped), statistics.median(own)
+        lines = [
+            f"Windows/s of a map {of_map:.0f}, of the classifier alone {of_model:.0f}: {100 * of_map / of_model:.0f} % "
+            f"(medians of {FLAGS.rounds} rounds in turn).",
+            "",
+            "| pixels a side | km² | `predict.py` | km²/s | peak memory |",
+            "|---|---|---|---|---|",
+        ]
+        print("\n".join(lines), flush=True)
+        results = {"model": str(model), "map": mapped, "classifier": own, "commands": {}}
+        for side, paths in drawn.items():
+            seconds, peak = command(model, paths, folder)
+            area = (side / 100) ** 2
+            lines.append(f"| {side} | {area:.0f} | {seconds:.0f} s | {area / seconds:.0f} | {peak:.2f} GiB |")
+            print(lines[-1], flush=True)
+            results["commands"][side] = {"seconds": seconds, "peak_gib": peak}
+    place = pathlib.Path(FLAGS.output_dir)
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "maps.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (place / "maps.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
+    print(f"Written: {place / 'maps.md'}, .json")
+
+
+def main() -> None:
+    common_flags.define_model()
+    flags.DEFINE_list("sides", ["2048", "8192"], "Sides of the scenes in pixels.")
+    flags.DEFINE_integer("rounds", 5, "Rounds of the rates.", lower_bound=1)
+    flags.DEFINE_string("output_dir", str(contest.RESULTS), "Where the table goes.")
+    program.run(maps, takes_arguments=True)
+
+
+if __name__ == "__main__":
+    main()

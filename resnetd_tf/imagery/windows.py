@@ -75,7 +75,7 @@ def probabilities(
             if used.size:
                 found, trust = np.zeros((across, classes), "float32"), np.zeros(across, "float32")
                 found[used] = predict(images[used])
-                trust[used] = shares[used] * found[used].max(1) ** SURE
+                trust[used] = shares[used] * np.maximum(found[used].max(1) ** SURE, 1e-20)
                 each = found * trust[:, np.newaxis]
                 for y, x in np.ndindex(count, count):
                     sums[y, x : x + across] += weights[y, x] * each

@@ -65,6 +65,15 @@ def test_a_constant_stays_constant(tmp_path, height, width, stride):
     assert all(there.all() for _, there in rows)
 
 
+def test_cells_of_which_nothing_is_sure(tmp_path):
+    """Of a hundred classes, whose probabilities to a high power are no more than 0 to a computer."""
+    scene = scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(100, 100))])
+    rows = windows.probabilities(lambda images: np.full((len(images), 100), 0.01, "float32"), 100, scene, 64, 32)
+    for values, there in rows:
+        assert there.all()
+        np.testing.assert_allclose(values, 0.01, atol=1e-6)
+
+
 def test_cells_of_a_window_are_patches(tmp_path):
     pixels = drawn(256, 320)
     scene = scene_for(classifier(), [write(tmp_path / "scene.tif", pixels)])

@@ -7,6 +7,7 @@ from PIL import Image
 
 from resnetd_tf.data import synthetic
 from resnetd_tf.errors import InputError
+from resnetd_tf.imagery import labelling
 from resnetd_tf.imagery.explain import GradCam
 from resnetd_tf.networks import classifier
 from resnetd_tf.normalization import EUROSAT_RGB
@@ -47,27 +48,26 @@ def test_other_networks_are_refused():
         GradCam(keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(inputs)))
 
 
-def test_pictures_of_patches_and_of_scenes(run, program, bad_input, tmp_path):
+def test_pictures_of_patches_and_of_scenes(run, program, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     images = synthetic.draw(12, seed=3)[0]
     for index, image in enumerate(images[:7]):
         Image.fromarray(image).save(tmp_path / f"{index}$.png")
     scene = images.reshape(3, 4, 64, 64, 3).swapaxes(1, 2).reshape(192, 256, 3)
     Image.fromarray(scene).save(tmp_path / "scene.png")
-    patches = sorted(tmp_path.glob("?$.png"))
-    model = f"--model={run}"
-    result = program("predict.py", model, *patches, "--explain=patches.png", cwd=tmp_path)
+    patches = sorted(path.name for path in tmp_path.glob("?$.png"))
+    result = program("predict.py", f"--model={run}", *patches, "--explain=patches.png", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    result = program("predict.py", model, "scene.png", "--stride=64", "--explain=why.jpg", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    labelling.run(run, ["scene.png"], stride=64, explain="why.jpg")
     sizes = {}
     for name in ("patches.png", "why.jpg"):
         with Image.open(tmp_path / name) as picture:
             sizes[name] = picture.size
             assert np.asarray(picture.convert("RGB")).std() > 20
     assert sizes["patches.png"][1] == 3 * 288  # seven pairs, three in a row
-    told = bad_input("predict.py", model, patches[0], "scene.png", "--explain=x.png", "--overwrite", cwd=tmp_path)
-    assert "--explain=x.png is of images or of a scene, both are given" in told
-    told = bad_input("predict.py", model, patches[0], "--explain=missing/x.png", cwd=tmp_path)
-    assert "cannot draw missing/x.png: missing is no folder" in told
-    told = bad_input("predict.py", model, patches[0], "--picture=x.xyz", cwd=tmp_path)
-    assert "cannot draw x.xyz: its name must end in one of .avif" in told
+    with pytest.raises(InputError, match=r"--explain=x\.png is of images or of a scene, both are given"):
+        labelling.run(run, [patches[0], "scene.png"], explain="x.png", overwrite=True)
+    with pytest.raises(InputError, match=r"cannot draw missing/x\.png: missing is no folder"):
+        labelling.run(run, [patches[0]], explain="missing/x.png")
+    with pytest.raises(InputError, match=r"cannot draw x\.xyz: its name must end in one of \.avif"):
+        labelling.run(run, [patches[0]], picture="x.xyz")

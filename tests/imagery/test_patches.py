@@ -14,7 +14,8 @@ from conftest import eurosat_dir, needs_eurosat, needs_sentinel2, sentinel2_dir
 from PIL import Image
 
 from resnetd_tf.data import sources, synthetic
-from resnetd_tf.imagery import patches
+from resnetd_tf.errors import InputError
+from resnetd_tf.imagery import labelling, patches
 from resnetd_tf.saved import SavedClassifier, open_classifier
 
 
@@ -64,29 +65,28 @@ def test_nothing_to_label(bad_input, run):
     assert "no image given" in bad_input("predict.py", f"--model={run}")
 
 
-def test_scenes_and_patches_are_told_apart(run, program, bad_input, tmp_path):
+def test_scenes_and_patches_are_told_apart(run, program, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     images = synthetic.draw(12, seed=3)[0]
     scene = images.reshape(3, 4, 64, 64, 3).swapaxes(1, 2).reshape(192, 256, 3)
     Image.fromarray(scene).save(tmp_path / "scene.png")
     Image.fromarray(scene[:64, :64]).save(tmp_path / "patch.png")
-    model = f"--model={run}"
-    result = program("predict.py", model, tmp_path / "scene.png", "--stride=64", cwd=tmp_path)
+    result = program("predict.py", f"--model={run}", tmp_path / "scene.png", "--stride=64", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "scene.png: picture of 8 bits: colours as they are" in result.stdout
     with rasterio.open(tmp_path / "scene_landcover.tif") as file:
         mapped = file.read(1)
     np.testing.assert_array_equal(mapped.ravel(), open_classifier(run).predict(images).argmax(1))
-    assert "scene_landcover.tif exists; give another --output, or --overwrite" in bad_input(
-        "predict.py", model, tmp_path / "scene.png", cwd=tmp_path
-    )
+    with pytest.raises(InputError, match=r"scene_landcover\.tif exists; give another --output, or --overwrite"):
+        labelling.run(run, ["scene.png"])
     both = (tmp_path / "scene.png", tmp_path / "other/scene.png")
     both[1].parent.mkdir()
     both[0].rename(both[1].with_name("copy.png")).rename(both[1])
     Image.fromarray(scene).save(both[0])
-    told = bad_input("predict.py", model, *both, "--output=x", cwd=tmp_path)
-    assert "--output=x is of one map, 2 scenes are given" in told
-    told = bad_input("predict.py", model, *both, "--overwrite", cwd=tmp_path)
-    assert "several scenes would be called scene; map one at a time" in told
+    with pytest.raises(InputError, match="--output=x is of one map, 2 scenes are given"):
+        labelling.run(run, both, output="x")
+    with pytest.raises(InputError, match="several scenes would be called scene; map one at a time"):
+        labelling.run(run, both, overwrite=True)
     assert not list(tmp_path.glob("x*"))
 
 

@@ -8,7 +8,6 @@ made and the classifier alone works on as many windows in memory, in turn. Then 
 """
 
 import json
-import os
 import pathlib
 import statistics
 import subprocess
@@ -54,33 +53,37 @@ def rates(classifier, paths: list[str], rounds: int) -> tuple[list[float], list[
 
     scene = scenes.scene_for(classifier, paths)
     options = scenes.Options.of(classifier, None, None)
-    across = (scene.grid.width - options.window) // options.stride + 1
-    pixels = np.random.default_rng(0).integers(0, 256, (across, options.window, options.window, 3), "uint8")
+    rows, columns = (count - options.window // options.stride + 1 for count in windows.cells(scene, options.stride))
+    pixels = np.random.default_rng(0).integers(0, 256, (columns, options.window, options.window, 3), "uint8")
     own, mapped = [], []
     classifier.predict(pixels)
     for _ in range(rounds):
         start = time.perf_counter()
-        for _ in range(across):
+        for _ in range(rows):
             classifier.predict(pixels)
-        own.append(across**2 / (time.perf_counter() - start))
+        own.append(rows * columns / (time.perf_counter() - start))
         start = time.perf_counter()
         for _ in windows.probabilities(
             classifier.predict, len(classifier.classes), scene, options.window, options.stride
         ):
             pass
-        mapped.append(across**2 / (time.perf_counter() - start))
+        mapped.append(rows * columns / (time.perf_counter() - start))
     return mapped, own
 
 
 def command(model: str, paths: list[str], folder: pathlib.Path) -> tuple[float, float]:
     """Seconds and peak memory in GiB of `predict.py`."""
     arguments = [f"--model={model}", *paths, f"--output={folder / 'map'}", "--overwrite"]
+    # Its parent is a small process: a child's peak begins with its parent's.
+    code = (
+        "import resource, subprocess, sys\n"
+        "subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)\n"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
     start = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "predict.py", *arguments], stdout=subprocess.DEVNULL)
-    _, status, used = os.wait4(process.pid, 0)
-    if status:
-        sys.exit(f"predict.py {' '.join(arguments)} failed")
-    return time.perf_counter() - start, used.ru_maxrss / 2**20
+    program = [sys.executable, "predict.py", *arguments]
+    used = subprocess.run([sys.executable, "-c", code, *program], stdout=subprocess.PIPE, text=True, check=True).stdout
+    return time.perf_counter() - start, int(used) / 2**20
 
 
 def maps(arguments: list[str]) -> None:

@@ -1,6 +1,7 @@
 """What pictures of results have in common."""
 
 import pathlib
+import warnings
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -10,20 +11,25 @@ from resnetd_tf import rundir
 from resnetd_tf.errors import InputError
 
 
-def check_path(path: str | pathlib.Path | None) -> None:
+def check_path(path: str | pathlib.Path, overwrite: bool) -> None:
     """Raises InputError if a picture cannot be written there; before the work whose result it shows."""
-    if path is None:
-        return
-    path, kinds = pathlib.Path(path), FigureCanvasAgg.get_supported_filetypes()
+    path, kinds = pathlib.Path(path), FigureCanvasAgg.get_supported_filetypes().keys() - {"pgf"}  # needs LaTeX
     if path.suffix.lower().removeprefix(".") not in kinds:
         raise InputError(f"cannot draw {path}: its name must end in one of .{', .'.join(sorted(kinds))}")
-    if path.is_dir() or not path.parent.is_dir():
-        raise InputError(f"cannot draw {path}: {'it is a folder' if path.is_dir() else f'{path.parent} is no folder'}")
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise InputError(f"cannot draw {path}: it exists; give another name, or --overwrite")
+    temporary = rundir.temporary_name(path)
+    try:
+        temporary.touch()
+        temporary.unlink()
+    except OSError as error:
+        raise InputError(f"cannot draw {path}: {error.strerror}; give another name") from error
 
 
 def save(figure: Figure, path: pathlib.Path, margins: str | None = "tight") -> None:
     """Writes a figure, whole or not at all."""
-    with rundir.atomic(path) as temporary:
+    with rundir.atomic(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # of letters that the font lacks: boxes are drawn
         figure.savefig(temporary, dpi=120, bbox_inches=margins)
 
 

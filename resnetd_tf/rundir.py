@@ -52,10 +52,11 @@ def atomic(path: pathlib.Path) -> Iterator[pathlib.Path]:
         reason = getattr(error, "strerror", None) or first_line(error).rsplit("; ", 1)[-1]
         raise InputError(f"cannot write {path}: {reason}; free space or give another place") from error
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a name that is too long
+            if temporary.is_dir():
+                shutil.rmtree(temporary, ignore_errors=True)
+            else:
+                temporary.unlink(missing_ok=True)
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

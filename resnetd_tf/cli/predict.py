@@ -67,7 +67,9 @@ def define_flags() -> None:
         lower_bound=1,
     )
     flags.DEFINE_integer("stride", None, "Of maps: side of a cell in pixels; default half a window.", lower_bound=1)
-    flags.DEFINE_string("output", None, "Of maps: what their files' names begin with; default the scene's name.")
+    flags.DEFINE_string(
+        "output", None, "Of maps: what their files' names begin with, or a folder/; default the scene's name."
+    )
     flags.DEFINE_list("bands", None, "Of scenes: what the bands of a file are, as B02,B03,B04, where it does not say.")
     flags.DEFINE_float("offset", None, "Of scenes: added to what is stored; default what a product says, else 0.")
     flags.DEFINE_float(
@@ -91,7 +93,7 @@ def define_flags() -> None:
     flags.DEFINE_float("min_probability", 0.0, "Of maps: cells whose best class is less probable stay empty.")
     flags.DEFINE_enum("resolution", "cells", ["cells", "scene"], "Of maps: a pixel a cell, or the scene's pixels.")
     flags.DEFINE_bool("probabilities", False, "Of maps: write the probabilities of all classes too.")
-    flags.DEFINE_bool("overwrite", False, "Of maps: replace those of the same name.")
+    flags.DEFINE_bool("overwrite", False, "Replace maps and pictures of the same name.")
 
 
 def main() -> None:

@@ -59,7 +59,7 @@ def run(main: Callable[[list[str]], None], *, takes_arguments: bool = False) -> 
     """Reads flags and runs `main` with the arguments that are no flags.
 
     The docstring of its module and the flags defined there are what `--help` shows. Exit codes: 0 done, 2 bad input,
-    told in one line on stderr, 130 interrupted.
+    told in one line on stderr, 130 interrupted, 141 if its output is read no more.
 
     Args:
         main: What the program does.
@@ -90,6 +90,9 @@ def run(main: Callable[[list[str]], None], *, takes_arguments: bool = False) -> 
             main(argv[1:])
         except InputError as error:
             fail(str(error))
+        except BrokenPipeError:  # what was printed is read no more, as by `head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)
         except KeyboardInterrupt:
             line = "\n" if sys.stdout.isatty() else ""  # after a progress bar
             print(f"{line}{program}: interrupted", file=sys.stderr)

@@ -82,7 +82,8 @@ def _outlines(area: str, reach: tuple[float, float, float, float]) -> list[dict]
         content = json.loads(pathlib.Path(area).read_text(encoding="utf-8"))
         features = content["features"] if content["type"] == "FeatureCollection" else [content]
         shapes = [feature["geometry"] if feature["type"] == "Feature" else feature for feature in features]
-        polygons = [shape for shape in shapes if shape["type"] in ("Polygon", "MultiPolygon")]
+        parts = [part for shape in shapes if shape for part in shape.get("geometries", [shape])]  # of a collection
+        polygons = [part for part in parts if part["type"] in ("Polygon", "MultiPolygon")]
     if not polygons:
         raise InputError(f"--area={area}: has no polygons")
     return polygons

@@ -6,7 +6,7 @@ import numpy as np
 import rasterio
 from rasterio.windows import Window
 
-from resnetd_tf.imagery import maps, rendering, windows
+from resnetd_tf.imagery import areas, maps, rendering, windows
 from resnetd_tf.imagery.layers import Grid
 from resnetd_tf.imagery.pixels import Scene
 from resnetd_tf.imagery.scenes import Options
@@ -62,10 +62,13 @@ def map_scene(
     """
     pixels = _of_array(classifier, scene) if isinstance(scene, np.ndarray) else scene
     options = Options.of(classifier, window=window, stride=stride, min_probability=min_probability)
-    rows = list(
-        windows.probabilities(classifier.predict, len(classifier.classes), pixels, options.window, options.stride)
-    )
-    probabilities, there = np.stack([values for values, _ in rows]), np.stack([valid for _, valid in rows])
+    shape = windows.cells(pixels, options.stride)
+    probabilities, there = np.empty((*shape, len(classifier.classes)), "float32"), np.empty(shape, "bool")
+    rows = windows.probabilities(classifier.predict, len(classifier.classes), pixels, options.window, options.stride)
+    for row, (values, valid) in enumerate(rows):
+        probabilities[row], there[row] = values, valid
+    if isinstance(scene, Scene):
+        there &= areas.inside(scene, shape, options.stride)
     return LandCover(maps.best(probabilities, there, min_probability), probabilities)
 
 

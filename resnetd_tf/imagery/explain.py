@@ -4,6 +4,7 @@ Grad-CAM (Selvaraju et al., arXiv 1610.02391, section 3).
 """
 
 import pathlib
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -43,11 +44,12 @@ class GradCam:
         self.to_features = keras.Model(body.inputs, features)
         self.from_features = keras.Model(features, pooled)
 
-    def __call__(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where an image has what speaks for its most probable class.
+    def __call__(self, image: np.ndarray, index: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Where an image has what speaks for a class.
 
         Args:
             image: (height, width, bands), as the classifier takes it.
+            index: The class; `None` for the most probable one.
 
         Returns:
             (height, width) float32 from 0 to 1, the most that speaks for it anywhere; all 0 if nothing does. And the
@@ -60,7 +62,7 @@ class GradCam:
         with tf.GradientTape() as tape:
             tape.watch(features)
             logits = self.from_features(features, training=False) @ self.head.kernel + self.head.bias
-            score = tf.reduce_max(logits)
+            score = tf.reduce_max(logits) if index is None else logits[0, index]
         weights = tf.reduce_mean(tape.gradient(score, features), (1, 2), keepdims=True)
         cells = tf.nn.relu(tf.reduce_sum(weights * features, -1, keepdims=True))
         found = tf.image.resize(cells / tf.maximum(tf.reduce_max(cells), 1e-12), image.shape[:2])
@@ -68,27 +70,32 @@ class GradCam:
 
 
 def draw(
-    path: str | pathlib.Path, cam: GradCam, classes: tuple[str, ...], images: list[tuple[str, np.ndarray]]
+    path: str | pathlib.Path,
+    cam: GradCam,
+    classes: tuple[str, ...],
+    images: list[tuple[str, np.ndarray]],
+    chosen: Sequence[str | None] = (),
 ) -> None:
-    """Draws images beside where they have what speaks for their class: bright, while the rest is dark.
+    """Draws images beside where they have what speaks for a class: bright, while the rest is dark.
 
     Args:
         path: The picture.
         cam: Of the classifier.
         classes: Class names.
         images: What each is called, and its pixels as the classifier takes them.
+        chosen: For which class of each; by default the most probable one.
 
     Raises:
         InputError: The picture cannot be written.
     """
     figure, places = figures.grid(2 * len(images), 2 * PAIRS, 2.2, 2.4, title=0.3)
-    for left, right, (name, pixels) in zip(places[::2], places[1::2], images):
-        found, probabilities = cam(pixels)
+    for left, right, (name, pixels), kind in zip(places[::2], places[1::2], images, chosen or [None] * len(images)):
+        found, probabilities = cam(pixels, None if kind is None else classes.index(kind))
         shown = pixels if pixels.shape[-1] == 3 else rendering.true_colour(pixels)
         left.imshow(shown)
         left.set_title(figures.plain(name), fontsize=8)
         right.imshow(shown.mean(-1), cmap="gray", vmin=0, vmax=255)
         right.imshow(found, cmap="inferno", vmin=0, vmax=1, alpha=0.6)
-        best = int(probabilities.argmax())
+        best = int(probabilities.argmax()) if kind is None else classes.index(kind)
         right.set_title(f"{figures.plain(classes[best])} {100 * probabilities[best]:.0f} %", fontsize=8)
     figures.save(figure, pathlib.Path(path), margins=None)

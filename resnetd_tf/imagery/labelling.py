@@ -1,7 +1,10 @@
 """What `predict.py` does: tells patches, which get a label, from scenes, which become maps."""
 
+import contextlib
 import functools
+import os
 import pathlib
+import sys
 import zipfile
 from collections.abc import Sequence
 
@@ -46,7 +49,8 @@ def run(
         window: As in `scenes.Options`; `None` for the side of the training's patches, and for labels where images are
             not much larger.
         stride: As in `scenes.Options`; `None` for half a window.
-        output: As for `scenes.map_scene`, of one scene; `None` for its name, in the current folder.
+        output: As for `scenes.write_map`, of one scene; with a / at its end a folder for scenes' names; `None` for
+            their names in the current folder.
         bands, scale, offset, keep_clouds: As for `products.open_scene`.
         missing, area: As for `scenes.scene_for`.
         options: As in `scenes.Options`.
@@ -54,24 +58,35 @@ def run(
     Raises:
         InputError: Something given cannot be used.
     """
-    for path in (picture, explain):
-        figures.check_path(path)
+    pictures = [path for path in (picture, explain) if path]
+    for path in pictures:
+        figures.check_path(path, bool(options.get("overwrite")))
+    if len({pathlib.Path(path).absolute() for path in pictures}) < len(pictures):
+        raise InputError(f"--picture and --explain are both {picture}; give another name to one")
     classifier = open_classifier(model, trust=trust)
     files = [file for path in paths for file in _inside(pathlib.Path(path))]
     own_pictures = str(classifier.metadata.get("dataset")).startswith("folder:")
     largest = max(PATCHES * classifier.patch_side, ANY_SIZE if own_pictures else 0)
-    small = {file: None for file in files if window is None and is_patch(file, largest)}
+    small = [file for file in files if window is None and is_patch(file, largest)]
     large = [file for file in files if file not in small]
-    drawn = None
+    of_scenes = {"output": output, "area": area, "stride": stride, "probabilities": options.get("probabilities")}
+    if not large and any(of_scenes.values()):
+        name = next(name for name, value in of_scenes.items() if value)
+        raise InputError(f"--{name} is of maps, and no image has more than {largest} pixels a side; --window maps them")
+    if not small and (picture or format != "table"):
+        raise InputError(f"--{'picture' if picture else 'format'} is of labels, and only scenes are given")
+    draw = None
     if explain:
         if small and large:
-            raise InputError(f"--explain={explain} is of images or of a scene, both are given")
-        drawn = functools.partial(why.draw, explain, why.GradCam(open_network(model, trust)[1]), classifier.classes)
-    failed = patches.label(classifier, list(small), top, format, picture, drawn) if small else []
+            raise InputError(f"--explain is of patches or of one scene: leave out {small[0]} or {large[0]}")
+        draw = functools.partial(why.draw, explain, why.GradCam(open_network(model, trust)[1]), classifier.classes)
+    failed = patches.label(classifier, small, top, format, picture, draw) if small else []
     if large:
         how = {"bands": bands, "scale": scale, "offset": offset, "keep_clouds": keep_clouds}
         options |= {"window": window, "stride": stride}
-        failed += _map(classifier, large, output, drawn, missing, area, how, options)
+        # Labels as JSON or CSV are to stay such.
+        with contextlib.redirect_stdout(sys.stdout if format == "table" else sys.stderr):
+            failed += _map(classifier, large, output, draw, missing, area, how, options)
     if failed:
         raise InputError("; ".join(failed))
 
@@ -91,11 +106,17 @@ def _map(
     chosen = scenes.Options.of(classifier, **options)
     together = len(files) > 1 and all(file.is_file() and names.band_of(file) for file in files)
     groups = [files] if together else [[file] for file in files]
-    if output and len(groups) > 1:
-        raise InputError(f"--output={output} is of one map, {len(groups)} scenes are given")
+    folder = output if output and output.endswith(("/", os.sep)) else ""
+    if output and not folder and len(groups) > 1:
+        raise InputError(
+            f"--output={output} is of one map, {len(groups)} scenes are given; --output={output}/ is a folder"
+        )
     if explain and len(groups) > 1:
-        raise InputError(f"--explain is of one scene, {len(groups)} are given")
-    outputs = [output or scene_name(group[0]) for group in groups]
+        raise InputError(f"--explain is of one scene, {len(groups)} are given; map one at a time")
+    outputs = [output if output and not folder else folder + scene_name(group[0]) for group in groups]
+    targets = scenes.targets_of(pathlib.Path(outputs[0]), chosen.probabilities).values()
+    if explain and pathlib.Path(explain.args[0]).absolute() in {path.absolute() for path in targets}:
+        raise InputError(f"--explain={explain.args[0]} is a file of the map; give another name")
     if twice := {name for name in outputs if outputs.count(name) > 1}:
         raise InputError(f"several scenes would be called {', '.join(sorted(twice))}; map one at a time, with --output")
     failed = []
@@ -105,8 +126,12 @@ def _map(
             print(f"{scene.name}: {scene.words}", flush=True)
             mapped = scenes.write_map(classifier, scene, name, chosen)
             if explain:
-                cells = mapped["strongest"].items()
-                explain([(kind, windows.around(scene, cell, chosen.window, chosen.stride)) for kind, cell in cells])
+                shown = []
+                for kind, cell in mapped["strongest"].items():
+                    over = windows.over(scene, cell, chosen.window, chosen.stride)
+                    surest = classifier.predict(over)[:, classifier.classes.index(kind)].argmax()
+                    shown.append((f"row {cell[0]}, column {cell[1]}", over[surest]))
+                explain(shown, list(mapped["strongest"]))
         except InputError as error:
             failed.append(str(error))
     return failed

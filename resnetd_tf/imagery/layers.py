@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import PIL.Image
 import rasterio
 import rasterio.errors
 import rasterio.warp
@@ -17,6 +18,7 @@ from rasterio.crs import CRS
 from rasterio.enums import MaskFlags, Resampling
 from rasterio.vrt import WarpedVRT
 
+from resnetd_tf.data import images
 from resnetd_tf.errors import InputError, damage_told
 
 WIDEST = 120_000  # pixels, of what is brought into one zone of UTM
@@ -78,7 +80,16 @@ def open_raster(path: str) -> rasterio.DatasetReader:
         InputError: GDAL cannot open it.
     """
     with damage_told(f"{path}: not a raster file that GDAL reads", "; remove or replace it"), quiet():
-        return rasterio.open(path)
+        dataset = rasterio.open(path)
+    if dataset.driver == "PNG":  # of which GDAL reads what is there, and makes up the rest
+        with damage_told(f"{path}: cannot be read, damaged or truncated"), images.OPENING:
+            limit, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None
+            try:
+                with PIL.Image.open(path) as picture:
+                    picture.verify()
+            finally:
+                PIL.Image.MAX_IMAGE_PIXELS = limit
+    return dataset
 
 
 @contextlib.contextmanager
@@ -199,7 +210,7 @@ def there(
         if value is not None and not np.isnan(value):
             valid &= stored[..., place] != value
         if stored.dtype.kind == "f":
-            valid &= ~np.isnan(stored[..., place])
+            valid &= np.isfinite(stored[..., place])
     if all(value is None for value in nodata):
         valid &= (stored != 0).any(axis=-1)
     for dataset, index in {id(layer.dataset): (layer.dataset, layer.index) for layer in layers}.values():

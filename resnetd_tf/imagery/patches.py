@@ -46,14 +46,18 @@ def predict(classifier: SavedClassifier, images: Sequence[np.ndarray | str | pat
 
     Args:
         classifier: What to label them with.
-        images: Files; or arrays as `rendering.taken` takes them, of any sizes.
+        images: Files, or arrays as `rendering.taken` takes them, of any sizes.
 
     Raises:
         InputError: One of them cannot be read, or has other bands.
     """
+    if isinstance(images, str | pathlib.Path):
+        images = [images]
     return classifier.predict(
         [
-            _rendered(f"image {index}", image, classifier) if isinstance(image, np.ndarray) else read(image, classifier)
+            read(image, classifier)
+            if isinstance(image, str | pathlib.Path)
+            else _rendered(f"image {index}", np.asarray(image), classifier)
             for index, image in enumerate(images)
         ]
     )

@@ -83,6 +83,10 @@ def check_numbers(scene: Scene, has_scale: bool, has_offset: bool) -> None:
     what = f"{scene.name}: its numbers go from {valid.min():.6g} to {valid.max():.6g}"
     if not has_scale and valid.max() <= 2 and there[0].dataset.dtypes[0].startswith("float"):
         raise InputError(f"{what}, as reflectances do; --scale=10000 makes digital numbers of them")
+    if valid.max() <= 0:
+        raise InputError(f"{what}, and digital numbers are above 0; give --scale and --offset, or another scene")
+    if max(layer.digital_numbers(band).max() for band, layer in zip(valid.T, there)) > 65535:
+        raise InputError(f"{what}, and digital numbers end at 65535; --scale makes digital numbers of them")
     if not has_scale and valid.max() <= 255:
         raise InputError(f"{what}, as grey levels of 8 bits do; give the digital numbers, or a picture of type uint8")
     offsets = {layer.offset for layer in there}

@@ -20,7 +20,7 @@ from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
 
 
 def open_scene(
-    paths: Sequence[str | pathlib.Path],
+    paths: Sequence[str | pathlib.Path] | str | pathlib.Path,
     wanted: Sequence[str] = RGB_BANDS,
     *,
     bands: Sequence[str] | None = None,
@@ -43,6 +43,9 @@ def open_scene(
     Raises:
         InputError: Something given cannot be used, and what to do about it.
     """
+    paths = [paths] if isinstance(paths, str | pathlib.Path) else paths
+    if not paths:
+        raise InputError("no scene given")
     if scale is not None and not (math.isfinite(scale) and scale > 0):
         raise InputError(f"--scale={scale}: must be above 0 and finite")
     if offset is not None and not math.isfinite(offset):

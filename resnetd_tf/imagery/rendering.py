@@ -22,6 +22,7 @@ def taken(name: str, pixels: np.ndarray, classifier: SavedClassifier) -> np.ndar
     Raises:
         InputError: It is something else.
     """
+    pixels = np.asarray(pixels, pixels.dtype.newbyteorder("="))
     if pixels.ndim != 3 or not pixels.size:
         raise InputError(f"{name} has shape {pixels.shape}; give (height, width, bands)")
     if pixels.dtype != "uint16" and (pixels.dtype != "uint8" or pixels.shape[-1] != 3):

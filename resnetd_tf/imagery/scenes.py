@@ -42,8 +42,9 @@ class Options:
     @classmethod
     def of(cls, classifier: SavedClassifier, window: int | None, stride: int | None, **others) -> "Options":
         """Those given; else windows of the size of the training's patches, and half a window as the stride."""
-        window = window or classifier.patch_side
-        return cls(window=window, stride=stride or (window if window % 2 else window // 2), **others)
+        window = classifier.patch_side if window is None else window
+        half = window if window % 2 else window // 2
+        return cls(window=window, stride=half if stride is None else stride, **others)
 
     def __post_init__(self) -> None:
         if self.stride < 1 or self.window < 1 or self.window % self.stride:
@@ -71,6 +72,8 @@ def scene_for(
     Raises:
         InputError: It cannot be opened, or not for this classifier.
     """
+    if missing not in ("refuse", "mean"):
+        raise InputError(f"--missing={missing}: must be refuse or mean")
     if classifier.bands not in (3, len(BANDS)):
         raise InputError(f"{classifier.path} takes {classifier.bands} bands, neither RGB nor EuroSAT's 13")
     fill = None
@@ -79,7 +82,7 @@ def scene_for(
         if fill is None:
             raise InputError(f"{classifier.path} does not say the means of its training, for --missing=mean")
     scene = open_scene(paths, RGB_BANDS if classifier.bands == 3 else BANDS, fill=fill, **how)
-    return areas.cut(scene, area) if area else scene
+    return scene if area is None else areas.cut(scene, area)
 
 
 def write_map(
@@ -105,25 +108,25 @@ def write_map(
     base = pathlib.Path(output)
     if not base.name:
         raise InputError(f"--output={output}: give what the names of files begin with, as maps/june")
-    names = ["landcover.tif", "landcover.tif.aux.xml", "landcover.png", "areas.csv"]
-    names += ["probability.tif"] if options.probabilities else []
-    targets = {name: base.with_name(f"{base.name}_{name}") for name in names}
+    targets = targets_of(base, options.probabilities)
     started = time.monotonic()
     folder = base.with_name(f"{base.name}.unfinished")
     with _writing(base):
         for path in targets.values():
             if path.is_dir() or (path.exists() and not options.overwrite):
                 raise InputError(f"{path} exists; give another --output, or --overwrite")
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / "lock").exists():
+            raise InputError(f"{folder} is there already, and no map's; give another --output")
         folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder / "lock", timeout=0)
         try:
             lock.acquire()
         except filelock.Timeout:
             raise InputError(f"{folder} is in use by another process; give another --output") from None
-        with lock:
+        with lock, _removed_if_empty(folder):
             found, there = progress.classified(classifier, scene, options.window, options.stride, folder)
             there = there & areas.inside(scene, there.shape, options.stride)
-            mapped = _write(folder, scene, found, there, options, classifier.classes, names)
+            mapped = _write(folder, scene, found, there, options, classifier.classes)
             for name, path in targets.items():
                 (folder / name).replace(path)
             if options.overwrite and not options.probabilities:
@@ -157,6 +160,27 @@ def _strongest(found: np.ndarray, mapped: np.ndarray) -> dict[int, tuple[int, in
     return {index: cell for index, (_, cell) in highest.items()}
 
 
+def targets_of(base: pathlib.Path, probabilities: bool) -> dict[str, pathlib.Path]:
+    """The files that a map is written to."""
+    names = ["landcover.tif", "landcover.tif.aux.xml", "landcover.png", "areas.csv"]
+    names += ["probability.tif"] if probabilities else []
+    return {name: base.with_name(f"{base.name}_{name}") for name in names}
+
+
+class Nothing(InputError):
+    """Nothing would be on a map."""
+
+
+@contextlib.contextmanager
+def _removed_if_empty(folder: pathlib.Path) -> Iterator[None]:
+    """Removes what is kept of a map that has nothing on it."""
+    try:
+        yield
+    except Nothing:
+        shutil.rmtree(folder)
+        raise
+
+
 @contextlib.contextmanager
 def _writing(base: pathlib.Path) -> Iterator[None]:
     try:
@@ -173,14 +197,13 @@ def _write(
     there: np.ndarray,
     options: Options,
     classes: tuple[str, ...],
-    names: list[str],
 ) -> np.ndarray:
     """Writes all files of a map into a folder; the classes of its cells."""
     mapped = np.stack([maps.best(values, valid, options.min_probability) for values, valid in zip(found, there)])
     stride = options.stride
     if (mapped == maps.NODATA).all():
-        raise InputError(f"{scene.name}: nothing to map: everywhere no data, clouds, or less than --min_probability")
-    maps.write_classes(folder / names[0], scene, mapped, stride, classes, options.whole)
+        raise Nothing(f"{scene.name}: nothing to map: everywhere no data, clouds, or less than --min_probability")
+    maps.write_classes(folder / "landcover.tif", scene, mapped, stride, classes, options.whole)
     maps.draw(folder / "landcover.png", scene, mapped, stride, classes)
     hectares = scene.grid.hectares and scene.grid.hectares * stride**2
     table = maps.table_of_areas(_counts(mapped, len(classes)), classes, hectares)

@@ -16,6 +16,7 @@ STRIP = 1024  # rows that are read at once: what JPEG 2000 files of Sentinel-2 h
 # less sure than one that has a single kind.
 SURE = 32
 LEAST_VALID = 0.5  # share of a window's or a cell's pixels that must be there
+MOST_OVER = 4  # windows of a row or column, of those over a cell, that are looked at to explain it
 
 
 class Pixels(Protocol):
@@ -101,21 +102,23 @@ class _Strips:
         """Pixels (count, width, bands) from a row on, and where there are any; rows are asked for from the top."""
         grid = self.scene.grid
         end = min(top + count, grid.height)
+        above = max(0, top - count)  # from where rows may be mirrored
         while self.held is None or self.top + len(self.held[1]) < end:
-            start = self.top + len(self.held[1]) if self.held else top // STRIP * STRIP
+            start = self.top + len(self.held[1]) if self.held else above // STRIP * STRIP
             new = self.scene.read(Window(0, start, grid.width, min(STRIP, grid.height - start)))
             if self.held is None:
                 self.top, self.held = start, new
             else:
-                past = top - self.top
+                past = max(0, above - self.top)
                 pixels, valid = (np.concatenate((old[past:], more)) for old, more in zip(self.held, new))
-                self.top, self.held = top, (pixels, valid)
-        pixels, valid = (part[top - self.top : end - self.top] for part in self.held)
-        beyond = ((0, count - len(valid)), (0, self.width - grid.width))
+                self.top, self.held = self.top + past, (pixels, valid)
+        beyond = ((0, top + count - end), (0, self.width - grid.width))
+        first = above if beyond[0][1] else top
+        pixels, valid = (part[first - self.top : end - self.top] for part in self.held)
         if any(after for _, after in beyond):
             pixels = np.pad(pixels, (*beyond, (0, 0)), mode="symmetric")
             valid = np.pad(valid, beyond, mode="symmetric")
-        return pixels, valid
+        return pixels[top - first :], valid[top - first :]
 
 
 def _prepare(
@@ -141,19 +144,34 @@ def _as_taken(images: np.ndarray, there: np.ndarray, scene: Pixels, map: Callabl
     return np.stack(list(map(rendering.stored, rendering.rendered(images))))
 
 
-def around(scene: Pixels, cell: tuple[int, int], window: int, stride: int) -> np.ndarray:
-    """The window in whose middle a cell of a map is, (window, window, bands) as the classifier takes it.
+def over(scene: Pixels, cell: tuple[int, int], window: int, stride: int) -> np.ndarray:
+    """Windows that a cell of a map has its probabilities from, (n, window, window, bands) as the classifier takes them.
 
-    At an edge the last one inside; a smaller scene is mirrored.
+    Of many, as a short stride has, every so many; none in which too much is missing.
 
     Args:
         scene: The scene.
         cell: Row and column of the map.
         window, stride: As for `probabilities`.
     """
-    sizes, first = (scene.grid.height, scene.grid.width), (window // stride - 1) // 2
-    top, left = (max(0, min((index - first) * stride, size - window)) for index, size in zip(cell, sizes))
-    pixels, there = scene.read(Window(left, top, min(window, sizes[1]), min(window, sizes[0])))
-    beyond = [(0, window - size) for size in there.shape]
+    count, sizes = window // stride, (scene.grid.height, scene.grid.width)
+    starts = []
+    for index, all_cells in zip(cell, cells(scene, stride)):
+        places = range(max(0, index - count + 1), min(index, max(0, all_cells - count)) + 1)
+        starts.append([stride * place for place in places[:: max(1, len(places) // MOST_OVER)]])
+    missing = [max(0, some[-1] + window - size) for some, size in zip(starts, sizes)]  # which is mirrored
+    (top, bottom), (left, right) = (
+        (max(0, min(some[0], size - beyond)), min(some[-1] + window, size))
+        for some, size, beyond in zip(starts, sizes, missing)
+    )
+    pixels, there = scene.read(Window(left, top, right - left, bottom - top))
+    beyond = [(0, count) for count in missing]
     pixels, there = np.pad(pixels, (*beyond, (0, 0)), mode="symmetric"), np.pad(there, beyond, mode="symmetric")
-    return _as_taken(pixels[np.newaxis], there[np.newaxis], scene)[0]
+    found = [
+        (part[row - top : row - top + window, column - left : column - left + window])
+        for part in (pixels, there)
+        for row in starts[0]
+        for column in starts[1]
+    ]
+    images, shares = np.stack(found[: len(found) // 2]), np.stack(found[len(found) // 2 :])
+    return _as_taken(images, shares, scene)[shares.mean((1, 2)) >= LEAST_VALID]

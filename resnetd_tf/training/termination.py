@@ -14,7 +14,7 @@ class Termination:
         deferred: Whether whoever sets it ends the process; otherwise the signal does.
     """
 
-    requested = deferred = False
+    requested = deferred = reporting = False
     again: threading.Timer | None = None
 
     def __enter__(self) -> "Termination":
@@ -33,13 +33,15 @@ class Termination:
 
     def _handle(self, number, frame) -> None:
         self.requested = True
-        if not self.deferred:
+        if not self.deferred and not self.reporting:
             raise SystemExit(143)
 
     def _ignored(self, error) -> None:
-        """Python ignores what is raised in a destructor: the signal comes again, a moment later."""
-        if self.requested and isinstance(error.exc_value, SystemExit):
+        """Python ignores what is raised in a destructor, and here: the signal comes again, a moment later."""
+        self.reporting = True
+        if not (self.requested and isinstance(error.exc_value, SystemExit)):
+            self.former_hook(error)
+        self.reporting = False
+        if self.requested and not (self.again and self.again.is_alive()):
             self.again = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM))
             self.again.start()
-        else:
-            self.former_hook(error)

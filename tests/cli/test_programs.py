@@ -9,7 +9,9 @@ import time
 
 import pytest
 from conftest import ROOT, SMALLEST, THREE_STEPS
+from PIL import Image
 
+from resnetd_tf.data import synthetic
 from resnetd_tf.rundir import versions
 
 
@@ -50,6 +52,17 @@ def test_full_disk(bad_input, run, tmp_path):
     assert {path.name for path in base.iterdir()} == {"1", "run-1", "stdout.txt"}
     assert "cannot write" in bad_input("export.py", f"--model={base}", preexec_fn=limit)
     assert not list(base.rglob("*.tflite")) and not list(base.rglob("*.tmp.*"))
+
+
+def test_output_that_is_read_no_more(run, tmp_path):
+    """As `head` does; it is no defect of the program."""
+    for index, image in enumerate(synthetic.draw(600)[0]):
+        Image.fromarray(image).save(tmp_path / f"{index}.png")
+    command = [sys.executable, "-u", str(ROOT / "predict.py"), f"--model={run}", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == "" and process.wait() == 141
 
 
 def test_help_is_quick_and_readable(program):

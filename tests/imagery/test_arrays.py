@@ -1,10 +1,13 @@
 """Arrays in and out, for notebooks."""
 
+import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import rasterio
+import rasterio.warp
 from conftest import ROOT
 from PIL import Image
 from products import write_safe
@@ -28,12 +31,26 @@ def test_a_map_of_an_array_is_that_of_its_file(tmp_path):
     assert imagery.map_scene(classifier(), pixels, stride=64).classes.shape == (5, 4)
 
 
+def test_an_area_of_a_scene(tmp_path):
+    path = write(tmp_path / "scene.tif", drawn(640, 640))
+    with rasterio.open(path) as file:
+        points = [file.transform * corner for corner in ((0, 0), (640, 0), (0, 640), (0, 0))]
+        xs, ys = rasterio.warp.transform(file.crs, "EPSG:4326", *zip(*points))
+    area = tmp_path / "triangle.geojson"
+    area.write_text(json.dumps({"type": "Polygon", "coordinates": [list(zip(xs, ys))]}))
+    scene = imagery.scene_for(classifier(), [path], area=str(area))
+    found = imagery.map_scene(classifier(), scene).classes
+    written = imagery.write_map(classifier(), scene, tmp_path / "map")
+    assert 150 < written["cells"] < 250 and (found != 255).sum() == written["cells"]
+
+
 def test_bands_are_rendered_as_those_of_files_are():
     dn = np.random.default_rng(0).integers(0, 3000, (2, 64, 64, 13), "uint16")
     colours = dn[..., [BANDS.index(name) for name in RGB_BANDS]]
     expected = by_colour([rendering.stored(rendering.rendered(image)) for image in colours])
     np.testing.assert_array_equal(imagery.predict(classifier(), dn), expected)
     np.testing.assert_array_equal(imagery.predict(classifier(), list(colours)), expected)
+    np.testing.assert_array_equal(imagery.predict(classifier(), dn.astype(">u2")), expected)
     found = imagery.map_scene(classifier(), dn[0], window=64, stride=64)
     np.testing.assert_allclose(found.probabilities[0, 0], expected[0], atol=1e-6)
 
@@ -58,6 +75,8 @@ def test_other_arrays_are_refused():
             imagery.predict(classifier(), [bad])
     with pytest.raises(InputError, match="must be a multiple of --stride=24"):
         imagery.map_scene(classifier(), drawn(64, 64), stride=24)
+    with pytest.raises(InputError, match="must be a multiple of --stride=0"):
+        imagery.map_scene(classifier(), drawn(64, 64), stride=0)
 
 
 def test_the_script_of_the_docs(run, tmp_path):
@@ -66,5 +85,5 @@ def test_the_script_of_the_docs(run, tmp_path):
     command = [sys.executable, ROOT / "docs/map_a_product.py", product, tmp_path / "map", run]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert "EPSG:32633 200 x 200 pixels" in result.stdout and result.stdout.count("cell ") == 5
+    assert "EPSG:32633 200 x 200 pixels" in result.stdout and result.stdout.count("least sure") == 5
     assert (tmp_path / "map_landcover.tif").is_file() and "Exception ignored" not in result.stderr

@@ -65,9 +65,17 @@ def test_pictures_of_patches_and_of_scenes(run, program, monkeypatch, tmp_path):
             sizes[name] = picture.size
             assert np.asarray(picture.convert("RGB")).std() > 20
     assert sizes["patches.png"][1] == 3 * 288  # seven pairs, three in a row
-    with pytest.raises(InputError, match=r"--explain=x\.png is of images or of a scene, both are given"):
+    with pytest.raises(InputError, match=r"--explain is of patches or of one scene: leave out 0\$\.png or scene\.png"):
         labelling.run(run, [patches[0], "scene.png"], explain="x.png", overwrite=True)
-    with pytest.raises(InputError, match=r"cannot draw missing/x\.png: missing is no folder"):
-        labelling.run(run, [patches[0]], explain="missing/x.png")
+    for name in ("patches.png", patches[0]):
+        with pytest.raises(InputError, match="it exists; give another name, or --overwrite"):
+            labelling.run(run, [patches[0]], explain=name)
+    with pytest.raises(InputError, match=r"--explain=b_landcover\.png is a file of the map"):
+        labelling.run(run, ["scene.png"], output="b", explain="b_landcover.png")
+    with pytest.raises(InputError, match=r"--picture and --explain are both x\.png"):
+        labelling.run(run, [patches[0]], picture="x.png", explain="x.png")
+    for name, told in (("missing/x.png", "No such file"), (f"{'x' * 250}.png", "File name too long")):
+        with pytest.raises(InputError, match=f"cannot draw .*: {told}"):
+            labelling.run(run, [patches[0]], explain=name)
     with pytest.raises(InputError, match=r"cannot draw x\.xyz: its name must end in one of \.avif"):
         labelling.run(run, [patches[0]], picture="x.xyz")

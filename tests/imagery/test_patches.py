@@ -85,6 +85,17 @@ def test_scenes_and_patches_are_told_apart(run, program, monkeypatch, tmp_path):
     Image.fromarray(scene).save(both[0])
     with pytest.raises(InputError, match="--output=x is of one map, 2 scenes are given"):
         labelling.run(run, both, output="x")
+    labelling.run(run, both[:1], output=f"{tmp_path}/maps/", stride=64)
+    assert (tmp_path / "maps/scene_landcover.tif").is_file()
+    for given, told in (
+        ({"output": "x"}, "--output is of maps, and no image has more than 128 pixels a side; --window maps them"),
+        ({"stride": 8}, "--stride is of maps"),
+    ):
+        with pytest.raises(InputError, match=told):
+            labelling.run(run, ["patch.png"], **given)
+    for given in ({"picture": "x.png"}, {"format": "json"}):
+        with pytest.raises(InputError, match=f"--{next(iter(given))} is of labels, and only scenes are given"):
+            labelling.run(run, both[:1], **given)
     with pytest.raises(InputError, match="several scenes would be called scene; map one at a time"):
         labelling.run(run, both, overwrite=True)
     assert not list(tmp_path.glob("x*"))

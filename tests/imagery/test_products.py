@@ -123,6 +123,9 @@ def test_band_files_and_one_file(tmp_path):
         (np.linspace(1100, 4000, SIDE**2).astype("uint16"), {}, "none near 0: .* --offset=-1000 takes it away"),
         (np.linspace(1, 2000, SIDE**2).astype("uint16"), {"offset": -1000}, "50 % are not above 0 after the offset"),
         (np.zeros(SIDE**2, "uint16"), {}, "has no data"),
+        (np.linspace(-3000, -1200, SIDE**2).astype("int16"), {}, "and digital numbers are above 0"),
+        (np.linspace(1e5, 3e5, SIDE**2).astype("int32"), {"offset": 0}, "and digital numbers end at 65535; --scale"),
+        (np.append(np.linspace(0, 0.6, SIDE**2 - 1), np.inf).astype("float32"), {}, "as reflectances do"),
     ],
 )
 def test_numbers_that_are_not_what_they_are_taken_for(tmp_path, values, how, told):
@@ -283,9 +286,9 @@ def test_areas(tmp_path):
     corners = [scene.grid.transform * place for place in ((30, 20), (90, 20), (90, 100))]
     x, y = rasterio.warp.transform(scene.grid.crs, "EPSG:4326", *zip(*corners))
     triangle = {"type": "Polygon", "coordinates": [[*zip(x, y), (x[0], y[0])]]}
-    (tmp_path / "area.geojson").write_text(
-        json.dumps({"type": "FeatureCollection", "features": [{"type": "Feature", "geometry": triangle}]})
-    )
+    geometries = (None, {"type": "GeometryCollection", "geometries": [triangle]})
+    features = [{"type": "Feature", "geometry": geometry} for geometry in geometries]
+    (tmp_path / "area.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
     part = cut(scene, str(tmp_path / "area.geojson"))
     assert (part.left, part.top) == pytest.approx((30, 20), abs=1)
     assert (part.grid.width, part.grid.height) == pytest.approx((60, 80), abs=2)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import rasterio
 import rasterio.windows
+from PIL import Image
 from products import CRS, ORIGIN
 from rasterio.transform import from_origin
 from rio_cogeo.cogeo import cog_validate
@@ -63,6 +64,51 @@ def test_a_constant_stays_constant(tmp_path, height, width, stride):
     assert found.shape == (*windows.cells(scene, stride), 4) == (-(-height // stride), -(-width // stride), 4)
     np.testing.assert_allclose(found, np.broadcast_to(same, found.shape), atol=1e-6)
     assert all(there.all() for _, there in rows)
+
+
+def test_nothing_of_the_user_is_lost(tmp_path):
+    scene = scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(100, 100))])
+    (tmp_path / "map.unfinished").mkdir()
+    (tmp_path / "map.unfinished/notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"map\.unfinished is there already, and no map's; give another --output"):
+        write_map(classifier(), scene, tmp_path / "map")
+    assert (tmp_path / "map.unfinished/notes.txt").read_text() == "mine"
+    with pytest.raises(InputError, match="nothing to map"):
+        write_map(classifier(), scene, tmp_path / "nothing", Options(min_probability=1))
+    assert not list(tmp_path.glob("nothing*"))
+
+
+def test_a_picture_that_is_cut_off_is_no_scene(tmp_path):
+    for name in ("scene.png", "scene.jpg"):
+        Image.fromarray(drawn(200, 200)).save(tmp_path / name)
+        assert scene_for(classifier(), [tmp_path / name]).picture
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content[: len(content) // 2])
+        with pytest.raises(InputError, match=r"scene\.(png|jpg): cannot be read, damaged or truncated"):
+            write_map(classifier(), scene_for(classifier(), [tmp_path / name]), tmp_path / "map")
+
+
+@pytest.mark.parametrize(("height", "width"), [(200, 150), (256, 192), (64, 64), (30, 100), (130, 64)])
+@pytest.mark.parametrize("stride", [64, 32, 16])
+def test_windows_over_a_cell_are_those_of_the_map(tmp_path, height, width, stride):
+    pixels = drawn(height, width)
+    scene = scene_for(classifier(), [write(tmp_path / "scene.tif", pixels)])
+    rows, columns = windows.cells(scene, stride)
+    count, seen = 64 // stride, []
+    list(windows.probabilities(lambda images: seen.append(images) or by_colour(images), 4, scene, 64, stride))
+    for cell in ((0, 0), (rows - 1, columns - 1), (rows // 2, columns // 3)):
+        over = windows.over(scene, cell, 64, stride)
+        expected = [
+            image
+            for row, images in enumerate(seen)
+            for column, image in enumerate(images)
+            if row <= cell[0] < row + count and column <= cell[1] < column + count
+        ]
+        assert len(over) == len(expected) >= 1
+        np.testing.assert_array_equal(over, expected)
+    pixels[:, 40:] = 0
+    scene = scene_for(classifier(), [write(tmp_path / "partly.tif", pixels)])
+    assert all((image.min((0, 1)) > 0).all() for image in windows.over(scene, (0, 0), 64, stride))
 
 
 def test_cells_of_which_nothing_is_sure(tmp_path):

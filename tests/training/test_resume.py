@@ -86,18 +86,29 @@ def test_killed_and_terminated_it_ends_as_if_undisturbed(program, tmp_path):
     assert names[0] == names[1] and "unfinished" not in names[0]
 
 
-def test_told_to_terminate_in_a_destructor():
+def test_told_to_terminate_in_a_destructor(monkeypatch):
     """Where Python ignores what is raised."""
 
     class Told:
         def __del__(self):
             signal.raise_signal(signal.SIGTERM)
 
+    class Wrong:
+        def __del__(self):
+            raise ValueError
+
     before = signal.getsignal(signal.SIGTERM), sys.unraisablehook
     with pytest.raises(SystemExit) as ended, Termination():
-        Told()
+        for _ in range(2):
+            Told()
         time.sleep(30)
     assert ended.value.code == 143 and before == (signal.getsignal(signal.SIGTERM), sys.unraisablehook)
+    # And where it comes while something else that went wrong in one is told.
+    monkeypatch.setattr(sys, "unraisablehook", lambda error: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(SystemExit), Termination():
+        Wrong()
+        time.sleep(30)
+    time.sleep(0.3)  # no signal comes after its end, or this process would
 
 
 @pytest.mark.long

@@ -33,7 +33,6 @@ def classified(
         "grid": [*shape, scene.grid.width, scene.grid.height, *scene.grid.transform[:6]],
         "window": window,
         "stride": stride,
-        "sure": windows.SURE,
     }
     done = 0
     with contextlib.suppress(Exception):  # there is none, or what there is is damaged

@@ -112,7 +112,6 @@ def test_windows_over_a_cell_are_those_of_the_map(tmp_path, height, width, strid
 
 
 def test_cells_of_which_nothing_is_sure(tmp_path):
-    """Of a hundred classes, whose probabilities to a high power are no more than 0 to a computer."""
     scene = scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(100, 100))])
     rows = windows.probabilities(lambda images: np.full((len(images), 100), 0.01, "float32"), 100, scene, 64, 32)
     for values, there in rows:
@@ -136,7 +135,7 @@ def test_overlapping_windows(tmp_path, monkeypatch):
     padded = np.pad(pixels, ((0, 20), (0, 6), (0, 0)), mode="symmetric")
     each = np.stack([by_colour([padded[y : y + 64, x : x + 64] for x in range(0, 193, 32)]) for y in range(0, 257, 32)])
     over = each[2:4, 1:3].reshape(4, 4)
-    np.testing.assert_allclose(found[3, 2], np.average(over, axis=0, weights=over.max(1) ** windows.SURE), atol=1e-6)
+    np.testing.assert_allclose(found[3, 2], np.average(over, axis=0, weights=windows.sureness(over)), atol=1e-6)
     np.testing.assert_allclose(found[0, 0], each[0, 0], atol=1e-6)
     np.testing.assert_allclose(found[-1, -1], each[-1, -1], atol=1e-6)
     monkeypatch.setattr(windows, "STRIP", 48)

@@ -9,6 +9,9 @@ from resnetd_tf.errors import InputError
 from resnetd_tf.saved import SavedClassifier
 from resnetd_tf.sentinel2 import BANDS, RENDERED_DN, RENDERED_LEVELS, RGB_BANDS
 
+# The grey level of each digital number.
+LEVELS = np.round(np.clip(1 + np.arange(2**16) * RENDERED_LEVELS / RENDERED_DN, 1, 255)).astype("uint8")
+
 
 def taken(name: str, pixels: np.ndarray, classifier: SavedClassifier) -> np.ndarray:
     """The bands of an array that a classifier takes, before they are rendered.
@@ -50,8 +53,9 @@ def true_colour(dn: np.ndarray) -> np.ndarray:
 
 def rendered(colours: np.ndarray) -> np.ndarray:
     """`true_colour` of red, green and blue alone, (..., 3) digital numbers."""
-    levels = 1 + colours.astype("float64") * RENDERED_LEVELS / RENDERED_DN
-    return np.round(np.clip(levels, 1, 255)).astype("uint8")
+    if colours.dtype != "uint16":
+        colours = np.clip(np.rint(colours), 0, len(LEVELS) - 1).astype("uint16")
+    return LEVELS[colours]
 
 
 def stored(image: np.ndarray) -> np.ndarray:

@@ -6,6 +6,9 @@ import sys
 
 import pytest
 from conftest import ROOT, needs_eurosat
+from PIL import Image
+
+from resnetd_tf.data import synthetic
 
 
 def benchmark(name: str, *arguments: str, folder) -> tuple[str, list[dict]]:
@@ -50,7 +53,11 @@ def test_table(tmp_path):
     """Runs that are there are not made again; two seeds have a mean and a spread."""
     command = [sys.executable, "-m", "benchmarks.table", "--image_size=32", "--variants=d"]
     command += [f"--runs_dir={tmp_path / 'runs'}", f"--output_dir={tmp_path / 'results'}"]
-    rest = ["--", "--depth=10", "--dataset=synthetic", "--epochs=1", "--batch_size=700"]
+    for index, (image, label) in enumerate(zip(*synthetic.draw(150))):
+        path = tmp_path / f"patches/{label}/{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    rest = ["--", "--depth=10", f"--dataset=folder:{tmp_path / 'patches'}", "--epochs=1"]
     for seeds, trained in (("0", 1), ("0,1", 1)):
         result = subprocess.run(
             [*command, f"--seeds={seeds}", *rest], cwd=ROOT, capture_output=True, text=True, timeout=600

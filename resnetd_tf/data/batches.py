@@ -1,6 +1,7 @@
 """From splits in memory to batches for training and evaluation."""
 
 import weakref
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -58,7 +59,7 @@ def for_training(
     first_step: int = 0,
     cutmix: float = 0.0,
     varied: float = 0.0,
-    augmented_steps: int | None = None,
+    strength: Callable[[tf.Tensor], tf.Tensor | float] = lambda step: 1.0,
 ) -> tf.data.Dataset:
     """The batches of a training that never ends: shuffled anew each epoch, augmented, none of them incomplete.
 
@@ -72,8 +73,7 @@ def for_training(
         cutmix: Share of the images that get a part of another, as `mix_parts` takes it.
         varied: Share of the images, of RGB, whose pixels are varied, as `vary_pixels` takes it; all are flipped and
             turned.
-        augmented_steps: Steps in which images are mixed and varied, ever stronger from nothing at their start; those
-            after them have images that are only flipped and turned. `None`: all steps, at full strength.
+        strength: How much they are in a step, from its number.
 
     Returns:
         Batches as from `from_split`, without end.
@@ -88,15 +88,9 @@ def for_training(
         image, label = gather(indices)
         seeds = tf.stack([seed, step])
         image = flip_and_turn(image, seeds)
-
-        def augmented():
-            mixed, mixed_label = mix_parts(image, label, seeds + 1, cutmix) if cutmix else (image, label)
-            strength = tf.cast(step / augmented_steps, "float32") if augmented_steps else 1.0
-            return vary_pixels(mixed, seeds, varied, strength) if varied else mixed, mixed_label
-
-        if augmented_steps is None or not (cutmix or varied):
-            return augmented()
-        return tf.cond(step < augmented_steps, augmented, lambda: (image, label))
+        if cutmix:
+            image, label = mix_parts(image, label, seeds + 1, cutmix)
+        return vary_pixels(image, seeds, varied, strength(step)) if varied else image, label
 
     numbers = tf.data.Dataset.range(first_step, np.iinfo(np.int64).max)
     return _map(numbers, batch, split)

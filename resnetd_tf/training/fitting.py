@@ -53,7 +53,8 @@ def fit(
         seed=settings.seed,
         cutmix=settings.cutmix,
         varied=settings.varied if dataset.bands == 3 else 0.0,
-        augmented_steps=max(1, round((1 - settings.plain_end) * settings.epochs * steps)),
+        # Rising: at the start a network has enough to learn from images as they are.
+        strength=lambda step: tf.cast(step / (settings.epochs * steps), "float32"),
     )
     left = steps * (settings.epochs - progress.epoch) - progress.step
     callbacks = [

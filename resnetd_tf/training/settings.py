@@ -117,12 +117,6 @@ class Settings:
         minimum=0,
         maximum=1,
     )
-    plain_end: float = setting(
-        0.2,
-        "Share of the run, at its end, whose images are neither varied nor mixed, but flipped and turned.",
-        minimum=0,
-        below=1,
-    )
     label_smoothing: float = setting(
         None, "Probability given to all classes evenly.", minimum=0, below=1
     )  # section 5.2

@@ -22,6 +22,7 @@ from resnetd_tf.data import images
 from resnetd_tf.errors import InputError, damage_told
 
 WIDEST = 120_000  # pixels, of what is brought into one zone of UTM
+BLOCK = 1024  # rows of a block in Sentinel-2's JPEG 2000
 PIXEL = 10.0  # metres, of EuroSAT's patches
 
 
@@ -167,6 +168,16 @@ def on_grid(dataset: rasterio.DatasetReader, grid: Grid, nearest: bool = False) 
         height=grid.height,
         resampling=Resampling.nearest if nearest else Resampling.average if finer else Resampling.cubic,
     )
+
+
+def row_of_blocks(layers: Sequence[Layer]) -> int:
+    """Bytes of the blocks that lie side by side in the files, which are decoded whole."""
+    total = 0
+    for layer in layers:
+        dataset = layer.dataset.src_dataset if isinstance(layer.dataset, WarpedVRT) else layer.dataset
+        rows = max(BLOCK, dataset.block_shapes[layer.index - 1][0])  # GDAL does not tell of those behind a product
+        total += rows * dataset.width * np.dtype(dataset.dtypes[layer.index - 1]).itemsize
+    return total
 
 
 def read(

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import rasterio
 from rasterio.windows import Window
 
 from resnetd_tf.errors import InputError
@@ -10,6 +11,7 @@ from resnetd_tf.imagery import layers, safe
 from resnetd_tf.imagery.layers import Grid, Layer
 
 SAMPLE = 512  # pixels on a side that are looked at before a scene is mapped
+SMALLEST_CACHE = 2**25  # bytes
 DARKEST = 1000  # DN that an offset of products since baseline 04.00 adds to all
 
 
@@ -54,10 +56,13 @@ class Scene:
         """
         there = [layer for layer in self.layers if layer]
         place = Window(window.col_off + self.left, window.row_off + self.top, window.width, window.height)
-        stored = layers.read(there, place)
-        valid = layers.there(there, stored, place)
-        if self.clouds:
-            kinds = layers.read(self.clouds, place)
+        # So much is kept of what was decoded, as scenes are read from the top; else it would be a share of all memory.
+        kept = max(SMALLEST_CACHE, layers.row_of_blocks([*there, *self.clouds]) * 3 // 2)
+        with rasterio.Env(GDAL_CACHEMAX=kept):
+            stored = layers.read(there, place)
+            valid = layers.there(there, stored, place)
+            kinds = layers.read(self.clouds, place) if self.clouds else None
+        if kinds is not None:
             valid &= ~(np.isin(kinds, safe.HIDDEN) if len(self.clouds) == 1 else kinds > 0).any(axis=-1)
         if self.picture:
             return stored, valid

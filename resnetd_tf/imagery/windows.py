@@ -11,7 +11,7 @@ from rasterio.windows import Window
 from resnetd_tf.imagery import rendering
 from resnetd_tf.imagery.layers import Grid
 
-STRIP = 1024  # rows that are read at once: what JPEG 2000 files of Sentinel-2 have in a block
+STRIP = 128  # rows that are read at once; `layers.row_of_blocks` has GDAL keep those of one block
 LEAST_VALID = 0.5  # share of a window's or a cell's pixels that must be there
 MOST_OVER = 4  # windows of a row or column, of those over a cell, that are looked at to explain it
 

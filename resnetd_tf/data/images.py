@@ -120,17 +120,26 @@ def _picture(file) -> Iterator[PIL.Image.Image]:
     Raises:
         InputError: It has more than 8 bits a colour: Pillow cuts them off in some formats and clips in others.
     """
-    with OPENING, warnings.catch_warnings(action="ignore"):
-        limit, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None  # ours is another
-        try:
-            image = PIL.Image.open(file, formats=FORMATS)
-        finally:
-            PIL.Image.MAX_IMAGE_PIXELS = limit
-    with image, warnings.catch_warnings(action="ignore"):
+    with _opened(file) as image, warnings.catch_warnings(action="ignore"):
         if _is_deep(image, file):
             name = getattr(file, "name", f"a {image.format} picture")
             raise InputError(f"{name}: 16 bits a colour or more, of unknown scale; convert it to 8 bits")
         yield image
+
+
+def _opened(file) -> PIL.ImageFile.ImageFile:
+    with OPENING, warnings.catch_warnings(action="ignore"):
+        limit, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None  # ours is another
+        try:
+            return PIL.Image.open(file, formats=FORMATS)
+        finally:
+            PIL.Image.MAX_IMAGE_PIXELS = limit
+
+
+def verify(path: str) -> None:
+    """Raises what Pillow does for a picture that is cut off or whose checksums are wrong; decodes no pixels."""
+    with pathlib.Path(path).open("rb") as file, _opened(file) as image:
+        image.verify()
 
 
 def _is_deep(image: PIL.ImageFile.ImageFile, file) -> bool:

@@ -67,8 +67,10 @@ def run(
     files = [file for path in paths for file in _inside(pathlib.Path(path))]
     own_pictures = str(classifier.metadata.get("dataset")).startswith("folder:")
     largest = max(PATCHES * classifier.patch_side, ANY_SIZE if own_pictures else 0)
-    small = [file for file in files if window is None and is_patch(file, largest)]
-    large = [file for file in files if file not in small]
+    small: list[pathlib.Path] = []
+    large: list[pathlib.Path] = []
+    for file in files:
+        (small if window is None and is_patch(file, largest) else large).append(file)
     of_scenes = {"output": output, "area": area, "stride": stride, "probabilities": options.get("probabilities")}
     if not large and any(of_scenes.values()):
         name = next(name for name, value in of_scenes.items() if value)

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import PIL.Image
 import rasterio
 import rasterio.errors
 import rasterio.warp
@@ -83,13 +82,8 @@ def open_raster(path: str) -> rasterio.DatasetReader:
     with damage_told(f"{path}: not a raster file that GDAL reads", "; remove or replace it"), quiet():
         dataset = rasterio.open(path)
     if dataset.driver == "PNG":  # of which GDAL reads what is there, and makes up the rest
-        with damage_told(f"{path}: cannot be read, damaged or truncated"), images.OPENING:
-            limit, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None
-            try:
-                with PIL.Image.open(path) as picture:
-                    picture.verify()
-            finally:
-                PIL.Image.MAX_IMAGE_PIXELS = limit
+        with damage_told(f"{path}: cannot be read, damaged or truncated"):
+            images.verify(path)
     return dataset
 
 

@@ -37,8 +37,8 @@ def read(path: str | pathlib.Path, classifier: SavedClassifier) -> np.ndarray:
 
 def _rendered(name: str, pixels: np.ndarray, classifier: SavedClassifier) -> np.ndarray:
     pixels = rendering.taken(name, pixels, classifier)
-    is_dark = pixels.dtype == "uint16" and classifier.bands == 3
-    return rendering.stored(rendering.rendered(pixels)) if is_dark else pixels
+    numbers = pixels.dtype == "uint16" and classifier.bands == 3
+    return rendering.stored(rendering.rendered(pixels)) if numbers else pixels
 
 
 def predict(classifier: SavedClassifier, images: Sequence[np.ndarray | str | pathlib.Path]) -> np.ndarray:

@@ -123,10 +123,10 @@ def write_map(
             lock.acquire()
         except filelock.Timeout:
             raise InputError(f"{folder} is in use by another process; give another --output") from None
-        with lock, _removed_if_empty(folder):
+        with lock:
             found, there = progress.classified(classifier, scene, options.window, options.stride, folder)
             there = there & areas.inside(scene, there.shape, options.stride)
-            mapped = _write(folder, scene, found, there, options, classifier.classes)
+            mapped, counts = _write(folder, scene, found, there, options, classifier.classes)
             for name, path in targets.items():
                 (folder / name).replace(path)
             if options.overwrite and not options.probabilities:
@@ -134,7 +134,6 @@ def write_map(
             strongest = _strongest(found, mapped)
         shutil.rmtree(folder)
     print(f"Written: {', '.join(str(path) for path in targets.values())}")
-    counts = _counts(mapped, len(classifier.classes))
     shares = counts / max(1, counts.sum())
     return {
         "cells": int(counts.sum()),
@@ -142,10 +141,6 @@ def write_map(
         "shares": dict(zip(classifier.classes, shares.tolist())),
         "strongest": {classifier.classes[index]: cell for index, cell in sorted(strongest.items())},
     }
-
-
-def _counts(mapped: np.ndarray, classes: int) -> np.ndarray:
-    return np.bincount(mapped[mapped != maps.NODATA], minlength=classes)
 
 
 def _strongest(found: np.ndarray, mapped: np.ndarray) -> dict[int, tuple[int, int]]:
@@ -167,20 +162,6 @@ def targets_of(base: pathlib.Path, probabilities: bool) -> dict[str, pathlib.Pat
     return {name: base.with_name(f"{base.name}_{name}") for name in names}
 
 
-class Nothing(InputError):
-    """Nothing would be on a map."""
-
-
-@contextlib.contextmanager
-def _removed_if_empty(folder: pathlib.Path) -> Iterator[None]:
-    """Removes what is kept of a map that has nothing on it."""
-    try:
-        yield
-    except Nothing:
-        shutil.rmtree(folder)
-        raise
-
-
 @contextlib.contextmanager
 def _writing(base: pathlib.Path) -> Iterator[None]:
     try:
@@ -197,17 +178,19 @@ def _write(
     there: np.ndarray,
     options: Options,
     classes: tuple[str, ...],
-) -> np.ndarray:
-    """Writes all files of a map into a folder; the classes of its cells."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Writes all files of a map into a folder; the classes of its cells, and the number of those of each class."""
     mapped = np.stack([maps.best(values, valid, options.min_probability) for values, valid in zip(found, there)])
     stride = options.stride
     if (mapped == maps.NODATA).all():
-        raise Nothing(f"{scene.name}: nothing to map: everywhere no data, clouds, or less than --min_probability")
+        shutil.rmtree(folder)
+        raise InputError(f"{scene.name}: nothing to map: everywhere no data, clouds, or less than --min_probability")
     maps.write_classes(folder / "landcover.tif", scene, mapped, stride, classes, options.whole)
     maps.draw(folder / "landcover.png", scene, mapped, stride, classes)
     hectares = scene.grid.hectares and scene.grid.hectares * stride**2
-    table = maps.table_of_areas(_counts(mapped, len(classes)), classes, hectares)
+    counts = np.bincount(mapped[mapped != maps.NODATA], minlength=len(classes))
+    table = maps.table_of_areas(counts, classes, hectares)
     (folder / "areas.csv").write_text(table, encoding="utf-8")
     if options.probabilities:
         maps.write_probabilities(folder / "probability.tif", scene, found, there, stride, classes)
-    return mapped
+    return mapped, counts

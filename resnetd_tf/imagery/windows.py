@@ -58,7 +58,7 @@ def probabilities(
     across, down = max(1, columns - count + 1), max(1, rows - count + 1)
     profile = np.sin(np.pi * (np.arange(count) + 0.5) / count) ** 2
     weights = np.outer(profile, profile).astype("float32")
-    strips = _Strips(scene, max(rows, count) * stride, max(columns, count) * stride)
+    strips = _Strips(scene, window, stride)
     begin = max(0, min(first - count + 1, down - 1))
     sums = np.zeros((count, across + count - 1, classes), "float32")
     filled = np.zeros(sums.shape[:2], "float32")
@@ -100,8 +100,8 @@ def sureness(probabilities: np.ndarray) -> np.ndarray:
 class _Strips:
     """Pixels of a scene by rows, of which some are held; beyond its edges it is mirrored."""
 
-    def __init__(self, scene: Pixels, height: int, width: int):
-        self.scene, self.height, self.width = scene, height, width
+    def __init__(self, scene: Pixels, window: int, stride: int):
+        self.scene, self.width = scene, max(window, cells(scene, stride)[1] * stride)
         self.top = 0
         self.held: tuple[np.ndarray, np.ndarray] | None = None
 
@@ -137,18 +137,13 @@ def _prepare(
     starts = np.arange(across) * stride
     images = np.stack([pixels[:, start : start + window] for start in starts])
     there = np.stack([valid[:, start : start + window] for start in starts])
-    of_cells = valid.reshape(window // stride, stride, -1, stride).mean((1, 3))
-    return _as_taken(images, there, scene, renderer.map), there.mean((1, 2)), of_cells
-
-
-def _as_taken(images: np.ndarray, there: np.ndarray, scene: Pixels, map: Callable = map) -> np.ndarray:
-    """Windows (n, window, window, bands) as the classifier takes them; a mean stands for what is missing."""
     shares = there.mean((1, 2))
-    for index in np.flatnonzero((shares < 1) & (shares > 0)):
+    for index in np.flatnonzero((shares < 1) & (shares >= LEAST_VALID)):
         images[index][~there[index]] = np.rint(images[index][there[index]].mean(0))
-    if scene.picture or images.shape[-1] != 3:
-        return images
-    return np.stack(list(map(rendering.stored, rendering.rendered(images))))
+    if not scene.picture and images.shape[-1] == 3:
+        images = np.stack(list(renderer.map(rendering.stored, rendering.rendered(images))))
+    of_cells = valid.reshape(window // stride, stride, -1, stride).mean((1, 3))
+    return images, shares, of_cells
 
 
 def over(scene: Pixels, cell: tuple[int, int], window: int, stride: int) -> np.ndarray:
@@ -161,24 +156,15 @@ def over(scene: Pixels, cell: tuple[int, int], window: int, stride: int) -> np.n
         cell: Row and column of the map.
         window, stride: As for `probabilities`.
     """
-    count, sizes = window // stride, (scene.grid.height, scene.grid.width)
-    starts = []
-    for index, all_cells in zip(cell, cells(scene, stride)):
-        places = range(max(0, index - count + 1), min(index, max(0, all_cells - count)) + 1)
-        starts.append([stride * place for place in places[:: max(1, len(places) // MOST_OVER)]])
-    missing = [max(0, some[-1] + window - size) for some, size in zip(starts, sizes)]  # which is mirrored
-    (top, bottom), (left, right) = (
-        (max(0, min(some[0], size - beyond)), min(some[-1] + window, size))
-        for some, size, beyond in zip(starts, sizes, missing)
+    count, found = window // stride, []
+    places = (
+        range(max(0, index - count + 1), min(index, max(0, all_cells - count)) + 1)
+        for index, all_cells in zip(cell, cells(scene, stride))
     )
-    pixels, there = scene.read(Window(left, top, right - left, bottom - top))
-    beyond = [(0, count) for count in missing]
-    pixels, there = np.pad(pixels, (*beyond, (0, 0)), mode="symmetric"), np.pad(there, beyond, mode="symmetric")
-    found = [
-        (part[row - top : row - top + window, column - left : column - left + window])
-        for part in (pixels, there)
-        for row in starts[0]
-        for column in starts[1]
-    ]
-    images, shares = np.stack(found[: len(found) // 2]), np.stack(found[len(found) // 2 :])
-    return _as_taken(images, shares, scene)[shares.mean((1, 2)) >= LEAST_VALID]
+    rows, columns = (list(some[:: max(1, len(some) // MOST_OVER)]) for some in places)
+    strips = _Strips(scene, window, stride)
+    with ThreadPoolExecutor(2) as renderer:
+        for row in rows:
+            images, shares, _ = _prepare(strips, scene, window, stride, renderer, row)
+            found.append(images[columns][shares[columns] >= LEAST_VALID])
+    return np.concatenate(found)

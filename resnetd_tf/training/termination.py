@@ -39,9 +39,11 @@ class Termination:
     def _ignored(self, error) -> None:
         """Python ignores what is raised in a destructor, and here: the signal comes again, a moment later."""
         self.reporting = True
-        if not (self.requested and isinstance(error.exc_value, SystemExit)):
-            self.former_hook(error)
-        self.reporting = False
+        try:
+            if not (self.requested and isinstance(error.exc_value, SystemExit)):
+                self.former_hook(error)
+        finally:
+            self.reporting = False
         if self.requested and not (self.again and self.again.is_alive()):
             self.again = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM))
             self.again.start()

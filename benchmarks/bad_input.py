@@ -145,7 +145,7 @@ def write_files(folder: pathlib.Path) -> None:
     safetensors.numpy.save_file(tensors, folder / "network.safetensors")
     described = {"dataset": "synthetic", "data_dir": None, "patch_shape": (64, 64, 3), "weights_source": "random"}
     savedmodel.write(model, CLASSES, described, folder / "savedmodel")
-    (folder / "model.tflite").write_bytes(tflite._flatbuffer(folder / "savedmodel", (64, 64, 3)))
+    tflite.write(folder / "savedmodel", (64, 64, 3), CLASSES, described, folder / "model.tflite")
 
 
 def reader(kind: str, folder: pathlib.Path) -> Callable[[pathlib.Path], object]:
@@ -153,7 +153,7 @@ def reader(kind: str, folder: pathlib.Path) -> Callable[[pathlib.Path], object]:
     import tensorflow as tf
 
     from resnetd_tf.data import images, sources, synthetic
-    from resnetd_tf.deployment import tflite
+    from resnetd_tf.deployment import conversion
     from resnetd_tf.evaluation import run
     from resnetd_tf.networks import checkpoints
     from resnetd_tf.saved import open_classifier
@@ -180,7 +180,7 @@ def reader(kind: str, folder: pathlib.Path) -> Callable[[pathlib.Path], object]:
     def evaluate_and_export(path):
         with tempfile.TemporaryDirectory(dir=folder) as place:
             run.evaluate(str(model), output_dir=f"{place}/evaluation")
-            tflite.convert(str(model), "float32", f"{place}/model.tflite")
+            conversion.convert(str(model), output=f"{place}/model.tflite")
 
     return {
         "JPEG in a request": request,
@@ -193,7 +193,7 @@ def reader(kind: str, folder: pathlib.Path) -> Callable[[pathlib.Path], object]:
         "SavedModel": lambda path: open_classifier(model).predict(pixels),
         "labels.txt": lambda path: open_classifier(model),
         "metadata.json": evaluate_and_export,
-        "TFLite": lambda path: tflite.run(path, pixels),
+        "TFLite": lambda path: open_classifier(path).predict(pixels),
     }.get(kind, images.read)
 
 

@@ -21,15 +21,17 @@ from resnetd_tf.environment import free_memory
 from resnetd_tf.errors import NotOurs
 
 OPERATIONS = """
-    Abs AddV2 All Assert AvgPool BiasAdd Cast Const Conv2D DecodeJpeg DecodeRaw EnsureShape Equal
-    ExtractJpegShape FloorDiv Greater Identity If Less LessEqual LogicalAnd LogicalOr MatMul MaxPool Maximum
-    Mean Mul NoOp Pack Pad PartitionedCall Placeholder Range RealDiv Relu Reshape ResizeBilinear Select SelectV2
-    Shape Softmax Sqrt Squeeze StatefulPartitionedCall StatelessIf StatelessWhile StridedSlice StringLength Sub
-    Substr Sum TensorListFromTensor TensorListGetItem TensorListReserve TensorListSetItem TensorListStack
+    Abs AddV2 All ArgMax AsString Assert AvgPool BatchDatasetV2 BiasAdd Cast ConcatenateDataset Const Conv2D
+    DatasetToSingleElement DecodeJpeg DecodeRaw EnsureShape Equal ExpandDims ExtractJpegShape Fill FloorDiv GatherV2
+    Greater Identity If IgnoreErrorsDataset Less LessEqual LogicalAnd LogicalOr MatMul MaxPool Maximum Mean Mul NoOp
+    Pack Pad ParallelMapDatasetV2 ParseExampleV2 PartitionedCall Placeholder Range RealDiv Relu Reshape ResizeBilinear
+    ScatterNd Select SelectV2 Shape Size Softmax Sqrt Squeeze StatefulPartitionedCall StatelessIf StatelessWhile
+    StaticRegexFullMatch StridedSlice StringJoin StringLength Sub Substr Sum TensorDataset TensorListFromTensor
+    TensorListGetItem TensorListReserve TensorListSetItem TensorListStack TensorScatterUpdate TensorSliceDataset Tile
     Transpose While
-"""  # ResizeBilinear and StatelessWhile: those of version 0.1.0
+"""  # ResizeBilinear, StatelessWhile and lists of tensors: those of versions before 0.2.0
 OBJECTS = {"user_object", "function", "bare_concrete_function", "constant"}
-SAVING = {"MergeV2Checkpoints", "RestoreV2", "SaveV2", "ShardedFilename", "StaticRegexFullMatch", "StringJoin"}
+SAVING = {"MergeV2Checkpoints", "RestoreV2", "SaveV2", "ShardedFilename"}
 
 
 def read(path: pathlib.Path) -> MetaGraphDef:
@@ -84,7 +86,7 @@ def _import(path: pathlib.Path) -> tuple[tf.Graph, tf.Tensor, tf.Tensor]:
     )
     if any(value.func.name in saving for node in _nodes(meta) for value in node.attr.values()):
         raise NotOurs("saves or restores files where it classifies")
-    ((_, pixels),), ((_, probabilities),) = signature.inputs.items(), signature.outputs.items()
+    (pixels,), probabilities = signature.inputs.values(), signature.outputs["probabilities"]
     with tf.Graph().as_default() as graph:
         tf.import_graph_def(meta.graph_def, name="")
     given, answer = (graph.get_tensor_by_name(tensor.name) for tensor in (pixels, probabilities))

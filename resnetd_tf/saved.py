@@ -1,10 +1,7 @@
 """Opening a classifier from disk.
 
-import resnetd_tf
-
 classifier = resnetd_tf.open_classifier("saved_models/resnet50d")
 probabilities = classifier.predict(images)  # uint8 (n, height, width, 3) -> float32 (n, classes)
-print([classifier.classes[index] for index in probabilities.argmax(axis=1)])
 """
 
 import collections
@@ -17,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 import resnetd_tf.networks  # noqa: F401 - networks' own files have its layers
-from resnetd_tf import graphs, metadata, rundir
+from resnetd_tf import graphs, metadata, rundir, runtimes
 from resnetd_tf.errors import InputError, NotOurs, damage_told, first_line
 from resnetd_tf.networks import classifier_files, pretrained, safetensors_files
 
@@ -27,9 +24,8 @@ class SavedClassifier:
     """A classifier on disk, opened.
 
     Attributes:
-        path: The SavedModel folder, or the .keras or .safetensors file.
-        folder: Where all else of its run is; the folder that it lies in, if it was copied alone; for the one that comes
-            with this package the current one.
+        path: The SavedModel folder, or the file: .keras, .safetensors, .tflite, .onnx, or OpenVINO's .xml.
+        folder: Where all else of its run is; else the folder that it lies in; for the package's own the current one.
         classes: Class names in the order of the probabilities; numbers where no labels.txt was found.
         bands: Number of bands of the images it takes.
         predict: Raw pixels (n, height, width, bands), or a list of images (height, width, bands) of any sizes, to
@@ -51,6 +47,8 @@ class SavedClassifier:
         """
         if self.path.suffix == ".safetensors":
             return safetensors_files.description(self.path) or {}
+        if self.path.suffix in runtimes.SUFFIXES:
+            return runtimes.describe(self.path)["metadata"] or {}
         path = _beside(self.path, "metadata.json")
         return metadata.read(path) if path else {}
 
@@ -67,7 +65,7 @@ class SavedClassifier:
         The lists of splits that it was trained with are those of its own dataset; for another one it says so.
 
         Raises:
-            InputError: No dataset is given or known, or the folder it was trained on is gone, or its lists of splits.
+            InputError: No dataset is given or known, or its folder or lists of splits are gone.
         """
         lists = None if split_files else self.metadata.get("split_files")
         if dataset and dataset != self.metadata.get("dataset"):
@@ -92,7 +90,7 @@ class SavedClassifier:
 
 
 def locate(model: str | pathlib.Path) -> pathlib.Path:
-    """The model that a path means: a .keras or .safetensors file, a SavedModel, or the newest version under a base.
+    """The model that a path means: a file, a SavedModel, the newest version under a base, or OpenVINO's folder.
 
     "eurosat" means the classifier that comes with this package, unless there is a model at that path.
 
@@ -108,11 +106,11 @@ def locate(model: str | pathlib.Path) -> pathlib.Path:
     if not path.exists():
         raise InputError(f"model {path}: no such file or folder; train one first, or give --model")
     if path.is_file():
-        if path.suffix not in (".keras", ".safetensors"):
-            raise InputError(
-                f"model {path}: expected a .keras or .safetensors file, a SavedModel folder or a folder of versions"
-            )
+        if path.suffix not in (".keras", ".safetensors", *runtimes.SUFFIXES):
+            raise InputError(f"model {path}: expected a .keras, .safetensors, .tflite, .onnx or .xml file, or a folder")
         return path
+    if (path / "model.xml").is_file():
+        return path / "model.xml"
     if (path / "saved_model.pb").is_file():
         return path
     versions = rundir.versions(path)
@@ -122,11 +120,7 @@ def locate(model: str | pathlib.Path) -> pathlib.Path:
 
 
 def eurosat() -> SavedClassifier:
-    """The classifier that ships with this package: a ResNet-50-D trained on EuroSAT RGB; see its MODEL_CARD.md.
-
-    Raises:
-        InputError: Its file is missing or damaged.
-    """
+    """The classifier that ships with this package, see its MODEL_CARD.md; InputError if it is missing or damaged."""
     return open_classifier(pretrained.EUROSAT)
 
 
@@ -156,14 +150,16 @@ def open_classifier(model: str | pathlib.Path, batch_size: int = 64, trust: bool
     Args:
         model: A path as `locate` takes it.
         batch_size: Images that are classified at once.
-        trust: Whether a model may hold what no classifier of ours does. It is a program then, and opening it runs it.
+        trust: Whether a model may hold what no classifier of ours does: a program, which opening it runs.
 
     Raises:
-        InputError: There is no model there, or it is damaged or not a classifier of images.
+        InputError: There is no model, or it is damaged or no classifier of images.
     """
     path = locate(model)
     try:
-        function, spec, classes = _open_file(path, trust) if path.is_file() else _open_savedmodel(path, trust)
+        opener = _open_savedmodel if path.is_dir() else _open_file
+        opener = _open_exported if path.suffix in runtimes.SUFFIXES else opener
+        function, spec, classes = opener(path, trust)
     except Exception as error:  # the loaders raise whatever the damage makes them stumble on
         advice = "; --trust opens it, and runs what is in it" if isinstance(error, NotOurs) else ""
         raise InputError(f"model {path}: cannot be loaded ({first_line(error)}){advice}") from error
@@ -211,14 +207,22 @@ def _open_savedmodel(path: pathlib.Path, trust: bool) -> tuple[Callable, tf.Tens
     if not trust:
         return graphs.load(path)
     loaded = tf.saved_model.load(str(path))
-    signature = loaded.signatures["serving_default"]
+    signature, output = loaded.signatures["serving_default"], "probabilities"
     ((key, spec),) = signature.structured_input_signature[1].items()
-    ((output, result),) = signature.structured_outputs.items()
+    result = signature.structured_outputs[output]
 
     def function(pixels, loaded=loaded):  # `loaded` owns the variables: keep it alive
         return signature(**{key: tf.constant(pixels)})[output].numpy()
 
     return function, spec, result.shape[-1]
+
+
+def _open_exported(path: pathlib.Path, trust: bool) -> tuple[Callable, tf.TensorSpec, int]:
+    """The same for what another runtime runs, which opens it anew for each call, in a process of its own."""
+    described = runtimes.describe(path)
+    (given,), (answer,) = described["inputs"].values(), described["outputs"].values()
+    spec = tf.TensorSpec([size if size > 0 else None for size in given["shape"]], given["dtype"])
+    return lambda pixels: runtimes.run(path, pixels)["probabilities"], spec, answer["shape"][-1]
 
 
 def _beside(path: pathlib.Path, name: str) -> pathlib.Path | None:
@@ -230,6 +234,8 @@ def _beside(path: pathlib.Path, name: str) -> pathlib.Path | None:
 def _class_names(path: pathlib.Path, classes: int) -> tuple[str, ...]:
     if path.suffix == ".safetensors":
         return tuple((safetensors_files.description(path) or {})["classes"])
+    if path.suffix in runtimes.SUFFIXES and (named := runtimes.describe(path)["classes"]):
+        return tuple(named)
     labels = _beside(path, "labels.txt")
     if labels is None:
         return tuple(map(str, range(classes)))

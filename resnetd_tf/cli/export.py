@@ -1,52 +1,57 @@
-"""Converts a trained classifier for deployment.
+"""Converts a trained classifier for deployment, and compares what comes out with it.
 
 Examples:
-    python export.py --model=saved_models/resnet50d --format=tflite --precision=float32
     python export.py --model=saved_models/resnet50d --format=tflite --precision=int8
     python export.py --model=saved_models/resnet50d --format=savedmodel --precision=bfloat16
     python export.py --model=saved_models/resnet50d/run-1/model.keras --format=savedmodel --precision=float32
+    python export.py --model=saved_models/resnet50d --format=onnx --verify=full
+    python export.py --model=saved_models/resnet50d --format=openvino --precision=bfloat16
     python export.py --model=saved_models/resnet50d --format=safetensors --precision=float16
 """
 
 from absl import flags
 
 from resnetd_tf.cli import common_flags, program
-from resnetd_tf.errors import InputError
+from resnetd_tf.deployment import formats
 
 FLAGS = flags.FLAGS
-PRECISIONS = {
-    "tflite": ("float32", "int8"),
-    "savedmodel": ("float32", "bfloat16"),
-    "safetensors": ("float32", "float16"),
-}
 
 
 def export(arguments: list[str]) -> None:
-    possible = PRECISIONS[FLAGS.format]
-    if FLAGS.precision not in possible:
-        raise InputError(
-            f"--format={FLAGS.format} --precision={FLAGS.precision}: not made; it is made in {' or '.join(possible)}"
-        )
+    formats.check(FLAGS.format, FLAGS.precision, FLAGS.batch, FLAGS.output_type)
     program.import_tensorflow()
-    from resnetd_tf.deployment import savedmodel, tflite, weights
+    from resnetd_tf.deployment import conversion
 
-    convert = {"tflite": tflite.convert, "savedmodel": savedmodel.convert, "safetensors": weights.convert}[FLAGS.format]
-    convert(common_flags.model(), FLAGS.precision, FLAGS.output, trust=FLAGS.trust, **common_flags.source())
+    conversion.convert(
+        common_flags.model(),
+        FLAGS.format,
+        FLAGS.precision,
+        FLAGS.output,
+        batch=FLAGS.batch,
+        output_type=FLAGS.output_type,
+        verify_all=FLAGS.verify == "full",
+        trust=FLAGS.trust,
+        **common_flags.source(),
+    )
 
 
 def define_flags() -> None:
     common_flags.define_model()
-    flags.DEFINE_enum("format", "tflite", list(PRECISIONS), "What to make.")
+    flags.DEFINE_enum("format", "tflite", list(formats.PRECISIONS), "What to make.")
+    made = "; ".join(f"{format}: {', '.join(made)}" for format, made in formats.PRECISIONS.items())
+    precisions = dict.fromkeys(precision for made in formats.PRECISIONS.values() for precision in made)
     flags.DEFINE_enum(
         "precision",
         "float32",
-        ["float32", "int8", "bfloat16", "float16"],
-        "TFLite: float32, or int8, calibrated on the training split. SavedModel: float32, as training leaves it, or "
-        "bfloat16. safetensors, weights that PyTorch reads too: float32, or float16, half the size.",
+        list(precisions),
+        f"What it computes in, or of safetensors and of TFLite in float16 and dynamic stores. {made}.",
     )
-    flags.DEFINE_string(
-        "output", None, "A new file or folder; default model-... or savedmodel-... in the run's folder."
+    flags.DEFINE_integer(
+        "batch", 1, "Of TFLite: images at once; 0 for any number, to which the input is resized.", lower_bound=0
     )
+    flags.DEFINE_enum("output_type", "float32", ["float32", "uint8"], "Of TFLite in int8: type of the probabilities.")
+    flags.DEFINE_enum("verify", "some", ["some", "full"], "Validation images to compare on: 256, or all.")
+    flags.DEFINE_string("output", None, "A new file or folder; default one in the run's folder.")
     common_flags.define_dataset(
         "What to compare on, and to calibrate on for int8; default the one the model was trained on."
     )

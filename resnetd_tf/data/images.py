@@ -180,47 +180,6 @@ def shape_of_encoded(file, upright: bool = False) -> tuple[int, int, int]:
         return (image.width, image.height, 3) if turned else (image.height, image.width, 3)
 
 
-def decode(encoded, bands: int = 3, max_pixels: int = MAX_PIXELS):
-    """Pixels (height, width, bands) uint8 of an encoded JPEG or PNG, as Pillow, OpenCV and browsers decode it.
-
-    TensorFlow's default takes a faster cosine transform: on EuroSAT it is off by 3 grey levels or
-    more somewhere in every patch, which is enough to change what a network sees.
-
-    Args:
-        encoded: Scalar string, the content of the file.
-        bands: Number of bands.
-        max_pixels: The most that it may have, by its header: a small file can be of a picture that fills the memory.
-
-    Raises:
-        tf.errors.InvalidArgumentError: It is neither, or has more pixels or more than 8 bits a colour.
-    """
-    png = tf.strings.substr(encoded, 0, 8) == b"\x89PNG\r\n\x1a\n"
-    jpeg = tf.strings.substr(encoded, 0, 3) == b"\xff\xd8\xff"
-    known = tf.debugging.Assert((png | jpeg) & (tf.strings.length(encoded) > 32), ["not a JPEG or PNG file"])
-    with tf.control_dependencies([known]):
-        height, width, depth = tf.cond(png, lambda: _header_of_png(encoded), lambda: _header_of_jpeg(encoded))
-    fits = tf.debugging.Assert(
-        (height > 0) & (width > 0) & (height <= max_pixels // width),
-        [f"picture of more than {max_pixels} pixels, or of none: width and height", width, height],
-    )
-    shallow = tf.debugging.Assert(depth <= 8, ["16 bits a colour, of unknown scale; convert it to 8 bits"])
-    with tf.control_dependencies([fits, shallow]):
-        return tf.io.decode_jpeg(encoded, channels=bands, dct_method="INTEGER_ACCURATE")
-
-
-def _header_of_png(encoded):
-    """Height, width and bits a colour (int64) of an encoded PNG."""
-    place = [256**3, 256**2, 256, 1]
-    start = tf.cast(tf.io.decode_raw(tf.strings.substr(encoded, 16, 9), tf.uint8), tf.int64)
-    return tf.reduce_sum(start[4:8] * place), tf.reduce_sum(start[:4] * place), start[8]
-
-
-def _header_of_jpeg(encoded):
-    """The same of a JPEG; those of 12 bits, TensorFlow refuses."""
-    shape = tf.cast(tf.io.extract_jpeg_shape(encoded), tf.int64)
-    return shape[0], shape[1], tf.constant(8, tf.int64)
-
-
 def resize(image: np.ndarray, height: int, width: int, interpolation: str = "bilinear") -> np.ndarray:
     """An image resized as classifiers resize, antialiased, but rounded to whole pixel values of its own dtype."""
     if image.shape[:2] == (height, width):

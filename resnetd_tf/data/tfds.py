@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from resnetd_tf.data import eurosat, images
+from resnetd_tf.data import decoding, eurosat, images
 from resnetd_tf.data.batches import WITHOUT_AUTOTUNING
 from resnetd_tf.data.split_files import files, positions
 from resnetd_tf.data.splits import Dataset, Shape, Split, hold, must_fit, shapes_in_memory
@@ -203,7 +203,7 @@ def _examples(
     def read(example):
         image = example[image_key]
         if image.dtype == tf.string:
-            image = images.decode(image, feature.shape[-1])
+            image = decoding.decode(image, feature.shape[-1])
         name = example.get("filename", example.get("file_name", tf.constant("")))
         return tf.saturate_cast(image, dtype), example[label_key], name
 
@@ -231,7 +231,7 @@ def _damage(builder, error: Exception) -> InputError:
                 return InputError(f"{path}: truncated, holds {found} of {expected} images; {remedy}")
         for example in _undecoded(builder, Part(split, split)):
             try:
-                images.decode(example[image_key])
+                decoding.decode(example[image_key])
             except tf.errors.InvalidArgumentError:
                 name = example["filename"].numpy().decode() if "filename" in example else "an image"
                 return InputError(

@@ -5,7 +5,7 @@ import numpy as np
 from resnetd_tf.data import images, sources
 from resnetd_tf.saved import SavedClassifier
 
-IMAGES = 200  # of a split, for calibration and for comparison
+IMAGES = 256  # to compare on
 
 
 def agreement(probabilities: np.ndarray, expected: np.ndarray) -> str:
@@ -17,13 +17,19 @@ def agreement(probabilities: np.ndarray, expected: np.ndarray) -> str:
 
 def patches(
     classifier: SavedClassifier,
-    splits: tuple[str, ...],
+    counts: dict[str, int | None],
     dataset: str | None,
     data_dir: str | None,
     eurosat_zip: str | None,
     split_files: str | None,
 ) -> list[np.ndarray]:
     """The first images of splits of the named dataset, or of the one that the classifier was trained on.
+
+    Args:
+        classifier: Whose images they are to be.
+        counts: How many of each split; `None` for all.
+        dataset: Its name; `None` for the one that the classifier was trained on.
+        data_dir, eurosat_zip, split_files: As for `sources.load`.
 
     Returns:
         For each split an array (n, height, width, bands) of the size that the classifier was trained on.
@@ -34,7 +40,7 @@ def patches(
     name, data_dir, split_files = classifier.source(dataset, data_dir, split_files)
     loaded = sources.load(
         name,
-        splits,
+        tuple(counts),
         data_dir=data_dir,
         eurosat_zip=eurosat_zip,
         split_files=split_files,
@@ -42,6 +48,11 @@ def patches(
         interpolation=classifier.metadata.get("interpolation", "bilinear"),
     )
     classifier.check_bands(name, loaded.bands)
-    chosen = [loaded.splits[split].images[:IMAGES] for split in splits]
+    chosen = [loaded.splits[split].images[:count] for split, count in counts.items()]
     height, width = classifier.metadata.get("patch_shape", chosen[0][0].shape)[:2]
-    return [np.stack([images.resize(image, height, width) for image in some]) for some in chosen]
+    return [of_one_size(some, height, width) for some in chosen]
+
+
+def of_one_size(pixels: np.ndarray | list[np.ndarray], height: int, width: int) -> np.ndarray:
+    """Images (n, height, width, bands), resized where they have other sizes."""
+    return np.stack([images.resize(image, height, width) for image in pixels])

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from resnetd_tf.data import images, tfds
+from resnetd_tf.data import decoding, tfds
 from resnetd_tf.errors import InputError, first_line
 from resnetd_tf.evaluation.metrics import interval
 from resnetd_tf.networks import checkpoints, classifier, pretrained
@@ -124,7 +124,7 @@ def _batches(dataset: str, split: str, data_dir: str | None, preparation: Prepar
         )
 
     def prepare(example):
-        return resize_and_crop(images.decode(example[image_key]), preparation), example[label_key]
+        return resize_and_crop(decoding.decode(example[image_key]), preparation), example[label_key]
 
     try:
         undecoded = {image_key: tensorflow_datasets.decode.SkipDecoding()}

@@ -11,6 +11,7 @@ import time
 from resnetd_tf import rundir
 from resnetd_tf.data.splits import Dataset
 from resnetd_tf.deployment import comparison, savedmodel
+from resnetd_tf.deployment.warmup import LARGEST
 from resnetd_tf.environment import free_memory, peak_memory, program
 from resnetd_tf.errors import first_line
 from resnetd_tf.evaluation import metrics, report
@@ -61,10 +62,13 @@ def finish(
     published = path.exists()
     exported = path if published else folder / "savedmodel"
     free_memory()
+    check = dataset.splits["validation"].images[: comparison.IMAGES]
     if not published:
         shutil.rmtree(exported, ignore_errors=True)
-        savedmodel.write(keras_files.load(folder / "model.keras"), dataset.classes, metadata, exported)
-    check = dataset.splits["validation"].images[: comparison.IMAGES]
+        examples = comparison.of_one_size(check[:LARGEST], *metadata["patch_shape"][:2])
+        network = keras_files.load(folder / "model.keras")
+        savedmodel.write(network, dataset.classes, metadata, exported, examples=examples)
+        del network
     expected = open_classifier(folder / "model.keras").predict(check)
     free_memory()
     served = open_classifier(exported)

@@ -14,7 +14,7 @@ import tifffile
 from conftest import eurosat_dir, needs_eurosat, needs_sentinel2, sentinel2_dir
 from PIL import ExifTags, Image, PngImagePlugin
 
-from resnetd_tf.data import images, sources
+from resnetd_tf.data import decoding, images, sources
 from resnetd_tf.data.splits import SPLITS
 from resnetd_tf.errors import InputError
 from resnetd_tf.normalization import EUROSAT_RGB
@@ -449,5 +449,5 @@ def test_patches_are_decoded_as_pillow_does_and_as_tensorflow_by_default_does_no
     patches = builder.as_dataset(split="train[:1%]", decoders={"image": tfds.decode.SkipDecoding()})
     for patch in patches.as_numpy_iterator():
         pillow = np.asarray(Image.open(io.BytesIO(patch["image"]))).astype(int)
-        np.testing.assert_array_equal(images.decode(patch["image"]), pillow)
+        np.testing.assert_array_equal(decoding.decode(patch["image"]), pillow)
         assert np.abs(tf.io.decode_image(patch["image"]).numpy() - pillow).max() >= 3

@@ -1,5 +1,6 @@
 """SavedModels in processes without our package, and what they are made from."""
 
+import io
 import shutil
 import struct
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import parity
-from resnetd_tf.data import synthetic
+from resnetd_tf.data import images, synthetic
 from resnetd_tf.deployment import savedmodel
 from resnetd_tf.deployment.folding import folded
 from resnetd_tf.networks import classifier
@@ -58,29 +59,71 @@ def test_encoded_signature_takes_files_of_any_size(run, tmp_path):
         np.testing.assert_allclose(probabilities, classifier.predict(pixels[np.newaxis])[0], atol=1e-5)
 
 
+def jpeg(image, format="JPEG", **options):
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
 def png(width, height, depth=8):
     """The start of a PNG file of that size, and no pixels."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header)) + bytes(20)
 
 
-def test_what_a_request_may_not_hold(run):
-    """Told by the first bytes and the header, before memory is taken for the pixels."""
+def test_a_bad_picture_does_not_disturb_the_others(run):
+    """Servers merge requests. What is wrong is told by the header, before memory is taken for the pixels."""
     import tensorflow as tf
 
+    image, orientation = Image.fromarray(synthetic.draw(1)[0][0]), Image.Exif()
+    orientation[0x0112] = 6
+    good, cut = jpeg(image), jpeg(image)[:900]
+    turned = [jpeg(image, exif=orientation), jpeg(image, "PNG", exif=orientation)]
+    bad = {
+        b"GIF89a" + bytes(40): "not a JPEG or PNG file",
+        b"": "not a JPEG or PNG file",
+        png(1, 1)[:20]: "not a JPEG or PNG file",
+        png(20_000, 20_000): "picture of 20000 x 20000 pixels: more than 67108864",
+        png(2**31, 2): "more than 67108864",
+        png(8, 0): "or none",
+        png(8, 8, 16): "16 bits a colour",
+        b"\xff\xd8\xff" + bytes(40): "damaged",
+        cut: "damaged",
+        turned[0]: "to be turned",
+        turned[1]: "to be turned",
+    }
+    signatures = tf.saved_model.load(str(run / "1")).signatures
+    answer = signatures["encoded"](image_bytes=tf.constant([good, *bad, good]))
+    errors, probabilities = answer["error"].numpy(), answer["probabilities"].numpy()
+    assert errors[0] == errors[-1] == b""
+    for error, what in zip(errors[1:-1], bad.values()):
+        assert what in error.decode()
+    expected = open_classifier(run).predict(np.asarray(Image.open(io.BytesIO(good)))[np.newaxis])[0]
+    np.testing.assert_allclose(probabilities[[0, -1]], [expected, expected], atol=1e-6)
+    assert not probabilities[1:-1].any() and set(answer["top_class"].numpy()[1:-1]) == {b""}
+    names = [name.encode() for name in synthetic.CLASSES]
+    assert answer["labels"].numpy().tolist() == [names] * (len(bad) + 2)
+    assert answer["top_class"].numpy()[0] == names[expected.argmax()]
+
+    examples = [tf.train.Example() for _ in range(3)]
+    examples[0].features.feature["image/encoded"].bytes_list.value.append(good)
+    examples[1].features.feature["image/encoded"].bytes_list.value.append(cut)
+    classified = signatures["classify"](inputs=tf.constant([example.SerializeToString() for example in examples]))
+    np.testing.assert_allclose(classified["scores"], [expected, 0 * expected, 0 * expected], atol=1e-6)
+    assert classified["classes"].numpy().tolist() == [names] * 3
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "1", "RGBA", "CMYK"])
+def test_kinds_of_pictures_have_one_answer(run, tmp_path, mode):
+    """What Pillow makes of them for predict.py, TensorFlow makes of them in a request."""
+    import tensorflow as tf
+
+    image = Image.fromarray(synthetic.draw(4)[0][3]).convert(mode)
+    path = tmp_path / "image"
+    image.save(path, "JPEG" if mode == "CMYK" else "PNG")
     signature = tf.saved_model.load(str(run / "1")).signatures["encoded"]
-    for content, what in (
-        (b"GIF89a" + bytes(40), "not a JPEG or PNG file"),
-        (b"", "not a JPEG or PNG file"),
-        (png(1, 1)[:20], "not a JPEG or PNG file"),
-        (png(20_000, 20_000), "more than 67108864 pixels"),
-        (png(2**31, 2), "more than 67108864 pixels"),
-        (png(8, 0), "or of none"),
-        (png(8, 8, 16), "16 bits a colour"),
-        (b"\xff\xd8\xff" + bytes(40), "JPEG"),
-    ):
-        with pytest.raises(tf.errors.InvalidArgumentError, match=what):
-            signature(image_bytes=tf.constant([content]))
+    served = signature(image_bytes=tf.constant([path.read_bytes()]))["probabilities"]
+    np.testing.assert_allclose(served[0], open_classifier(run).predict([images.read(path)])[0], atol=1e-5)
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])

@@ -10,7 +10,7 @@ from conftest import ROOT
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from resnetd_tf.data import synthetic
-from resnetd_tf.deployment import tflite
+from resnetd_tf.deployment import conversion
 from resnetd_tf.errors import InputError
 from resnetd_tf.saved import open_classifier
 from resnetd_tf.training import Settings, train
@@ -55,7 +55,7 @@ def test_thirteen_bands(capsys, tmp_path):
     small = {"depth": 10, "image_size": 32, "weights": "none", "epochs": 4, "batch_size": 14}
     train(Settings(**small, dataset=f"folder:{tmp_path / 'data'}", output_dir=str(tmp_path / "model")))
     shutil.move(tmp_path / "model/1", tmp_path / "alone")
-    tflite.convert(str(tmp_path / "alone"), "float32", str(tmp_path / "model.tflite"))
+    conversion.convert(str(tmp_path / "alone"), output=str(tmp_path / "model.tflite"))
     printed = capsys.readouterr().out
     assert "input 1x48x48x13" in printed and "on 8 validation images: same class for 100.0 %" in printed
 
@@ -74,13 +74,13 @@ def test_a_damaged_savedmodel_is_not_converted(run, bad_input, tmp_path):
 def test_a_file_that_ends_the_interpreter(tmp_path):
     """As damaged files do, some by a segmentation fault."""
     (tmp_path / "model.tflite").write_bytes(b"TFL3" * 100)
-    with pytest.raises(InputError, match=r"the TFLite model cannot be run: LiteRT ended with 1 \(ValueError"):
-        tflite.run(tmp_path / "model.tflite", np.zeros((1, 8, 8, 3), "uint8"))
+    with pytest.raises(InputError, match=r"cannot be loaded \(its runtime ended with 1 \(ValueError"):
+        open_classifier(tmp_path / "model.tflite")
 
 
 def test_a_savedmodel_of_0_1_0_is_refused(tmp_path):
     with tarfile.open(ROOT / "tests/golden/saved_by_0.1.0.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")
     with pytest.raises(InputError, match=r"is of an older version: export\.py --format=savedmodel makes it anew"):
-        tflite.convert(str(tmp_path / "saved_by_0.1.0"), "float32", str(tmp_path / "model.tflite"))
+        conversion.convert(str(tmp_path / "saved_by_0.1.0"), output=str(tmp_path / "model.tflite"))
     assert not (tmp_path / "model.tflite").exists()

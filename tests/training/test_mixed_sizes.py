@@ -9,8 +9,9 @@ import tensorflow as tf
 from conftest import ROOT, SMALLEST
 from PIL import Image
 
+from resnetd_tf import runtimes
 from resnetd_tf.data import images, sources, synthetic
-from resnetd_tf.deployment import tflite
+from resnetd_tf.deployment import conversion
 from resnetd_tf.saved import open_classifier
 
 
@@ -64,8 +65,8 @@ def test_one_answer(program, folder, tmp_path):
     np.testing.assert_allclose(from_keras, pixels, atol=1e-5)
     np.testing.assert_allclose(printed, pixels, atol=1e-4)
 
-    tflite.convert(str(base), "float32", str(tmp_path / "model.tflite"))
+    conversion.convert(str(base), output=str(tmp_path / "model.tflite"))
     resized = np.stack([images.resize(image, 32, 32) for image in split.images])  # the file takes one size
-    answers = tflite.run(tmp_path / "model.tflite", resized)
+    answers = runtimes.run(tmp_path / "model.tflite", resized)["probabilities"]
     np.testing.assert_allclose(answers, pixels, atol=0.05)  # but for rounding to whole grey levels
     assert np.mean(answers.argmax(1) == pixels.argmax(1)) >= 0.9

@@ -1,0 +1,80 @@
+"""Exports, run by their own runtimes in processes that have none of our package, and as any other model."""
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnetd_tf import runtimes
+from resnetd_tf.data import synthetic
+from resnetd_tf.deployment import conversion, savedmodel, tflite
+from resnetd_tf.errors import InputError
+from resnetd_tf.networks import classifier
+from resnetd_tf.normalization import EUROSAT_RGB
+from resnetd_tf.saved import open_classifier
+
+
+@pytest.mark.parametrize(
+    ("format", "precision", "name"), [("onnx", "float32", "m.onnx"), ("openvino", "bfloat16", "folder")]
+)
+def test_any_number_of_images_of_any_size(run, program, tmp_path, capsys, format, precision, name):
+    path = conversion.convert(str(run), format, precision, str(tmp_path / name))
+    assert f"Against {run / 'run-1/model.keras'} on 256 validation images: same class" in capsys.readouterr().out
+    (tmp_path / "alone").mkdir()
+    model, expected = open_classifier(path.rename(tmp_path / "alone" / name)), open_classifier(run)
+    assert model.classes == synthetic.CLASSES and model.metadata["dataset"] == "synthetic"
+    assert model.metadata["exported_precision"] == precision
+    images = synthetic.draw(12, seed=5)[0]
+    atol = 1e-5 if precision == "float32" else 0.05
+    for some in (images, images[:3, :40, :50], images[:0]):
+        np.testing.assert_allclose(model.predict(some), expected.predict(some), atol=atol)
+    Image.fromarray(images[0]).save(tmp_path / "scene.png")
+    labelled = program("predict.py", f"--model={model.path}", "--top=1", tmp_path / "scene.png")
+    assert synthetic.CLASSES[expected.predict(images[:1]).argmax()] in labelled.stdout
+    found = json.loads(path.with_name(f"{name}.check.json").read_text())
+    assert found["images"] == 256 and found["milliseconds"] > 0 and list(found["inputs"]) == ["pixels"]
+
+
+@pytest.mark.parametrize(
+    ("precision", "batch", "output_type"),
+    [("float16", 1, "float32"), ("dynamic", 4, "float32"), ("int8", 0, "uint8")],
+)
+def test_tflite(run, tmp_path, precision, batch, output_type):
+    path = tmp_path / "model.tflite"
+    conversion.convert(str(run), "tflite", precision, str(path), batch=batch, output_type=output_type)
+    images, expected = synthetic.draw(10, seed=5)[0], open_classifier(run)
+    found = runtimes.run(path, images)
+    assert found["inputs"] == {"pixels": {"shape": [batch or -1, 64, 64, 3], "dtype": "uint8"}}
+    assert found["outputs"] == {"probabilities": {"shape": [batch or -1, 10], "dtype": output_type}}
+    assert np.abs(found["probabilities"] - expected.predict(images)).max() < 0.3
+    with zipfile.ZipFile(path) as archive:
+        assert archive.read("labels.txt").decode().splitlines() == list(synthetic.CLASSES)
+    limit = {"float16": 0.55, "dynamic": 0.3, "int8": 0.3}[precision]
+    assert path.stat().st_size < limit * (run / "run-1/model.keras").stat().st_size
+
+
+def test_an_export_that_disagrees_is_not_written(run, tmp_path, monkeypatch):
+    other = classifier.build(10, "d", classes=10, statistics=EUROSAT_RGB, image_size=32)
+    savedmodel.write(other, synthetic.CLASSES, {}, tmp_path / "other")
+    write = tflite.write
+    monkeypatch.setattr(tflite, "write", lambda _, *arguments: write(tmp_path / "other", *arguments))
+    with pytest.raises(InputError, match=r"model\.tflite not written: on 256 validation images it has same class for"):
+        conversion.convert(str(run), output=str(tmp_path / "model.tflite"))
+    assert not list(tmp_path.glob("*.tflite*"))
+
+
+def test_what_cannot_be_exported(run, bad_input, tmp_path, monkeypatch):
+    assert "it is made in float32 or bfloat16" in bad_input("export.py", "--format=savedmodel", "--precision=int8")
+    assert "of TFLite alone" in bad_input("export.py", "--format=onnx", "--batch=4")
+    assert "of TFLite in int8 alone" in bad_input("export.py", "--output_type=uint8")
+    with pytest.raises(InputError, match=r"must end in \.onnx"):
+        conversion.convert(str(run), "onnx", output=str(tmp_path / "model"))
+    (tmp_path / "model.onnx").write_bytes(b"no model")
+    with pytest.raises(InputError, match=r"cannot be loaded \(its runtime ended with 1"):
+        open_classifier(tmp_path / "model.onnx")
+    monkeypatch.setitem(__import__("sys").modules, "tf2onnx", None)
+    with pytest.raises(InputError, match=r"needs tf2onnx, which is not installed; pip install 'resnetd_tf\[onnx\]'"):
+        conversion.convert(str(run), "onnx", output=str(tmp_path / "other.onnx"))
+    assert not (tmp_path / "other.onnx").exists()

@@ -8,6 +8,7 @@ Examples:
     python predict.py --model=saved_models/mine --top=10 *.jpg
     python predict.py my_patches --format=csv --picture=labels.png
     python predict.py S2B_MSIL1C_20240601.SAFE --output=maps/june
+    python predict.py --server=grpc://localhost:8500 --model_name=resnet50d my_patches
     python predict.py T33UUP_B02.jp2 T33UUP_B03.jp2 T33UUP_B04.jp2 --stride=16 --probabilities
 """
 
@@ -22,11 +23,15 @@ FLAGS = flags.FLAGS
 def predict(paths: list[str]) -> None:
     if not paths:
         raise InputError("no image given")
+    if FLAGS.server:
+        common_flags.refuse("beside --server", "model", "trust", "explain")
+    else:
+        common_flags.refuse("without --server", "model_name", "version", "timeout")
     program.import_tensorflow()
     from resnetd_tf.imagery import labelling
 
     labelling.run(
-        common_flags.model(),
+        _served() if FLAGS.server else common_flags.model(),
         paths,
         top=FLAGS.top,
         format=FLAGS.format,
@@ -49,8 +54,20 @@ def predict(paths: list[str]) -> None:
     )
 
 
+def _served():
+    from resnetd_tf.deployment import client
+
+    return client.classifier(FLAGS.server, FLAGS.model_name, FLAGS.version, FLAGS.timeout)
+
+
 def define_flags() -> None:
     common_flags.define_model()
+    flags.DEFINE_string(
+        "server", None, "Ask a TensorFlow Serving instead of --model: grpc://HOST:8500 or http://HOST:8501."
+    )
+    flags.DEFINE_string("model_name", "resnet50d", "Of a server: what the model is called there.")
+    flags.DEFINE_integer("version", None, "Of a server: the version of the model; default its newest.", lower_bound=1)
+    flags.DEFINE_float("timeout", 30, "Of a server: seconds in which a request must be answered.", lower_bound=0.001)
     flags.DEFINE_integer("top", 3, "Number of classes to print for each image.", lower_bound=1)
     flags.DEFINE_enum("format", "table", ["table", "json", "csv"], "How labels are printed.")
     flags.DEFINE_string("picture", None, "Where to draw the first images with their labels.")

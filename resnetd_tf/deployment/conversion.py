@@ -33,7 +33,7 @@ def convert(
 ) -> pathlib.Path:
     """Exports a classifier for deployment, if it agrees with the model it is made from.
 
-    What was found is printed, and kept in NAME.check.json beside it.
+    What was found is printed, and kept in NAME.check.json beside a file, in check.json inside a folder.
 
     Args:
         model: A path as `saved.locate` takes it.
@@ -75,7 +75,9 @@ def convert(
             )
         shape = (batch or -1, *check.shape[1:]) if format == "tflite" else (-1, -1, -1, given.bands)
         found = verification.verify(temporary, path, precision, check, expected, shape)
-        rundir.write_json(path.with_name(f"{path.name}.check.json"), {"made_from": str(made_from.path), **found})
+        inside = {"savedmodel": temporary / "assets.extra" / "check.json", "openvino": temporary / "check.json"}
+        kept = inside.get(format, path.with_name(f"{path.name}.check.json"))
+        rundir.write_json(kept, {"made_from": str(made_from.path), **found})
     print(f"{path}: {format} in {precision}, {found['megabytes']:.1f} MB{verification.input_words(found)}")
     print(f"Against {made_from.path} on {len(check)} validation images: {verification.words(found)}")
     return path

@@ -13,14 +13,14 @@ from resnetd_tf.data import images
 from resnetd_tf.errors import InputError
 from resnetd_tf.imagery import explain as why
 from resnetd_tf.imagery import names, patches
-from resnetd_tf.saved import open_classifier, open_network
+from resnetd_tf.saved import SavedClassifier, open_classifier, open_network
 
 ANY_SIZE = 512  # pixels, up to which it is one for a classifier of a folder of pictures, whose sizes may differ
 PATCHES = 2  # sides of a training's patch, up to which an image is one
 
 
 def run(
-    model: str,
+    model: str | SavedClassifier,
     paths: Sequence[str],
     *,
     top: int = 3,
@@ -42,7 +42,7 @@ def run(
     """Labels patches, or maps scenes.
 
     Args:
-        model, trust: As for `saved.open_classifier`.
+        model, trust: As for `saved.open_classifier`, or a classifier.
         paths: Images, or folders of them; scenes, as `products.open_scene` takes each; the files of one scene's bands.
         top, format, picture: As for `patches.label`.
         explain: Where to draw what in the images speaks for their label, or in a scene for each class of its map.
@@ -63,7 +63,7 @@ def run(
         figures.check_path(path, bool(options.get("overwrite")))
     if len({pathlib.Path(path).absolute() for path in pictures}) < len(pictures):
         raise InputError(f"--picture and --explain are both {picture}; give another name to one")
-    classifier = open_classifier(model, trust=trust)
+    classifier = model if isinstance(model, SavedClassifier) else open_classifier(model, trust=trust)
     files = [file for path in paths for file in _inside(pathlib.Path(path))]
     own_pictures = str(classifier.metadata.get("dataset")).startswith("folder:")
     largest = max(PATCHES * classifier.patch_side, ANY_SIZE if own_pictures else 0)
@@ -81,7 +81,9 @@ def run(
     if explain:
         if small and large:
             raise InputError(f"--explain is of patches or of one scene: leave out {small[0]} or {large[0]}")
-        draw = functools.partial(why.draw, explain, why.GradCam(open_network(model, trust)[1]), classifier.classes)
+        draw = functools.partial(
+            why.draw, explain, why.GradCam(open_network(classifier.path, trust)[1]), classifier.classes
+        )
     failed = patches.label(classifier, small, top, format, picture, draw) if small else []
     if large:
         how = {"bands": bands, "scale": scale, "offset": offset, "keep_clouds": keep_clouds}

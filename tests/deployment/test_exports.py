@@ -33,7 +33,8 @@ def test_any_number_of_images_of_any_size(run, program, tmp_path, capsys, format
     Image.fromarray(images[0]).save(tmp_path / "scene.png")
     labelled = program("predict.py", f"--model={model.path}", "--top=1", tmp_path / "scene.png")
     assert synthetic.CLASSES[expected.predict(images[:1]).argmax()] in labelled.stdout
-    found = json.loads(path.with_name(f"{name}.check.json").read_text())
+    kept = tmp_path / f"{name}.check.json" if name.endswith("x") else model.path.parent / "check.json"
+    found = json.loads(kept.read_text())
     assert found["images"] == 256 and found["milliseconds"] > 0 and list(found["inputs"]) == ["pixels"]
 
 

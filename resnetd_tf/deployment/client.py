@@ -1,0 +1,239 @@
+"""Asks a classifier of ours that TensorFlow Serving runs.
+
+server = client.connect("grpc://localhost:8500", "resnet50d")
+probabilities, problems = server.classify([path.read_bytes() for path in pathlib.Path("patches").glob("*.jpg")])
+classifier = client.classifier("grpc://localhost:8500", "resnet50d")  # as saved.open_classifier returns it
+"""
+
+import base64
+import contextlib
+import io
+import json
+import pathlib
+import urllib.parse
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import numpy as np
+import PIL.Image
+import requests
+import tensorflow as tf
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
+from urllib3.util import Retry
+
+from resnetd_tf.deployment.signatures import ENCODED
+from resnetd_tf.errors import InputError, first_line, reason
+from resnetd_tf.saved import SavedClassifier
+
+BATCH = 32  # images in a request: what one batch of the server's may hold, see serving/batching.config
+ATTEMPTS = 3  # to classify changes nothing on the server, so that a request can be repeated
+OUTPUTS = {"probabilities", "labels", "error"}  # of `encoded`, that are used here
+
+
+@dataclass(frozen=True)
+class Server:
+    """A classifier on a server.
+
+    Attributes:
+        address: As it was given.
+        predict: What sends files to the signature `encoded` and returns its outputs by name.
+    """
+
+    address: str
+    predict: Callable[[Sequence[bytes]], dict[str, np.ndarray]]
+
+    def classify(self, files: Sequence[bytes]) -> tuple[np.ndarray, list[str]]:
+        """Probabilities (n, classes) float32 of JPEG and PNG files of any sizes, and what is wrong with each.
+
+        What is wrong is empty for most; a picture with something wrong has probabilities of zero.
+
+        Raises:
+            InputError: The server cannot be reached, does not answer in time, or answers something else.
+        """
+        answers = [self.predict(files[start : start + BATCH]) for start in range(0, len(files), BATCH)]
+        if not answers:
+            return np.zeros((0, len(self.classes)), "float32"), []
+        probabilities = np.concatenate([answer["probabilities"] for answer in answers])
+        problems = [str(problem) for answer in answers for problem in answer["error"]]
+        if len(probabilities) != len(files) or len(problems) != len(files):
+            raise InputError(f"server {self.address}: answered {len(probabilities)} images of {len(files)}")
+        return probabilities.astype("float32"), problems
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, which it says with each answer."""
+        return tuple(map(str, self.predict([b"no picture"])["labels"][0]))
+
+
+def connect(address: str, model: str, version: int | None = None, timeout: float = 30) -> Server:
+    """A classifier on a server, once it is known to be one.
+
+    Args:
+        address: grpc://HOST:PORT or http://HOST:PORT, also https.
+        model: Its name there.
+        version: Which version; `None` for the one that the server has as its newest.
+        timeout: Seconds in which a request must be answered.
+
+    Raises:
+        InputError: There is no such server or model, or it is no classifier of ours.
+    """
+    try:
+        parts = urllib.parse.urlsplit(address)
+        given = (
+            parts.scheme in ("grpc", "http", "https") and parts.hostname and parts.port and not parts.path.strip("/")
+        )
+    except ValueError:
+        given = False
+    if not given:
+        raise InputError(f"--server={address}: give grpc://HOST:8500 or http://HOST:8501")
+    protocol = _Grpc if parts.scheme == "grpc" else _Rest
+    asked = protocol(address, parts, model, version, timeout)
+    if not asked.outputs() >= OUTPUTS:
+        raise InputError(
+            f"server {address}: {model} is no classifier of RGB by export.py: it has no signature `{ENCODED}` with "
+            f"{', '.join(sorted(OUTPUTS))}; export it anew, or give another --model_name"
+        )
+    return Server(address, asked.predict)
+
+
+def classifier(address: str, model: str, version: int | None = None, timeout: float = 30) -> SavedClassifier:
+    """A classifier on a server as one on disk, for all that takes such.
+
+    Pictures are decoded here and sent as PNG, so that every kind of file has the answer that it has without a server.
+
+    Args:
+        address, model, version, timeout: As for `connect`; errors too.
+    """
+    server = connect(address, model, version, timeout)
+
+    def predict(images: np.ndarray | list[np.ndarray]) -> np.ndarray:
+        probabilities, problems = server.classify([_png(image) for image in images])
+        if wrong := [problem for problem in problems if problem]:
+            raise InputError(f"server {address}: {wrong[0]}")
+        return probabilities
+
+    return SavedClassifier(pathlib.Path(address), pathlib.Path(), server.classes, 3, predict)
+
+
+def _png(image: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    PIL.Image.fromarray(image).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+class _Grpc:
+    """By gRPC, as TensorFlow Serving's prediction_service.proto says."""
+
+    def __init__(self, address: str, parts, model: str, version: int | None, timeout: float):
+        retry = {
+            "maxAttempts": ATTEMPTS,
+            "initialBackoff": "0.2s",
+            "maxBackoff": "2s",
+            "backoffMultiplier": 2,
+            "retryableStatusCodes": ["UNAVAILABLE"],
+        }
+        service = {"name": [{"service": "tensorflow.serving.PredictionService"}], "retryPolicy": retry}
+        options = [
+            ("grpc.service_config", json.dumps({"methodConfig": [service]})),
+            ("grpc.max_receive_message_length", -1),
+        ]
+        self.stub = prediction_service_pb2_grpc.PredictionServiceStub(
+            grpc.insecure_channel(f"{parts.hostname}:{parts.port}", options)
+        )
+        self.address, self.model, self.version, self.timeout = address, model, version, timeout
+
+    def predict(self, files: Sequence[bytes]) -> dict[str, np.ndarray]:
+        request = predict_pb2.PredictRequest()
+        self._name(request.model_spec).signature_name = ENCODED
+        request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto(list(files), tf.string))
+        with self._told():
+            response = self.stub.Predict(request, timeout=self.timeout)
+        found = {name: tf.make_ndarray(tensor) for name, tensor in response.outputs.items()}
+        return {name: _text(value) if value.dtype == object else value for name, value in found.items()}
+
+    def outputs(self) -> set[str]:
+        """Names of what the signature `encoded` gives."""
+        request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
+        self._name(request.model_spec)
+        with self._told():
+            response = self.stub.GetModelMetadata(request, timeout=self.timeout)
+        signatures = get_model_metadata_pb2.SignatureDefMap()
+        response.metadata["signature_def"].Unpack(signatures)
+        return set(signatures.signature_def[ENCODED].outputs) if ENCODED in signatures.signature_def else set()
+
+    def _name(self, spec):
+        spec.name = self.model
+        if self.version is not None:
+            spec.version.value = self.version
+        return spec
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.RpcError as error:
+            code, details = error.code(), first_line(ValueError(error.details() or ""))
+            said = {
+                grpc.StatusCode.UNAVAILABLE: f"cannot be reached ({details}); start it, or give another --server",
+                grpc.StatusCode.DEADLINE_EXCEEDED: f"no answer within {self.timeout:g} s; raise --timeout",
+                grpc.StatusCode.NOT_FOUND: f"{details}; give another --model_name or --version",
+            }.get(code, f"{code.name}: {details}")
+            raise InputError(f"server {self.address}: {said}") from error
+
+
+class _Rest:
+    """By HTTP and JSON, https://www.tensorflow.org/tfx/serving/api_rest."""
+
+    def __init__(self, address: str, parts, model: str, version: int | None, timeout: float):
+        name = urllib.parse.quote(model, safe="")
+        at = "" if version is None else f"/versions/{version}"
+        self.url = f"{parts.scheme}://{parts.netloc}/v1/models/{name}{at}"
+        self.address, self.timeout, self.session = address, timeout, requests.Session()
+        retry = Retry(ATTEMPTS - 1, read=0, backoff_factor=0.2, allowed_methods=None, status_forcelist=[502, 503, 504])
+        for scheme in ("http://", "https://"):
+            self.session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=retry))
+
+    def predict(self, files: Sequence[bytes]) -> dict[str, np.ndarray]:
+        encoded = [{"b64": base64.b64encode(file).decode()} for file in files]
+        body = {"signature_name": ENCODED, "inputs": {"image_bytes": encoded}}
+        answer = self._ask("POST", f"{self.url}:predict", body)
+        return {name: np.asarray(value) for name, value in answer["outputs"].items()}
+
+    def outputs(self) -> set[str]:
+        """Names of what the signature `encoded` gives."""
+        answer = self._ask("GET", f"{self.url}/metadata")
+        signatures = answer["metadata"]["signature_def"]["signature_def"]
+        return set(signatures.get(ENCODED, {}).get("outputs", {}))
+
+    def _ask(self, method: str, url: str, body: dict | None = None) -> Any:
+        try:
+            response = self.session.request(method, url, json=body, timeout=self.timeout)
+        except requests.Timeout as error:
+            message = f"no answer within {self.timeout:g} s; raise --timeout"
+            raise InputError(f"server {self.address}: {message}") from error
+        except requests.RequestException as error:
+            message = f"cannot be reached ({reason(error)}); start it, or give another --server"
+            raise InputError(f"server {self.address}: {message}") from error
+        try:
+            answer = response.json()
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise InputError(
+                f"server {self.address}: is no TensorFlow Serving: it answered {response.status_code} with no JSON"
+            )
+        if "error" in answer or not response.ok:
+            said = first_line(ValueError(str(answer.get("error", response.reason))))
+            advice = "; give another --model_name or --version" if response.status_code == 404 else ""
+            raise InputError(f"server {self.address}: {said}{advice}")
+        return answer
+
+
+def _text(strings: np.ndarray) -> np.ndarray:
+    return np.array([value.decode(errors="replace") for value in strings.ravel()], object).reshape(strings.shape)

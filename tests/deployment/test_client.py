@@ -1,0 +1,130 @@
+"""The client over real gRPC and HTTP, against a server that has TensorFlow's loader and the SavedModel alone."""
+
+import base64
+import concurrent.futures
+import io
+import json
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import requests
+from conftest import ROOT
+from PIL import Image
+
+from resnetd_tf.data import synthetic
+from resnetd_tf.deployment import client
+from resnetd_tf.errors import InputError
+from resnetd_tf.saved import open_classifier
+
+
+@pytest.fixture(scope="module")
+def addresses(run):
+    """Of a running server with the small classifier, by protocol."""
+    command = [sys.executable, "-m", "benchmarks.model_server", str(run)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT) as server:
+        ports = json.loads(server.stdout.readline())
+        yield {name: f"{name}://127.0.0.1:{port}" for name, port in ports.items()}
+        server.terminate()
+
+
+@pytest.fixture(scope="module")
+def expected(run):
+    return open_classifier(run)
+
+
+def png(image):
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_answers_are_those_of_the_model(addresses, expected, protocol):
+    """Of pictures of two sizes in one request, more than a batch of them, a bad one among them."""
+    images = [*synthetic.draw(40, seed=5)[0]]
+    images[7] = images[7][:40, :50]
+    server = client.connect(addresses[protocol], "small")
+    files = [png(image) for image in images]
+    probabilities, problems = server.classify([*files[:5], b"bad", *files[5:]])
+    assert problems.pop(5) == "not a JPEG or PNG file" and not any(problems)
+    assert not probabilities[5].any()
+    np.testing.assert_allclose(np.delete(probabilities, 5, axis=0), expected.predict(images), atol=1e-5)
+    assert server.classes == synthetic.CLASSES and server.classify([])[0].shape == (0, 10)
+    served = client.classifier(addresses[protocol], "small", version=1)
+    assert served.classes == synthetic.CLASSES and served.patch_side == 64
+    np.testing.assert_allclose(served.predict(images[:9]), expected.predict(images[:9]), atol=1e-5)
+
+
+def test_requests_of_many_are_merged_and_do_not_disturb_each_other(addresses, expected):
+    """Two sizes of pictures and malformed ones, eight connections at once."""
+    images = [*synthetic.draw(16, seed=6)[0]]
+    images = [image[:48, :40] if index % 2 else image for index, image in enumerate(images)]
+    answers = expected.predict(images)
+    server = client.connect(addresses["grpc"], "small")
+
+    def ask(index):
+        bad = index % 5 == 0
+        probabilities, problems = server.classify([b"malformed" if bad else png(images[index % 16])])
+        return probabilities[0], problems[0], bad, answers[index % 16]
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        for probabilities, problem, bad, answer in pool.map(ask, range(64)):
+            assert bool(problem) == bad
+            np.testing.assert_allclose(probabilities, 0 * answer if bad else answer, atol=1e-5)
+
+
+def test_rows_and_classify_by_http(addresses, expected):
+    """As curl asks it: docs/deployment.md."""
+    image = synthetic.draw(1, seed=5)[0]
+    encoded, answer = {"b64": base64.b64encode(png(image[0])).decode()}, expected.predict(image)[0]
+    url = f"{addresses['http']}/v1/models/small"
+    body = {"signature_name": "encoded", "instances": [encoded]}
+    (row,) = requests.post(f"{url}:predict", json=body, timeout=20).json()["predictions"]
+    np.testing.assert_allclose(row["probabilities"], answer, atol=1e-5)
+    assert row["labels"] == list(synthetic.CLASSES) and row["error"] == ""
+    assert row["top_class"] == synthetic.CLASSES[answer.argmax()]
+    body = {"signature_name": "classify", "examples": [{"image/encoded": encoded}]}
+    (pairs,) = requests.post(f"{url}:classify", json=body, timeout=20).json()["results"]
+    np.testing.assert_allclose([score for _, score in pairs], answer, atol=1e-5)
+    assert requests.get(url, timeout=20).json()["model_version_status"][0]["state"] == "AVAILABLE"
+    empty = requests.post(f"{url}:predict", json={"signature_name": "encoded", "instances": []}, timeout=20)
+    assert empty.status_code == 400
+
+
+def test_predict_asks_a_server(addresses, program, bad_input, expected, tmp_path):
+    image = synthetic.draw(1, seed=5)[0]
+    Image.fromarray(image[0]).save(tmp_path / "a.webp", lossless=True)  # a kind that the server does not know
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    server = (f"--server={addresses['grpc']}", "--model_name=small")
+    result = program("predict.py", *server, "--top=1", "--format=json", tmp_path / "a.webp", tmp_path / "b.png")
+    assert result.returncode == 2 and "1 of 2 images have no label" in result.stderr
+    (found,) = json.loads(result.stdout)
+    ((name, probability),) = found["probabilities"].items()
+    answer = expected.predict(image)[0]
+    assert name == synthetic.CLASSES[answer.argmax()] and abs(probability - answer.max()) < 1e-5
+    assert "--model has no effect beside --server" in bad_input("predict.py", *server, "--model=x", "a.png")
+
+
+def test_servers_that_do_not_answer(addresses):
+    for protocol in ("grpc", "http"):
+        with pytest.raises(InputError, match=r"Servable not found.*other; give another --model_name"):
+            client.connect(addresses[protocol], "other")
+        with pytest.raises(InputError, match=r"cannot be reached \(.*; start it"):
+            client.connect(f"{protocol}://127.0.0.1:9", "small")
+    for address in ("localhost:8500", "grpc://localhost", "grpc://localhost:x", "ftp://localhost:1", "http://h:1/path"):
+        with pytest.raises(InputError, match=r"give grpc://HOST:8500 or http://HOST:8501"):
+            client.connect(address, "small")
+
+
+def test_a_server_that_is_slow():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        for protocol in ("grpc", "http"):
+            started = time.monotonic()
+            with pytest.raises(InputError, match=r"no answer within 1 s; raise --timeout|cannot be reached"):
+                client.connect(f"{protocol}://127.0.0.1:{port}", "small", timeout=1)
+            assert time.monotonic() - started < 10

@@ -2,6 +2,7 @@
 # make train  the same on EuroSAT
 # make test   runs the tests but the long ones
 # make test-long   runs those: whole runs, several of them
+# make deploy-check MODEL=saved_models/resnet50d   exports it in every format, and measures each on the test split
 # make lint   checks style and types
 # make test-oldest   runs the tests with the lowest versions that setup.cfg allows, in .venv-oldest
 # Each sets up .venv first; PYTHON chooses the interpreter (3.11 to 3.13).
@@ -9,7 +10,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo train test test-long test-oldest lint
+MODEL ?= saved_models/resnet50d
+
+.PHONY: demo train test test-long test-oldest deploy-check lint
 
 .venv/installed: setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else \
@@ -36,6 +39,9 @@ test-oldest: .venv/installed
 	$(BIN)/uv venv --quiet --clear .venv-oldest
 	$(BIN)/uv pip install --quiet --python .venv-oldest --resolution=lowest-direct --editable '.[test]'
 	.venv-oldest/bin/python -m pytest -q --override-ini=filterwarnings=default
+
+deploy-check: .venv/installed
+	$(BIN)/python -m benchmarks.deployment --model=$(MODEL)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -97,6 +97,35 @@ def test_maps(run, tmp_path):
     assert (tmp_path / "maps.md").read_text() in result.stdout
 
 
+def test_serving(run, tmp_path):
+    command = [sys.executable, "-m", "benchmarks.serving", f"--model={run}", "--seconds=2", f"--output_dir={tmp_path}"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert result.returncode == 0, result.stderr
+    found = json.loads((tmp_path / "serving.json").read_text())
+    for protocol in ("grpc", "http"):
+        assert found[protocol]["requests"] > 20 and not found[protocol]["errors"]
+
+
+def test_deployment(run, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.deployment",
+        f"--model={run}",
+        "--formats=onnx",
+        "--images=40",
+        "--calls=3",
+    ]
+    result = subprocess.run(
+        [*command, f"--output_dir={tmp_path / 'check'}"], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stderr
+    found = json.loads((tmp_path / "check/deployment.json").read_text())["exports"]
+    assert (tmp_path / "check/deployment.md").read_text() in result.stdout
+    export = found["onnx float32"]
+    assert export["same_class"] == 1 and export["accuracy"] > 0.3 and export["images_per_second"] > 1
+
+
 @pytest.mark.parametrize(
     ("flag", "message"),
     [

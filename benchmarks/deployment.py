@@ -1,0 +1,111 @@
+"""Exports a classifier in every format and precision, and measures each on the test split: `make deploy-check`.
+
+    python -m benchmarks.deployment --model=saved_models/resnet50d
+
+Each export runs in its own runtime, in a process without this package: accuracy, agreement with the Keras model, how
+long one image takes with one thread and two (p50, p95), images/s in batches of 32 with all cores. Exports are kept.
+OpenVINO's INFERENCE_PRECISION_HINT is f32, or bf16 for bfloat16.
+"""
+
+import contextlib
+import io
+import pathlib
+
+import numpy as np
+from absl import flags
+
+from resnetd_tf import rundir
+from resnetd_tf.cli import common_flags, program
+from resnetd_tf.deployment.formats import NAMES, PRECISIONS
+
+FLAGS = flags.FLAGS
+BATCH = 32
+FORMATS = [format for format in PRECISIONS if format != "safetensors"]  # which has no runtime of its own
+HEADER = [
+    "| format | precision | MB | test accuracy | same class as Keras | largest difference | one thread, ms: p50, p95 "
+    "| two threads, ms: p50, p95 | images/s |",
+    "|---|---|---|---|---|---|---|---|---|",
+]
+
+
+def measure(path: pathlib.Path, images: np.ndarray, labels: np.ndarray, expected: np.ndarray, calls: int) -> dict:
+    """What is in a row of the table, by name."""
+    from resnetd_tf import runtimes
+    from resnetd_tf.deployment import verification
+
+    probabilities = runtimes.run(path, images)["probabilities"]
+    result = {
+        "megabytes": verification.megabytes(path),
+        "accuracy": float((probabilities.argmax(1) == labels).mean()),
+        "same_class": float((probabilities.argmax(1) == expected.argmax(1)).mean()),
+        "largest_difference": float(np.abs(probabilities - expected).max()),
+    }
+    for threads in (1, 2):
+        seconds = runtimes.run(path, images[:BATCH], threads, BATCH, calls)["seconds"]
+        result[f"milliseconds_{threads}"] = (1000 * np.percentile(seconds, (50, 95))).tolist()
+    batches = runtimes.run(path, images[:BATCH], 0, BATCH, calls)["seconds_of_batches"]
+    result["images_per_second"] = BATCH / float(np.median(batches))
+    return result
+
+
+def row(format: str, precision: str, found: dict) -> str:
+    one, two = (f"{p50:.1f}, {p95:.1f}" for p50, p95 in (found["milliseconds_1"], found["milliseconds_2"]))
+    return (
+        f"| {format} | {precision} | {found['megabytes']:.1f} | {100 * found['accuracy']:.2f} % "
+        f"| {100 * found['same_class']:.2f} % | {found['largest_difference']:.1e} | {one} | {two} "
+        f"| {found['images_per_second']:.0f} |"
+    )
+
+
+def check(arguments: list[str]) -> None:
+    program.import_tensorflow()
+    from resnetd_tf.data import sources
+    from resnetd_tf.deployment import comparison, conversion
+    from resnetd_tf.saved import open_classifier, open_network
+
+    classifier = open_classifier(common_flags.model(), trust=FLAGS.trust)
+    source, _ = open_network(classifier.path, trust=FLAGS.trust)
+    name, data_dir, split_files = classifier.source(FLAGS.dataset, FLAGS.data_dir, FLAGS.split_files)
+    test = sources.load(
+        name, ("test",), data_dir=data_dir, eurosat_zip=FLAGS.eurosat_zip, split_files=split_files
+    ).splits["test"]
+    images = comparison.of_one_size(test.images[: FLAGS.images], *classifier.metadata["patch_shape"][:2])
+    labels = np.asarray(test.labels[: FLAGS.images])
+    expected = open_classifier(source, trust=FLAGS.trust).predict(images)
+    if FLAGS.output_dir:
+        folder = pathlib.Path(FLAGS.output_dir)
+        folder.mkdir(parents=True)
+    else:
+        _, folder = rundir.new_folder(classifier.folder, "deployment-{}".format)
+    lines = [
+        f"{source}: right on {100 * (expected.argmax(1) == labels).mean():.2f} % of {len(images)} test images.",
+        "",
+        *HEADER,
+    ]
+    print("\n".join(lines), flush=True)
+    results = {}
+    for format in FLAGS.formats:
+        for precision in PRECISIONS[format]:
+            path = folder / NAMES[format].format(precision)
+            with contextlib.redirect_stdout(io.StringIO()):
+                conversion.convert(str(source), format, precision, str(path), **common_flags.source())
+            results[f"{format} {precision}"] = found = measure(path, images, labels, expected, FLAGS.calls)
+            lines.append(row(format, precision, found))
+            print(lines[-1], flush=True)
+    (folder / "deployment.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    rundir.write_json(folder / "deployment.json", {"model": str(source), "images": len(images), "exports": results})
+    print(f"Written: {folder / 'deployment.md'}, .json, and the exports")
+
+
+def main() -> None:
+    common_flags.define_model()
+    common_flags.define_dataset("Whose test split; default that of the dataset the model was trained on.")
+    flags.DEFINE_multi_enum("formats", FORMATS, FORMATS, "What to export; given several times, several.")
+    flags.DEFINE_integer("images", 10**9, "Test images at most.", lower_bound=1)
+    flags.DEFINE_integer("calls", 200, "Calls that are timed.", lower_bound=1)
+    flags.DEFINE_string("output_dir", None, "A new folder; default deployment-K in the run's folder.")
+    program.run(check)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""What TensorFlow Serving does with a SavedModel and with serving/, by its parts that run here."""
+
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import ROOT
+from google.protobuf import text_format
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+from resnetd_tf import runtimes
+from resnetd_tf.data import synthetic
+from resnetd_tf.saved import open_classifier
+
+LIBRARIES = pathlib.Path(tf.__file__).parent
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler, cc")
+def test_the_loader_of_tensorflow_serving(run, tmp_path):
+    program, source = tmp_path / "load_and_run", pathlib.Path(__file__).with_name("load_and_run.c")
+    libraries = [LIBRARIES / "libtensorflow_cc.so.2", LIBRARIES / "libtensorflow_framework.so.2"]
+    command = ["cc", source, "-o", program, f"-I{LIBRARIES / 'include'}", *libraries, f"-Wl,-rpath,{LIBRARIES}"]
+    subprocess.run(list(map(str, command)), check=True)
+    signature = SavedModel.FromString((run / "1/saved_model.pb").read_bytes()).meta_graphs[0].signature_def
+    names = [
+        part
+        for tensor in (
+            signature["serving_default"].inputs["pixels"],
+            signature["serving_default"].outputs["probabilities"],
+        )
+        for part in tensor.name.split(":")
+    ]
+    result = subprocess.run([program, run / "1", *names], capture_output=True, text=True, check=True)
+    answer = [float(line) for line in result.stdout.splitlines()]
+    expected = open_classifier(run).predict(np.full((1, 64, 64, 3), 100, "uint8"))[0]
+    np.testing.assert_allclose(answer, expected, atol=2e-6)
+
+
+def test_its_own_tool_shows_and_scans_it(run):
+    command = [str(pathlib.Path(sys.executable).with_name("saved_model_cli"))]
+    shown = subprocess.run([*command, "show", "--all", "--dir", run / "1"], capture_output=True, text=True, check=True)
+    for text in ("signature_def['serving_default']", "signature_def['encoded']", "signature_def['classify']"):
+        assert text in shown.stdout
+    assert "tensorflow/serving/classify" in shown.stdout and "tensorflow/serving/predict" in shown.stdout
+    scanned = subprocess.run([*command, "scan", "--dir", run / "1"], capture_output=True, text=True, check=True)
+    assert "does not contain the default denylisted ops" in scanned.stdout
+
+
+def test_warm_up_requests(run):
+    """Parsed and answered as a server does that loads the SavedModel: of one image and of 32, of each signature."""
+    found = runtimes.run(run / "1", synthetic.draw(1, seed=5)[0])
+    assert found["warmup_requests"] == 6
+    assert set(found["outputs"]) == {"probabilities", "labels", "top_class"}
+
+
+def test_configuration_can_be_read():
+    from tensorflow_serving.config import model_server_config_pb2
+
+    config = text_format.Parse(
+        (ROOT / "serving/models.config").read_text(), model_server_config_pb2.ModelServerConfig()
+    )
+    (model,) = config.model_config_list.config
+    assert model.base_path == f"/models/{model.name}"
+    compose = (ROOT / "serving/compose.yaml").read_text()
+    for path in (ROOT / "serving").glob("*.config"):
+        assert f"=/serving/{path.name}" in compose

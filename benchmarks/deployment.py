@@ -59,22 +59,17 @@ def row(format: str, precision: str, found: dict) -> str:
 
 def check(arguments: list[str]) -> None:
     program.import_tensorflow()
-    from resnetd_tf.data import sources
     from resnetd_tf.deployment import comparison, conversion
     from resnetd_tf.saved import open_classifier, open_network
 
     classifier = open_classifier(common_flags.model(), trust=FLAGS.trust)
     source, _ = open_network(classifier.path, trust=FLAGS.trust)
-    name, data_dir, split_files = classifier.source(FLAGS.dataset, FLAGS.data_dir, FLAGS.split_files)
-    test = sources.load(
-        name, ("test",), data_dir=data_dir, eurosat_zip=FLAGS.eurosat_zip, split_files=split_files
-    ).splits["test"]
-    images = comparison.of_one_size(test.images[: FLAGS.images], *classifier.metadata["patch_shape"][:2])
-    labels = np.asarray(test.labels[: FLAGS.images])
+    ((images, labels),) = comparison.patches(classifier, {"test": FLAGS.images}, **common_flags.source())
     expected = open_classifier(source, trust=FLAGS.trust).predict(images)
     if FLAGS.output_dir:
         folder = pathlib.Path(FLAGS.output_dir)
-        folder.mkdir(parents=True)
+        rundir.must_not_exist(folder)
+        folder.mkdir()
     else:
         _, folder = rundir.new_folder(classifier.folder, "deployment-{}".format)
     lines = [

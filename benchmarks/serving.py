@@ -69,34 +69,40 @@ def load(arguments: list[str]) -> None:
     import psutil
 
     from resnetd_tf.deployment import client
+    from resnetd_tf.errors import InputError
     from resnetd_tf.saved import locate
 
-    base = locate(common_flags.model()).parent
+    path = locate(common_flags.model())
+    if not path.is_dir() or not path.name.isdecimal():
+        raise InputError(f"{path}: give a folder of versions, which a server can serve")
+    base = path.parent
     command = [sys.executable, "-m", "benchmarks.model_server", str(base)]
     started = time.monotonic()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         ports = json.loads(server.stdout.readline())
-        ready, pictures, memory = time.monotonic() - started, files(), psutil.Process(server.pid).memory_info
-        results = {}
-        for protocol in ("grpc", "http"):
-            address = f"{protocol}://127.0.0.1:{ports[protocol]}"
-            expected, _ = client.connect(address, base.name).classify(pictures)  # and as a warm-up
-            before, until = memory().rss, time.monotonic() + FLAGS.seconds
-            one = functools.partial(ask, address, base.name, pictures, expected, until)
-            with concurrent.futures.ThreadPoolExecutor(FLAGS.connections) as pool:
-                found = list(pool.map(one, range(0, 17 * FLAGS.connections, 17)))
-            seconds = np.concatenate([one["seconds"] for one in found])
-            results[protocol] = {
-                "requests": len(seconds),
-                "requests_per_second": len(seconds) / FLAGS.seconds,
-                "milliseconds": (1000 * np.percentile(seconds, (50, 95, 99))).tolist(),
-                "errors": [error for one in found for error in one["errors"]],
-                "refused": sum(one["refused"] for one in found),
-                "memory_mib": [before / 2**20, memory().rss / 2**20],
-            }
-        server.terminate()
+        try:
+            ready, pictures, memory = time.monotonic() - started, files(), psutil.Process(server.pid).memory_info
+            results = {}
+            for protocol in ("grpc", "http"):
+                address = f"{protocol}://127.0.0.1:{ports[protocol]}"
+                expected, _ = client.connect(address, base.name).classify(pictures)  # and as a warm-up
+                before, until = memory().rss, time.monotonic() + FLAGS.seconds
+                one = functools.partial(ask, address, base.name, pictures, expected, until)
+                with concurrent.futures.ThreadPoolExecutor(FLAGS.connections) as pool:
+                    found = list(pool.map(one, range(0, 17 * FLAGS.connections, 17)))
+                seconds = np.concatenate([one["seconds"] for one in found])
+                results[protocol] = {
+                    "requests": len(seconds),
+                    "requests_per_second": len(seconds) / FLAGS.seconds,
+                    "milliseconds": (1000 * np.percentile(seconds, (50, 95, 99))).tolist(),
+                    "errors": [error for one in found for error in one["errors"]],
+                    "refused": sum(one["refused"] for one in found),
+                    "memory_mib": [before / 2**20, memory().rss / 2**20],
+                }
+        finally:
+            server.terminate()
     lines = [
-        f"{base}: ready after {ready:.1f} s, warm-up too. {FLAGS.connections} connections, {FLAGS.seconds:g} s each way.",
+        f"{base}: ready after {ready:.1f} s. {FLAGS.connections} connections, {FLAGS.seconds:g} s each way.",
         "",
         "| by | requests/s | p50, p95, p99 in ms | refused, as asked | errors | memory in MiB, before and after |",
         "|---|---|---|---|---|---|",

@@ -13,7 +13,7 @@ class NotOurs(ValueError):
 
 
 @contextlib.contextmanager
-def damage_told(before: str, after: str = "", but: type[Exception] = InputError) -> Iterator[None]:
+def damage_told(before: str, after: str = "", but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Turns what libraries raise for damaged input, each its own, into an InputError with its first line in brackets.
 
     Args:
@@ -21,9 +21,10 @@ def damage_told(before: str, after: str = "", but: type[Exception] = InputError)
         after: And after it.
         but: What is raised as it is, beside InputErrors.
     """
+    as_they_are: tuple[type[Exception], ...] = (InputError, *but)
     try:
         yield
-    except (InputError, but):
+    except as_they_are:
         raise
     except Exception as error:
         raise InputError(f"{before} ({first_line(error)}){after}") from error

@@ -3,7 +3,7 @@
 A SavedModel is a program, which can read and write files. TensorFlow's loader runs parts of it at once, and its own
 scan for dangerous operations knows three of them. So the file is parsed without the loader, and every operation in it
 must be one that our exporters write; of these none touches a file but those that save and restore variables, which our
-exports do not have: they are taken out.
+exports do not have: they are taken out. What export.py converts, TensorFlow's loader opens after this has looked at it.
 """
 
 import pathlib
@@ -24,11 +24,11 @@ OPERATIONS = """
     Abs AddV2 All ArgMax AsString Assert AvgPool BatchDatasetV2 BiasAdd Cast ConcatenateDataset Const Conv2D
     DatasetToSingleElement DecodeJpeg DecodeRaw EnsureShape Equal ExpandDims ExtractJpegShape Fill FloorDiv GatherV2
     Greater Identity If IgnoreErrorsDataset Less LessEqual LogicalAnd LogicalOr MatMul MaxPool Maximum Mean Mul NoOp
-    Pack Pad ParallelMapDatasetV2 ParseExampleV2 PartitionedCall Placeholder Range RealDiv Relu Reshape ResizeBilinear
-    ScatterNd Select SelectV2 Shape Size Softmax Sqrt Squeeze StatefulPartitionedCall StatelessIf StatelessWhile
-    StaticRegexFullMatch StridedSlice StringJoin StringLength Sub Substr Sum TensorDataset TensorListFromTensor
-    TensorListGetItem TensorListReserve TensorListSetItem TensorListStack TensorScatterUpdate TensorSliceDataset Tile
-    Transpose While
+    Pack Pad ParallelMapDatasetV2 ParseExampleV2 PartitionedCall Placeholder Range RealDiv Relu Reshape
+    ResizeBilinear ScatterNd Select SelectV2 Shape Size Softmax Sqrt Squeeze StatefulPartitionedCall StatelessIf
+    StatelessWhile StaticRegexFullMatch StridedSlice StringJoin StringLength Sub Substr Sum TensorDataset
+    TensorListFromTensor TensorListGetItem TensorListReserve TensorListSetItem TensorListStack TensorScatterUpdate
+    TensorSliceDataset Tile Transpose While
 """  # ResizeBilinear, StatelessWhile and lists of tensors: those of versions before 0.2.0
 OBJECTS = {"user_object", "function", "bare_concrete_function", "constant"}
 SAVING = {"MergeV2Checkpoints", "RestoreV2", "SaveV2", "ShardedFilename"}
@@ -46,8 +46,10 @@ def read(path: pathlib.Path) -> MetaGraphDef:
     if len(saved.meta_graphs) != 1 or not saved.meta_graphs[0].HasField("object_graph_def"):
         raise ValueError("not a SavedModel as TensorFlow 2 writes it")
     meta = saved.meta_graphs[0]
-    # Among objects a `resource` has a function that TensorFlow's loader runs.
+    # Among objects a `resource` has a function that TensorFlow's loader runs, and so has one that can be restored.
     objects = {str(node.WhichOneof("kind")) for node in meta.object_graph_def.nodes}
+    if any(node.saveable_objects for node in meta.object_graph_def.nodes):
+        raise NotOurs("has objects that are restored by functions, which no model of ours has")
     found = {node.op for node in _nodes(meta)}
     if unknown := sorted((objects - OBJECTS) | (found - set(OPERATIONS.split()) - SAVING)):
         raise NotOurs(f"has {', '.join(unknown)}, which no model of ours does")

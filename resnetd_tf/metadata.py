@@ -73,6 +73,8 @@ def check(found: dict[str, Any], path: pathlib.Path, needed: Sequence[str] = ())
     Raises:
         InputError: It does not.
     """
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: its metadata cannot be {str(found)[:50]!r}; restore or delete it")
     for name in [*needed, *(VALID.keys() & found.keys())]:
         if name not in found:
             raise InputError(f"{path}: does not say {name}; restore or delete it")

@@ -48,7 +48,7 @@ class SavedClassifier:
         if self.path.suffix == ".safetensors":
             return safetensors_files.description(self.path) or {}
         if self.path.suffix in runtimes.SUFFIXES:
-            return runtimes.describe(self.path)["metadata"] or {}
+            return metadata.check(runtimes.describe(self.path)["metadata"] or {}, self.path)
         path = _beside(self.path, "metadata.json")
         return metadata.read(path) if path else {}
 
@@ -134,6 +134,8 @@ def open_network(model: str | pathlib.Path, trust: bool = False) -> tuple[pathli
         InputError: There is none, it is damaged, or no classifier of ours.
     """
     found = locate(model)
+    if found.suffix in runtimes.SUFFIXES:
+        raise InputError(f"{found} is an export; give the run or the .keras file that it was made from")
     path = found if found.is_file() else rundir.run_folder(found) / "model.keras"
     if not path.is_file():
         raise InputError(f"{found}: its run's model.keras is needed, and {path} is missing")
@@ -234,15 +236,14 @@ def _beside(path: pathlib.Path, name: str) -> pathlib.Path | None:
 def _class_names(path: pathlib.Path, classes: int) -> tuple[str, ...]:
     if path.suffix == ".safetensors":
         return tuple((safetensors_files.description(path) or {})["classes"])
-    if path.suffix in runtimes.SUFFIXES and (named := runtimes.describe(path)["classes"]):
-        return tuple(named)
-    labels = _beside(path, "labels.txt")
+    names = runtimes.describe(path)["classes"] if path.suffix in runtimes.SUFFIXES else None
+    labels = path if names else _beside(path, "labels.txt")
     if labels is None:
         return tuple(map(str, range(classes)))
     try:
-        names = tuple(labels.read_text(encoding="utf-8").splitlines())
-    except (OSError, ValueError) as error:
+        found = tuple(names or labels.read_text(encoding="utf-8").splitlines())
+    except (OSError, TypeError, ValueError) as error:
         raise InputError(f"{labels}: cannot be read ({first_line(error)}); restore or delete it") from error
-    if len(names) != classes:
-        raise InputError(f"model {path}: {classes} outputs, but {labels} names {len(names)} classes")
-    return names
+    if len(found) != classes or not all(isinstance(name, str) for name in found):
+        raise InputError(f"model {path}: {classes} outputs, but {labels} names {len(found)} classes")
+    return found

@@ -19,8 +19,8 @@ DEFINE: dict[type, Callable] = {
     bool: flags.DEFINE_bool,
 }
 MODEL = (
-    "A folder of versions (the newest counts), a SavedModel, a .keras or .safetensors file, or eurosat, the classifier "
-    "that comes with this package; default {base}, or eurosat where that has no finished run."
+    "A folder of versions (the newest counts), a SavedModel, a .keras or .safetensors file, what export.py made, or "
+    "eurosat, the classifier that comes with this package; default {base}, or eurosat where that has no finished run."
 )
 
 

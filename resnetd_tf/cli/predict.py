@@ -23,7 +23,7 @@ FLAGS = flags.FLAGS
 def predict(paths: list[str]) -> None:
     if not paths:
         raise InputError("no image given")
-    if FLAGS.server:
+    if FLAGS.server is not None:
         common_flags.refuse("beside --server", "model", "trust", "explain")
     else:
         common_flags.refuse("without --server", "model_name", "version", "timeout")
@@ -31,7 +31,7 @@ def predict(paths: list[str]) -> None:
     from resnetd_tf.imagery import labelling
 
     labelling.run(
-        _served() if FLAGS.server else common_flags.model(),
+        common_flags.model() if FLAGS.server is None else _served(),
         paths,
         top=FLAGS.top,
         format=FLAGS.format,
@@ -66,8 +66,14 @@ def define_flags() -> None:
         "server", None, "Ask a TensorFlow Serving instead of --model: grpc://HOST:8500 or http://HOST:8501."
     )
     flags.DEFINE_string("model_name", "resnet50d", "Of a server: what the model is called there.")
-    flags.DEFINE_integer("version", None, "Of a server: the version of the model; default its newest.", lower_bound=1)
-    flags.DEFINE_float("timeout", 30, "Of a server: seconds in which a request must be answered.", lower_bound=0.001)
+    flags.DEFINE_integer(
+        "version",
+        None,
+        "Of a server: the version of the model; default its newest.",
+        lower_bound=1,
+        upper_bound=2**63 - 1,
+    )
+    flags.DEFINE_float("timeout", 30, "Of a server: seconds in which a request must be answered.")
     flags.DEFINE_integer("top", 3, "Number of classes to print for each image.", lower_bound=1)
     flags.DEFINE_enum("format", "table", ["table", "json", "csv"], "How labels are printed.")
     flags.DEFINE_string("picture", None, "Where to draw the first images with their labels.")

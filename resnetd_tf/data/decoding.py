@@ -4,9 +4,10 @@ import tensorflow as tf
 
 from resnetd_tf.data.images import MAX_PIXELS
 
-# In EXIF, of either byte order and of JPEG or PNG, or in XMP: the tag Orientation with another value than 1
-TURNED = r"\C*(?:(?:Exif\x00\x00|eXIf)(?:II\*\x00\C*\x12\x01\x03\x00\x01\x00\x00\x00[\x02-\x08]\x00"
-TURNED += r"|MM\x00\*\C*\x01\x12\x00\x03\x00\x00\x00\x01\x00[\x02-\x08])|tiff:Orientation(?:=\"|>)[2-8])\C*"
+# In EXIF, of either byte order and of JPEG or PNG, or in XMP: the tag Orientation with another value than 1, also where
+# only a thumbnail in the EXIF is to be turned: refused once too often rather than classified lying on its side.
+TURNED = r"\C*(?:(?:Exif\x00\x00|eXIf)(?:II\*\x00\C*\x12\x01[\x01\x03\x04]\x00\x01\x00\x00\x00[\x02-\x08]"
+TURNED += r"|MM\x00\*\C*\x01\x12\x00[\x01\x03\x04]\x00\x00\x00\x01\x00*[\x02-\x08])|tiff:Orientation(?:=\"|>)[2-8])\C*"
 
 
 def decode(encoded, bands: int = 3, max_pixels: int = MAX_PIXELS):
@@ -53,7 +54,7 @@ def problem(encoded, max_pixels: int = MAX_PIXELS):
 
 def is_turned(encoded):
     """Whether an encoded picture says that it is to be turned or mirrored, in EXIF or XMP; a scalar bool."""
-    return tf.strings.regex_full_match(tf.strings.substr(encoded, 0, 2**17), TURNED)
+    return tf.strings.regex_full_match(encoded, TURNED)
 
 
 def _header_of_png(encoded):

@@ -86,7 +86,7 @@ def _prepare_from_zip(builder, archive: pathlib.Path) -> None:
     try:
         pathlib.Path(data_dir).mkdir(parents=True, exist_ok=True)
         folder = tempfile.mkdtemp(prefix=".eurosat-", dir=data_dir)
-        with damage_told(f"{archive}: not a whole zip archive", "; download it again", but=OSError):
+        with damage_told(f"{archive}: not a whole zip archive", "; download it again", but=(OSError,)):
             images = _extract(builder, archive, pathlib.Path(folder))
 
         def split_generators(dl_manager):

@@ -1,4 +1,5 @@
-"""What is deployed: `savedmodel` for TensorFlow Serving, `tflite` for devices.
+"""What is deployed, and asking it: `conversion` is what export.py does, from a classifier to a verified export.
 
-`folding` makes the network that both compute; `comparison` says how well each agrees with the model it was made from.
+`savedmodel` and `signatures` for TensorFlow Serving, `tflite` for devices, `onnx` and `openvino` for servers without
+TensorFlow; `folding` and `frozen` make the graph that they compute. `client` asks a server.
 """

@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import pathlib
+import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,15 +21,10 @@ import numpy as np
 import PIL.Image
 import requests
 import tensorflow as tf
-from tensorflow_serving.apis import (
-    get_model_metadata_pb2,
-    predict_pb2,
-    prediction_service_pb2_grpc,
-)
-from urllib3.util import Retry
+from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2, prediction_service_pb2_grpc
 
 from resnetd_tf.deployment.signatures import ENCODED
-from resnetd_tf.errors import InputError, first_line, reason
+from resnetd_tf.errors import InputError, damage_told, first_line, reason
 from resnetd_tf.saved import SavedClassifier
 
 BATCH = 32  # images in a request: what one batch of the server's may hold, see serving/batching.config
@@ -56,19 +52,26 @@ class Server:
         Raises:
             InputError: The server cannot be reached, does not answer in time, or answers something else.
         """
-        answers = [self.predict(files[start : start + BATCH]) for start in range(0, len(files), BATCH)]
-        if not answers:
+        if not files:
             return np.zeros((0, len(self.classes)), "float32"), []
-        probabilities = np.concatenate([answer["probabilities"] for answer in answers])
-        problems = [str(problem) for answer in answers for problem in answer["error"]]
-        if len(probabilities) != len(files) or len(problems) != len(files):
-            raise InputError(f"server {self.address}: answered {len(probabilities)} images of {len(files)}")
-        return probabilities.astype("float32"), problems
+        probabilities: list[np.ndarray] = []
+        problems: list[str] = []
+        for start in range(0, len(files), BATCH):
+            some = files[start : start + BATCH]
+            with damage_told(f"server {self.address}: answers what no classifier of ours does"):
+                answer = self.predict(some)
+                if len(answer["error"]) != len(some) or not np.isfinite(answer["probabilities"]).all():
+                    raise ValueError(f"{len(answer['error'])} answers to {len(some)} images, or what are no numbers")
+                probabilities.append(answer["probabilities"].astype("float32").reshape(len(some), -1))
+                problems += map(str, answer["error"])
+        with damage_told(f"server {self.address}: its model was replaced meanwhile", "; try again"):
+            return np.concatenate(probabilities), problems
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names, which it says with each answer."""
-        return tuple(map(str, self.predict([b"no picture"])["labels"][0]))
+        with damage_told(f"server {self.address}: answers what no classifier of ours does"):
+            return tuple(map(str, self.predict([b"no picture"])["labels"][0]))
 
 
 def connect(address: str, model: str, version: int | None = None, timeout: float = 30) -> Server:
@@ -78,7 +81,7 @@ def connect(address: str, model: str, version: int | None = None, timeout: float
         address: grpc://HOST:PORT or http://HOST:PORT, also https.
         model: Its name there.
         version: Which version; `None` for the one that the server has as its newest.
-        timeout: Seconds in which a request must be answered.
+        timeout: Seconds in which a request must be answered; by HTTP, that a server may be silent.
 
     Raises:
         InputError: There is no such server or model, or it is no classifier of ours.
@@ -90,6 +93,8 @@ def connect(address: str, model: str, version: int | None = None, timeout: float
         )
     except ValueError:
         given = False
+    if not 0 < timeout < 1e6:  # no number neither
+        raise InputError(f"--timeout={timeout}: give seconds, above 0 and below a million")
     if not given:
         raise InputError(f"--server={address}: give grpc://HOST:8500 or http://HOST:8501")
     protocol = _Grpc if parts.scheme == "grpc" else _Rest
@@ -111,14 +116,17 @@ def classifier(address: str, model: str, version: int | None = None, timeout: fl
         address, model, version, timeout: As for `connect`; errors too.
     """
     server = connect(address, model, version, timeout)
+    classes = server.classes
 
     def predict(images: np.ndarray | list[np.ndarray]) -> np.ndarray:
         probabilities, problems = server.classify([_png(image) for image in images])
+        if len(probabilities) and probabilities.shape[1] != len(classes):
+            raise InputError(f"server {address}: its model was replaced meanwhile; try again")
         if wrong := [problem for problem in problems if problem]:
             raise InputError(f"server {address}: {wrong[0]}")
         return probabilities
 
-    return SavedClassifier(pathlib.Path(address), pathlib.Path(), server.classes, 3, predict)
+    return SavedClassifier(pathlib.Path(f"{model} at {address}"), pathlib.Path(), classes, 3, predict)
 
 
 def _png(image: np.ndarray) -> bytes:
@@ -143,9 +151,7 @@ class _Grpc:
             ("grpc.service_config", json.dumps({"methodConfig": [service]})),
             ("grpc.max_receive_message_length", -1),
         ]
-        self.stub = prediction_service_pb2_grpc.PredictionServiceStub(
-            grpc.insecure_channel(f"{parts.hostname}:{parts.port}", options)
-        )
+        self.stub = prediction_service_pb2_grpc.PredictionServiceStub(grpc.insecure_channel(parts.netloc, options))
         self.address, self.model, self.version, self.timeout = address, model, version, timeout
 
     def predict(self, files: Sequence[bytes]) -> dict[str, np.ndarray]:
@@ -195,9 +201,6 @@ class _Rest:
         at = "" if version is None else f"/versions/{version}"
         self.url = f"{parts.scheme}://{parts.netloc}/v1/models/{name}{at}"
         self.address, self.timeout, self.session = address, timeout, requests.Session()
-        retry = Retry(ATTEMPTS - 1, read=0, backoff_factor=0.2, allowed_methods=None, status_forcelist=[502, 503, 504])
-        for scheme in ("http://", "https://"):
-            self.session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=retry))
 
     def predict(self, files: Sequence[bytes]) -> dict[str, np.ndarray]:
         encoded = [{"b64": base64.b64encode(file).decode()} for file in files]
@@ -212,14 +215,21 @@ class _Rest:
         return set(signatures.get(ENCODED, {}).get("outputs", {}))
 
     def _ask(self, method: str, url: str, body: dict | None = None) -> Any:
-        try:
-            response = self.session.request(method, url, json=body, timeout=self.timeout)
-        except requests.Timeout as error:
-            message = f"no answer within {self.timeout:g} s; raise --timeout"
-            raise InputError(f"server {self.address}: {message}") from error
-        except requests.RequestException as error:
-            message = f"cannot be reached ({reason(error)}); start it, or give another --server"
-            raise InputError(f"server {self.address}: {message}") from error
+        for attempt in range(ATTEMPTS):
+            last = attempt == ATTEMPTS - 1
+            try:
+                response = self.session.request(method, url, json=body, timeout=self.timeout)
+            except requests.Timeout as error:
+                message = f"no answer within {self.timeout:g} s; raise --timeout"
+                raise InputError(f"server {self.address}: {message}") from error
+            except requests.RequestException as error:
+                if last or not isinstance(error, requests.ConnectionError):
+                    message = f"cannot be reached ({reason(error)}); start it, or give another --server"
+                    raise InputError(f"server {self.address}: {message}") from error
+            else:
+                if last or response.status_code not in (502, 503, 504):
+                    break
+            time.sleep(0.2 * 2**attempt)
         try:
             answer = response.json()
         except ValueError:

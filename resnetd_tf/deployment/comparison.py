@@ -8,11 +8,20 @@ from resnetd_tf.saved import SavedClassifier
 IMAGES = 256  # to compare on
 
 
-def agreement(probabilities: np.ndarray, expected: np.ndarray) -> str:
-    """In words, how well probabilities (n, classes) agree with those expected."""
-    same = 100 * (probabilities.argmax(1) == expected.argmax(1)).mean()
-    difference = np.abs(probabilities - expected).max()
-    return f"same class for {same:.1f} %, largest difference of a probability {difference:.1e}"
+def compared(probabilities: np.ndarray, expected: np.ndarray) -> dict[str, float]:
+    """How well probabilities (n, classes) agree with those expected: same_class, a share, and largest_difference."""
+    return {
+        "same_class": float((probabilities.argmax(1) == expected.argmax(1)).mean()),
+        "largest_difference": float(np.abs(probabilities - expected).max()),
+    }
+
+
+def words(found: dict[str, float]) -> str:
+    """What `compared` says, for people."""
+    return (
+        f"same class for {100 * found['same_class']:.1f} %, "
+        f"largest difference of a probability {found['largest_difference']:.1e}"
+    )
 
 
 def patches(
@@ -22,7 +31,7 @@ def patches(
     data_dir: str | None,
     eurosat_zip: str | None,
     split_files: str | None,
-) -> list[np.ndarray]:
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """The first images of splits of the named dataset, or of the one that the classifier was trained on.
 
     Args:
@@ -32,7 +41,7 @@ def patches(
         data_dir, eurosat_zip, split_files: As for `sources.load`.
 
     Returns:
-        For each split an array (n, height, width, bands) of the size that the classifier was trained on.
+        For each split images (n, height, width, bands) of the size that the classifier was trained on, and labels (n,).
 
     Raises:
         InputError: No dataset is known, or its images have another number of bands.
@@ -48,9 +57,11 @@ def patches(
         interpolation=classifier.metadata.get("interpolation", "bilinear"),
     )
     classifier.check_bands(name, loaded.bands)
-    chosen = [loaded.splits[split].images[:count] for split, count in counts.items()]
-    height, width = classifier.metadata.get("patch_shape", chosen[0][0].shape)[:2]
-    return [of_one_size(some, height, width) for some in chosen]
+    chosen = [(loaded.splits[split], count) for split, count in counts.items()]
+    height, width = classifier.metadata.get("patch_shape", chosen[0][0].images[0].shape)[:2]
+    return [
+        (of_one_size(split.images[:count], height, width), np.asarray(split.labels[:count])) for split, count in chosen
+    ]
 
 
 def of_one_size(pixels: np.ndarray | list[np.ndarray], height: int, width: int) -> np.ndarray:

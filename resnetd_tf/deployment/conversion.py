@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import keras
 import numpy as np
 
-from resnetd_tf import rundir, runtimes
+from resnetd_tf import rundir
 from resnetd_tf.deployment import comparison, formats, onnx, openvino, savedmodel, tflite, verification, warmup, weights
 from resnetd_tf.errors import InputError, damage_told
 from resnetd_tf.saved import SavedClassifier, open_classifier, open_network
@@ -54,11 +54,12 @@ def convert(
     """
     formats.check(format, precision, batch, output_type)
     given = open_classifier(model, trust=trust)
-    if given.path.suffix in runtimes.SUFFIXES:
-        raise InputError(f"{given.path} is an export already; give the run or the .keras file that it was made from")
     path = pathlib.Path(output) if output else given.folder / formats.NAMES[format].format(precision)
     formats.check_name(format, path)
-    rundir.must_not_exist(path)
+    inside = {"savedmodel": path / "assets.extra" / "check.json", "openvino": path / "check.json"}
+    kept = inside.get(format, path.with_name(f"{path.name}.check.json"))
+    for place in (path, kept) if format not in inside else (path,):
+        rundir.must_not_exist(place)
     made_from, network = given, None
     if format in ("savedmodel", "safetensors") or not _is_alone(given):
         source, network = open_network(model, trust)
@@ -66,7 +67,8 @@ def convert(
     counts = {"validation": None if verify_all else comparison.IMAGES}
     if precision == "int8":
         counts["train"] = CALIBRATION
-    check, *calibration = comparison.patches(given, counts, dataset, data_dir, eurosat_zip, split_files)
+    splits = comparison.patches(given, counts, dataset, data_dir, eurosat_zip, split_files)
+    check, *calibration = (images for images, _ in splits)
     expected = made_from.predict(check)
     with rundir.atomic(path) as temporary:
         with _told(given, format):
@@ -75,11 +77,11 @@ def convert(
             )
         shape = (batch or -1, *check.shape[1:]) if format == "tflite" else (-1, -1, -1, given.bands)
         found = verification.verify(temporary, path, precision, check, expected, shape)
-        inside = {"savedmodel": temporary / "assets.extra" / "check.json", "openvino": temporary / "check.json"}
-        kept = inside.get(format, path.with_name(f"{path.name}.check.json"))
-        rundir.write_json(kept, {"made_from": str(made_from.path), **found})
+        rundir.must_not_exist(path)  # by another that was as fast
+    rundir.write_json(kept, {"made_from": str(made_from.path), **found})
     print(f"{path}: {format} in {precision}, {found['megabytes']:.1f} MB{verification.input_words(found)}")
-    print(f"Against {made_from.path} on {len(check)} validation images: {verification.words(found)}")
+    took = f"; {found['milliseconds']:.1f} ms an image" if "milliseconds" in found else ""
+    print(f"Against {made_from.path} on {len(check)} validation images: {comparison.words(found)}{took}")
     return path
 
 
@@ -92,7 +94,7 @@ def _is_alone(given: SavedClassifier) -> bool:
 def _told(given: SavedClassifier, format: str) -> Iterator[None]:
     """Turns what converters raise into an InputError, also that one is not installed."""
     try:
-        with damage_told(f"{given.path}: cannot be converted", but=ModuleNotFoundError):
+        with damage_told(f"{given.path}: cannot be converted", but=(ModuleNotFoundError, OSError)):
             yield
     except ModuleNotFoundError as error:
         if error.name not in ("tf2onnx", "openvino"):

@@ -43,18 +43,20 @@ def make(
         with tf.control_dependencies([_some(pixels, "pixels")]):
             return answer(classify(preprocess(pixels)))
 
-    def from_files(image_bytes):
-        with tf.control_dependencies([_some(image_bytes, "image_bytes")]):
-            normalised, errors = _decoded(image_bytes, preprocess)
+    def from_strings(strings, name, content):
+        with tf.control_dependencies([_some(strings, name)]):
+            normalised, errors = _decoded(strings, content, preprocess)
         good = errors == ""
         probabilities = classify(normalised) * tf.cast(good[:, tf.newaxis], tf.float32)
         given = answer(probabilities, error=errors)
         return given | {"top_class": tf.where(good, given["top_class"], "")}
 
+    def from_files(image_bytes):
+        return from_strings(image_bytes, "image_bytes", lambda file: file)
+
     def from_examples(inputs):
         feature = {FEATURE: tf.io.FixedLenFeature((), tf.string, default_value="")}
-        with tf.control_dependencies([_some(inputs, "inputs")]):
-            found = from_files(tf.io.parse_example(inputs, feature)[FEATURE])
+        found = from_strings(inputs, "inputs", lambda example: tf.io.parse_single_example(example, feature)[FEATURE])
         return {"classes": found["labels"], "scores": found["probabilities"]}
 
     strings = tf.TensorSpec((None,), tf.string)
@@ -67,17 +69,18 @@ def make(
     }
 
 
-def _decoded(files, preprocess):
-    """Normalised images (n, size, size, bands) of encoded pictures, and what is wrong with each (n,)."""
+def _decoded(files, content, preprocess):
+    """Normalised images (n, size, size, bands) of what holds encoded pictures, and what is wrong with each (n,)."""
     count = tf.size(files, out_type=tf.int64)
     shape = preprocess(tf.zeros((1, 1, 1, 3), tf.uint8)).shape[1:]
 
-    def decode(index, content):
-        problem = decoding.problem(content)
-        problem = tf.where((problem == "") & decoding.is_turned(content), TURNED, problem)
+    def decode(index, file):
+        picture = content(file)
+        problem = decoding.problem(picture)
+        problem = tf.where((problem == "") & decoding.is_turned(picture), TURNED, problem)
         image = tf.cond(
             problem == "",
-            lambda: preprocess(decoding.decode(content)[tf.newaxis])[0],
+            lambda: preprocess(decoding.decode(picture)[tf.newaxis])[0],
             lambda: tf.zeros(shape),
         )
         return index, tf.ensure_shape(image, shape), problem

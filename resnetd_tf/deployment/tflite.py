@@ -50,8 +50,9 @@ def write(
     if precision == "int8":
         assert calibration is not None
         step = batch or 1
-        starts = range(0, len(calibration) - step + 1, step)
-        converter.representative_dataset = lambda: ([calibration[start : start + step]] for start in starts)
+        count = -(-len(calibration) // step)  # the last batch is filled up from the first
+        batches = np.resize(calibration, (count, step, *shape))
+        converter.representative_dataset = lambda: ([images] for images in batches)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8, tf.lite.OpsSet.TFLITE_BUILTINS]
         converter.inference_output_type = tf.as_dtype(output_type)
     path.write_bytes(converter.convert())

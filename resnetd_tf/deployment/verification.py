@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 
 from resnetd_tf import runtimes
+from resnetd_tf.deployment import comparison
 from resnetd_tf.errors import InputError
 from resnetd_tf.saved import open_classifier
 
@@ -29,7 +30,7 @@ def verify(
 
     Returns:
         images, same_class (a share), largest_difference (of a probability), megabytes; of what has a runtime of its own
-        also milliseconds (median of calls of one image), seconds_to_first_answer, inputs and outputs.
+        also milliseconds (an image, in calls of as few as it takes; median), seconds_to_first_answer, inputs, outputs.
 
     Raises:
         InputError: It cannot be run, has other inputs or outputs, or disagrees.
@@ -48,16 +49,15 @@ def verify(
         if ran["inputs"] != pixels or answer["shape"] != [shape[0], expected.shape[1]]:
             raise InputError(f"{path} not written: it takes {ran['inputs']}, gives {ran['outputs']}")
         found |= {
-            "milliseconds": 1000 * float(np.median(ran["seconds"])),
+            "milliseconds": 1000 * float(np.median(ran["seconds"])) / max(shape[0], 1),
             "seconds_to_first_answer": float(ran["opened"]),
             **{key: ran[key] for key in ("inputs", "outputs", "warmup_requests") if key in ran},
         }
-    found["same_class"] = float((probabilities.argmax(1) == expected.argmax(1)).mean())
-    found["largest_difference"] = float(np.abs(probabilities - expected).max())
+    found |= comparison.compared(probabilities, expected)
     # Written so that what is no number disagrees
     agrees = found["largest_difference"] <= LARGEST_DIFFERENCE.get(precision, 1)
     if not (agrees and found["same_class"] >= SAME_CLASS[precision]):
-        raise InputError(f"{path} not written: on {len(images)} validation images it has {words(found)}")
+        raise InputError(f"{path} not written: on {len(images)} validation images it has {comparison.words(found)}")
     return found
 
 
@@ -65,13 +65,6 @@ def input_words(found: dict) -> str:
     """Of what size its input is, for people; empty where images of any size will do."""
     (shape,) = [given["shape"] for given in found.get("inputs", {}).values()] or [[-1] * 4]
     return "" if shape[1] < 0 else f", input {'x'.join('n' if size < 0 else str(size) for size in shape)}"
-
-
-def words(found: dict) -> str:
-    """What `verify` found, for people."""
-    text = f"same class for {100 * found['same_class']:.1f} %, "
-    text += f"largest difference of a probability {found['largest_difference']:.1e}"
-    return text + (f"; {found['milliseconds']:.1f} ms an image" if "milliseconds" in found else "")
 
 
 def megabytes(model: pathlib.Path) -> float:

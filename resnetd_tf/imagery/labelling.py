@@ -42,7 +42,7 @@ def run(
     """Labels patches, or maps scenes.
 
     Args:
-        model, trust: As for `saved.open_classifier`, or a classifier.
+        model, trust: As for `saved.open_classifier`; or a server's classifier, for which every picture is a patch.
         paths: Images, or folders of them; scenes, as `products.open_scene` takes each; the files of one scene's bands.
         top, format, picture: As for `patches.label`.
         explain: Where to draw what in the images speaks for their label, or in a scene for each class of its map.
@@ -67,6 +67,8 @@ def run(
     files = [file for path in paths for file in _inside(pathlib.Path(path))]
     own_pictures = str(classifier.metadata.get("dataset")).startswith("folder:")
     largest = max(PATCHES * classifier.patch_side, ANY_SIZE if own_pictures else 0)
+    if isinstance(model, SavedClassifier) and not classifier.metadata:
+        largest = images.MAX_PIXELS  # on a server: of what size its patches are, it does not say
     small: list[pathlib.Path] = []
     large: list[pathlib.Path] = []
     for file in files:

@@ -73,7 +73,7 @@ def finish(
     free_memory()
     served = open_classifier(exported)
     free_memory()
-    agreement = comparison.agreement(served.predict(check), expected)
+    agreement = comparison.words(comparison.compared(served.predict(check), expected))
     evaluation = metrics.evaluate(served, dataset, "test")
     if not published:
         metadata |= {

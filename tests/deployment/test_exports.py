@@ -4,11 +4,13 @@ import json
 import zipfile
 
 import numpy as np
+import onnx
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from resnetd_tf import runtimes
-from resnetd_tf.data import synthetic
+from resnetd_tf.data import decoding, synthetic
 from resnetd_tf.deployment import conversion, savedmodel, tflite
 from resnetd_tf.errors import InputError
 from resnetd_tf.networks import classifier
@@ -64,6 +66,28 @@ def test_an_export_that_disagrees_is_not_written(run, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"model\.tflite not written: on 256 validation images it has same class for"):
         conversion.convert(str(run), output=str(tmp_path / "model.tflite"))
     assert not list(tmp_path.glob("*.tflite*"))
+
+
+def test_a_savedmodel_whose_pictures_have_other_answers_is_not_written(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(decoding, "is_turned", lambda _: tf.constant(True))
+    with pytest.raises(InputError, match="pictures in files have other answers than their pixels"):
+        conversion.convert(str(run), "savedmodel", output=str(tmp_path / "model"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def exported(run, tmp_path_factory):
+    return conversion.convert(str(run), "onnx", output=str(tmp_path_factory.mktemp("onnx") / "model.onnx"))
+
+
+@pytest.mark.parametrize("change", [{"classes": ["a", "b"]}, {"classes": 5}, {"metadata": [1]}])
+def test_exports_that_say_what_cannot_be(exported, tmp_path, change):
+    model = onnx.load(exported)
+    for entry in model.metadata_props:
+        entry.value = json.dumps(change.get(entry.key, json.loads(entry.value)))
+    onnx.save(model, tmp_path / "other.onnx")
+    with pytest.raises(InputError, match=r"other\.onnx: (10 outputs, but|its metadata cannot be|cannot be read)"):
+        print(open_classifier(tmp_path / "other.onnx").metadata)
 
 
 def test_what_cannot_be_exported(run, bad_input, tmp_path, monkeypatch):

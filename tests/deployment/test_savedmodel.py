@@ -14,8 +14,9 @@ from PIL import Image
 
 from benchmarks import parity
 from resnetd_tf.data import images, synthetic
-from resnetd_tf.deployment import savedmodel
+from resnetd_tf.deployment import conversion, savedmodel
 from resnetd_tf.deployment.folding import folded
+from resnetd_tf.errors import InputError
 from resnetd_tf.networks import classifier
 from resnetd_tf.normalization import EUROSAT_ALL, EUROSAT_RGB
 from resnetd_tf.saved import open_classifier
@@ -78,7 +79,8 @@ def test_a_bad_picture_does_not_disturb_the_others(run):
     image, orientation = Image.fromarray(synthetic.draw(1)[0][0]), Image.Exif()
     orientation[0x0112] = 6
     good, cut = jpeg(image), jpeg(image)[:900]
-    turned = [jpeg(image, exif=orientation), jpeg(image, "PNG", exif=orientation)]
+    behind = jpeg(image, exif=orientation, icc_profile=bytes(200_000))
+    turned = [jpeg(image, exif=orientation), jpeg(image, "PNG", exif=orientation), behind]
     bad = {
         b"GIF89a" + bytes(40): "not a JPEG or PNG file",
         b"": "not a JPEG or PNG file",
@@ -91,6 +93,7 @@ def test_a_bad_picture_does_not_disturb_the_others(run):
         cut: "damaged",
         turned[0]: "to be turned",
         turned[1]: "to be turned",
+        turned[2]: "to be turned",
     }
     signatures = tf.saved_model.load(str(run / "1")).signatures
     answer = signatures["encoded"](image_bytes=tf.constant([good, *bad, good]))
@@ -105,12 +108,16 @@ def test_a_bad_picture_does_not_disturb_the_others(run):
     assert answer["labels"].numpy().tolist() == [names] * (len(bad) + 2)
     assert answer["top_class"].numpy()[0] == names[expected.argmax()]
 
-    examples = [tf.train.Example() for _ in range(3)]
-    examples[0].features.feature["image/encoded"].bytes_list.value.append(good)
-    examples[1].features.feature["image/encoded"].bytes_list.value.append(cut)
-    classified = signatures["classify"](inputs=tf.constant([example.SerializeToString() for example in examples]))
-    np.testing.assert_allclose(classified["scores"], [expected, 0 * expected, 0 * expected], atol=1e-6)
-    assert classified["classes"].numpy().tolist() == [names] * 3
+    examples = [tf.train.Example() for _ in range(5)]
+    features = [example.features.feature["image/encoded"] for example in examples[:4]]
+    features[0].bytes_list.value.append(good)
+    features[1].bytes_list.value.append(cut)
+    features[2].int64_list.value.append(3)
+    features[3].bytes_list.value.extend([good, good])
+    serialized = [*(example.SerializeToString() for example in examples), b"no example"]
+    classified = signatures["classify"](inputs=tf.constant(serialized))
+    np.testing.assert_allclose(classified["scores"], [expected, *[0 * expected] * 5], atol=1e-6)
+    assert classified["classes"].numpy().tolist() == [names] * 6
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "1", "RGBA", "CMYK"])
@@ -169,19 +176,17 @@ def test_a_run_that_died_can_be_deployed(run, program, tmp_path):
     ).stdout  # fmt: skip
 
 
-def test_savedmodel_in_bfloat16(run, program, bad_input, tmp_path):
-    arguments = (f"--model={run}", "--format=savedmodel", f"--output={tmp_path / 'bfloat16'}")
-    result = program("export.py", *arguments, "--precision=bfloat16")
-    assert result.returncode == 0, result.stderr
-    assert "validation images: same class for" in result.stdout
+def test_savedmodel_in_bfloat16(run, tmp_path, capsys):
+    conversion.convert(str(run), "savedmodel", "bfloat16", str(tmp_path / "bfloat16"))
+    assert "validation images: same class for" in capsys.readouterr().out
     images = synthetic.draw(40, seed=7)[0]
     probabilities, expected = (open_classifier(path).predict(images) for path in (tmp_path / "bfloat16", run))
     np.testing.assert_allclose(probabilities, expected, atol=0.05)
     assert (probabilities != expected).any()
     sizes = [(path / "saved_model.pb").stat().st_size for path in (tmp_path / "bfloat16", run / "1")]
     assert sizes[0] < 0.6 * sizes[1]  # the weights, in half the bytes
-    assert "exists already" in bad_input("export.py", *arguments, "--precision=bfloat16")
-    assert "not made" in bad_input("export.py", *arguments, "--precision=int8")
+    with pytest.raises(InputError, match="exists already"):
+        conversion.convert(str(run), "savedmodel", "bfloat16", str(tmp_path / "bfloat16"))
 
 
 def test_folded_batch_norm_computes_the_same():

@@ -9,7 +9,6 @@ import os
 import pathlib
 import re
 import sys
-import tempfile
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -17,6 +16,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from resnetd_tf.errors import InputError
+from resnetd_tf.quiet import quiet
 
 
 def import_tensorflow() -> None:
@@ -33,23 +33,15 @@ def import_tensorflow() -> None:
     absl_logging.set_verbosity(absl_logging.ERROR)
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
-    stderr = os.dup(2)
     without_jax = "jax" not in sys.modules
-    with tempfile.TemporaryFile() as messages:
-        os.dup2(messages.fileno(), 2)
-        try:
-            if without_jax:  # TensorFlow imports it where it is installed, 0.1 GiB that is not used here
-                sys.modules["jax"] = None  # type: ignore[assignment]
+    if without_jax:  # TensorFlow imports it where it is installed, 0.1 GiB that is not used here
+        sys.modules["jax"] = None  # type: ignore[assignment]
+    try:
+        with quiet():
             import tensorflow  # noqa: F401
-        except Exception:
-            messages.seek(0)
-            os.write(stderr, messages.read())
-            raise
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-            if without_jax:
-                del sys.modules["jax"]
+    finally:
+        if without_jax:
+            del sys.modules["jax"]
     import keras
 
     keras.config.set_image_data_format("channels_last")  # as images are here

@@ -99,7 +99,9 @@ def connect(address: str, model: str, version: int | None = None, timeout: float
         raise InputError(f"--server={address}: give grpc://HOST:8500 or http://HOST:8501")
     protocol = _Grpc if parts.scheme == "grpc" else _Rest
     asked = protocol(address, parts, model, version, timeout)
-    if not asked.outputs() >= OUTPUTS:
+    with damage_told(f"server {address}: answers what no TensorFlow Serving does"):
+        outputs = asked.outputs()
+    if not outputs >= OUTPUTS:
         raise InputError(
             f"server {address}: {model} is no classifier of RGB by export.py: it has no signature `{ENCODED}` with "
             f"{', '.join(sorted(OUTPUTS))}; export it anew, or give another --model_name"
@@ -210,8 +212,7 @@ class _Rest:
 
     def outputs(self) -> set[str]:
         """Names of what the signature `encoded` gives."""
-        answer = self._ask("GET", f"{self.url}/metadata")
-        signatures = answer["metadata"]["signature_def"]["signature_def"]
+        signatures = self._ask("GET", f"{self.url}/metadata")["metadata"]["signature_def"]["signature_def"]
         return set(signatures.get(ENCODED, {}).get("outputs", {}))
 
     def _ask(self, method: str, url: str, body: dict | None = None) -> Any:
@@ -230,10 +231,9 @@ class _Rest:
                 if last or response.status_code not in (502, 503, 504):
                     break
             time.sleep(0.2 * 2**attempt)
-        try:
+        answer = None
+        with contextlib.suppress(ValueError):
             answer = response.json()
-        except ValueError:
-            answer = None
         if not isinstance(answer, dict):
             raise InputError(
                 f"server {self.address}: is no TensorFlow Serving: it answered {response.status_code} with no JSON"

@@ -11,6 +11,7 @@ import numpy as np
 from resnetd_tf import rundir
 from resnetd_tf.deployment import comparison, formats, onnx, openvino, savedmodel, tflite, verification, warmup, weights
 from resnetd_tf.errors import InputError, damage_told
+from resnetd_tf.quiet import quiet
 from resnetd_tf.saved import SavedClassifier, open_classifier, open_network
 
 CALIBRATION = 200  # training images
@@ -71,7 +72,7 @@ def convert(
     check, *calibration = (images for images, _ in splits)
     expected = made_from.predict(check)
     with rundir.atomic(path) as temporary:
-        with _told(given, format):
+        with quiet(), _told(given, format):
             _write(
                 given, network, temporary, format, precision, check, *calibration, batch=batch, output_type=output_type
             )

@@ -165,7 +165,7 @@ def test_a_run_that_died_can_be_deployed(run, program, tmp_path):
     model, path = base / "run-1/model.keras", base / "1"
     result = program("export.py", f"--model={model}", "--format=savedmodel", f"--output={path}")
     assert result.returncode == 0, result.stderr
-    assert "200 validation images: same class for 100.0 %" in result.stdout
+    assert "256 validation images: same class for 100.0 %" in result.stdout
     shutil.move(path, tmp_path / "alone")
     alone, images = open_classifier(tmp_path / "alone"), synthetic.draw(20, seed=5)[0]
     assert alone.classes == synthetic.CLASSES and alone.metadata["patch_shape"] == [64, 64, 3]

@@ -23,7 +23,7 @@ def test_tflite_in_the_interpreter(run, program, tmp_path, capsys, precision):
     path = tmp_path / "model.tflite"
     if precision == "int8":
         result = program("export.py", f"--model={run}", "--format=tflite", "--precision=int8", f"--output={path}")
-        assert result.returncode == 0, result.stderr
+        assert result.returncode == 0 and not result.stderr, result.stderr
         printed = result.stdout
     else:
         conversion.convert(str(run), output=str(path))

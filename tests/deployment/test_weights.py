@@ -26,7 +26,7 @@ def half(run, program, tmp_path_factory):
     path = tmp_path_factory.mktemp("half") / "small.safetensors"
     made = program("export.py", f"--model={run}", "--format=safetensors", "--precision=float16", f"--output={path}")
     assert made.returncode == 0, made.stderr
-    assert "on 200 validation images: same class for" in made.stdout
+    assert "on 256 validation images: same class for" in made.stdout
     return path
 
 

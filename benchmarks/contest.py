@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 
+from resnetd_tf import rundir
 from resnetd_tf.cli import program
 
 PEERS = ("resnetd_tf", "tensorflow", "keras", "keras-hub", "timm", "torch", "jax", "onnxruntime", "openvino")
@@ -116,6 +117,14 @@ def table(result: dict, unit: str, profile_of: str) -> str:
         total = sum(profile.values())
         lines += [f"| {part} | {value:.4g} | {100 * value / total:.0f} % |" for part, value in profile.items() if value]
     return "\n".join(lines) + "\n"
+
+
+def keep(folder: pathlib.Path, name: str, lines: list[str], results: dict) -> None:
+    """Writes a table, NAME.md, and what is behind it, NAME.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rundir.write_text(folder / f"{name}.md", "\n".join(lines) + "\n")
+    rundir.write_json(folder / f"{name}.json", results)
+    print(f"Written: {folder / name}.md, .json")
 
 
 class _Parser(argparse.ArgumentParser):

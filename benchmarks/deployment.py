@@ -14,6 +14,7 @@ import pathlib
 import numpy as np
 from absl import flags
 
+from benchmarks import contest
 from resnetd_tf import rundir
 from resnetd_tf.cli import common_flags, program
 from resnetd_tf.deployment.formats import NAMES, PRECISIONS
@@ -31,14 +32,13 @@ HEADER = [
 def measure(path: pathlib.Path, images: np.ndarray, labels: np.ndarray, expected: np.ndarray, calls: int) -> dict:
     """What is in a row of the table, by name."""
     from resnetd_tf import runtimes
-    from resnetd_tf.deployment import verification
+    from resnetd_tf.deployment import comparison, verification
 
     probabilities = runtimes.run(path, images)["probabilities"]
     result = {
         "megabytes": verification.megabytes(path),
         "accuracy": float((probabilities.argmax(1) == labels).mean()),
-        "same_class": float((probabilities.argmax(1) == expected.argmax(1)).mean()),
-        "largest_difference": float(np.abs(probabilities - expected).max()),
+        **comparison.compared(probabilities, expected),
     }
     for threads in (1, 2):
         seconds = runtimes.run(path, images[:BATCH], threads, BATCH, calls)["seconds"]
@@ -87,9 +87,8 @@ def check(arguments: list[str]) -> None:
             results[f"{format} {precision}"] = found = measure(path, images, labels, expected, FLAGS.calls)
             lines.append(row(format, precision, found))
             print(lines[-1], flush=True)
-    (folder / "deployment.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    rundir.write_json(folder / "deployment.json", {"model": str(source), "images": len(images), "exports": results})
-    print(f"Written: {folder / 'deployment.md'}, .json, and the exports")
+    found = {"model": str(source), "images": len(images), "exports": results}
+    contest.keep(folder, "deployment", lines, found)
 
 
 def main() -> None:

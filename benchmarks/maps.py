@@ -7,7 +7,6 @@ Scenes are drawn, a file of JPEG 2000 a band as products have them. The rates ar
 made and the classifier alone works on as many windows in memory, in turn. Then `predict.py` maps each scene.
 """
 
-import json
 import pathlib
 import statistics
 import subprocess
@@ -111,11 +110,7 @@ def maps(arguments: list[str]) -> None:
             lines.append(f"| {side} | {area:.0f} | {seconds:.0f} s | {area / seconds:.0f} | {peak:.2f} GiB |")
             print(lines[-1], flush=True)
             results["commands"][side] = {"seconds": seconds, "peak_gib": peak}
-    place = pathlib.Path(FLAGS.output_dir)
-    place.mkdir(parents=True, exist_ok=True)
-    (place / "maps.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (place / "maps.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
-    print(f"Written: {place / 'maps.md'}, .json")
+    contest.keep(pathlib.Path(FLAGS.output_dir), "maps", lines, results)
 
 
 def main() -> None:

@@ -20,7 +20,6 @@ import numpy as np
 from absl import flags
 
 from benchmarks import contest
-from resnetd_tf import rundir
 from resnetd_tf.cli import common_flags, program
 
 FLAGS = flags.FLAGS
@@ -114,10 +113,7 @@ def load(arguments: list[str]) -> None:
             f"| {memories} |"
         )
     print("\n".join(lines))
-    place = pathlib.Path(FLAGS.output_dir)
-    place.mkdir(parents=True, exist_ok=True)
-    rundir.write_text(place / "serving.md", "\n".join(lines) + "\n")
-    rundir.write_json(place / "serving.json", {"model": str(base), "ready": ready, **results})
+    contest.keep(pathlib.Path(FLAGS.output_dir), "serving", lines, {"model": str(base), "ready": ready, **results})
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ def write(
     """Writes a folder with OpenVINO's model.xml and model.bin, labels.txt and metadata.json.
 
     The precision is chosen where it runs: OpenVINO takes bfloat16 where a processor has it, unless its setting
-    INFERENCE_PRECISION_HINT is f32. Which was asked for is in metadata.json as exported_precision.
+    INFERENCE_PRECISION_HINT is f32. Which was asked for, the metadata's exported_precision says.
 
     Args:
         savedmodel, bands, classes, metadata: As for `onnx.write`.
@@ -29,7 +29,6 @@ def write(
     model = openvino.convert_model(frozen.graph(savedmodel, bands))
     for port, name in ((model.inputs[0], "pixels"), (model.outputs[0], "probabilities")):
         port.get_tensor().set_names({name})
-    metadata = metadata | {"exported_precision": precision}
     for key, value in (("classes", classes), ("metadata", metadata)):
         model.set_rt_info(json.dumps(value), ["resnetd_tf", key])
     path.mkdir()

@@ -13,7 +13,6 @@ from resnetd_tf.deployment import signatures, warmup
 from resnetd_tf.deployment.folding import folded
 from resnetd_tf.networks.resizing import Resizing
 
-CLASSIFY_METHOD_NAME = tf.saved_model.CLASSIFY_METHOD_NAME
 WEIGHT = "weight_"  # and a number: the name of a weight in the graph
 
 
@@ -97,7 +96,7 @@ def _finish(path: pathlib.Path, weights: list[np.ndarray]) -> None:
     saved = SavedModel.FromString(path.read_bytes())
     (meta,) = saved.meta_graphs
     if signatures.CLASSIFY in meta.signature_def:
-        meta.signature_def[signatures.CLASSIFY].method_name = CLASSIFY_METHOD_NAME
+        meta.signature_def[signatures.CLASSIFY].method_name = tf.saved_model.CLASSIFY_METHOD_NAME
     for function in meta.graph_def.library.function:
         for node in function.node_def:
             if node.name.startswith(WEIGHT):

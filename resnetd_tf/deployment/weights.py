@@ -9,12 +9,14 @@ from resnetd_tf.errors import InputError, damage_told
 from resnetd_tf.networks import checkpoints, safetensors_files
 from resnetd_tf.saved import SavedClassifier
 
+OF_THIS_MACHINE = ("data_dir", "eurosat_zip")  # of metadata.json: paths that say nothing elsewhere
+
 
 def write(network: keras.Model, classifier: SavedClassifier, path: pathlib.Path, precision: str) -> None:
     """Writes a .safetensors file of a classifier.
 
-    Weights have the names and the layout that timm gives them. The header has all of metadata.json and the results of
-    the evaluations that lie in the run's folder.
+    Weights have the names and the layout that timm gives them. The header has metadata.json, but for where the data
+    lay, and the results of the evaluations that lie in the run's folder.
 
     Args:
         network: The classifier as a Keras model.
@@ -30,6 +32,8 @@ def write(network: keras.Model, classifier: SavedClassifier, path: pathlib.Path,
             f"{classifier.path} resizes without antialiasing, as version 0.1.0 did; --format=savedmodel keeps that"
         )
     described = {**classifier.metadata, "classes": classifier.classes}
+    for name in OF_THIS_MACHINE:
+        described.pop(name, None)
     if classifier.path.suffix != ".safetensors" and (classifier.folder / "model.keras").is_file():  # a run's
         described["evaluations"] = _evaluations(classifier.folder)
     if missing := [name for name in safetensors_files.NEEDED if name not in described]:

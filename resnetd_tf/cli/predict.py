@@ -12,6 +12,8 @@ Examples:
     python predict.py T33UUP_B02.jp2 T33UUP_B03.jp2 T33UUP_B04.jp2 --stride=16 --probabilities
 """
 
+import sys
+
 from absl import flags
 
 from resnetd_tf.cli import common_flags, program
@@ -31,7 +33,7 @@ def predict(paths: list[str]) -> None:
     from resnetd_tf.imagery import labelling
 
     labelling.run(
-        common_flags.model() if FLAGS.server is None else _served(),
+        _served() if FLAGS.server is not None else common_flags.model(None if FLAGS.format == "table" else sys.stderr),
         paths,
         top=FLAGS.top,
         format=FLAGS.format,

@@ -8,8 +8,10 @@ import shutil
 import sys
 import time
 
+import keras
+
 from resnetd_tf import rundir
-from resnetd_tf.data.splits import Dataset
+from resnetd_tf.data.splits import Dataset, Split
 from resnetd_tf.deployment import comparison, savedmodel
 from resnetd_tf.deployment.warmup import LARGEST
 from resnetd_tf.environment import free_memory, peak_memory, program
@@ -18,6 +20,7 @@ from resnetd_tf.evaluation import metrics, report
 from resnetd_tf.networks import checkpoints, keras_files
 from resnetd_tf.normalization import Statistics
 from resnetd_tf.saved import open_classifier
+from resnetd_tf.training import calibration
 from resnetd_tf.training.checkpoint import Progress
 from resnetd_tf.training.settings import Settings
 
@@ -66,7 +69,7 @@ def finish(
     if not published:
         shutil.rmtree(exported, ignore_errors=True)
         examples = comparison.of_one_size(check[:LARGEST], *metadata["patch_shape"][:2])
-        network = keras_files.load(folder / "model.keras")
+        network = calibrated(folder, dataset.splits["validation"], metadata)
         savedmodel.write(network, dataset.classes, metadata, exported, examples=examples)
         del network
     expected = open_classifier(folder / "model.keras").predict(check)
@@ -94,6 +97,20 @@ def finish(
     base, name, place = (shlex.quote(str(text)) for text in (path.parent, path.parent.name, path.parent.resolve()))
     print(f"Evaluate it:  {program('evaluate')} --model={base}")
     print(f"Serve it:     tensorflow_model_server --rest_api_port=8501 --model_name={name} --model_base_path={place}")
+
+
+def calibrated(folder: pathlib.Path, validation: Split, metadata: dict) -> keras.Model:
+    """The best epoch's classifier, its probabilities calibrated on validation images, and kept so in model.keras."""
+    path = folder / "model.keras"
+    probabilities = open_classifier(path).predict(validation.images)
+    network, found = keras_files.load(path), calibration.temperature(validation.labels, probabilities)
+    if found != 1:  # else a process that died in the middle of this did it
+        metadata["temperature"] = found
+        rundir.write_json(folder / "metadata.json", metadata)
+        calibration.divide_logits(network, found)
+        with rundir.atomic(path) as temporary:
+            network.save(temporary)
+    return network
 
 
 def draw(folder: pathlib.Path, history: list[dict], evaluation: metrics.Evaluation) -> None:

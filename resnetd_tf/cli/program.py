@@ -8,6 +8,7 @@ import logging
 import os
 import pathlib
 import re
+import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -51,7 +52,7 @@ def run(main: Callable[[list[str]], None], *, takes_arguments: bool = False) -> 
     """Reads flags and runs `main` with the arguments that are no flags.
 
     The docstring of its module and the flags defined there are what `--help` shows. Exit codes: 0 done, 2 bad input,
-    told in one line on stderr, 130 interrupted, 141 if its output is read no more.
+    told in one line on stderr, 130 interrupted, 141 if its output is read no more, 143 ended by SIGTERM.
 
     Args:
         main: What the program does.
@@ -78,6 +79,7 @@ def run(main: Callable[[list[str]], None], *, takes_arguments: bool = False) -> 
         return arguments
 
     def guarded(argv: list[str]) -> None:
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # what is half-written is removed
         try:
             main(argv[1:])
         except InputError as error:

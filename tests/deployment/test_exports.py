@@ -1,12 +1,16 @@
 """Exports, run by their own runtimes in processes that have none of our package, and as any other model."""
 
 import json
+import subprocess
+import sys
+import time
 import zipfile
 
 import numpy as np
 import onnx
 import pytest
 import tensorflow as tf
+from conftest import ROOT
 from PIL import Image
 
 from resnetd_tf import runtimes
@@ -73,6 +77,23 @@ def test_a_savedmodel_whose_pictures_have_other_answers_is_not_written(run, tmp_
     with pytest.raises(InputError, match="pictures in files have other answers than their pixels"):
         conversion.convert(str(run), "savedmodel", output=str(tmp_path / "model"))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.long
+def test_told_to_terminate_it_leaves_nothing(run, tmp_path):
+    command = [
+        sys.executable,
+        ROOT / "export.py",
+        f"--model={run}",
+        "--format=savedmodel",
+        f"--output={tmp_path / '1'}",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not any(tmp_path.iterdir()) and process.poll() is None:
+        time.sleep(0.01)
+    process.terminate()
+    told = process.communicate(timeout=60)[1]
+    assert process.returncode == 143 and not told and not any(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="module")

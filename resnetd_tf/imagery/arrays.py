@@ -8,7 +8,7 @@ from rasterio.windows import Window
 
 from resnetd_tf.imagery import areas, maps, rendering, windows
 from resnetd_tf.imagery.layers import Grid
-from resnetd_tf.imagery.pixels import Scene
+from resnetd_tf.imagery.pixels import Scene, check_stored
 from resnetd_tf.imagery.scenes import Options
 from resnetd_tf.saved import SavedClassifier
 
@@ -46,6 +46,7 @@ def map_scene(
     window: int | None = None,
     stride: int | None = None,
     min_probability: float = 0.0,
+    offset: float | None = None,
 ) -> LandCover:
     """The land cover of a scene, as `scenes.write_map` writes it.
 
@@ -56,11 +57,13 @@ def map_scene(
         window: Side in pixels of the windows that are classified; default the side of the training's patches.
         stride: Side of a cell, of which the window's is a multiple; default half a window.
         min_probability: Cells whose best class is less probable have none.
+        offset: Of an array of digital numbers: what is added to them first; 0 says that they are right where a look at
+            them says otherwise.
 
     Raises:
         InputError: It cannot be mapped by this classifier, or a number is outside its range.
     """
-    pixels = _of_array(classifier, scene) if isinstance(scene, np.ndarray) else scene
+    pixels = _of_array(classifier, scene, offset) if isinstance(scene, np.ndarray) else scene
     options = Options.of(classifier, window=window, stride=stride, min_probability=min_probability)
     shape = windows.cells(pixels, options.stride)
     probabilities, there = np.empty((*shape, len(classifier.classes)), "float32"), np.empty(shape, "bool")
@@ -72,6 +75,12 @@ def map_scene(
     return LandCover(maps.best(probabilities, there, min_probability), probabilities)
 
 
-def _of_array(classifier: SavedClassifier, pixels: np.ndarray) -> _InMemory:
+def _of_array(classifier: SavedClassifier, pixels: np.ndarray, offset: float | None) -> _InMemory:
     pixels = rendering.taken("the scene", pixels, classifier)
-    return _InMemory(pixels, (pixels != 0).any(-1))
+    valid = (pixels != 0).any(-1)
+    if pixels.dtype == "uint16":
+        added = np.full(pixels.shape[-1], offset or 0)
+        check_stored("the scene", pixels[valid], added, np.ones(len(added)), has_offset=offset is not None)
+        if offset:
+            pixels = np.clip(np.rint(pixels + added), 0, 65535).astype("uint16")
+    return _InMemory(pixels, valid)

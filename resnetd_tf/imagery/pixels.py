@@ -12,6 +12,7 @@ from resnetd_tf.imagery.layers import Grid, Layer
 
 SAMPLE = 512  # pixels on a side that are looked at before a scene is mapped
 SMALLEST_CACHE = 2**25  # bytes
+DARK_SHARE = 0.25  # of numbers that are not above 0, in scenes that are no mistake
 DARKEST = 1000  # DN that an offset of products since baseline 04.00 adds to all
 
 
@@ -82,26 +83,61 @@ def check_numbers(scene: Scene, has_scale: bool, has_offset: bool) -> None:
     there = [layer for layer in scene.layers if layer]
     shape = (min(SAMPLE, scene.grid.height), min(SAMPLE, scene.grid.width))
     stored = layers.read(there, shape=shape)
-    valid = stored[layers.there(there, stored, shape=shape)].astype("float64")
-    if not valid.size:
-        raise InputError(f"{scene.name} has no data, or none that was seen; nothing to map")
-    what = f"{scene.name}: its numbers go from {valid.min():.6g} to {valid.max():.6g}"
-    if not has_scale and valid.max() <= 2 and there[0].dataset.dtypes[0].startswith("float"):
+    valid = stored[layers.there(there, stored, shape=shape)]
+    check_stored(
+        scene.name,
+        valid,
+        np.array([layer.offset for layer in there]),
+        np.array([layer.gain for layer in there]),
+        has_scale=has_scale,
+        has_offset=has_offset,
+        is_product=scene.words.startswith("Sentinel-2"),
+    )
+
+
+def check_stored(
+    name: str,
+    stored: np.ndarray,
+    offsets: np.ndarray,
+    gains: np.ndarray,
+    *,
+    has_scale: bool = False,
+    has_offset: bool = False,
+    is_product: bool = False,
+) -> None:
+    """Raises InputError if numbers cannot be, after offset and gain, 10,000 times a reflectance.
+
+    Args:
+        name: What the scene is called.
+        stored: (n, bands), what is stored where there is data.
+        offsets, gains: (bands,), as in `layers.Layer`.
+        has_scale, has_offset: Whether they were given.
+        is_product: Whether a product's metadata says them.
+    """
+    if not stored.size:
+        raise InputError(f"{name} has no data, or none that was seen; nothing to map")
+    values = stored.astype("float64")
+    what = f"{name}: its numbers go from {values.min():.6g} to {values.max():.6g}"
+    if not has_scale and values.max() <= 2 and stored.dtype.kind == "f":
         raise InputError(f"{what}, as reflectances do; --scale=10000 makes digital numbers of them")
-    if valid.max() <= 0:
+    if values.max() <= 0:
         raise InputError(f"{what}, and digital numbers are above 0; give --scale and --offset, or another scene")
-    if max(layer.digital_numbers(band).max() for band, layer in zip(valid.T, there)) > 65535:
+    if ((values + offsets) * gains).max() > 65535:
         raise InputError(f"{what}, and digital numbers end at 65535; --scale makes digital numbers of them")
-    if not has_scale and valid.max() <= 255:
+    if not has_scale and values.max() <= 255:
         raise InputError(f"{what}, as grey levels of 8 bits do; give the digital numbers, or a picture of type uint8")
-    offsets = {layer.offset for layer in there}
-    if has_offset or scene.words.startswith("Sentinel-2"):
-        dark = np.mean([(band + layer.offset <= 0).mean() for band, layer in zip(valid.T, there)])
-        if min(offsets) < 0 and dark > 0.25:
+    dark = (values + offsets <= 0).mean()
+    if has_offset or is_product:
+        if offsets.min() < 0 and dark > DARK_SHARE:
             raise InputError(
                 f"{what}, and {100 * dark:.0f} % are not above 0 after the offset; --offset=0 leaves it out"
             )
-    elif np.percentile(valid, 0.1) >= DARKEST and offsets == {0}:
+    elif dark > DARK_SHARE:
+        raise InputError(
+            f"{what}, and {100 * dark:.0f} % are not above 0, as after an offset that was taken away twice; --offset=0 "
+            "says that they are right, --offset=1000 gives some of it back"
+        )
+    elif np.percentile(values, 0.1) >= DARKEST and not offsets.any():
         raise InputError(
             f"{what}, none near 0: products since baseline 04.00 are offset; --offset=-1000 takes it away, --offset=0 "
             "says that there is none"

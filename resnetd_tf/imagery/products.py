@@ -110,7 +110,9 @@ def _found(
         if paths[0].is_dir():
             inside = names.band_files(paths[0])
             if not inside:
-                raise InputError(f"{paths[0]}: holds no MTD_MSI*.xml of a product, and no files of bands (..._B04.jp2)")
+                raise InputError(
+                    f"{paths[0]}: holds no picture, no MTD_MSI*.xml of a product and no files of bands (..._B04.jp2)"
+                )
             paths = inside
         elif not names.band_of(paths[0]) or bands:
             found, words, picture = _in_one_file(paths[0], bands)
@@ -145,18 +147,31 @@ def _in_one_file(path: pathlib.Path, bands: Sequence[str] | None) -> tuple[dict[
         if not any(named):
             raise InputError(f"--bands={','.join(bands)}: bands are {', '.join(BANDS)}")
     else:
-        if kind == "uint8" and dataset.count <= 4 and dataset.colorinterp[0] != ColorInterp.palette:
-            places = (1, 2, 3) if dataset.count > 2 else (1, 1, 1)  # the last of two or four is transparency
-            colours = {band: Layer(dataset, place) for band, place in zip(RGB_BANDS, places)}
-            return colours, "picture of 8 bits: colours as they are", True
         named = [names.band_name(re.split(r"[,\s]", text or "")[0]) for text in dataset.descriptions]
-        if not any(named):
-            if dataset.driver in ("PNG", "JPEG", "GIF", "BMP", "WEBP") or kind == "uint8":
-                raise InputError(f"{path}: {kind} or of a palette, of unknown scale; convert it to RGB of 8 bits")
-            raise InputError(
-                f"{path}: {dataset.count} bands of {kind} that have no names; name them, as --bands=B02,B03,B04,B08"
-            )
+    if kind == "uint8" and (places := _places_of_colours(dataset, named)):
+        colours = {band: Layer(dataset, place) for band, place in zip(RGB_BANDS, places)}
+        return colours, "picture of 8 bits: colours as they are", True
+    if not any(named):
+        if dataset.driver in ("PNG", "JPEG", "GIF", "BMP", "WEBP") or kind == "uint8":
+            raise InputError(f"{path}: {kind} or of a palette, of unknown scale; convert it to RGB of 8 bits")
+        called = f"are called {', '.join(filter(None, dataset.descriptions))}" if any(dataset.descriptions) else ""
+        raise InputError(
+            f"{path}: {dataset.count} bands of {kind} that {called or 'have no names'}; name all of them, as "
+            "--bands=B02,B03,B04,B08"
+        )
     found = {name: Layer(dataset, index) for name, index in zip(named, dataset.indexes) if name}
     if len(found) < sum(map(bool, named)):
         raise InputError(f"{path}: a band is named twice; name them, as --bands=B02,B03,B04,B08")
     return found, f"bands {', '.join(found)} of {kind}: digital numbers as they are stored", False
+
+
+def _places_of_colours(dataset, named: list[str | None]) -> Sequence[int] | None:
+    """The bands of a picture of 8 bits that are red, green and blue, from 1, as their names or else the file say."""
+    if all(named.count(band) == 1 for band in RGB_BANDS):
+        return [named.index(band) + 1 for band in RGB_BANDS]
+    if dataset.count > 4 or any(named) or dataset.colorinterp[0] == ColorInterp.palette:
+        return None
+    colours = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+    if set(colours) <= set(dataset.colorinterp):
+        return [dataset.colorinterp.index(colour) + 1 for colour in colours]
+    return (1, 2, 3) if dataset.count > 2 else (1, 1, 1)  # the last of two or four is transparency

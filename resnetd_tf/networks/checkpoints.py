@@ -82,7 +82,10 @@ def read(weights: str | pathlib.Path, depth: int, variant: str) -> Checkpoint:
             return Checkpoint(str(path), tensors, IMAGENET, "bicubic", path)
         network = (described["depth"], described["variant"])
         if network != (depth, variant):
-            raise ValueError(f"weights {weights}: of depth {network[0]}, variant {network[1]}, not {depth}, {variant}")
+            raise ValueError(
+                f"weights {weights}: of depth {network[0]}, variant {network[1]}, not {depth}, {variant}; "
+                f"give --depth={network[0]} --variant={network[1]}"
+            )
         statistics = safetensors_files.statistics(described)
         return Checkpoint(str(weights), tensors, statistics, described["interpolation"], path)
     if path.suffix == ".keras":

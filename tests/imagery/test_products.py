@@ -9,6 +9,7 @@ import pytest
 import rasterio
 import rasterio.warp
 from products import CRS, ORIGIN, RESOLUTION, write_band, write_safe
+from rasterio.enums import ColorInterp
 from rasterio.transform import from_origin
 from rasterio.windows import Window
 
@@ -99,7 +100,7 @@ def test_band_files_and_one_file(tmp_path):
     with rasterio.open(path, "w", **options, transform=from_origin(*ORIGIN, 10, 10)) as file:
         for index, name in enumerate(order, 1):
             file.write(bands[name], index)
-    with pytest.raises(InputError, match=r"4 bands of uint16 that have no names; name them, as --bands="):
+    with pytest.raises(InputError, match=r"4 bands of uint16 that have no names; name all of them, as --bands="):
         open_scene([str(path)])
     with pytest.raises(InputError, match=r"--bands names 3 bands, .* has 4"):
         open_scene([str(path)], bands=order[:3])
@@ -133,6 +134,36 @@ def test_numbers_that_are_not_what_they_are_taken_for(tmp_path, values, how, tol
         write_band(tmp_path / f"x_{name}.tif", values.reshape(SIDE, SIDE))
     with pytest.raises(InputError, match=told):
         open_scene([str(tmp_path)], **how)
+
+
+def test_an_offset_that_was_taken_away_twice(tmp_path):
+    """Where a file cannot hold numbers below 0."""
+    for index, name in enumerate(RGB_BANDS):
+        numbers = np.roll(np.linspace(-900, 2000, SIDE**2), index * SIDE**2 // 3)
+        write_band(tmp_path / f"x_{name}.tif", np.maximum(numbers, 0).astype("uint16").reshape(SIDE, SIDE))
+    with pytest.raises(
+        InputError, match="31 % are not above 0, as after an offset that was taken away twice; --offset=0"
+    ):
+        open_scene([str(tmp_path)])
+    assert open_scene([str(tmp_path)], offset=0).words.endswith("offset 0 as given")
+
+
+@pytest.mark.parametrize("said_by", ["descriptions", "colours", "flag"])
+def test_pictures_whose_bands_are_in_another_order(tmp_path, said_by):
+    """Blue, green, red: as descriptions of the bands say, the file's colours, or whoever maps it."""
+    pixels = np.random.default_rng(0).integers(1, 255, (3, SIDE, SIDE)).astype("uint8")
+    path = tmp_path / "bgr.tif"
+    options = {"driver": "GTiff", "height": SIDE, "width": SIDE, "count": 3, "dtype": "uint8", "crs": CRS}
+    with rasterio.open(path, "w", **options, transform=from_origin(*ORIGIN, 10, 10)) as file:
+        file.colorinterp = [ColorInterp.gray, ColorInterp.undefined, ColorInterp.undefined]
+        if said_by == "colours":
+            file.colorinterp = [ColorInterp.blue, ColorInterp.green, ColorInterp.red]
+        if said_by == "descriptions":
+            file.descriptions = ["B02", "B03", "B04"]
+        file.write(pixels[::-1])
+    scene = open_scene([str(path)], bands=["B02", "B03", "B04"] if said_by == "flag" else None)
+    assert scene.picture
+    np.testing.assert_array_equal(scene.read(WHOLE)[0], pixels.transpose(1, 2, 0))
 
 
 def test_reflectances_and_offsets_as_given(tmp_path):
@@ -249,7 +280,7 @@ def test_what_is_no_scene(tmp_path):
     (tmp_path / "text.tif").write_text("no image")
     with pytest.raises(InputError, match=r"text\.tif: not a raster file that GDAL reads"):
         open_scene([str(tmp_path / "text.tif")])
-    with pytest.raises(InputError, match="holds no MTD_MSI"):
+    with pytest.raises(InputError, match="holds no picture, no MTD_MSI"):
         open_scene([str(tmp_path)])
     with pytest.raises(InputError, match="no such file or folder"):
         open_scene([str(tmp_path / "none")])

@@ -17,7 +17,6 @@ import tempfile
 import time
 from collections.abc import Callable
 
-from resnetd_tf import rundir
 from resnetd_tf.cli import program
 
 PEERS = ("resnetd_tf", "tensorflow", "keras", "keras-hub", "timm", "torch", "jax", "onnxruntime", "openvino")
@@ -121,6 +120,8 @@ def table(result: dict, unit: str, profile_of: str) -> str:
 
 def keep(folder: pathlib.Path, name: str, lines: list[str], results: dict) -> None:
     """Writes a table, NAME.md, and what is behind it, NAME.json."""
+    from resnetd_tf import rundir  # which imports TensorFlow
+
     folder.mkdir(parents=True, exist_ok=True)
     rundir.write_text(folder / f"{name}.md", "\n".join(lines) + "\n")
     rundir.write_json(folder / f"{name}.json", results)

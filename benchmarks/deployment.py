@@ -15,7 +15,6 @@ import numpy as np
 from absl import flags
 
 from benchmarks import contest
-from resnetd_tf import rundir
 from resnetd_tf.cli import common_flags, program
 from resnetd_tf.deployment.formats import NAMES, PRECISIONS
 
@@ -40,9 +39,7 @@ def measure(path: pathlib.Path, images: np.ndarray, labels: np.ndarray, expected
         "accuracy": float((probabilities.argmax(1) == labels).mean()),
         **comparison.compared(probabilities, expected),
     }
-    for threads in (1, 2):
-        seconds = runtimes.run(path, images[:BATCH], threads, BATCH, calls)["seconds"]
-        result[f"milliseconds_{threads}"] = (1000 * np.percentile(seconds, (50, 95))).tolist()
+    result |= verification.latency(path, images[:BATCH], calls)
     batches = runtimes.run(path, images[:BATCH], 0, BATCH, calls)["seconds_of_batches"]
     result["images_per_second"] = BATCH / float(np.median(batches))
     return result
@@ -59,6 +56,7 @@ def row(format: str, precision: str, found: dict) -> str:
 
 def check(arguments: list[str]) -> None:
     program.import_tensorflow()
+    from resnetd_tf import rundir
     from resnetd_tf.deployment import comparison, conversion
     from resnetd_tf.saved import open_classifier, open_network
 

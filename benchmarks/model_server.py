@@ -1,6 +1,6 @@
 """A small server with TensorFlow Serving's interface, where that cannot run: for tests and for benchmarks.serving.
 
-    python -m benchmarks.model_server saved_models/resnet50d          # prints its two ports, serves until it is ended
+    python -m benchmarks.model_server saved_models/resnet50d          # prints its ports, serves until it is ended
 
 It loads the newest SavedModel under a base path by TensorFlow's own loader, answers its warm-up requests, and merges
 requests to a signature into batches as TensorFlow Serving does with --enable_batching: up to MAX_BATCH images, waiting
@@ -9,6 +9,7 @@ knows Predict, Classify, GetModelMetadata and GetModelStatus by gRPC, and the sa
 Nothing of resnetd_tf is imported, so that nothing but the SavedModel can be what answers.
 """
 
+import argparse
 import base64
 import concurrent.futures
 import http.server
@@ -16,7 +17,6 @@ import json
 import pathlib
 import queue
 import re
-import sys
 import threading
 import time
 
@@ -293,16 +293,21 @@ def plain(name: str, value: np.ndarray):
 
 
 def main() -> None:
-    model = Model(pathlib.Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(prog="benchmarks.model_server", allow_abbrev=False)
+    parser.add_argument("base", type=pathlib.Path, help="a folder of versions")
+    for name in ("grpc_port", "http_port"):
+        parser.add_argument(f"--{name}", type=int, default=0, help="default any that is free")
+    given = parser.parse_args()
+    model = Model(given.base)
     server = grpc.server(
         concurrent.futures.ThreadPoolExecutor(THREADS), options=[("grpc.max_receive_message_length", -1)]
     )
     service = Service(model)
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(service, server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(service, server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.add_insecure_port(f"127.0.0.1:{given.grpc_port}")
     server.start()
-    web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), rest(model))
+    web = http.server.ThreadingHTTPServer(("127.0.0.1", given.http_port), rest(model))
     print(json.dumps({"grpc": port, "http": web.server_port}), flush=True)
     web.serve_forever()
 

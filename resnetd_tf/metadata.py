@@ -48,6 +48,17 @@ VALID: dict[str, Callable[[Any], bool]] = {
 }
 
 
+def patch_side(described: dict[str, Any]) -> int:
+    """Side in pixels of the patches that a classifier was trained on, EuroSAT's where that is not known."""
+    return (described.get("patch_shape") or [0])[0] or 64
+
+
+def largest_patch(described: dict[str, Any]) -> int:
+    """Side in pixels up to which an image is a patch, and gets a label; what is larger is a scene."""
+    of_any_size = str(described.get("dataset")).startswith("folder:")  # whose pictures may differ
+    return described.get("largest_patch") or max(2 * patch_side(described), 512 if of_any_size else 0)
+
+
 def read(path: pathlib.Path, needed: Sequence[str] = ()) -> dict[str, Any]:
     """What a metadata.json says.
 

@@ -99,6 +99,7 @@ def _openvino(path: pathlib.Path, threads: int, images: np.ndarray) -> tuple[Cal
     return lambda pixels: compiled(pixels)[0], {
         "inputs": described(compiled.inputs[0]),
         "outputs": described(compiled.outputs[0]),
+        "INFERENCE_PRECISION_HINT": hints["INFERENCE_PRECISION_HINT"],
         "classes": written.get("classes"),
         "metadata": written.get("metadata"),
     }

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 import resnetd_tf.networks  # noqa: F401 - networks' own files have its layers
 from resnetd_tf import graphs, metadata, rundir, runtimes
+from resnetd_tf.data import images
 from resnetd_tf.errors import InputError, NotOurs, damage_told, first_line
 from resnetd_tf.networks import classifier_files, pretrained, safetensors_files
 
@@ -30,6 +31,7 @@ class SavedClassifier:
         bands: Number of bands of the images it takes.
         predict: Raw pixels (n, height, width, bands), or a list of images (height, width, bands) of any sizes, to
             probabilities (n, classes) float32.
+        told: What is known of its run, where no file says it: of one on a server.
     """
 
     path: pathlib.Path
@@ -37,6 +39,7 @@ class SavedClassifier:
     classes: tuple[str, ...]
     bands: int
     predict: Callable[[np.ndarray | list[np.ndarray]], np.ndarray]
+    told: dict | None = None
 
     @property
     def metadata(self) -> dict:
@@ -45,6 +48,8 @@ class SavedClassifier:
         Raises:
             InputError: It is damaged.
         """
+        if self.told is not None:
+            return self.told
         if self.path.suffix == ".safetensors":
             return safetensors_files.description(self.path) or {}
         if self.path.suffix in runtimes.SUFFIXES:
@@ -54,34 +59,7 @@ class SavedClassifier:
 
     @property
     def patch_side(self) -> int:
-        """Side in pixels of the images it was trained on, EuroSAT's where that is not known or they differ."""
-        return (self.metadata.get("patch_shape") or [0])[0] or 64
-
-    def source(
-        self, dataset: str | None, data_dir: str | None, split_files: str | None
-    ) -> tuple[str, str | None, str | None]:
-        """The dataset to use it with, where TFDS has it and what is in its splits: as given, or as it was trained.
-
-        The lists of splits that it was trained with are those of its own dataset; for another one it says so.
-
-        Raises:
-            InputError: No dataset is given or known, or its folder or lists of splits are gone.
-        """
-        lists = None if split_files else self.metadata.get("split_files")
-        if dataset and dataset != self.metadata.get("dataset"):
-            if lists:
-                print(f"Splits: those of {dataset}; --split_files gives lists, as the model was trained with")
-            return dataset, data_dir, split_files
-        if lists and not all(pathlib.Path(path).is_file() for path in lists.split(",")):
-            raise InputError(
-                f"{self.path} was trained with the lists {lists}, not all of which are there; give --split_files"
-            )
-        if "dataset" not in self.metadata:
-            raise InputError(f"{self.path} does not say what it was trained on; give --dataset")
-        name, trained = self.metadata["dataset"], self.metadata.get("data_dir")
-        if name.startswith("folder:") and not pathlib.Path(name.removeprefix("folder:")).is_dir():
-            raise InputError(f"{self.path} was trained on {name}, which is not there; give --dataset=folder:PATH")
-        return name, data_dir or (trained if trained and pathlib.Path(trained).is_dir() else None), split_files or lists
+        return metadata.patch_side(self.metadata)
 
     def check_bands(self, name: str, bands: int) -> None:
         """Raises InputError if images, of the dataset or file of that name, have another number of bands."""
@@ -220,11 +198,21 @@ def _open_savedmodel(path: pathlib.Path, trust: bool) -> tuple[Callable, tf.Tens
 
 
 def _open_exported(path: pathlib.Path, trust: bool) -> tuple[Callable, tf.TensorSpec, int]:
-    """The same for what another runtime runs, which opens it anew for each call, in a process of its own."""
+    """The same for what another runtime runs, which opens it anew for each call, in a process of its own.
+
+    What takes images of one size gets others resized.
+    """
     described = runtimes.describe(path)
     (given,), (answer,) = described["inputs"].values(), described["outputs"].values()
     spec = tf.TensorSpec([size if size > 0 else None for size in given["shape"]], given["dtype"])
-    return lambda pixels: runtimes.run(path, pixels)["probabilities"], spec, answer["shape"][-1]
+    _, height, width, _ = spec.shape
+
+    def function(pixels):
+        if height:
+            pixels = images.of_one_size(pixels, height, width)
+        return runtimes.run(path, pixels)["probabilities"]
+
+    return function, spec, answer["shape"][-1]
 
 
 def _beside(path: pathlib.Path, name: str) -> pathlib.Path | None:

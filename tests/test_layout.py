@@ -9,7 +9,7 @@ from conftest import ROOT
 
 # Each uses only those after it; modules beside them are used by all, and use each other and what is named here.
 ORDER = ("cli", "training", "evaluation", "deployment", "imagery", "networks", "data")
-BESIDE = {"resnetd_tf.saved": {"networks"}}
+BESIDE = {"resnetd_tf.saved": {"networks", "data"}}
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in (ROOT / "resnetd_tf").rglob("*.py")

@@ -74,7 +74,9 @@ def define_flags() -> None:
     flags.DEFINE_bool("turns", False, "Average over the eight turns and flips of each image.")
     flags.DEFINE_bool("corruptions", False, "Measure on images that are noisy, blurred, compressed and so on.")
     flags.DEFINE_string(
-        "output_dir", None, "A new folder for the results; default evaluation-SPLIT-K beside the model."
+        "output_dir",
+        None,
+        "A new folder for the results; default evaluation-SPLIT-K beside the model, or here for eurosat.",
     )
 
 

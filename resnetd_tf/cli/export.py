@@ -51,7 +51,7 @@ def define_flags() -> None:
     )
     flags.DEFINE_enum("output_type", "float32", ["float32", "uint8"], "Of TFLite in int8: type of the probabilities.")
     flags.DEFINE_enum("verify", "some", ["some", "full"], "Validation images to compare on: 256, or all.")
-    flags.DEFINE_string("output", None, "A new file or folder; default one in the run's folder.")
+    flags.DEFINE_string("output", None, "A new file or folder; default one in the run's folder, or here for eurosat.")
     common_flags.define_dataset(
         "What to compare on, and to calibrate on for int8; default the one the model was trained on."
     )

@@ -64,7 +64,8 @@ def run(main: Callable[[list[str]], None], *, takes_arguments: bool = False) -> 
         sys.stdout.reconfigure(errors="backslashreplace")
 
     def fail(message: str) -> NoReturn:
-        print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
+        line = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in " ".join(message.split()))
+        print(f"{program}: {line}", file=sys.stderr)
         sys.exit(2)
 
     def parse(argv: list[str]) -> list[str]:

@@ -180,6 +180,11 @@ def shape_of_encoded(file, upright: bool = False) -> tuple[int, int, int]:
         return (image.width, image.height, 3) if turned else (image.height, image.width, 3)
 
 
+def of_one_size(images: np.ndarray | list[np.ndarray], height: int, width: int) -> np.ndarray:
+    """Images (n, height, width, bands), resized where they have other sizes."""
+    return np.stack([resize(image, height, width) for image in images])
+
+
 def resize(image: np.ndarray, height: int, width: int, interpolation: str = "bilinear") -> np.ndarray:
     """An image resized as classifiers resize, antialiased, but rounded to whole pixel values of its own dtype."""
     if image.shape[:2] == (height, width):

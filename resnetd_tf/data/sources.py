@@ -63,6 +63,36 @@ def _synthetic(splits: Sequence[str]) -> Dataset:
     return Dataset("synthetic", synthetic.CLASSES, loaded)
 
 
+def as_trained(
+    model: pathlib.Path, trained: dict, dataset: str | None, data_dir: str | None, split_files: str | None
+) -> tuple[str, str | None, str | None]:
+    """The dataset to use a classifier with, its `data_dir` and `split_files`: as given, or as it was trained.
+
+    The lists of splits that it was trained with are those of its own dataset; for another one it says so.
+
+    Args:
+        model: Where the classifier is.
+        trained: Its metadata.
+        dataset, data_dir, split_files: As for `load`; `None` where not given.
+
+    Raises:
+        InputError: No dataset is given or known, or its folder or lists of splits are gone.
+    """
+    lists = None if split_files else trained.get("split_files")
+    if dataset and dataset != trained.get("dataset"):
+        if lists:
+            print(f"Splits: those of {dataset}; --split_files gives lists, as the model was trained with")
+        return dataset, data_dir, split_files
+    if lists and not all(pathlib.Path(path).is_file() for path in lists.split(",")):
+        raise InputError(f"{model} was trained with the lists {lists}, not all of which are there; give --split_files")
+    if "dataset" not in trained:
+        raise InputError(f"{model} does not say what it was trained on; give --dataset")
+    name, place = trained["dataset"], trained.get("data_dir")
+    if name.startswith(FOLDER) and not pathlib.Path(name.removeprefix(FOLDER)).is_dir():
+        raise InputError(f"{model} was trained on {name}, which is not there; give --dataset=folder:PATH")
+    return name, data_dir or (place if place and pathlib.Path(place).is_dir() else None), split_files or lists
+
+
 def located(name: str, data_dir: str | None, split_files: str | None) -> tuple[str, str | None, str | None]:
     """The name of a dataset, its `data_dir` and `split_files`, so that they mean the same from everywhere."""
     if split_files:

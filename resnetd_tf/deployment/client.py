@@ -28,8 +28,9 @@ from resnetd_tf.errors import InputError, damage_told, first_line, reason
 from resnetd_tf.saved import SavedClassifier
 
 BATCH = 32  # images in a request: what one batch of the server's may hold, see serving/batching.config
+START = "start it, or give another --server, grpc://HOST:8500 or http://HOST:8501"
 ATTEMPTS = 3  # to classify changes nothing on the server, so that a request can be repeated
-OUTPUTS = {"probabilities", "labels", "error"}  # of `encoded`, that are used here
+OUTPUTS = {"probabilities", "labels", "error", "patch_side", "largest_patch"}  # of `encoded`, that are used here
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Server:
             InputError: The server cannot be reached, does not answer in time, or answers something else.
         """
         if not files:
-            return np.zeros((0, len(self.classes)), "float32"), []
+            return np.zeros((0, len(self.about()[0])), "float32"), []
         probabilities: list[np.ndarray] = []
         problems: list[str] = []
         for start in range(0, len(files), BATCH):
@@ -67,11 +68,12 @@ class Server:
         with damage_told(f"server {self.address}: its model was replaced meanwhile", "; try again"):
             return np.concatenate(probabilities), problems
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names, which it says with each answer."""
+    def about(self) -> tuple[tuple[str, ...], dict]:
+        """Class names, and of what size patches are, as in metadata.json; it says them with each answer."""
         with damage_told(f"server {self.address}: answers what no classifier of ours does"):
-            return tuple(map(str, self.predict([b"no picture"])["labels"][0]))
+            answer = self.predict([b"no picture"])
+            side, largest = (int(answer[name][0]) for name in ("patch_side", "largest_patch"))
+            return tuple(map(str, answer["labels"][0])), {"patch_shape": [side, side, 3], "largest_patch": largest}
 
 
 def connect(address: str, model: str, version: int | None = None, timeout: float = 30) -> Server:
@@ -88,9 +90,8 @@ def connect(address: str, model: str, version: int | None = None, timeout: float
     """
     try:
         parts = urllib.parse.urlsplit(address)
-        given = (
-            parts.scheme in ("grpc", "http", "https") and parts.hostname and parts.port and not parts.path.strip("/")
-        )
+        named = parts.hostname and parts.port and not parts.path.strip("/")
+        given = named and parts.scheme in ("grpc", "http", "https")
     except ValueError:
         given = False
     if not 0 < timeout < 1e6:  # no number neither
@@ -118,7 +119,7 @@ def classifier(address: str, model: str, version: int | None = None, timeout: fl
         address, model, version, timeout: As for `connect`; errors too.
     """
     server = connect(address, model, version, timeout)
-    classes = server.classes
+    classes, told = server.about()
 
     def predict(images: np.ndarray | list[np.ndarray]) -> np.ndarray:
         probabilities, problems = server.classify([_png(image) for image in images])
@@ -128,7 +129,7 @@ def classifier(address: str, model: str, version: int | None = None, timeout: fl
             raise InputError(f"server {address}: {wrong[0]}")
         return probabilities
 
-    return SavedClassifier(pathlib.Path(f"{model} at {address}"), pathlib.Path(), classes, 3, predict)
+    return SavedClassifier(pathlib.Path(f"{model} at {address}"), pathlib.Path(), classes, 3, predict, told)
 
 
 def _png(image: np.ndarray) -> bytes:
@@ -188,7 +189,7 @@ class _Grpc:
         except grpc.RpcError as error:
             code, details = error.code(), first_line(ValueError(error.details() or ""))
             said = {
-                grpc.StatusCode.UNAVAILABLE: f"cannot be reached ({details}); start it, or give another --server",
+                grpc.StatusCode.UNAVAILABLE: f"cannot be reached by gRPC ({details}); {START}",
                 grpc.StatusCode.DEADLINE_EXCEEDED: f"no answer within {self.timeout:g} s; raise --timeout",
                 grpc.StatusCode.NOT_FOUND: f"{details}; give another --model_name or --version",
             }.get(code, f"{code.name}: {details}")
@@ -225,7 +226,7 @@ class _Rest:
                 raise InputError(f"server {self.address}: {message}") from error
             except requests.RequestException as error:
                 if last or not isinstance(error, requests.ConnectionError):
-                    message = f"cannot be reached ({reason(error)}); start it, or give another --server"
+                    message = f"cannot be reached by HTTP ({reason(error)}); {START}"
                     raise InputError(f"server {self.address}: {message}") from error
             else:
                 if last or response.status_code not in (502, 503, 504):

@@ -46,7 +46,9 @@ def patches(
     Raises:
         InputError: No dataset is known, or its images have another number of bands.
     """
-    name, data_dir, split_files = classifier.source(dataset, data_dir, split_files)
+    name, data_dir, split_files = sources.as_trained(
+        classifier.path, classifier.metadata, dataset, data_dir, split_files
+    )
     loaded = sources.load(
         name,
         tuple(counts),
@@ -60,10 +62,6 @@ def patches(
     chosen = [(loaded.splits[split], count) for split, count in counts.items()]
     height, width = classifier.metadata.get("patch_shape", chosen[0][0].images[0].shape)[:2]
     return [
-        (of_one_size(split.images[:count], height, width), np.asarray(split.labels[:count])) for split, count in chosen
+        (images.of_one_size(split.images[:count], height, width), np.asarray(split.labels[:count]))
+        for split, count in chosen
     ]
-
-
-def of_one_size(pixels: np.ndarray | list[np.ndarray], height: int, width: int) -> np.ndarray:
-    """Images (n, height, width, bands), resized where they have other sizes."""
-    return np.stack([images.resize(image, height, width) for image in pixels])

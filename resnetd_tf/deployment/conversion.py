@@ -81,7 +81,9 @@ def convert(
         rundir.must_not_exist(path)  # by another that was as fast
     rundir.write_json(kept, {"made_from": str(made_from.path), **found})
     print(f"{path}: {format} in {precision}, {found['megabytes']:.1f} MB{verification.input_words(found)}")
-    took = f"; {found['milliseconds']:.1f} ms an image" if "milliseconds" in found else ""
+    took = f"; {found['milliseconds']:.1f} ms an image on all cores" if "milliseconds" in found else ""
+    if hint := found.get("INFERENCE_PRECISION_HINT"):
+        took += f", INFERENCE_PRECISION_HINT={hint}"
     print(f"Against {made_from.path} on {len(check)} validation images: {comparison.words(found)}{took}")
     return path
 

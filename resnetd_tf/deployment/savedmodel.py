@@ -66,7 +66,11 @@ def write(
         return tf.ensure_shape(infer(normalised), (None, len(classes)))
 
     answers = signatures.make(
-        classify, lambda pixels: resizing(normalization(pixels)), classes, tf.TensorSpec(pixels.shape, pixels.dtype)
+        classify,
+        lambda pixels: resizing(normalization(pixels)),
+        classes,
+        tf.TensorSpec(pixels.shape, pixels.dtype),
+        metadata,
     )
     served = tf.Module()
     # Its parts, for `tflite`, which knows the size of the image and resizes by constant matrices.

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 from resnetd_tf.data import decoding
+from resnetd_tf.metadata import largest_patch, patch_side
 
 PIXELS, ENCODED, CLASSIFY = "serving_default", "encoded", "classify"
 FEATURE = "image/encoded"  # of a tf.train.Example, as TensorFlow's own datasets of images call it
@@ -13,14 +14,15 @@ TURNED = "its EXIF says that it is to be turned; save it upright"
 
 
 def make(
-    classify: Callable, preprocess: Callable, classes: Sequence[str], pixels: tf.TensorSpec
+    classify: Callable, preprocess: Callable, classes: Sequence[str], pixels: tf.TensorSpec, described: dict
 ) -> dict[str, tf.types.experimental.GenericFunction]:
     """The signatures of a SavedModel.
 
     serving_default: `pixels` (n, height, width, bands) raw pixels -> `probabilities` (n, classes) float32, `labels`
         (n, classes), what each is of, and `top_class` (n,), the most probable, strings.
     encoded: `image_bytes` (n,) JPEG or PNG files, of any sizes -> the same, and `error` (n,), strings: empty, or why a
-        picture has no answer. It then has probabilities of zero, and an empty `top_class`.
+        picture has no answer. It then has probabilities of zero, and an empty `top_class`. `patch_side` and
+        `largest_patch` (n,) int32 say of what size patches are, as in `metadata`.
     classify: `inputs` (n,) serialized tf.train.Example with such a file as `image/encoded` -> `classes` (n, classes),
         strings, and `scores` (n, classes), of zero for a picture without an answer.
 
@@ -31,6 +33,7 @@ def make(
         preprocess: Raw pixels to those.
         classes: Class names.
         pixels: What `preprocess` takes.
+        described: What is known of how it was trained.
     """
     names = tf.constant(list(classes), tf.string)
 
@@ -52,7 +55,10 @@ def make(
         return given | {"top_class": tf.where(good, given["top_class"], "")}
 
     def from_files(image_bytes):
-        return from_strings(image_bytes, "image_bytes", lambda file: file)
+        sizes = {"patch_side": patch_side(described), "largest_patch": largest_patch(described)}
+        count = tf.shape(image_bytes)
+        found = from_strings(image_bytes, "image_bytes", lambda file: file)
+        return found | {name: tf.fill(count, size) for name, size in sizes.items()}
 
     def from_examples(inputs):
         feature = {FEATURE: tf.io.FixedLenFeature((), tf.string, default_value="")}

@@ -76,6 +76,7 @@ class Evaluation:
     """What a classifier says of a split.
 
     Attributes:
+        model: Name of the classifier's file or folder.
         dataset: Name of the dataset.
         split_name: Name of the split in it.
         split: Its images and true labels.
@@ -84,6 +85,7 @@ class Evaluation:
         over_turns: Whether they are means over the turns of each image.
     """
 
+    model: str
     dataset: str
     split_name: str
     split: Split
@@ -126,7 +128,7 @@ class Evaluation:
             for index in self.mistakes
         ]
         measured = metrics(labels, self.probabilities, self.classes)
-        of = {"dataset": self.dataset, "split": self.split_name, "over_turns": self.over_turns}
+        of = {"model": self.model, "dataset": self.dataset, "split": self.split_name, "over_turns": self.over_turns}
         return {**of, **measured, "mistakes": mistakes}
 
 
@@ -166,4 +168,4 @@ def evaluate(classifier: SavedClassifier, dataset: Dataset, split: str, over_tur
     """
     chosen = dataset.splits[split]
     probabilities = predict(classifier, chosen.images, over_turns)
-    return Evaluation(dataset.name, split, chosen, dataset.classes, probabilities, over_turns)
+    return Evaluation(classifier.path.name, dataset.name, split, chosen, dataset.classes, probabilities, over_turns)

@@ -41,6 +41,15 @@ def summary(metrics: dict) -> str:
     return f"{_of(metrics)}{note}: {accuracy}, {metrics['count']} images"
 
 
+def size_and_latency(measured: dict) -> str:
+    """Size of an export and how long one image takes it, in one line."""
+    one, two = (measured[f"milliseconds_{threads}"] for threads in (1, 2))
+    return (
+        f"{measured['megabytes']:.1f} MB; one image, median and 95th percentile: {one[0]:.1f} and {one[1]:.1f} ms with "
+        f"one thread, {two[0]:.1f} and {two[1]:.1f} ms with two"
+    )
+
+
 def _of(result: dict) -> str:
     """What an accuracy is of: "test accuracy of eurosat/rgb, over eight turns"."""
     return f"{result['split']} accuracy of {result['dataset']}" + ", over eight turns" * result["over_turns"]

@@ -2,10 +2,12 @@
 
 import pathlib
 
-from resnetd_tf import rundir, saved
-from resnetd_tf.data import sources
+from resnetd_tf import rundir, runtimes, saved
+from resnetd_tf.data import images, sources
 from resnetd_tf.data.splits import Dataset
+from resnetd_tf.deployment import verification
 from resnetd_tf.evaluation import corruptions, imagenet, metrics, report
+from resnetd_tf.evaluation.metrics import Images
 
 
 def evaluate(
@@ -41,7 +43,9 @@ def evaluate(
         InputError: Something given cannot be used.
     """
     classifier = saved.open_classifier(model, trust=trust)
-    name, data_dir, split_files = classifier.source(dataset, data_dir, split_files)
+    name, data_dir, split_files = sources.as_trained(
+        classifier.path, classifier.metadata, dataset, data_dir, split_files
+    )
     loaded = sources.load(name, (split,), data_dir=data_dir, eurosat_zip=eurosat_zip, split_files=split_files)
     metrics.check(classifier, loaded)
     measure = _under_corruptions if under_corruptions else _as_they_are
@@ -58,8 +62,21 @@ def _as_they_are(
 ) -> tuple[dict, str, str]:
     """Writes what is found on the images of a split; returns it as written and in words, and the names of the files."""
     evaluation = metrics.evaluate(classifier, dataset, split, over_turns)
+    summary = report.table(evaluation.result)
+    if classifier.path.suffix in runtimes.SUFFIXES:
+        measured = _measured(classifier.path, dataset.splits[split].images[:1])
+        evaluation.result.update(measured)
+        summary += f"\n{report.size_and_latency(measured)}"
     report.write(evaluation, folder)
-    return evaluation.result, report.table(evaluation.result), report.FILES
+    return evaluation.result, summary, report.FILES
+
+
+def _measured(exported: pathlib.Path, image: Images) -> dict:
+    """Size and latency of what another runtime runs, on one image."""
+    (given,) = runtimes.describe(exported)["inputs"].values()
+    height, width = (taken if taken > 0 else side for taken, side in zip(given["shape"][1:3], image[0].shape))
+    pixels = images.of_one_size(image, height, width)
+    return {"megabytes": verification.megabytes(exported), **verification.latency(exported, pixels)}
 
 
 def _under_corruptions(
@@ -72,7 +89,13 @@ def _under_corruptions(
         rows.append(row)
         print(report.corruption_row(row), flush=True)
     chosen = dataset.splits[split]
-    found = {"dataset": dataset.name, "split": split, "over_turns": over_turns, "count": len(chosen)}
+    found = {
+        "model": classifier.path.name,
+        "dataset": dataset.name,
+        "split": split,
+        "over_turns": over_turns,
+        "count": len(chosen),
+    }
     result = {**found, **corruptions.means(rows), "corruptions": rows}
     report.plot_corruptions(rows, corruptions.examples(chosen), folder / "corruptions.png")
     rundir.write_json(folder / "corruptions.json", result)

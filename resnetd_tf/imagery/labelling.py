@@ -8,15 +8,12 @@ import sys
 import zipfile
 from collections.abc import Sequence
 
-from resnetd_tf import figures
+from resnetd_tf import figures, metadata
 from resnetd_tf.data import images
 from resnetd_tf.errors import InputError
 from resnetd_tf.imagery import explain as why
 from resnetd_tf.imagery import names, patches
 from resnetd_tf.saved import SavedClassifier, open_classifier, open_network
-
-ANY_SIZE = 512  # pixels, up to which it is one for a classifier of a folder of pictures, whose sizes may differ
-PATCHES = 2  # sides of a training's patch, up to which an image is one
 
 
 def run(
@@ -42,7 +39,7 @@ def run(
     """Labels patches, or maps scenes.
 
     Args:
-        model, trust: As for `saved.open_classifier`; or a server's classifier, for which every picture is a patch.
+        model, trust: As for `saved.open_classifier`; or a server's classifier.
         paths: Images, or folders of them; scenes, as `products.open_scene` takes each; the files of one scene's bands.
         top, format, picture: As for `patches.label`.
         explain: Where to draw what in the images speaks for their label, or in a scene for each class of its map.
@@ -65,10 +62,7 @@ def run(
         raise InputError(f"--picture and --explain are both {picture}; give another name to one")
     classifier = model if isinstance(model, SavedClassifier) else open_classifier(model, trust=trust)
     files = [file for path in paths for file in _inside(pathlib.Path(path))]
-    own_pictures = str(classifier.metadata.get("dataset")).startswith("folder:")
-    largest = max(PATCHES * classifier.patch_side, ANY_SIZE if own_pictures else 0)
-    if isinstance(model, SavedClassifier) and not classifier.metadata:
-        largest = images.MAX_PIXELS  # on a server: of what size its patches are, it does not say
+    largest = metadata.largest_patch(classifier.metadata)
     small: list[pathlib.Path] = []
     large: list[pathlib.Path] = []
     for file in files:

@@ -11,6 +11,7 @@ import time
 import keras
 
 from resnetd_tf import rundir
+from resnetd_tf.data import images
 from resnetd_tf.data.splits import Dataset, Split
 from resnetd_tf.deployment import comparison, savedmodel
 from resnetd_tf.deployment.warmup import LARGEST
@@ -68,7 +69,7 @@ def finish(
     check = dataset.splits["validation"].images[: comparison.IMAGES]
     if not published:
         shutil.rmtree(exported, ignore_errors=True)
-        examples = comparison.of_one_size(check[:LARGEST], *metadata["patch_shape"][:2])
+        examples = images.of_one_size(check[:LARGEST], *metadata["patch_shape"][:2])
         network = calibrated(folder, dataset.splits["validation"], metadata)
         savedmodel.write(network, dataset.classes, metadata, exported, examples=examples)
         del network

@@ -118,7 +118,11 @@ def test_a_run_on_another_dataset(tmp_path, capsys):
     np.testing.assert_allclose(metadata["normalization"]["mean"], mean)
     classifier = open_classifier(path)
     assert len(classifier.classes) == 400
-    assert classifier.source(None, None, None) == ("many_classes/labelled", str(tmp_path / "data"), None)
+    assert sources.as_trained(classifier.path, classifier.metadata, None, None, None) == (
+        "many_classes/labelled",
+        str(tmp_path / "data"),
+        None,
+    )
 
 
 def test_imagenette_is_not_imagenet(tmp_path, run, bad_input):

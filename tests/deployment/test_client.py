@@ -55,10 +55,20 @@ def test_answers_are_those_of_the_model(addresses, expected, protocol):
     assert problems.pop(5) == "not a JPEG or PNG file" and not any(problems)
     assert not probabilities[5].any()
     np.testing.assert_allclose(np.delete(probabilities, 5, axis=0), expected.predict(images), atol=1e-5)
-    assert server.classes == synthetic.CLASSES and server.classify([])[0].shape == (0, 10)
+    assert server.about()[0] == synthetic.CLASSES and server.classify([])[0].shape == (0, 10)
     served = client.classifier(addresses[protocol], "small", version=1)
-    assert served.classes == synthetic.CLASSES and served.patch_side == 64
+    assert served.classes == synthetic.CLASSES and (served.patch_side, served.metadata["largest_patch"]) == (64, 128)
     np.testing.assert_allclose(served.predict(images[:9]), expected.predict(images[:9]), atol=1e-5)
+
+
+def test_what_is_larger_than_a_patch_is_mapped_as_without_a_server(addresses, run, program, tmp_path):
+    Image.fromarray(np.tile(synthetic.draw(1)[0][0], (1, 4, 1))).save(tmp_path / "wide.png")
+    for name, model in (("local", f"--model={run}"), ("served", f"--server={addresses['grpc']}")):
+        asked = [model, "--model_name=small"] if name == "served" else [model]
+        result = program("predict.py", *asked, "wide.png", f"--output={name}", cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+    areas = [(tmp_path / f"{name}_areas.csv").read_text() for name in ("local", "served")]
+    assert areas[0] == areas[1]
 
 
 def test_requests_of_many_are_merged_and_do_not_disturb_each_other(addresses, expected):
@@ -115,7 +125,7 @@ def test_servers_that_do_not_answer(addresses):
     for protocol in ("grpc", "http"):
         with pytest.raises(InputError, match=r"Servable not found.*other; give another --model_name"):
             client.connect(addresses[protocol], "other")
-        with pytest.raises(InputError, match=r"cannot be reached \(.*; start it"):
+        with pytest.raises(InputError, match=r"cannot be reached by .*; start it"):
             client.connect(f"{protocol}://127.0.0.1:9", "small")
     for address in ("localhost:8500", "grpc://localhost", "grpc://localhost:x", "ftp://localhost:1", "http://h:1/path"):
         with pytest.raises(InputError, match=r"give grpc://HOST:8500 or http://HOST:8501"):
@@ -127,9 +137,9 @@ def test_servers_that_do_not_answer(addresses):
     [
         (None, None, "no TensorFlow Serving"),
         ({"probabilities": {}}, None, "no classifier of RGB by export.py"),
-        ({"probabilities": {}, "labels": {}, "error": {}}, {"predictions": []}, "no classifier of ours"),
+        ({key: {} for key in client.OUTPUTS}, {"predictions": []}, "no classifier of ours"),
         (
-            {"probabilities": {}, "labels": {}, "error": {}},
+            {key: {} for key in client.OUTPUTS},
             {"outputs": {"probabilities": [[float("nan")]], "labels": [["a"]], "error": [""]}},
             "what are no numbers",
         ),

@@ -17,6 +17,7 @@ from resnetd_tf import runtimes
 from resnetd_tf.data import decoding, synthetic
 from resnetd_tf.deployment import conversion, savedmodel, tflite
 from resnetd_tf.errors import InputError
+from resnetd_tf.evaluation.run import evaluate
 from resnetd_tf.networks import classifier
 from resnetd_tf.normalization import EUROSAT_RGB
 from resnetd_tf.saved import open_classifier
@@ -60,6 +61,17 @@ def test_tflite(run, tmp_path, precision, batch, output_type):
     with zipfile.ZipFile(path) as archive:
         assert archive.read("labels.txt").decode().splitlines() == list(synthetic.CLASSES)
     assert path.stat().st_size < 0.3 * (run / "run-1/model.keras").stat().st_size
+    opened = open_classifier(path)
+    smaller = images[:, :40, :50]
+    assert np.abs(opened.predict(smaller) - expected.predict(smaller)).max() < 0.3  # of another size than it takes
+
+
+def test_evaluating_an_export_tells_size_and_latency(exported, capsys, tmp_path):
+    found = evaluate(str(exported), dataset="synthetic", output_dir=str(tmp_path / "evaluation"))
+    assert found["model"] == exported.name and found["megabytes"] == pytest.approx(exported.stat().st_size / 1e6)
+    assert 0 < found["milliseconds_2"][0] <= found["milliseconds_2"][1] and found["milliseconds_1"][0] > 0
+    assert json.loads((tmp_path / "evaluation/metrics.json").read_text())["milliseconds_1"] == found["milliseconds_1"]
+    assert "ms with one thread" in capsys.readouterr().out
 
 
 def test_an_export_that_disagrees_is_not_written(run, tmp_path, monkeypatch):

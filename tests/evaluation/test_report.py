@@ -30,7 +30,7 @@ def test_pictures(tmp_path, bands, dtype):
     images = np.random.default_rng(0).integers(0, 255, (4, 16, 16, bands)).astype(dtype)
     split = Split(images, np.array([0, 0, 2, 2]), tuple("abcd"), "test")
     probabilities = np.array([[0.8, 0.1, 0.1], [0.6, 0.2, 0.2], [0.1, 0.2, 0.7], [0.9, 0.1, 0.0]])
-    evaluation = Evaluation("fields", "test", split, ("Forest", "low$_$high", "SeaLake"), probabilities)
+    evaluation = Evaluation("model.keras", "fields", "test", split, ("Forest", "low$_$high", "SeaLake"), probabilities)
     assert evaluation.examples.tolist() == [0, 2] and evaluation.mistakes.tolist() == [3]
     assert evaluation.result["mistakes"] == [
         {"name": "d", "true": "SeaLake", "predicted": "Forest", "probability": 0.9}
@@ -45,13 +45,15 @@ def test_many_classes(tmp_path):
     """Four hundred: a picture of no more than a few megapixels."""
     names = tuple(f"class {index}" for index in range(400))
     split = Split(np.zeros((400, 16, 16, 3), "uint8"), np.arange(400), names, "test")
-    report.plot_confusion(Evaluation("fields", "test", split, names, np.eye(400)).result, tmp_path / "matrix.png")
+    report.plot_confusion(
+        Evaluation("model.keras", "fields", "test", split, names, np.eye(400)).result, tmp_path / "matrix.png"
+    )
     with Image.open(tmp_path / "matrix.png") as picture:
         assert max(picture.size) < 3000
 
 
 def test_no_mistakes(tmp_path):
     split = Split(np.zeros((2, 16, 16, 3), "uint8"), np.array([0, 1]), ("a", "b"), "test")
-    evaluation = Evaluation("fields", "test", split, ("Forest", "River"), np.eye(2))
+    evaluation = Evaluation("model.keras", "fields", "test", split, ("Forest", "River"), np.eye(2))
     report.write(evaluation, tmp_path)
     assert evaluation.result["accuracy"] == 1 and (tmp_path / "mistakes.png").is_file()

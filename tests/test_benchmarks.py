@@ -97,6 +97,7 @@ def test_maps(run, tmp_path):
     assert (tmp_path / "maps.md").read_text() in result.stdout
 
 
+@pytest.mark.long
 def test_serving(run, tmp_path):
     command = [sys.executable, "-m", "benchmarks.serving", f"--model={run}", "--seconds=2", f"--output_dir={tmp_path}"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
@@ -106,6 +107,7 @@ def test_serving(run, tmp_path):
         assert found[protocol]["requests"] > 20 and not found[protocol]["errors"]
 
 
+@pytest.mark.long
 def test_deployment(run, tmp_path):
     command = [
         sys.executable,

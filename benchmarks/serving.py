@@ -81,21 +81,23 @@ def load(arguments: list[str]) -> None:
         ports = json.loads(server.stdout.readline())
         try:
             ready, pictures, memory = time.monotonic() - started, files(), psutil.Process(server.pid).memory_info
-            results = {}
+            results: dict = {}
             for protocol in ("grpc", "http"):
                 address = f"{protocol}://127.0.0.1:{ports[protocol]}"
                 expected, _ = client.connect(address, base.name).classify(pictures)  # and as a warm-up
+                errors = []
                 for length in (min(10, FLAGS.seconds), FLAGS.seconds):  # in the first, what loading took is freed
                     before, until = memory().rss, time.monotonic() + length
                     one = functools.partial(ask, address, base.name, pictures, expected, until)
                     with concurrent.futures.ThreadPoolExecutor(FLAGS.connections) as pool:
                         found = list(pool.map(one, range(0, 17 * FLAGS.connections, 17)))
+                    errors += [error for one in found for error in one["errors"]]
                 seconds = np.concatenate([one["seconds"] for one in found])
                 results[protocol] = {
                     "requests": len(seconds),
                     "requests_per_second": len(seconds) / FLAGS.seconds,
                     "milliseconds": (1000 * np.percentile(seconds, (50, 95, 99))).tolist(),
-                    "errors": [error for one in found for error in one["errors"]],
+                    "errors": errors,
                     "refused": sum(one["refused"] for one in found),
                     "memory_mib": [before / 2**20, memory().rss / 2**20],
                 }

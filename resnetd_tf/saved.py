@@ -205,9 +205,9 @@ def _open_exported(path: pathlib.Path, trust: bool) -> tuple[Callable, tf.Tensor
     described = runtimes.describe(path)
     (given,), (answer,) = described["inputs"].values(), described["outputs"].values()
     spec = tf.TensorSpec([size if size > 0 else None for size in given["shape"]], given["dtype"])
-    _, height, width, _ = spec.shape
 
     def function(pixels):
+        height, width = spec.shape[1:3]
         if height:
             pixels = images.of_one_size(pixels, height, width)
         return runtimes.run(path, pixels)["probabilities"]

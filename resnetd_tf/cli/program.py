@@ -8,7 +8,6 @@ import logging
 import os
 import pathlib
 import re
-import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -18,6 +17,7 @@ from absl import logging as absl_logging
 
 from resnetd_tf.errors import InputError
 from resnetd_tf.quiet import quiet
+from resnetd_tf.training.termination import Termination
 
 
 def import_tensorflow() -> None:
@@ -80,9 +80,9 @@ def run(main: Callable[[list[str]], None], *, takes_arguments: bool = False) -> 
         return arguments
 
     def guarded(argv: list[str]) -> None:
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # what is half-written is removed
         try:
-            main(argv[1:])
+            with Termination():  # what is half-written is removed
+                main(argv[1:])
         except InputError as error:
             fail(str(error))
         except BrokenPipeError:  # what was printed is read no more, as by `head`

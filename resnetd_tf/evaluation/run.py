@@ -6,6 +6,7 @@ from resnetd_tf import rundir, runtimes, saved
 from resnetd_tf.data import images, sources
 from resnetd_tf.data.splits import Dataset
 from resnetd_tf.deployment import verification
+from resnetd_tf.errors import damage_told
 from resnetd_tf.evaluation import corruptions, imagenet, metrics, report
 from resnetd_tf.evaluation.metrics import Images
 
@@ -76,7 +77,8 @@ def _measured(exported: pathlib.Path, image: Images) -> dict:
     (given,) = runtimes.describe(exported)["inputs"].values()
     height, width = (taken if taken > 0 else side for taken, side in zip(given["shape"][1:3], image[0].shape))
     pixels = images.of_one_size(image, height, width)
-    return {"megabytes": verification.megabytes(exported), **verification.latency(exported, pixels)}
+    with damage_told(f"model {exported}: cannot be timed"):
+        return {"megabytes": verification.megabytes(exported), **verification.latency(exported, pixels)}
 
 
 def _under_corruptions(

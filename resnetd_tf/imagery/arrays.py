@@ -6,9 +6,10 @@ import numpy as np
 import rasterio
 from rasterio.windows import Window
 
+from resnetd_tf.errors import InputError
 from resnetd_tf.imagery import areas, maps, rendering, windows
 from resnetd_tf.imagery.layers import Grid
-from resnetd_tf.imagery.pixels import Scene, check_stored
+from resnetd_tf.imagery.pixels import SAMPLE, Scene, check_stored
 from resnetd_tf.imagery.scenes import Options
 from resnetd_tf.saved import SavedClassifier
 
@@ -46,7 +47,7 @@ def map_scene(
     window: int | None = None,
     stride: int | None = None,
     min_probability: float = 0.0,
-    offset: float | None = None,
+    checked: bool = True,
 ) -> LandCover:
     """The land cover of a scene, as `scenes.write_map` writes it.
 
@@ -57,13 +58,13 @@ def map_scene(
         window: Side in pixels of the windows that are classified; default the side of the training's patches.
         stride: Side of a cell, of which the window's is a multiple; default half a window.
         min_probability: Cells whose best class is less probable have none.
-        offset: Of an array of digital numbers: what is added to them first; 0 says that they are right where a look at
-            them says otherwise.
+        checked: Whether an array of uint16 is refused if its numbers can hardly be digital numbers, such as grey levels
+            or numbers that still have an offset in them.
 
     Raises:
         InputError: It cannot be mapped by this classifier, or a number is outside its range.
     """
-    pixels = _of_array(classifier, scene, offset) if isinstance(scene, np.ndarray) else scene
+    pixels = _of_array(classifier, scene, checked) if isinstance(scene, np.ndarray) else scene
     options = Options.of(classifier, window=window, stride=stride, min_probability=min_probability)
     shape = windows.cells(pixels, options.stride)
     probabilities, there = np.empty((*shape, len(classifier.classes)), "float32"), np.empty(shape, "bool")
@@ -75,12 +76,16 @@ def map_scene(
     return LandCover(maps.best(probabilities, there, min_probability), probabilities)
 
 
-def _of_array(classifier: SavedClassifier, pixels: np.ndarray, offset: float | None) -> _InMemory:
+def _of_array(classifier: SavedClassifier, pixels: np.ndarray, checked: bool) -> _InMemory:
     pixels = rendering.taken("the scene", pixels, classifier)
     valid = (pixels != 0).any(-1)
-    if pixels.dtype == "uint16":
-        added = np.full(pixels.shape[-1], offset or 0)
-        check_stored("the scene", pixels[valid], added, np.ones(len(added)), has_offset=offset is not None)
-        if offset:
-            pixels = np.clip(np.rint(pixels + added), 0, 65535).astype("uint16")
+    if pixels.dtype == "uint16" and checked:
+        some = tuple(slice(None, None, max(1, side // SAMPLE)) for side in valid.shape)
+        looked_at = pixels[some][valid[some]]
+        if looked_at.size:
+            bands = looked_at.shape[-1]
+            try:
+                check_stored("the scene", looked_at, np.zeros(bands), np.ones(bands))
+            except InputError as error:
+                raise InputError(f"{error}. Of an array change the numbers, or give checked=False") from error
     return _InMemory(pixels, valid)

@@ -126,18 +126,19 @@ def check_stored(
         raise InputError(f"{what}, and digital numbers end at 65535; --scale makes digital numbers of them")
     if not has_scale and values.max() <= 255:
         raise InputError(f"{what}, as grey levels of 8 bits do; give the digital numbers, or a picture of type uint8")
-    dark = (values + offsets <= 0).mean()
+    dark = (values + offsets <= 0).mean(axis=0).min()  # of the band that has least: clear water has no red
     if has_offset or is_product:
         if offsets.min() < 0 and dark > DARK_SHARE:
             raise InputError(
                 f"{what}, and {100 * dark:.0f} % are not above 0 after the offset; --offset=0 leaves it out"
             )
     elif dark > DARK_SHARE:
+        why = "as of pixels without data" if values.min() < 0 else "as after an offset that was taken away twice"
         raise InputError(
-            f"{what}, and {100 * dark:.0f} % are not above 0, as after an offset that was taken away twice; --offset=0 "
-            "says that they are right, --offset=1000 gives some of it back"
+            f"{what}, and in each band {100 * dark:.0f} % or more are not above 0, {why}; declare what has no data "
+            "(gdal_edit -a_nodata), give the numbers as they were, or say by --offset=0 that they are right"
         )
-    elif np.percentile(values, 0.1) >= DARKEST and not offsets.any():
+    elif np.percentile(values, 0.1) >= DARKEST:
         raise InputError(
             f"{what}, none near 0: products since baseline 04.00 are offset; --offset=-1000 takes it away, --offset=0 "
             "says that there is none"

@@ -50,7 +50,8 @@ def open_scene(
         raise InputError(f"--scale={scale}: must be above 0 and finite")
     if offset is not None and not math.isfinite(offset):
         raise InputError(f"--offset={offset}: must be a finite number")
-    found, clouds, words, picture = _found([pathlib.Path(path) for path in paths], wanted, bands)
+    takes_picture = len(wanted) == 3 and scale is None and offset is None
+    found, clouds, words, picture = _found([pathlib.Path(path) for path in paths], wanted, bands, takes_picture)
     if picture and len(wanted) != 3:
         raise InputError(f"{paths[0]} is a picture of three colours, the classifier takes {len(wanted)} bands")
     given = {name: value for name, value in (("offset", offset), ("scale", scale)) if value is not None}
@@ -95,7 +96,7 @@ def open_scene(
 
 
 def _found(
-    paths: list[pathlib.Path], wanted: Sequence[str], bands: Sequence[str] | None
+    paths: list[pathlib.Path], wanted: Sequence[str], bands: Sequence[str] | None, takes_picture: bool
 ) -> tuple[dict[str, Layer], tuple[Layer, ...], str, bool]:
     """Layers by band, those that tell of clouds, what they are in words, and whether they are a picture's."""
     for path in paths:
@@ -115,7 +116,7 @@ def _found(
                 )
             paths = inside
         elif not names.band_of(paths[0]) or bands:
-            found, words, picture = _in_one_file(paths[0], bands)
+            found, words, picture = _in_one_file(paths[0], bands, takes_picture)
             return found, (), words, picture
     return _file_per_band(paths, wanted), (), "one file per band: digital numbers as they are stored", False
 
@@ -137,7 +138,9 @@ def _file_per_band(paths: list[pathlib.Path], wanted: Sequence[str]) -> dict[str
     return found
 
 
-def _in_one_file(path: pathlib.Path, bands: Sequence[str] | None) -> tuple[dict[str, Layer], str, bool]:
+def _in_one_file(
+    path: pathlib.Path, bands: Sequence[str] | None, takes_picture: bool
+) -> tuple[dict[str, Layer], str, bool]:
     dataset = layers.open_raster(str(path))
     kind = dataset.dtypes[0]
     if bands:
@@ -148,16 +151,16 @@ def _in_one_file(path: pathlib.Path, bands: Sequence[str] | None) -> tuple[dict[
             raise InputError(f"--bands={','.join(bands)}: bands are {', '.join(BANDS)}")
     else:
         named = [names.band_name(re.split(r"[,\s]", text or "")[0]) for text in dataset.descriptions]
-    if kind == "uint8" and (places := _places_of_colours(dataset, named)):
+    if kind == "uint8" and (places := _places_of_colours(dataset, named, bool(bands), takes_picture)):
         colours = {band: Layer(dataset, place) for band, place in zip(RGB_BANDS, places)}
         return colours, "picture of 8 bits: colours as they are", True
     if not any(named):
         if dataset.driver in ("PNG", "JPEG", "GIF", "BMP", "WEBP") or kind == "uint8":
             raise InputError(f"{path}: {kind} or of a palette, of unknown scale; convert it to RGB of 8 bits")
-        called = f"are called {', '.join(filter(None, dataset.descriptions))}" if any(dataset.descriptions) else ""
+        called = ", ".join(filter(None, dataset.descriptions))
         raise InputError(
-            f"{path}: {dataset.count} bands of {kind} that {called or 'have no names'}; name all of them, as "
-            "--bands=B02,B03,B04,B08"
+            f"{path}: {dataset.count} bands of {kind} that {f'are called {called}' if called else 'have no names'}; "
+            "name all of them, as --bands=B02,B03,B04,B08"
         )
     found = {name: Layer(dataset, index) for name, index in zip(named, dataset.indexes) if name}
     if len(found) < sum(map(bool, named)):
@@ -165,11 +168,21 @@ def _in_one_file(path: pathlib.Path, bands: Sequence[str] | None) -> tuple[dict[
     return found, f"bands {', '.join(found)} of {kind}: digital numbers as they are stored", False
 
 
-def _places_of_colours(dataset, named: list[str | None]) -> Sequence[int] | None:
-    """The bands of a picture of 8 bits that are red, green and blue, from 1, as their names or else the file say."""
-    if all(named.count(band) == 1 for band in RGB_BANDS):
-        return [named.index(band) + 1 for band in RGB_BANDS]
-    if dataset.count > 4 or any(named) or dataset.colorinterp[0] == ColorInterp.palette:
+def _places_of_colours(dataset, named: list[str | None], given: bool, takes_picture: bool) -> Sequence[int] | None:
+    """The bands of a picture of 8 bits that are red, green and blue, from 1; `None` of what is no picture.
+
+    Their names say it, unless those just count the bands, else the file's colours, else their order.
+
+    Args:
+        dataset: The file.
+        named: What its bands are.
+        given: Whether the user named them.
+        takes_picture: Whether named bands may be a picture's, and not digital numbers in 8 bits.
+    """
+    counted = not given and named == [names.band_name(f"B{index}") for index in dataset.indexes]
+    if not counted and all(named.count(band) == 1 for band in RGB_BANDS):
+        return [named.index(band) + 1 for band in RGB_BANDS] if takes_picture else None
+    if given or dataset.count > 4 or dataset.colorinterp[0] == ColorInterp.palette:
         return None
     colours = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
     if set(colours) <= set(dataset.colorinterp):

@@ -25,7 +25,8 @@ def classified(
     shape = windows.cells(scene, stride)
     state = folder / "state.json"
     doing = {
-        "model": [str(classifier.path), _changed(classifier.path)],
+        # One on a server can be replaced meanwhile: nothing is gone on with.
+        "model": [str(classifier.path), _changed(classifier.path) if classifier.told is None else time.time()],
         "scene": scene.name,
         "words": scene.words,
         "files": [list(file) for file in scene.files],

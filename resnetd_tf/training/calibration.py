@@ -4,7 +4,6 @@ import keras
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-STEP = 1.01  # temperatures are powers of it: what is calibrated already then has exactly 1
 FURTHEST = 10.0
 
 
@@ -20,21 +19,21 @@ def temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
         probabilities: (n, classes) of the classifier.
 
     Returns:
-        A power of 1.01 from 0.1 to 10.
+        From 0.1 to 10, rounded: what is calibrated already has 1.
     """
     count = len(labels)
     logits = np.log(np.maximum(probabilities.astype("float64"), np.finfo("float32").tiny))
     doubt = 1 / (count + 2)
     true = logits[np.arange(count), labels]
 
-    def loss(exponent: float) -> float:
-        scale = STEP**-exponent
+    def loss(logarithm: float) -> float:
+        scale = np.exp(-logarithm)
         certain = (1 - doubt) * true + doubt * logits.mean(axis=1)
         return float((np.logaddexp.reduce(logits * scale, axis=1) - certain * scale).mean())
 
-    furthest = np.log(FURTHEST) / np.log(STEP)
-    found = minimize_scalar(loss, bounds=(-furthest, furthest), method="bounded").x
-    return STEP ** round(found)
+    furthest = np.log(FURTHEST)
+    found = minimize_scalar(loss, bounds=(-furthest, furthest), method="bounded", options={"xatol": 1e-4}).x
+    return round(float(np.exp(found)), 2)
 
 
 def divide_logits(classifier: keras.Model, by: float) -> None:

@@ -78,7 +78,7 @@ def finish(
     served = open_classifier(exported)
     free_memory()
     agreement = comparison.words(comparison.compared(served.predict(check), expected))
-    evaluation = metrics.evaluate(served, dataset, "test")
+    evaluation = dataclasses.replace(metrics.evaluate(served, dataset, "test"), model=path.name)
     if not published:
         metadata |= {
             "best_epoch": progress.best["epoch"],
@@ -104,13 +104,12 @@ def calibrated(folder: pathlib.Path, validation: Split, metadata: dict) -> keras
     """The best epoch's classifier, its probabilities calibrated on validation images, and kept so in model.keras."""
     path = folder / "model.keras"
     probabilities = open_classifier(path).predict(validation.images)
-    network, found = keras_files.load(path), calibration.temperature(validation.labels, probabilities)
-    if found != 1:  # else a process that died in the middle of this did it
-        metadata["temperature"] = found
-        rundir.write_json(folder / "metadata.json", metadata)
-        calibration.divide_logits(network, found)
-        with rundir.atomic(path) as temporary:
-            network.save(temporary)
+    free_memory()
+    network = keras_files.load(path)
+    metadata["temperature"] = calibration.temperature(validation.labels, probabilities)
+    calibration.divide_logits(network, metadata["temperature"])
+    with rundir.atomic(path) as temporary:
+        network.save(temporary)
     return network
 
 

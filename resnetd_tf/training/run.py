@@ -63,7 +63,8 @@ def train(settings: Settings, *, resume: bool = False, profile: bool = False) ->
             progress = checkpoint.read(saved)
             described = metadata.read(folder / "metadata.json", unfinished.NEEDED)
             settings, dataset, model = again(folder, settings, progress, described, strategy)
-            checkpoint.restore(saved, model, folder / "model.keras")
+            if not rundir.savedmodel(folder).exists():  # else model.keras is what it was made of
+                checkpoint.restore(saved, model, folder / "model.keras")
             print(f"{folder.name} goes on {progress}", flush=True)
         else:
             progress = Progress(threads=devices.threads())

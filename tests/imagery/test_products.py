@@ -141,11 +141,22 @@ def test_an_offset_that_was_taken_away_twice(tmp_path):
     for index, name in enumerate(RGB_BANDS):
         numbers = np.roll(np.linspace(-900, 2000, SIDE**2), index * SIDE**2 // 3)
         write_band(tmp_path / f"x_{name}.tif", np.maximum(numbers, 0).astype("uint16").reshape(SIDE, SIDE))
-    with pytest.raises(
-        InputError, match="31 % are not above 0, as after an offset that was taken away twice; --offset=0"
-    ):
+    with pytest.raises(InputError, match=r"31 % or more are not above 0, as after an offset that .* --offset=0"):
         open_scene([str(tmp_path)])
     assert open_scene([str(tmp_path)], offset=0).words.endswith("offset 0 as given")
+
+
+def test_dark_water_is_no_mistake(tmp_path):
+    """Without red; and data that nobody declared as missing is called that."""
+    numbers = np.linspace(1, 400, SIDE**2).reshape(SIDE, SIDE)
+    for name in RGB_BANDS:
+        band = np.where(numbers < 200, 0, numbers) if name == "B04" else numbers
+        write_band(tmp_path / f"x_{name}.tif", band.astype("uint16"))
+    open_scene([str(tmp_path)])
+    for name in RGB_BANDS:
+        write_band(tmp_path / f"x_{name}.tif", np.where(numbers < 200, -9999, numbers).astype("float32"))
+    with pytest.raises(InputError, match=r"from -9999 to 400, .* as of pixels without data; declare what has no data"):
+        open_scene([str(tmp_path)])
 
 
 @pytest.mark.parametrize("said_by", ["descriptions", "colours", "flag"])
@@ -164,6 +175,22 @@ def test_pictures_whose_bands_are_in_another_order(tmp_path, said_by):
     scene = open_scene([str(path)], bands=["B02", "B03", "B04"] if said_by == "flag" else None)
     assert scene.picture
     np.testing.assert_array_equal(scene.read(WHOLE)[0], pixels.transpose(1, 2, 0))
+
+
+def test_names_that_count_bands_and_digital_numbers_in_8_bits(tmp_path):
+    pixels = np.random.default_rng(0).integers(1, 60, (4, SIDE, SIDE)).astype("uint8")
+    path = tmp_path / "counted.tif"
+    options = {"driver": "GTiff", "height": SIDE, "width": SIDE, "count": 4, "dtype": "uint8", "crs": CRS}
+    with rasterio.open(path, "w", **options, transform=from_origin(*ORIGIN, 10, 10)) as file:
+        file.descriptions = ["b1", "b2", "b3", "b4"]
+        file.colorinterp = [ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.undefined]
+        file.write(pixels)
+    scene = open_scene([str(path)])
+    assert scene.picture
+    np.testing.assert_array_equal(scene.read(WHOLE)[0], pixels[:3].transpose(1, 2, 0))
+    scene = open_scene([str(path)], bands=["B02", "B03", "B04", "B08"], scale=40)
+    assert not scene.picture
+    np.testing.assert_array_equal(scene.read(WHOLE)[0], 40 * pixels[2::-1].transpose(1, 2, 0).astype(int))
 
 
 def test_reflectances_and_offsets_as_given(tmp_path):

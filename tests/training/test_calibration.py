@@ -26,7 +26,7 @@ def test_temperature(too_sure):
     found = calibration.temperature(labels, softmax(logits * too_sure, axis=1).astype("float32"))
     assert found == pytest.approx(too_sure, rel=0.06)
     scaled = softmax(logits * too_sure / found, axis=1).astype("float32")
-    assert calibration.temperature(labels, scaled) == 1
+    assert calibration.temperature(labels, scaled) == pytest.approx(1, abs=0.02)
     assert metrics.calibration_error(labels, scaled) < 0.02
 
 
@@ -41,10 +41,9 @@ def test_few_images_promise_no_certainty():
 def test_a_run(run):
     """What it leaves is calibrated, the SavedModel and the Keras model alike."""
     validation = sources.load("synthetic", ("validation",)).splits["validation"]
-    found = json.loads((run / "run-1/metadata.json").read_text()).get("temperature", 1)
+    assert json.loads((run / "run-1/metadata.json").read_text())["temperature"] != 1
     for model in (run, run / "run-1/model.keras"):
         probabilities = open_classifier(model).predict(validation.images)
-        assert calibration.temperature(validation.labels, probabilities) == 1
+        assert calibration.temperature(validation.labels, probabilities) == pytest.approx(1, abs=0.02)
         right = (probabilities.argmax(1) == validation.labels).mean()
         assert abs(probabilities.max(axis=1).mean() - right) < 0.1
-    assert 0.1 < found < 10

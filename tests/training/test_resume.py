@@ -19,10 +19,12 @@ from resnetd_tf.data import batches, synthetic
 from resnetd_tf.errors import InputError
 from resnetd_tf.networks import classifier
 from resnetd_tf.normalization import EUROSAT_RGB
-from resnetd_tf.training import Settings, callbacks, checkpoint, train, unfinished
+from resnetd_tf.saved import open_classifier
+from resnetd_tf.training import Settings, callbacks, checkpoint, results, train, unfinished
 from resnetd_tf.training.optimizer import compile_classifier
 from resnetd_tf.training.termination import Termination
 
+SMALLEST_SETTINGS = {"depth": 10, "dataset": "synthetic", "image_size": 32, "weights": "none", "batch_size": 700}
 SMALL = ("--epochs=2", "--weights=none", "--deterministic", "--checkpoint_minutes=0.005")
 
 
@@ -114,8 +116,9 @@ def test_told_to_terminate_in_a_destructor(monkeypatch):
 @pytest.mark.long
 def test_told_to_terminate_while_it_validates(monkeypatch, tmp_path):
     """Its epoch then lacks the validation alone."""
-    settings = {"depth": 10, "dataset": "synthetic", "image_size": 32, "weights": "none", "batch_size": 700}
-    runs = {name: Settings(**settings, epochs=2, output_dir=str(tmp_path / name)) for name in ("whole", "told")}
+    runs = {
+        name: Settings(**SMALLEST_SETTINGS, epochs=2, output_dir=str(tmp_path / name)) for name in ("whole", "told")
+    }
     train(runs["whole"])
 
     def told(self, batch, logs=None):
@@ -135,6 +138,28 @@ def test_told_to_terminate_while_it_validates(monkeypatch, tmp_path):
         assert row.keys() == other.keys()
         for name, value in row.items():
             assert float(value) == pytest.approx(float(other[name]), rel=1e-3), name
+
+
+@pytest.mark.long
+def test_a_run_that_dies_once_it_is_published(monkeypatch, tmp_path):
+    """The Keras model stays the one that the SavedModel was made of, and there is one evaluation."""
+
+    def dies(*arguments):
+        draws(*arguments)
+        raise KeyboardInterrupt
+
+    settings = Settings(**SMALLEST_SETTINGS, epochs=1, output_dir=str(tmp_path / "model"))
+    draws = results.draw
+    monkeypatch.setattr(results, "draw", dies)
+    with pytest.raises(KeyboardInterrupt):
+        train(settings)
+    monkeypatch.undo()
+    assert train(settings, resume=True) == tmp_path / "model/1"
+    images = synthetic.draw(20, seed=5)[0]
+    served, trained = (open_classifier(tmp_path / "model" / name) for name in ("1", "run-1/model.keras"))
+    np.testing.assert_allclose(served.predict(images), trained.predict(images), atol=1e-4)
+    (evaluation,) = (tmp_path / "model/run-1").glob("evaluation-*")
+    assert json.loads((evaluation / "metrics.json").read_text())["model"] == "1"
 
 
 @pytest.mark.long

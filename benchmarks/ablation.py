@@ -11,7 +11,7 @@ import statistics
 
 from absl import flags
 
-from benchmarks import runs
+from benchmarks import contest, runs
 from resnetd_tf.cli import common_flags, program
 from resnetd_tf.training.settings import Settings
 
@@ -32,7 +32,6 @@ def ablation(arguments: list[str]) -> None:
     rows = {name: Settings(**{**recipe, **change}) for name, change in CHANGES.items()}
     rows["twice the epochs"] = Settings(**{**recipe, "epochs": 2 * rows["the recipe"].epochs})
     program.import_tensorflow()
-    from resnetd_tf import rundir
 
     given = {name: value for name, value in recipe.items() if value is not None}
     place = pathlib.Path(FLAGS.runs_dir) / "-".join(map(str, given.values()))
@@ -41,6 +40,7 @@ def ablation(arguments: list[str]) -> None:
         "seconds an epoch |",
         "|---|---|---|---|---|",
     ]
+    results = {}
     for name, settings in rows.items():
         if name != "the recipe" and settings == rows["the recipe"]:  # which has it already
             continue
@@ -49,6 +49,7 @@ def ablation(arguments: list[str]) -> None:
         base = place / name.replace(" ", "-")
         metadata = runs.trained(base, [*flags_, "--weights=none", *arguments])
         corrupted = runs.under_corruptions(base, FLAGS.judged)
+        results[name] = {"metadata": metadata, "corruptions": corrupted}
         seconds = statistics.median(row["seconds"] for row in runs.history(base))
         errors = (100 * corrupted[key] for key in ("calibration_error", "mean_calibration_error"))
         lines.append(
@@ -56,10 +57,7 @@ def ablation(arguments: list[str]) -> None:
             f"| {' and '.join(f'{error:.1f} %' for error in errors)} | {seconds:.0f} |"
         )
         print("\n".join(lines[:2] * (len(lines) == 3) + lines[-1:]), flush=True)
-    path = pathlib.Path(FLAGS.output_dir) / f"ablation-{place.name}.md"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rundir.write_text(path, "\n".join(lines) + "\n")
-    print(f"Written: {path}")
+    contest.keep(pathlib.Path(FLAGS.output_dir), f"ablation-{place.name}", lines, results)
 
 
 def main() -> None:

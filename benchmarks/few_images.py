@@ -12,7 +12,7 @@ import statistics
 
 from absl import flags
 
-from benchmarks import runs
+from benchmarks import contest, runs
 from resnetd_tf.cli import common_flags, program
 from resnetd_tf.errors import InputError
 
@@ -35,7 +35,6 @@ def compare(arguments: list[str]) -> None:
     if len(set(FLAGS.unseen)) != 2:
         raise InputError(f"--unseen={','.join(FLAGS.unseen)}: expected two classes")
     program.import_tensorflow()
-    from resnetd_tf import rundir
     from resnetd_tf.data import sources
 
     place = pathlib.Path(FLAGS.runs_dir) / "-".join([*sorted(FLAGS.unseen), str(FLAGS.image_size)])
@@ -51,6 +50,7 @@ def compare(arguments: list[str]) -> None:
     size, seen = [f"--image_size={FLAGS.image_size}", *arguments], place / "eight-classes"
     runs.trained(seen, [*size, "--weights=none", f"--split_files={write_lists(place / 'lists-eight', files)}"])
     lines = ["| images a class | from the weights of the eight | from random weights |", "|---|---|---|"]
+    results = {}
     for count in COUNTS:
         accuracies: dict[str, list[float]] = {str(seen / "run-1/model.keras"): [], "none": []}
         for seed in range(FLAGS.seeds):
@@ -66,16 +66,14 @@ def compare(arguments: list[str]) -> None:
                 base = place / f"{count}-{'random' if weights == 'none' else 'eight'}-{seed}"
                 few = [f"--batch_size={batch}", f"--epochs={epochs}", f"--seed={seed}", f"--split_files={listed}"]
                 found.append(runs.trained(base, [*size, f"--weights={weights}", *few])["test_accuracy"])
+        results[count] = dict(zip(("eight classes", "random"), accuracies.values()))
         cells = [
             f"{100 * statistics.mean(found):.1f} % ({100 * min(found):.1f} to {100 * max(found):.1f})"
             for found in accuracies.values()
         ]
         lines.append(f"| {count} | {' | '.join(cells)} |")
         print("\n".join(lines[:2] * (len(lines) == 3) + lines[-1:]), flush=True)
-    path = pathlib.Path(FLAGS.output_dir) / f"few_images-{place.name}.md"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rundir.write_text(path, "\n".join(lines) + "\n")
-    print(f"Written: {path}")
+    contest.keep(pathlib.Path(FLAGS.output_dir), f"few_images-{place.name}", lines, results)
 
 
 def main() -> None:

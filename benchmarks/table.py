@@ -15,7 +15,7 @@ import statistics
 import numpy as np
 from absl import flags
 
-from benchmarks import runs
+from benchmarks import contest, runs
 from resnetd_tf.cli import common_flags, program
 from resnetd_tf.errors import InputError
 
@@ -84,8 +84,8 @@ def cost(rows: list[dict], image_size: int) -> None:
         found["parameters"], found["multiply_adds"] = parameters(model), multiply_adds(model)
 
 
-def markdown(rows: list[dict]) -> str:
-    """The table."""
+def markdown(rows: list[dict]) -> list[str]:
+    """The lines of the table."""
     lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
     for found in rows:
         variant = found["variant"]
@@ -104,7 +104,7 @@ def markdown(rows: list[dict]) -> str:
             f"{found['wall_seconds'] / 60:.0f} min",
         )
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def plot(rows: list[dict], path: pathlib.Path) -> None:
@@ -135,8 +135,6 @@ def table(arguments: list[str]) -> None:
     if unknown := set(FLAGS.variants) - NAMES.keys():
         raise InputError(f"--variants: {', '.join(sorted(unknown))} not among {', '.join(NAMES)}")
     program.import_tensorflow()
-    from resnetd_tf import rundir
-
     place = pathlib.Path(FLAGS.runs_dir) / f"{FLAGS.recipe}-{FLAGS.image_size}"
     for seed in seeds:
         for variant in FLAGS.variants:
@@ -151,15 +149,13 @@ def table(arguments: list[str]) -> None:
         if finished:
             rows.append(row(variant, finished))
     cost(rows, FLAGS.image_size)
-    name = pathlib.Path(FLAGS.output_dir) / f"table-{place.name}"
-    name.parent.mkdir(parents=True, exist_ok=True)
-    rundir.write_json(name.with_suffix(".json"), {"recipe": FLAGS.recipe, "image_size": FLAGS.image_size, "rows": rows})
-    rundir.write_text(name.with_suffix(".md"), markdown(rows))
-    plot(rows, name.with_suffix(".png"))
-    print(markdown(rows))
+    lines, folder, name = markdown(rows), pathlib.Path(FLAGS.output_dir), f"table-{place.name}"
+    print("\n".join(lines))
     for key in ("revisions", "hardware", "precisions"):
         print(f"{key.capitalize()}: {'; '.join(sorted({value for found in rows for value in found[key]}))}")
-    print(f"Written: {name}.md, .json, .png")
+    results = {"recipe": FLAGS.recipe, "image_size": FLAGS.image_size, "rows": rows}
+    contest.keep(folder, name, lines, results)
+    plot(rows, folder / f"{name}.png")
 
 
 def main() -> None:

@@ -34,6 +34,7 @@ VALID: dict[str, Callable[[Any], bool]] = {
     "exported_precision": _text,
     "image_size": _count,
     "interpolation": lambda value: value in ("bilinear", "bicubic"),
+    "largest_patch": _count,
     "normalization": lambda value: (
         isinstance(value, dict)
         and _text(value.get("of", ""))  # which 0.1.0 did not write

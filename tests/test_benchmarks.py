@@ -128,6 +128,28 @@ def test_deployment(run, tmp_path):
     assert export["same_class"] == 1 and export["accuracy"] > 0.3 and export["images_per_second"] > 1
 
 
+@pytest.mark.long
+def test_int8(run, tmp_path):
+    """What is not installed is left out."""
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.int8",
+        f"--model={run}",
+        "--image_size=64",
+        "--images=20",
+        "--rounds=1",
+    ]
+    result = subprocess.run(
+        [*command, f"--output_dir={tmp_path}"], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stderr
+    found = json.loads((tmp_path / "int8-64.json").read_text())["results"]
+    assert {"export.py (TFLite)", "ONNX Runtime"} <= set(found)
+    assert all(len(each["milliseconds"]["2"]) == 1 and each["megabytes"] > 1 for each in found.values())
+    assert (tmp_path / "int8-64.md").read_text() in result.stdout
+
+
 @pytest.mark.parametrize(
     ("flag", "message"),
     [

@@ -151,7 +151,9 @@ def _in_one_file(
             raise InputError(f"--bands={','.join(bands)}: bands are {', '.join(BANDS)}")
     else:
         named = [names.band_name(re.split(r"[,\s]", text or "")[0]) for text in dataset.descriptions]
-    if kind == "uint8" and (places := _places_of_colours(dataset, named, bool(bands), takes_picture)):
+        if kind == "uint8" and named == [names.band_name(f"B{index}") for index in dataset.indexes]:
+            named = [None] * dataset.count  # B1, B2, B3 just count them
+    if kind == "uint8" and (takes_picture or not any(named)) and (places := _places_of_colours(dataset, named)):
         colours = {band: Layer(dataset, place) for band, place in zip(RGB_BANDS, places)}
         return colours, "picture of 8 bits: colours as they are", True
     if not any(named):
@@ -168,21 +170,14 @@ def _in_one_file(
     return found, f"bands {', '.join(found)} of {kind}: digital numbers as they are stored", False
 
 
-def _places_of_colours(dataset, named: list[str | None], given: bool, takes_picture: bool) -> Sequence[int] | None:
+def _places_of_colours(dataset, named: list[str | None]) -> Sequence[int] | None:
     """The bands of a picture of 8 bits that are red, green and blue, from 1; `None` of what is no picture.
 
-    Their names say it, unless those just count the bands, else the file's colours, else their order.
-
-    Args:
-        dataset: The file.
-        named: What its bands are.
-        given: Whether the user named them.
-        takes_picture: Whether named bands may be a picture's, and not digital numbers in 8 bits.
+    Their names say it; if they have none, the file's colours, else their order.
     """
-    counted = not given and named == [names.band_name(f"B{index}") for index in dataset.indexes]
-    if not counted and all(named.count(band) == 1 for band in RGB_BANDS):
-        return [named.index(band) + 1 for band in RGB_BANDS] if takes_picture else None
-    if given or dataset.count > 4 or dataset.colorinterp[0] == ColorInterp.palette:
+    if all(named.count(band) == 1 for band in RGB_BANDS):
+        return [named.index(band) + 1 for band in RGB_BANDS]
+    if any(named) or dataset.count > 4 or dataset.colorinterp[0] == ColorInterp.palette:
         return None
     colours = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
     if set(colours) <= set(dataset.colorinterp):

@@ -21,10 +21,10 @@ def benchmark(name: str, *arguments: str, folder) -> tuple[str, list[dict]]:
 
 @pytest.mark.long
 def test_train_step(tmp_path):
-    arguments = ("--rounds=2", "--size=32", "--precision=float32", "--batch=8", "--only=ours,matrix products")
+    arguments = ("--rounds=1", "--size=32", "--precision=float32", "--batch=8", "--only=ours,matrix products")
     text, (result,) = benchmark("train_step", *arguments, folder=tmp_path)
     ours, products = result["rates"]["ours"], result["rates"]["matrix products"]
-    assert len(ours) == len(products) == 2 and 0 < max(ours) < min(products)
+    assert len(ours) == len(products) == 1 and 0 < max(ours) < min(products)
     profile = result["profiles"]["ours"]
     assert profile["convolutions"] > profile["batch normalisation"] > 0
     assert "| matrix products |" in text and "| convolutions |" in text
@@ -75,12 +75,12 @@ def test_table(tmp_path):
 
 @pytest.mark.long
 def test_bad_input(tmp_path):
-    """Ten damaged files of every kind: a result or one line."""
-    command = [sys.executable, "-m", "benchmarks.bad_input", "--count=10", f"--output_dir={tmp_path}"]
+    """Four damaged files of every kind: a result or one line."""
+    command = [sys.executable, "-m", "benchmarks.bad_input", "--count=4", f"--output_dir={tmp_path}"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr
     rows = [row.strip("|").split("|") for row in result.stdout.splitlines()[2:]]
-    assert len(rows) == 16 and all(sum(map(int, counts)) == 10 for _, *counts in rows)
+    assert len(rows) == 16 and all(sum(map(int, counts)) == 4 for _, *counts in rows)
     assert not list(tmp_path.iterdir())
 
 

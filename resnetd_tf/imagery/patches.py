@@ -102,7 +102,14 @@ def label(
                 good.append(path)
             except InputError as error:
                 bad.append(str(error))
-        for path, image, probabilities in zip(good, pixels, classifier.predict(pixels)):
+        try:
+            answers = classifier.predict(pixels)
+        except InputError as error:  # such as a server that is gone: what it has answered stays
+            if not listed:
+                raise
+            bad.append(str(error))
+            break
+        for path, image, probabilities in zip(good, pixels, answers):
             best = np.argsort(-probabilities, kind="stable")[:top].tolist()
             found = {classifier.classes[index]: float(probabilities[index]) for index in best}
             if format == "table":
@@ -118,7 +125,8 @@ def label(
         draw(pathlib.Path(picture), drawn, classifier.classes)
     if explain and drawn:
         explain([(path.name, image) for image, path, _ in drawn])
-    return [f"{len(bad)} of {len(paths)} images have no label: {'; '.join(bad)}"] if bad else []
+    without = len(paths) - len(listed)
+    return [f"{without} of {len(paths)} images have no label: {'; '.join(bad)}"] if bad else []
 
 
 def draw(path: pathlib.Path, labelled: list[tuple], classes: tuple[str, ...]) -> None:

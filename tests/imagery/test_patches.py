@@ -61,6 +61,27 @@ def test_folders_formats_and_bad_files(run, program, tmp_path):
     assert [row["path"] for row in json.loads(result.stdout)] == [str(path) for path in paths if path != paths[2]]
 
 
+def test_a_server_that_goes_away_in_the_middle(monkeypatch, capsys, tmp_path):
+    """What it has answered is told, as JSON too, and how many it has not."""
+    monkeypatch.setattr(patches, "TOGETHER", 2)
+    paths = [tmp_path / f"{index}.png" for index in range(5)]
+    for path in paths:
+        Image.fromarray(np.zeros((32, 32, 3), "uint8")).save(path)
+    answers = iter([np.eye(2, dtype="float32")])
+
+    def predict(pixels):
+        for answer in answers:
+            return answer
+        raise InputError("grpc://localhost:8500: no server answers")
+
+    classifier = SavedClassifier(tmp_path, tmp_path, ("a", "b"), 3, predict)
+    failed = patches.label(classifier, paths, 1, "json")
+    assert failed == ["3 of 5 images have no label: grpc://localhost:8500: no server answers"]
+    assert [row["probabilities"] for row in json.loads(capsys.readouterr().out)] == [{"a": 1.0}, {"b": 1.0}]
+    with pytest.raises(InputError, match=r"^grpc"):
+        patches.label(classifier, paths, 1, "json")
+
+
 def test_nothing_to_label(bad_input, run):
     assert "no image given" in bad_input("predict.py", f"--model={run}")
 

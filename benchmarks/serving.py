@@ -4,7 +4,8 @@
 
 The server is benchmarks/model_server.py, in a process of its own on the same cores as the client. Pictures have two
 sizes; every hundredth request holds a file that is no picture, which must not disturb the others. Counted are requests,
-how long they take, errors that were not asked for, and the server's memory before and after.
+how long they take, errors that were not asked for, and the server's memory before and after; first of all, how long a
+server takes from its start until it has answered its warm-up requests, and its first answers after that.
 """
 
 import concurrent.futures
@@ -63,6 +64,18 @@ def ask(address: str, name: str, pictures: list[bytes], expected: np.ndarray, un
     return {"seconds": seconds, "errors": errors, "refused": refused}
 
 
+def first_answers(address: str, name: str, picture: bytes) -> list[float]:
+    """Milliseconds of the first answer of a server, of its second, and of the sixty after them, their median."""
+    from resnetd_tf.deployment import client
+
+    server, milliseconds = client.connect(address, name), []
+    for _ in range(62):
+        begun = time.perf_counter()
+        server.classify([picture])
+        milliseconds.append(1000 * (time.perf_counter() - begun))
+    return [*milliseconds[:2], float(np.median(milliseconds[2:]))]
+
+
 def load(arguments: list[str]) -> None:
     program.import_tensorflow()
     import psutil
@@ -81,6 +94,7 @@ def load(arguments: list[str]) -> None:
         ports = json.loads(server.stdout.readline())
         try:
             ready, pictures, memory = time.monotonic() - started, files(), psutil.Process(server.pid).memory_info
+            first = first_answers(f"grpc://127.0.0.1:{ports['grpc']}", base.name, pictures[0])
             results: dict = {}
             for protocol in ("grpc", "http"):
                 address = f"{protocol}://127.0.0.1:{ports[protocol]}"
@@ -104,7 +118,8 @@ def load(arguments: list[str]) -> None:
         finally:
             server.terminate()
     lines = [
-        f"{base}: ready after {ready:.1f} s. {FLAGS.connections} connections, {FLAGS.seconds:g} s each way.",
+        f"{base}: ready after {ready:.1f} s; then its first answer took {first[0]:.1f} ms, its second {first[1]:.1f}, the "
+        f"median of sixty more {first[2]:.1f}. {FLAGS.connections} connections, {FLAGS.seconds:g} s each way.",
         "",
         "| by | requests/s | p50, p95, p99 in ms | refused, as asked | errors | memory in MiB, before and after |",
         "|---|---|---|---|---|---|",
@@ -116,7 +131,8 @@ def load(arguments: list[str]) -> None:
             f"| {memories} |"
         )
     print("\n".join(lines))
-    contest.keep(pathlib.Path(FLAGS.output_dir), "serving", lines, {"model": str(base), "ready": ready, **results})
+    found = {"model": str(base), "ready": ready, "first_answers": first, **results}
+    contest.keep(pathlib.Path(FLAGS.output_dir), "serving", lines, found)
 
 
 def main() -> None:

@@ -103,6 +103,7 @@ def test_serving(run, tmp_path):
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert result.returncode == 0, result.stderr
     found = json.loads((tmp_path / "serving.json").read_text())
+    assert len(found["first_answers"]) == 3 and min(found["first_answers"]) > 0
     for protocol in ("grpc", "http"):
         assert found[protocol]["requests"] > 20 and not found[protocol]["errors"]
 

@@ -118,8 +118,8 @@ def load(arguments: list[str]) -> None:
         finally:
             server.terminate()
     lines = [
-        f"{base}: ready after {ready:.1f} s; then its first answer took {first[0]:.1f} ms, its second {first[1]:.1f}, the "
-        f"median of sixty more {first[2]:.1f}. {FLAGS.connections} connections, {FLAGS.seconds:g} s each way.",
+        f"{base}: ready after {ready:.1f} s; its first answer then took {first[0]:.1f} ms, its second {first[1]:.1f}, "
+        f"the median of sixty more {first[2]:.1f}. {FLAGS.connections} connections, {FLAGS.seconds:g} s each way.",
         "",
         "| by | requests/s | p50, p95, p99 in ms | refused, as asked | errors | memory in MiB, before and after |",
         "|---|---|---|---|---|---|",

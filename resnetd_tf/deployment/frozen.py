@@ -2,6 +2,7 @@
 
 import pathlib
 
+import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
@@ -32,11 +33,49 @@ def function(
         raise InputError(f"{savedmodel} computes in {described['exported_precision']}; give a model in float32")
     size, dtype = described["image_size"], loaded.normalization.input_signature[0].dtype
     resizing = Resizing(size, size, described["interpolation"], antialias=described["antialias"], dtype="float32")
+    # Normalisation as a convolution of each band by itself: in int8 a tenth of the time of a difference and a product.
+    at_zero, at_largest = (
+        loaded.normalization(tf.fill((1, 1, 1, shape[-1]), tf.constant(value, dtype)))[0] for value in (0, dtype.max)
+    )
+    kernel, bias = ((at_largest - at_zero) / dtype.max)[..., tf.newaxis].numpy(), at_zero.numpy()
 
     def classify(pixels):
-        return loaded.network(resizing(tf.ensure_shape(loaded.normalization(pixels), shape)))
+        normalised = tf.nn.depthwise_conv2d(tf.cast(pixels, tf.float32), kernel, [1] * 4, "VALID") + bias
+        answer = loaded.network(resizing(tf.ensure_shape(normalised, shape)))
+        return {"probabilities": tf.identity(answer["probabilities"], name="probabilities")}
 
     return tf.function(classify).get_concrete_function(tf.TensorSpec(shape, dtype, name="pixels")), loaded
+
+
+def with_pools_as_convolutions(
+    concrete: tf.types.experimental.ConcreteFunction,
+) -> tf.types.experimental.ConcreteFunction:
+    """The same function with means of 2 x 2 pixels as convolutions of each channel by itself.
+
+    In int8 XNNPACK, which runs TFLite, has no other pooling: without, the graph falls into parts. Where a side is odd,
+    and the mean at the edge one of fewer pixels, pooling stays.
+    """
+    graph = convert_variables_to_constants_v2(concrete).graph
+    definition = graph.as_graph_def()
+    for node in [node for node in definition.node if node.op == "AvgPool"]:
+        _, height, width, channels = graph.get_tensor_by_name(f"{node.input[0]}:0").shape
+        side = node.attr["ksize"].list.i[1]
+        if height % side or width % side:
+            continue
+        kernel = definition.node.add(name=f"{node.name}/kernel", op="Const")
+        kernel.attr["dtype"].type = tf.float32.as_datatype_enum
+        mean = np.full((side, side, channels, 1), 1 / side**2, "float32")
+        kernel.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(mean))
+        node.op = "DepthwiseConv2dNative"
+        node.input.append(kernel.name)
+        del node.attr["ksize"]
+    (pixels,), (name,) = concrete.inputs, concrete.structured_outputs
+    answer = graph.outputs[0].name
+
+    def classify(pixels):
+        return {name: tf.graph_util.import_graph_def(definition, {"pixels": pixels}, [answer])[0]}
+
+    return tf.function(classify).get_concrete_function(tf.TensorSpec(pixels.shape, pixels.dtype, name="pixels"))
 
 
 def graph(savedmodel: pathlib.Path, bands: int) -> tf.Graph:
@@ -46,15 +85,4 @@ def graph(savedmodel: pathlib.Path, bands: int) -> tf.Graph:
         InputError: As for `function`.
     """
     concrete, _owner = function(savedmodel, (None, None, None, bands))
-    (given,), (answer,) = concrete.structured_input_signature[0], concrete.structured_outputs.values()
-
-    def constant(pixels):
-        # Statistics of the normalisation are captured as tensors, which would become inputs otherwise.
-        captured = {inner.name: tf.constant(outer.numpy()) for outer, inner in concrete.graph.captures}
-        (found,) = tf.import_graph_def(
-            concrete.graph.as_graph_def(), {concrete.inputs[0].name: pixels} | captured, [answer.name], name=""
-        )
-        return tf.identity(found, name="probabilities")
-
-    wrapped = tf.compat.v1.wrap_function(constant, [tf.TensorSpec(given.shape, given.dtype, name="pixels")])
-    return convert_variables_to_constants_v2(wrapped).graph
+    return convert_variables_to_constants_v2(concrete).graph

@@ -42,6 +42,8 @@ def write(
         InputError: As for `frozen.function`.
     """
     concrete, owner = frozen.function(savedmodel, (batch or None, *shape))
+    if precision == "int8":
+        concrete = frozen.with_pools_as_convolutions(concrete)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], owner)
     if precision != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]

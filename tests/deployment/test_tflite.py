@@ -5,13 +5,17 @@ import tarfile
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tifffile
 from conftest import ROOT
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from resnetd_tf.data import synthetic
-from resnetd_tf.deployment import conversion
+from resnetd_tf.deployment import conversion, frozen, savedmodel
 from resnetd_tf.errors import InputError
+from resnetd_tf.networks.classifier import with_preprocessing
+from resnetd_tf.networks.resnet import resnet
+from resnetd_tf.normalization import EUROSAT_RGB
 from resnetd_tf.saved import open_classifier
 from resnetd_tf.training import Settings, train
 
@@ -44,11 +48,30 @@ def test_tflite_in_the_interpreter(run, program, tmp_path, capsys, precision):
     else:
         assert (np.argmax(probabilities, 1) == expected.argmax(1)).mean() >= 0.8
         assert path.stat().st_size < 8e6
+        # In one piece, but for what turns pixels into numbers and numbers into probabilities
+        operations = [each["op_name"] for each in interpreter._get_ops_details()]
+        assert "AVERAGE_POOL_2D" not in operations and operations.count("DELEGATE") <= 2
     assert "on 256 validation images: same class for" in printed and "MB, input 1x64x64x3" in printed
     before = path.read_bytes()
     with pytest.raises(InputError, match="exists already"):
         conversion.convert(str(run), "tflite", precision, str(path))
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("size", [64, 48])
+def test_pools_as_convolutions(size, tmp_path):
+    """They have the same means; those of an odd side, as 48 pixels have in the last, stay pools."""
+    network = resnet(10, "d", input_shape=(size, size, 3), classes=4)
+    classifier = with_preprocessing(network, EUROSAT_RGB, "bilinear")
+    savedmodel.write(classifier, ("a", "b", "c", "d"), {}, tmp_path / "model")
+    concrete, _owner = frozen.function(tmp_path / "model", (2, size, size, 3))
+    changed = frozen.with_pools_as_convolutions(concrete)
+    kinds = [operation.type for operation in changed.graph.get_operations()]
+    assert kinds.count("AvgPool") == (size == 48) and kinds.count("DepthwiseConv2dNative") == 4 - (size == 48)
+    pixels = tf.constant(np.random.default_rng(0).integers(0, 256, (2, size, size, 3)).astype("uint8"))
+    expected = classifier(pixels).numpy()
+    for function in (concrete, changed):
+        np.testing.assert_allclose(function(pixels)["probabilities"], expected, atol=1e-5)
 
 
 def test_thirteen_bands(capsys, tmp_path):

@@ -53,7 +53,7 @@ def test_modules_and_files(page):
     text = code(page)
     for module in re.findall(r"python -m (benchmarks\.\w+|resnetd_tf[\w.]*)", text):
         assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), module
-    for path in re.findall(r"(?<![\w/.])(?:resnetd_tf|tests|benchmarks|docs)/[\w/.]*\w", text):
+    for path in re.findall(r"(?<![\w/.])(?:resnetd_tf|tests|benchmarks|docs)/[\w/.-]*\w", text):
         assert (ROOT / path).exists() or path == "benchmarks/results", path
     for name in re.findall(r"(?<![\w/])(\w+)\.py\b", text):
         assert list(ROOT.glob(f"**/{name}.py")), name

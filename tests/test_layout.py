@@ -1,11 +1,16 @@
 """The package stays small pieces that import each other in one direction."""
 
 import ast
+import configparser
 import graphlib
 import pathlib
+import re
+import sys
+from importlib.metadata import packages_distributions
 
 import pytest
 from conftest import ROOT
+from packaging.utils import canonicalize_name
 
 # Each uses only those after it; modules beside them are used by all, and use each other and what is named here.
 ORDER = ("cli", "training", "evaluation", "deployment", "imagery", "networks", "data")
@@ -27,6 +32,27 @@ def imported(path: pathlib.Path) -> set[str]:
     found &= MODULES.keys()
     # "from package import module" imports the module.
     return {name for name in found if not any(other.startswith(f"{name}.") for other in found)}
+
+
+def test_what_is_imported_is_declared():
+    """In setup.cfg, with the package or an extra of what it is needed for."""
+    names = set()
+    for path in MODULES.values():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names.add(node.module.partition(".")[0])
+    names -= {*sys.stdlib_module_names, "resnetd_tf", "jax", "torch"}  # other backends of Keras, if they are there
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    extras = (config["options.extras_require"][name] for name in ("geo", "onnx", "openvino"))
+    lines = "\n".join([config["options"]["install_requires"], *extras]).splitlines()
+    declared = {canonicalize_name(re.match(r"[\w.-]*", line)[0]) for line in lines}
+    distributions = packages_distributions()
+    assert len(names) > 15
+    for name in names:
+        assert declared & set(map(canonicalize_name, distributions[name])), name
 
 
 def test_no_import_circle():

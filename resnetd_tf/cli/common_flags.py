@@ -57,8 +57,8 @@ def define_model() -> None:
     flags.DEFINE_bool("trust", False, "Open a model that holds what no classifier of ours does; it may run anything.")
 
 
-def model(told: typing.TextIO | None = None) -> str:
-    """The model that --model says, or where it is not given the default; tells `told`, or stdout, if that is ours."""
+def model(stream: typing.TextIO | None = None) -> str:
+    """The model that --model says, or where it is not given the default; told on `stream`, or stdout, if that is ours."""
     if flags.FLAGS.model:
         return flags.FLAGS.model
     from resnetd_tf import rundir  # which imports TensorFlow
@@ -67,7 +67,7 @@ def model(told: typing.TextIO | None = None) -> str:
     base = Settings().base
     if rundir.versions(pathlib.Path(base)):
         return base
-    print(f"Model: {EUROSAT}, which comes with resnetd_tf; {base} has no finished run", file=told)
+    print(f"Model: {EUROSAT}, which comes with resnetd_tf; {base} has no finished run", file=stream)
     return EUROSAT
 
 

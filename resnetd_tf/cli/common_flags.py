@@ -58,7 +58,7 @@ def define_model() -> None:
 
 
 def model(stream: typing.TextIO | None = None) -> str:
-    """The model that --model says, or where it is not given the default; told on `stream`, or stdout, if that is ours."""
+    """The model that --model says, or where it is not given the default; `stream`, or stdout, tells if it is ours."""
     if flags.FLAGS.model:
         return flags.FLAGS.model
     from resnetd_tf import rundir  # which imports TensorFlow

@@ -19,9 +19,11 @@ from absl import flags
 
 from benchmarks import contest
 from resnetd_tf.cli import common_flags, program
+from resnetd_tf.errors import InputError
 
 FLAGS = flags.FLAGS
 CALLS = 100
+PACKAGES = ("tensorflow", "ai-edge-litert", "litert-quantizer", "onnxruntime", "openvino", "nncf")
 HEADER = [
     "| int8 by | MB | same class as Keras | one thread, ms | two threads, ms |",
     "|---|---|---|---|---|",
@@ -123,11 +125,15 @@ def compare(arguments: list[str]) -> None:
     from resnetd_tf import runtimes
     from resnetd_tf.data import images
     from resnetd_tf.deployment import comparison, savedmodel, verification
+    from resnetd_tf.environment import environment
     from resnetd_tf.quiet import quiet
     from resnetd_tf.saved import open_classifier, open_network
 
     name, size = common_flags.model(), FLAGS.image_size
     given = open_classifier(name)
+    needed = {"depth", "variant", "normalization", "interpolation"}
+    if given.bands != 3 or needed - given.metadata.keys():
+        raise InputError(f"{given.path}: give a classifier of RGB with its metadata.json")
     model = at_size(open_network(name)[1], given.metadata, size)
     counts = {"validation": FLAGS.images, "train": 200}
     check, calibration = (
@@ -165,7 +171,8 @@ def compare(arguments: list[str]) -> None:
             f"| {contestant} | {found['megabytes']:.1f} | {100 * found['same_class']:.2f} % | {one:.1f} | {two:.1f} |"
         )
     print("\n".join(lines))
-    contest.keep(pathlib.Path(FLAGS.output_dir), f"int8-{size}", lines, {"image_size": size, "results": results})
+    found = {"image_size": size, "results": results, "versions": environment(PACKAGES)["versions"]}
+    contest.keep(pathlib.Path(FLAGS.output_dir), f"int8-{size}", lines, found)
 
 
 def main() -> None:
@@ -174,7 +181,7 @@ def main() -> None:
     flags.DEFINE_integer("image_size", 224, "Side in pixels to which the network's images are resized.", lower_bound=32)
     flags.DEFINE_integer("images", 256, "Validation images.", lower_bound=1)
     flags.DEFINE_integer("rounds", 5, "Rounds; medians of them are told.", lower_bound=1)
-    flags.DEFINE_string("output_dir", "benchmarks/results", "Where the table goes.")
+    flags.DEFINE_string("output_dir", str(contest.RESULTS), "Where the table goes.")
     program.run(compare)
 
 

@@ -3,10 +3,11 @@
     python -m benchmarks.maps --model=saved_models/resnet50d
     python -m benchmarks.maps --model=saved_models/resnet50d --sides=2048,10980   # a whole tile of Sentinel-2
 
-Scenes are drawn, a file of JPEG 2000 a band as products have them. The rates are those of the first scene: its map is
-made and the classifier alone works on as many windows in memory, in turn. Then `predict.py` maps each scene. Last, how
-often maps are right at the centres of patches that lie side by side, 20 x 20 of a test split in a scene, where most
-windows lie across several.
+First, how often maps are right of patches that lie side by side, 20 x 20 of a test split in a scene, where most windows
+lie across several: at the centre of each, which is the mean of the four cells there, and in all cells.
+
+Then scenes are drawn, a file of JPEG 2000 a band as products have them. The rates are those of the first: its map is
+made and the classifier alone works on as many windows in memory, in turn. Last, `predict.py` maps each scene.
 """
 
 import math
@@ -88,26 +89,23 @@ def command(model: str, paths: list[str], folder: pathlib.Path) -> tuple[float, 
     return time.perf_counter() - start, int(used) / 2**20
 
 
-def mosaics(classifier) -> tuple[int, float, float]:
-    """How many images of the test split lie side by side in scenes; the share that is right one by one, and in maps.
-
-    There at their centres, with windows every half patch.
-    """
+def mosaics(classifier) -> dict[str, float]:
+    """The share of test images that is right one by one, at their centres in maps, and of the cells of those."""
     from resnetd_tf import imagery
     from resnetd_tf.deployment import comparison
 
     ((images, labels),) = comparison.patches(classifier, {"test": None}, None, None, None, None)
-    count, side = min(20, math.isqrt(len(images))), images.shape[1]
-    alone = mapped = used = 0
+    count, side = min(20, math.isqrt(len(images))), min(images.shape[1:3]) // 2 * 2
+    images, right = images[:, :side, :side], {"alone": [], "centres": [], "cells": []}
     for start in range(0, len(images) - count**2 + 1, count**2):
         part, true = images[start : start + count**2], labels[start : start + count**2]
         scene = part.reshape(count, count, side, side, -1).swapaxes(1, 2).reshape(count * side, count * side, -1)
-        found = imagery.map_scene(classifier, scene, stride=side // 2).probabilities
-        centres = found.reshape(count, 2, count, 2, -1).mean((1, 3)).reshape(count**2, -1)
-        alone += (classifier.predict(part).argmax(1) == true).sum()
-        mapped += (centres.argmax(1) == true).sum()
-        used += count**2
-    return used, alone / used, mapped / used
+        found = imagery.map_scene(classifier, scene, window=side, stride=side // 2)
+        of_patches = found.probabilities.reshape(count, 2, count, 2, -1).mean((1, 3)).reshape(count**2, -1)
+        right["alone"] += list(classifier.predict(part).argmax(1) == true)
+        right["centres"] += list(of_patches.argmax(1) == true)
+        right["cells"] += list((found.classes == true.reshape(count, count).repeat(2, 0).repeat(2, 1)).flat)
+    return {"images": len(right["alone"]), **{name: float(np.mean(each)) for name, each in right.items()}}
 
 
 def maps(arguments: list[str]) -> None:
@@ -116,12 +114,17 @@ def maps(arguments: list[str]) -> None:
 
     model = common_flags.model()
     classifier = open_classifier(model)
+    of_mosaics = mosaics(classifier)
+    alone, centres, cells = (100 * of_mosaics[name] for name in ("alone", "centres", "cells"))
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         drawn = {side: draw(folder, side) for side in map(int, FLAGS.sides)}
         mapped, own = rates(classifier, next(iter(drawn.values())), FLAGS.rounds)
         of_map, of_model = statistics.median(mapped), statistics.median(own)
         lines = [
+            f"Of {of_mosaics['images']} test images right one by one {alone:.1f} %, at their centres in maps "
+            f"{centres:.1f} %, of the maps' cells {cells:.1f} %.",
+            "",
             f"Windows/s of a map {of_map:.0f}, of the classifier alone {of_model:.0f}: {100 * of_map / of_model:.0f} % "
             f"(medians of {FLAGS.rounds} rounds in turn).",
             "",
@@ -129,17 +132,13 @@ def maps(arguments: list[str]) -> None:
             "|---|---|---|---|---|",
         ]
         print("\n".join(lines), flush=True)
-        results = {"model": str(model), "map": mapped, "classifier": own, "commands": {}}
+        results = {"model": str(model), "map": mapped, "classifier": own, "mosaics": of_mosaics, "commands": {}}
         for side, paths in drawn.items():
             seconds, peak = command(model, paths, folder)
             area = (side / 100) ** 2
             lines.append(f"| {side} | {area:.0f} | {seconds:.0f} s | {area / seconds:.0f} | {peak:.2f} GiB |")
             print(lines[-1], flush=True)
             results["commands"][side] = {"seconds": seconds, "peak_gib": peak}
-    images, alone, centres = mosaics(classifier)
-    results["mosaics"] = {"images": images, "alone": alone, "centres": centres}
-    lines += ["", f"Of {images} test images right one by one {100 * alone:.1f} %, in maps {100 * centres:.1f} %."]
-    print("\n".join(lines[-2:]))
     contest.keep(pathlib.Path(FLAGS.output_dir), "maps", lines, results)
 
 

@@ -94,7 +94,8 @@ def test_maps(run, tmp_path):
     found = json.loads((tmp_path / "maps.json").read_text())
     assert len(found["map"]) == len(found["classifier"]) == 2 and set(found["commands"]) == {"200", "300"}
     assert all(0.1 < row["peak_gib"] < 4 and row["seconds"] > 0 for row in found["commands"].values())
-    assert 0.3 < found["mosaics"]["alone"] <= 1 and 0.2 < found["mosaics"]["centres"] <= 1
+    assert found["mosaics"]["images"] == 289
+    assert all(0.2 < found["mosaics"][name] <= 1 for name in ("alone", "centres", "cells"))
     assert (tmp_path / "maps.md").read_text() in result.stdout
 
 

@@ -34,13 +34,24 @@ def function(
     size, dtype = described["image_size"], loaded.normalization.input_signature[0].dtype
     resizing = Resizing(size, size, described["interpolation"], antialias=described["antialias"], dtype="float32")
     # Normalisation as a convolution of each band by itself: in int8 a tenth of the time of a difference and a product.
+    # Digital numbers one band after the other: quantised together, dark bands would have no levels.
+    assert shape[-1]
+    parts = 1 if dtype == tf.uint8 else shape[-1]
     at_zero, at_largest = (
         loaded.normalization(tf.fill((1, 1, 1, shape[-1]), tf.constant(value, dtype)))[0] for value in (0, dtype.max)
     )
     kernel, bias = ((at_largest - at_zero) / dtype.max)[..., tf.newaxis].numpy(), at_zero.numpy()
+    kernels, biases = np.split(kernel, parts, axis=2), np.split(bias, parts, axis=-1)
 
     def classify(pixels):
-        normalised = tf.nn.depthwise_conv2d(tf.cast(pixels, tf.float32), kernel, [1] * 4, "VALID") + bias
+        bands = [pixels] if parts == 1 else tf.split(tf.cast(pixels, tf.int32), parts, axis=-1)
+        normalised = tf.concat(
+            [
+                tf.nn.depthwise_conv2d(tf.cast(band, tf.float32), kernel, [1] * 4, "VALID") + bias
+                for band, kernel, bias in zip(bands, kernels, biases)
+            ],
+            axis=-1,
+        )
         answer = loaded.network(resizing(tf.ensure_shape(normalised, shape)))
         return {"probabilities": tf.identity(answer["probabilities"], name="probabilities")}
 

@@ -104,9 +104,7 @@ def label(
                 bad.append(str(error))
         try:
             answers = classifier.predict(pixels)
-        except InputError as error:  # such as a server that is gone: what it has answered stays
-            if not listed:
-                raise
+        except InputError as error:  # such as a server that is gone: labels of the files before stay
             bad.append(str(error))
             break
         for path, image, probabilities in zip(good, pixels, answers):

@@ -151,7 +151,11 @@ def _in_one_file(
             raise InputError(f"--bands={','.join(bands)}: bands are {', '.join(BANDS)}")
     else:
         named = [names.band_name(re.split(r"[,\s]", text or "")[0]) for text in dataset.descriptions]
-        if kind == "uint8" and named == [names.band_name(f"B{index}") for index in dataset.indexes]:
+        if (
+            kind == "uint8"
+            and dataset.count <= 4
+            and named == [names.band_name(f"B{index}") for index in dataset.indexes]
+        ):
             named = [None] * dataset.count  # B1, B2, B3 just count them
     if kind == "uint8" and (takes_picture or not any(named)) and (places := _places_of_colours(dataset, named)):
         colours = {band: Layer(dataset, place) for band, place in zip(RGB_BANDS, places)}
@@ -173,7 +177,8 @@ def _in_one_file(
 def _places_of_colours(dataset, named: list[str | None]) -> Sequence[int] | None:
     """The bands of a picture of 8 bits that are red, green and blue, from 1; `None` of what is no picture.
 
-    Their names say it; if they have none, the file's colours, else their order.
+    Their names say it; if none has one, the file's colours, else their order. Where some are named, but not all three
+    colours, it is no picture: B08, B04, B03 are false colours.
     """
     if all(named.count(band) == 1 for band in RGB_BANDS):
         return [named.index(band) + 1 for band in RGB_BANDS]

@@ -193,6 +193,38 @@ def test_names_that_count_bands_and_digital_numbers_in_8_bits(tmp_path):
     np.testing.assert_array_equal(scene.read(WHOLE)[0], 40 * pixels[2::-1].transpose(1, 2, 0).astype(int))
 
 
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (("B1", "B2", "B3", "B4", "B5"), ("B04", "B03", "B02")),  # too many to be colours
+        (("B08", "B04", "B03", "B02"), ("B04", "B03", "B02")),
+        (("B08", "B04", "B03"), None),  # false colours, whatever the file calls them
+    ],
+)
+def test_bands_in_8_bits_that_are_no_picture(tmp_path, names, found):
+    pixels = np.random.default_rng(0).integers(1, 60, (len(names), SIDE, SIDE)).astype("uint8")
+    path = tmp_path / "bands.tif"
+    options = {"driver": "GTiff", "height": SIDE, "width": SIDE, "count": len(names), "dtype": "uint8", "crs": CRS}
+    with rasterio.open(path, "w", **options, transform=from_origin(*ORIGIN, 10, 10)) as file:
+        file.descriptions = names
+        file.colorinterp = [
+            ColorInterp.red,
+            ColorInterp.green,
+            ColorInterp.blue,
+            *[ColorInterp.undefined] * len(names),
+        ][: len(names)]
+        file.write(pixels)
+    if found is None:
+        with pytest.raises(InputError, match="has no B02, which the classifier takes"):
+            open_scene([str(path)])
+        return
+    scene = open_scene([str(path)], scale=40)
+    assert not scene.picture
+    numbers = [band if band in names else f"B{int(band[1:])}" for band in found]
+    expected = pixels[[names.index(band) for band in numbers]].transpose(1, 2, 0)
+    np.testing.assert_array_equal(scene.read(WHOLE)[0], 40 * expected.astype(int))
+
+
 def test_reflectances_and_offsets_as_given(tmp_path):
     bands = drawn(added=1000)
     for name in RGB_BANDS:

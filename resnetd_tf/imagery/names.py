@@ -6,6 +6,7 @@ import re
 from resnetd_tf.sentinel2 import BANDS
 
 RASTERS = (".jp2", ".tif", ".tiff")  # suffixes of files that can be a band, or several
+COLOURS = {"red": "B04", "green": "B03", "blue": "B02"}
 METADATA = re.compile(r"MTD_MSIL(1C|2A)\.xml")  # of a Sentinel-2 product
 
 
@@ -14,6 +15,12 @@ def band_name(name: str) -> str | None:
     match = re.fullmatch(r"[Bb]0?(\d{1,2}|8[Aa])", name.strip())
     band = f"B{match[1].upper().zfill(2)}" if match else None
     return band if band in BANDS else None
+
+
+def band_described(text: str | None) -> str | None:
+    """The band of a description as "B04, central wavelength 665 nm", "b4" or "Red"; `None` of what is no band."""
+    first = (text or "").split(",")[0].strip()
+    return COLOURS.get(first.lower()) or band_name(first.partition(" ")[0])
 
 
 def band_of(path: pathlib.Path) -> str | None:

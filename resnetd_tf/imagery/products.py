@@ -6,7 +6,6 @@ All come out as the bands that a classifier takes, on one grid of pixels of 10 m
 import dataclasses
 import math
 import pathlib
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -61,7 +60,8 @@ def open_scene(
         )
     missing = [band for band in wanted if band not in found]
     if missing and (fill is None or len(missing) == len(wanted)):
-        raise InputError(f"{paths[0]} has no {', '.join(missing)}, which the classifier takes; --missing=mean fills in")
+        fills_in = "; --missing=mean fills in" if len(wanted) > 3 else ""  # a colour is a third of what is seen
+        raise InputError(f"{paths[0]} has no {', '.join(missing)}, which the classifier takes{fills_in}")
     chosen = [found.get(band) for band in wanted]
     changed: dict[str, Any] = {"offset" if name == "offset" else "gain": value for name, value in given.items()}
     chosen = [layer and dataclasses.replace(layer, **changed) for layer in chosen]
@@ -147,10 +147,12 @@ def _in_one_file(
         if len(bands) != dataset.count:
             raise InputError(f"--bands names {len(bands)} bands, {path} has {dataset.count}")
         named = [names.band_name(band) for band in bands]  # None of others, such as SCL
-        if not any(named):
-            raise InputError(f"--bands={','.join(bands)}: bands are {', '.join(BANDS)}")
+        unknown = [band for band, name in zip(bands, named) if not name and band.strip()[:1] in ("B", "b")]
+        if unknown or not any(named):
+            what = f"{', '.join(unknown)} is none; " if unknown else ""
+            raise InputError(f"--bands={','.join(bands)}: {what}bands are {', '.join(BANDS)}")
     else:
-        named = [names.band_name(re.split(r"[,\s]", text or "")[0]) for text in dataset.descriptions]
+        named = [names.band_described(text) for text in dataset.descriptions]
         if (
             kind == "uint8"
             and dataset.count <= 4
@@ -159,7 +161,9 @@ def _in_one_file(
             named = [None] * dataset.count  # B1, B2, B3 just count them
     if kind == "uint8" and (takes_picture or not any(named)) and (places := _places_of_colours(dataset, named)):
         colours = {band: Layer(dataset, place) for band, place in zip(RGB_BANDS, places)}
-        return colours, "picture of 8 bits: colours as they are", True
+        others = {(1, 2, 3): "", (1, 1, 1): ", one grey for all"}
+        which = others.get(tuple(places), f", red, green and blue its bands {', '.join(map(str, places))}")
+        return colours, f"picture of 8 bits: colours as they are{which}", True
     if not any(named):
         if dataset.driver in ("PNG", "JPEG", "GIF", "BMP", "WEBP") or kind == "uint8":
             raise InputError(f"{path}: {kind} or of a palette, of unknown scale; convert it to RGB of 8 bits")
@@ -183,6 +187,8 @@ def _places_of_colours(dataset, named: list[str | None]) -> Sequence[int] | None
     if all(named.count(band) == 1 for band in RGB_BANDS):
         return [named.index(band) + 1 for band in RGB_BANDS]
     if any(named) or dataset.count > 4 or dataset.colorinterp[0] == ColorInterp.palette:
+        return None
+    if dataset.count == 2 and dataset.colorinterp[1] != ColorInterp.alpha:
         return None
     colours = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
     if set(colours) <= set(dataset.colorinterp):

@@ -159,7 +159,7 @@ def test_dark_water_is_no_mistake(tmp_path):
         open_scene([str(tmp_path)])
 
 
-@pytest.mark.parametrize("said_by", ["descriptions", "colours", "flag"])
+@pytest.mark.parametrize("said_by", ["descriptions", "words", "colours", "flag"])
 def test_pictures_whose_bands_are_in_another_order(tmp_path, said_by):
     """Blue, green, red: as descriptions of the bands say, the file's colours, or whoever maps it."""
     pixels = np.random.default_rng(0).integers(1, 255, (3, SIDE, SIDE)).astype("uint8")
@@ -171,9 +171,11 @@ def test_pictures_whose_bands_are_in_another_order(tmp_path, said_by):
             file.colorinterp = [ColorInterp.blue, ColorInterp.green, ColorInterp.red]
         if said_by == "descriptions":
             file.descriptions = ["B02", "B03", "B04"]
+        if said_by == "words":
+            file.descriptions = ["Blue", "Green, 560 nm", "red"]
         file.write(pixels[::-1])
     scene = open_scene([str(path)], bands=["B02", "B03", "B04"] if said_by == "flag" else None)
-    assert scene.picture
+    assert scene.picture and scene.words.endswith("red, green and blue its bands 3, 2, 1")
     np.testing.assert_array_equal(scene.read(WHOLE)[0], pixels.transpose(1, 2, 0))
 
 
@@ -199,6 +201,7 @@ def test_names_that_count_bands_and_digital_numbers_in_8_bits(tmp_path):
         (("B1", "B2", "B3", "B4", "B5"), ("B04", "B03", "B02")),  # too many to be colours
         (("B08", "B04", "B03", "B02"), ("B04", "B03", "B02")),
         (("B08", "B04", "B03"), None),  # false colours, whatever the file calls them
+        (("Red edge 1", "Green"), None),
     ],
 )
 def test_bands_in_8_bits_that_are_no_picture(tmp_path, names, found):
@@ -215,8 +218,10 @@ def test_bands_in_8_bits_that_are_no_picture(tmp_path, names, found):
         ][: len(names)]
         file.write(pixels)
     if found is None:
-        with pytest.raises(InputError, match="has no B02, which the classifier takes"):
+        with pytest.raises(InputError, match=r"has no .*B02, which the classifier takes$"):
             open_scene([str(path)])
+        with pytest.raises(InputError, match=r"B4x is none; bands are B01, "):
+            open_scene([str(path)], bands=["B4x", *names[1:]])
         return
     scene = open_scene([str(path)], scale=40)
     assert not scene.picture
@@ -318,7 +323,7 @@ def test_metres(tmp_path):
         ({"scale": 0.0}, "must be above 0"),
         ({"offset": float("nan")}, "must be a finite number"),
         ({"bands": ("B04", "B04", "B02")}, "a band is named twice"),
-        ({"bands": ("SCL", "x", "B99")}, "--bands=SCL,x,B99: bands are B01, B02"),
+        ({"bands": ("SCL", "x", "B99")}, "--bands=SCL,x,B99: B99 is none; bands are B01, B02"),
     ],
 )
 def test_bad_numbers_and_names(tmp_path, how, told):

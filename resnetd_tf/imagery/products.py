@@ -153,15 +153,12 @@ def _in_one_file(
             raise InputError(f"--bands={','.join(bands)}: {what}bands are {', '.join(BANDS)}")
     else:
         named = [names.band_described(text) for text in dataset.descriptions]
-        if (
-            kind == "uint8"
-            and dataset.count <= 4
-            and named == [names.band_name(f"B{index}") for index in dataset.indexes]
-        ):
+        counted = [names.band_name(f"B{index}") for index in dataset.indexes]
+        if kind == "uint8" and dataset.count <= 4 and named == counted:
             named = [None] * dataset.count  # B1, B2, B3 just count them
     if kind == "uint8" and (takes_picture or not any(named)) and (places := _places_of_colours(dataset, named)):
         colours = {band: Layer(dataset, place) for band, place in zip(RGB_BANDS, places)}
-        others = {(1, 2, 3): "", (1, 1, 1): ", one grey for all"}
+        others: dict[tuple[int, ...], str] = {(1, 2, 3): "", (1, 1, 1): ", one grey for all"}
         which = others.get(tuple(places), f", red, green and blue its bands {', '.join(map(str, places))}")
         return colours, f"picture of 8 bits: colours as they are{which}", True
     if not any(named):

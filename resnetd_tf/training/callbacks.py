@@ -110,7 +110,7 @@ def warn_of_full_disk(what: str) -> Iterator[None]:
 
 
 class Checkpoints(keras.callbacks.Callback):
-    """Writes checkpoints: every few minutes, at every epoch's end, and when the process is told to terminate.
+    """Writes checkpoints: every few minutes, at every epoch's end, and when the process is told to end.
 
     Beginnings of batches, unlike their ends, wait for it: what it writes is not changed meanwhile.
     """
@@ -123,7 +123,7 @@ class Checkpoints(keras.callbacks.Callback):
         self.earlier_seconds = self.progress.wall_seconds
         self.sums = self.progress.sums
         self.written = time.monotonic()
-        self.saved = (self.progress.epoch, self.progress.step)
+        self.begun = (self.progress.epoch, self.progress.step)
 
     def on_epoch_begin(self, epoch, logs=None):
         if self.first_step:  # Keras has just reset the metrics
@@ -150,12 +150,15 @@ class Checkpoints(keras.callbacks.Callback):
         self.save()
 
     def _come_to(self, step: int) -> None:
-        """Counts the steps of the epoch, and defers SIGTERM where there is work to lose."""
+        """Counts the steps of the epoch, and defers the end of the process once there is work to lose.
+
+        Until then the first step is traced, for half a minute perhaps.
+        """
         self.progress.step = step
-        self.termination.deferred = self.saved != (self.progress.epoch, step)
+        self.termination.deferred = self.begun != (self.progress.epoch, step)
 
     def save(self) -> None:
-        """Writes a checkpoint, and ends the process if it is told to."""
+        """Writes a checkpoint, and ends training if the process is told to end."""
         progress = self.progress
         epoch_ended = progress.step == 0
         if not epoch_ended and not checkpoint.finite(self.model):
@@ -167,11 +170,9 @@ class Checkpoints(keras.callbacks.Callback):
             if self.writer.unwritten:
                 self.writer.write()
             checkpoint.save(self.folder, self.model, progress, self.writer.folder / "model.keras")
-            self.saved = (progress.epoch, progress.step)
         self.written = time.monotonic()
-        self.termination.deferred = False
         if self.termination.requested:
-            raise SystemExit(143)
+            self.termination.end()
 
 
 class StopAfter(keras.callbacks.Callback):

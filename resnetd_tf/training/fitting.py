@@ -1,5 +1,6 @@
 """Training itself, from wherever a run has come to."""
 
+import signal
 import sys
 from functools import partial
 
@@ -82,12 +83,16 @@ def fit(
                 # What is left of an epoch is trained alone: Keras wants as many steps in all.
                 callbacks=[*callbacks, StopAfter(settings.epochs if whole else progress.epoch + 1)],
             )
+        termination.deferred = False
+        if termination.requested:  # since the last batch
+            termination.end()
     except KeyboardInterrupt:
         if progress.best is None:
             raise
         print(f"\nInterrupted: keeping the best of {len(progress.history)} epochs", flush=True)
-        if termination.requested:
+        if termination.requested == signal.SIGTERM:
             raise SystemExit(143) from None
+        termination.requested = None
         return True
     except tf.errors.ResourceExhaustedError as error:
         raise InputError("memory is not enough: try a smaller --batch_size or --image_size") from error

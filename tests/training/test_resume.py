@@ -88,6 +88,26 @@ def test_killed_and_terminated_it_ends_as_if_undisturbed(program, tmp_path):
     assert names[0] == names[1] and "unfinished" not in names[0]
 
 
+def test_interrupts_are_deferred():
+    """Raised inside of TensorFlow they can crash the process: while it trains, it looks for them between steps."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with Termination() as termination:
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            termination.requested, termination.deferred = None, True
+            signal.raise_signal(signal.SIGINT)
+            assert termination.requested == signal.SIGINT
+            with pytest.raises(KeyboardInterrupt):  # twice is meant
+                signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
+            with pytest.raises(SystemExit):
+                signal.raise_signal(signal.SIGINT)
+            assert termination.requested == signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_told_to_terminate_in_a_destructor(monkeypatch):
     """Where Python ignores what is raised."""
 
@@ -122,7 +142,7 @@ def test_told_to_terminate_while_it_validates(monkeypatch, tmp_path):
     train(runs["whole"])
 
     def told(self, batch, logs=None):
-        self.termination.requested = True
+        self.termination.requested = signal.SIGTERM
         validates(self, batch, logs)
 
     validates = callbacks.Checkpoints.on_test_batch_begin

@@ -25,7 +25,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "default": {
         "epochs": 10,
         "image_size": 224,
-        "varied": 0.5,
+        "varied": 0.25,
         "cutmix": 0.0,
         "label_smoothing": 0.0,
     },

@@ -57,7 +57,7 @@ def ablation(arguments: list[str]) -> None:
             f"| {' and '.join(f'{error:.1f} %' for error in errors)} | {seconds:.0f} |"
         )
         print("\n".join(lines[:2] * (len(lines) == 3) + lines[-1:]), flush=True)
-    contest.keep(pathlib.Path(FLAGS.output_dir), f"ablation-{place.name}", lines, results)
+    contest.keep(f"ablation-{place.name}", lines, results)
 
 
 def main() -> None:
@@ -66,7 +66,7 @@ def main() -> None:
         "judged", "train[70%:75%]", "What corruptions are measured on, a part of the validation split."
     )
     flags.DEFINE_string("runs_dir", "saved_models/ablation", "Where the runs are kept.")
-    flags.DEFINE_string("output_dir", "benchmarks/results", "Where the table goes.")
+    contest.define_output_dir()
     program.run(ablation, takes_arguments=True)
 
 

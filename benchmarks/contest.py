@@ -17,6 +17,8 @@ import tempfile
 import time
 from collections.abc import Callable
 
+from absl import flags
+
 from resnetd_tf.cli import program
 
 PEERS = ("resnetd_tf", "tensorflow", "keras", "keras-hub", "timm", "torch", "jax", "onnxruntime", "openvino")
@@ -118,10 +120,15 @@ def table(result: dict, unit: str, profile_of: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def keep(folder: pathlib.Path, name: str, lines: list[str], results: dict) -> None:
-    """Writes a table, NAME.md, and what is behind it, NAME.json."""
+def define_output_dir() -> None:
+    flags.DEFINE_string("output_dir", str(RESULTS), "Where the table goes.")
+
+
+def keep(name: str, lines: list[str], results: dict) -> None:
+    """Writes a table, NAME.md, and what is behind it, NAME.json, to --output_dir."""
     from resnetd_tf import rundir  # which imports TensorFlow
 
+    folder = pathlib.Path(flags.FLAGS.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     rundir.write_text(folder / f"{name}.md", "\n".join(lines) + "\n")
     rundir.write_json(folder / f"{name}.json", results)

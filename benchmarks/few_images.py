@@ -73,7 +73,7 @@ def compare(arguments: list[str]) -> None:
         ]
         lines.append(f"| {count} | {' | '.join(cells)} |")
         print("\n".join(lines[:2] * (len(lines) == 3) + lines[-1:]), flush=True)
-    contest.keep(pathlib.Path(FLAGS.output_dir), f"few_images-{place.name}", lines, results)
+    contest.keep(f"few_images-{place.name}", lines, results)
 
 
 def main() -> None:
@@ -81,7 +81,7 @@ def main() -> None:
     flags.DEFINE_list("unseen", ["Highway", "River"], "The two classes that the weights have not seen.")
     flags.DEFINE_integer("seeds", 3, "Trainings of each kind, each on other images.", lower_bound=1, upper_bound=3)
     flags.DEFINE_string("runs_dir", "saved_models/few_images", "Where the runs are kept.")
-    flags.DEFINE_string("output_dir", "benchmarks/results", "Where the table goes.")
+    contest.define_output_dir()
     program.run(compare, takes_arguments=True)
 
 

@@ -108,16 +108,14 @@ def at_size(classifier, described: dict, size: int):
     """A classifier that resizes images to another size, with the same weights."""
     from resnetd_tf.networks.classifier import with_preprocessing
     from resnetd_tf.networks.resnet import resnet
-    from resnetd_tf.normalization import Statistics
+    from resnetd_tf.normalization import of_classifier
 
     trained = classifier.layers[-1]
     network = resnet(
         described["depth"], described["variant"], input_shape=(size, size, 3), classes=trained.output_shape[-1]
     )
     network.set_weights(trained.get_weights())
-    normalised = described["normalization"]
-    mean, std = (tuple(normalised[name]) for name in ("mean", "std"))
-    return with_preprocessing(network, Statistics(normalised["of"], mean, std, "uint8"), described["interpolation"])
+    return with_preprocessing(network, of_classifier(described), described["interpolation"])
 
 
 def compare(arguments: list[str]) -> None:
@@ -172,7 +170,7 @@ def compare(arguments: list[str]) -> None:
         )
     print("\n".join(lines))
     found = {"image_size": size, "results": results, "versions": environment(PACKAGES)["versions"]}
-    contest.keep(pathlib.Path(FLAGS.output_dir), f"int8-{size}", lines, found)
+    contest.keep(f"int8-{size}", lines, found)
 
 
 def main() -> None:
@@ -181,7 +179,7 @@ def main() -> None:
     flags.DEFINE_integer("image_size", 224, "Side in pixels to which the network's images are resized.", lower_bound=32)
     flags.DEFINE_integer("images", 256, "Validation images.", lower_bound=1)
     flags.DEFINE_integer("rounds", 5, "Rounds; medians of them are told.", lower_bound=1)
-    flags.DEFINE_string("output_dir", str(contest.RESULTS), "Where the table goes.")
+    contest.define_output_dir()
     program.run(compare)
 
 

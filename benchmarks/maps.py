@@ -139,14 +139,14 @@ def maps(arguments: list[str]) -> None:
             lines.append(f"| {side} | {area:.0f} | {seconds:.0f} s | {area / seconds:.0f} | {peak:.2f} GiB |")
             print(lines[-1], flush=True)
             results["commands"][side] = {"seconds": seconds, "peak_gib": peak}
-    contest.keep(pathlib.Path(FLAGS.output_dir), "maps", lines, results)
+    contest.keep("maps", lines, results)
 
 
 def main() -> None:
     common_flags.define_model()
     flags.DEFINE_list("sides", ["2048", "8192"], "Sides of the scenes in pixels.")
     flags.DEFINE_integer("rounds", 5, "Rounds of the rates.", lower_bound=1)
-    flags.DEFINE_string("output_dir", str(contest.RESULTS), "Where the table goes.")
+    contest.define_output_dir()
     program.run(maps, takes_arguments=True)
 
 

@@ -12,7 +12,6 @@ import concurrent.futures
 import functools
 import io
 import json
-import pathlib
 import subprocess
 import sys
 import time
@@ -132,14 +131,14 @@ def load(arguments: list[str]) -> None:
         )
     print("\n".join(lines))
     found = {"model": str(base), "ready": ready, "first_answers": first, **results}
-    contest.keep(pathlib.Path(FLAGS.output_dir), "serving", lines, found)
+    contest.keep("serving", lines, found)
 
 
 def main() -> None:
     common_flags.define_model()
     flags.DEFINE_float("seconds", 60, "How long, by each protocol.", lower_bound=0.1)
     flags.DEFINE_integer("connections", 8, "Connections at once.", lower_bound=1)
-    flags.DEFINE_string("output_dir", str(contest.RESULTS), "Where the table goes.")
+    contest.define_output_dir()
     program.run(load)
 
 

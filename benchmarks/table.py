@@ -149,13 +149,13 @@ def table(arguments: list[str]) -> None:
         if finished:
             rows.append(row(variant, finished))
     cost(rows, FLAGS.image_size)
-    lines, folder, name = markdown(rows), pathlib.Path(FLAGS.output_dir), f"table-{place.name}"
+    lines, name = markdown(rows), f"table-{place.name}"
     print("\n".join(lines))
     for key in ("revisions", "hardware", "precisions"):
         print(f"{key.capitalize()}: {'; '.join(sorted({value for found in rows for value in found[key]}))}")
     results = {"recipe": FLAGS.recipe, "image_size": FLAGS.image_size, "rows": rows}
-    contest.keep(folder, name, lines, results)
-    plot(rows, folder / f"{name}.png")
+    contest.keep(name, lines, results)
+    plot(rows, pathlib.Path(FLAGS.output_dir) / f"{name}.png")
 
 
 def main() -> None:
@@ -163,7 +163,7 @@ def main() -> None:
     flags.DEFINE_list("variants", list(NAMES), "Networks to train.")
     flags.DEFINE_list("seeds", ["0"], "Seeds to train each with.")
     flags.DEFINE_string("runs_dir", "saved_models/table", "Where the runs are kept.")
-    flags.DEFINE_string("output_dir", "benchmarks/results", "Where the table goes.")
+    contest.define_output_dir()
     program.run(table, takes_arguments=True)
 
 

@@ -11,18 +11,20 @@ from PIL import Image
 from resnetd_tf.data import synthetic
 
 
-def benchmark(name: str, *arguments: str, folder) -> tuple[str, list[dict]]:
-    command = [sys.executable, "-m", f"benchmarks.{name}", *arguments, f"--output_dir={folder}"]
+def benchmark(name: str, *arguments: str, folder) -> tuple[str, str, dict]:
+    """What a benchmark prints, the table that it writes into the folder, and the numbers behind it."""
+    command = [sys.executable, "-m", f"benchmarks.{name}", f"--output_dir={folder}", *arguments]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
-    (path,) = folder.glob(f"{name}-*.json")
-    return path.with_suffix(".md").read_text(), json.loads(path.read_text())["results"]
+    (path,) = folder.glob(f"{name}*.json")
+    return result.stdout, path.with_suffix(".md").read_text(), json.loads(path.read_text())
 
 
 @pytest.mark.long
 def test_train_step(tmp_path):
     arguments = ("--rounds=1", "--size=32", "--precision=float32", "--batch=8", "--only=ours,matrix products")
-    text, (result,) = benchmark("train_step", *arguments, folder=tmp_path)
+    _, text, found = benchmark("train_step", *arguments, folder=tmp_path)
+    (result,) = found["results"]
     ours, products = result["rates"]["ours"], result["rates"]["matrix products"]
     assert len(ours) == len(products) == 1 and 0 < max(ours) < min(products)
     profile = result["profiles"]["ours"]
@@ -33,7 +35,8 @@ def test_train_step(tmp_path):
 @pytest.mark.long
 def test_inference(tmp_path):
     arguments = ("--rounds=2", "--size=32", "--precision=bfloat16", "--batch=1", "--only=ours,ONNX Runtime")
-    text, (result,) = benchmark("inference", *arguments, folder=tmp_path)
+    _, text, found = benchmark("inference", *arguments, folder=tmp_path)
+    (result,) = found["results"]
     assert min(result["rates"]["ours"]) > 0
     assert "ONNX Runtime left out" in text
 
@@ -41,7 +44,8 @@ def test_inference(tmp_path):
 @pytest.mark.long
 @needs_eurosat
 def test_startup(tmp_path):
-    text, (result,) = benchmark("startup", "--only=ours", "--rounds=1", folder=tmp_path)
+    _, text, found = benchmark("startup", "--only=ours", "--rounds=1", folder=tmp_path)
+    (result,) = found["results"]
     (rates,), (phases,) = result["rates"].values(), result["profiles"].values()
     assert set(phases) > {"import of TensorFlow", "data into memory", "tracing and first step"}
     assert min(phases.values()) > 0 and sum(phases.values()) == pytest.approx(rates[-1])
@@ -51,26 +55,22 @@ def test_startup(tmp_path):
 @pytest.mark.long
 def test_table(tmp_path):
     """Runs that are there are not made again; two seeds have a mean and a spread."""
-    command = [sys.executable, "-m", "benchmarks.table", "--image_size=32", "--variants=d"]
-    command += [f"--runs_dir={tmp_path / 'runs'}", f"--output_dir={tmp_path / 'results'}"]
     for index, (image, label) in enumerate(zip(*synthetic.draw(150))):
         path = tmp_path / f"patches/{label}/{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)
-    rest = ["--", "--depth=10", f"--dataset=folder:{tmp_path / 'patches'}", "--epochs=1"]
+    ours = ("--image_size=32", "--variants=d", f"--runs_dir={tmp_path / 'runs'}")
+    trainings = ("--", "--depth=10", f"--dataset=folder:{tmp_path / 'patches'}", "--epochs=1")
+    folder = tmp_path / "results"
     for seeds, trained in (("0", 1), ("0,1", 1)):
-        result = subprocess.run(
-            [*command, f"--seeds={seeds}", *rest], cwd=ROOT, capture_output=True, text=True, timeout=600
-        )
-        assert result.returncode == 0, result.stderr
-        assert result.stdout.count("python train.py") == trained
-    (row,) = json.loads((tmp_path / "results/table-default-32.json").read_text())["rows"]
+        printed, text, found = benchmark("table", *ours, f"--seeds={seeds}", *trainings, folder=folder)
+        assert printed.count("python train.py") == trained
+    (row,) = found["rows"]
     accuracies = list(row["accuracies"].values())
     assert row["accuracy"] == pytest.approx(sum(accuracies) / 2) and row["spread"] is not None
     assert row["interval"][0] < row["accuracy"] < row["interval"][1] and 0 < row["mean_under_corruptions"] < 1
-    text = (tmp_path / "results/table-default-32.md").read_text()
-    assert "| ResNet-10-D | 77.16 % | 95.58 % | " in text and text in result.stdout
-    assert (tmp_path / "results/table-default-32.png").is_file()
+    assert "| ResNet-10-D | 77.16 % | 95.58 % | " in text and text in printed
+    assert (folder / "table-default-32.png").is_file()
 
 
 @pytest.mark.long
@@ -86,25 +86,17 @@ def test_bad_input(tmp_path):
 
 @pytest.mark.long
 def test_maps(run, tmp_path):
-    command = [sys.executable, "-m", "benchmarks.maps", f"--model={run}", "--sides=200,300", "--rounds=2"]
-    result = subprocess.run(
-        [*command, f"--output_dir={tmp_path}"], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
-    assert result.returncode == 0, result.stderr
-    found = json.loads((tmp_path / "maps.json").read_text())
+    printed, text, found = benchmark("maps", f"--model={run}", "--sides=200,300", "--rounds=2", folder=tmp_path)
     assert len(found["map"]) == len(found["classifier"]) == 2 and set(found["commands"]) == {"200", "300"}
     assert all(0.1 < row["peak_gib"] < 4 and row["seconds"] > 0 for row in found["commands"].values())
     assert found["mosaics"]["images"] == 289
     assert all(0.2 < found["mosaics"][name] <= 1 for name in ("alone", "centres", "cells"))
-    assert (tmp_path / "maps.md").read_text() in result.stdout
+    assert text in printed
 
 
 @pytest.mark.long
 def test_serving(run, tmp_path):
-    command = [sys.executable, "-m", "benchmarks.serving", f"--model={run}", "--seconds=2", f"--output_dir={tmp_path}"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
-    assert result.returncode == 0, result.stderr
-    found = json.loads((tmp_path / "serving.json").read_text())
+    _, _, found = benchmark("serving", f"--model={run}", "--seconds=2", folder=tmp_path)
     assert len(found["first_answers"]) == 3 and min(found["first_answers"]) > 0
     for protocol in ("grpc", "http"):
         assert found[protocol]["requests"] > 20 and not found[protocol]["errors"]
@@ -112,45 +104,22 @@ def test_serving(run, tmp_path):
 
 @pytest.mark.long
 def test_deployment(run, tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.deployment",
-        f"--model={run}",
-        "--formats=onnx",
-        "--images=40",
-        "--calls=3",
-    ]
-    result = subprocess.run(
-        [*command, f"--output_dir={tmp_path / 'check'}"], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
-    assert result.returncode == 0, result.stderr
-    found = json.loads((tmp_path / "check/deployment.json").read_text())["exports"]
-    assert (tmp_path / "check/deployment.md").read_text() in result.stdout
-    export = found["onnx float32"]
+    ours = (f"--model={run}", "--formats=onnx", "--images=40", "--calls=3")
+    printed, text, found = benchmark("deployment", *ours, folder=tmp_path / "check")
+    export = found["exports"]["onnx float32"]
     assert export["same_class"] == 1 and export["accuracy"] > 0.3 and export["images_per_second"] > 1
+    assert text in printed
 
 
 @pytest.mark.long
 def test_int8(run, tmp_path):
     """What is not installed is left out."""
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.int8",
-        f"--model={run}",
-        "--image_size=64",
-        "--images=20",
-        "--rounds=1",
-    ]
-    result = subprocess.run(
-        [*command, f"--output_dir={tmp_path}"], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
-    assert result.returncode == 0, result.stderr
-    found = json.loads((tmp_path / "int8-64.json").read_text())["results"]
-    assert {"export.py (TFLite)", "ONNX Runtime"} <= set(found)
-    assert all(len(each["milliseconds"]["2"]) == 1 and each["megabytes"] > 1 for each in found.values())
-    assert (tmp_path / "int8-64.md").read_text() in result.stdout
+    ours = (f"--model={run}", "--image_size=64", "--images=20", "--rounds=1")
+    printed, text, found = benchmark("int8", *ours, folder=tmp_path)
+    results = found["results"]
+    assert {"export.py (TFLite)", "ONNX Runtime"} <= set(results)
+    assert all(len(each["milliseconds"]["2"]) == 1 and each["megabytes"] > 1 for each in results.values())
+    assert text in printed
 
 
 @pytest.mark.parametrize(

@@ -41,14 +41,14 @@ def function(
         loaded.normalization(tf.fill((1, 1, 1, shape[-1]), tf.constant(value, dtype)))[0] for value in (0, dtype.max)
     )
     kernel, bias = ((at_largest - at_zero) / dtype.max)[..., tf.newaxis].numpy(), at_zero.numpy()
-    kernels, biases = np.split(kernel, parts, axis=2), np.split(bias, parts, axis=-1)
+    lines = list(zip(np.split(kernel, parts, axis=2), np.split(bias, parts, axis=-1)))
 
     def classify(pixels):
         bands = [pixels] if parts == 1 else tf.split(tf.cast(pixels, tf.int32), parts, axis=-1)
         normalised = tf.concat(
             [
                 tf.nn.depthwise_conv2d(tf.cast(band, tf.float32), kernel, [1] * 4, "VALID") + bias
-                for band, kernel, bias in zip(bands, kernels, biases)
+                for band, (kernel, bias) in zip(bands, lines)
             ],
             axis=-1,
         )

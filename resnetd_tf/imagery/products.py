@@ -138,24 +138,28 @@ def _file_per_band(paths: list[pathlib.Path], wanted: Sequence[str]) -> dict[str
     return found
 
 
+def _names_of_bands(dataset, path: pathlib.Path, bands: Sequence[str] | None) -> list[str | None]:
+    """Names of a file's bands, as `--bands` or its descriptions tell; `None` of what is no band of Sentinel-2."""
+    if not bands:
+        named = [names.band_described(text) for text in dataset.descriptions]
+        counted = [names.band_name(f"B{index}") for index in dataset.indexes]
+        only_counts = dataset.dtypes[0] == "uint8" and dataset.count <= 4 and named == counted  # B1, B2, B3
+        return [None] * dataset.count if only_counts else named
+    if len(bands) != dataset.count:
+        raise InputError(f"--bands names {len(bands)} bands, {path} has {dataset.count}")
+    named = [names.band_name(band) for band in bands]  # None of others, such as SCL
+    unknown = [band for band, name in zip(bands, named) if not name and band.strip()[:1] in ("B", "b")]
+    if unknown or not any(named):
+        what = f"{', '.join(unknown)} is none; " if unknown else ""
+        raise InputError(f"--bands={','.join(bands)}: {what}bands are {', '.join(BANDS)}")
+    return named
+
+
 def _in_one_file(
     path: pathlib.Path, bands: Sequence[str] | None, takes_picture: bool
 ) -> tuple[dict[str, Layer], str, bool]:
     dataset = layers.open_raster(str(path))
-    kind = dataset.dtypes[0]
-    if bands:
-        if len(bands) != dataset.count:
-            raise InputError(f"--bands names {len(bands)} bands, {path} has {dataset.count}")
-        named = [names.band_name(band) for band in bands]  # None of others, such as SCL
-        unknown = [band for band, name in zip(bands, named) if not name and band.strip()[:1] in ("B", "b")]
-        if unknown or not any(named):
-            what = f"{', '.join(unknown)} is none; " if unknown else ""
-            raise InputError(f"--bands={','.join(bands)}: {what}bands are {', '.join(BANDS)}")
-    else:
-        named = [names.band_described(text) for text in dataset.descriptions]
-        counted = [names.band_name(f"B{index}") for index in dataset.indexes]
-        if kind == "uint8" and dataset.count <= 4 and named == counted:
-            named = [None] * dataset.count  # B1, B2, B3 just count them
+    kind, named = dataset.dtypes[0], _names_of_bands(dataset, path, bands)
     if kind == "uint8" and (takes_picture or not any(named)) and (places := _places_of_colours(dataset, named)):
         colours = {band: Layer(dataset, place) for band, place in zip(RGB_BANDS, places)}
         others: dict[tuple[int, ...], str] = {(1, 2, 3): "", (1, 1, 1): ", one grey for all"}

@@ -11,7 +11,7 @@ import numpy as np
 
 from resnetd_tf.errors import InputError, NotOurs, first_line
 from resnetd_tf.networks import keras_files, pretrained, safetensors_files
-from resnetd_tf.normalization import IMAGENET, Statistics
+from resnetd_tf.normalization import IMAGENET, Statistics, of_classifier
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def read(weights: str | pathlib.Path, depth: int, variant: str) -> Checkpoint:
                 f"weights {weights}: of depth {network[0]}, variant {network[1]}, not {depth}, {variant}; "
                 f"give --depth={network[0]} --variant={network[1]}"
             )
-        statistics = safetensors_files.statistics(described)
+        statistics = of_classifier(described)
         return Checkpoint(str(weights), tensors, statistics, described["interpolation"], path)
     if path.suffix == ".keras":
         return _read(path, _keras)

@@ -10,8 +10,6 @@ import numpy as np
 import safetensors.numpy
 
 from resnetd_tf import metadata
-from resnetd_tf.errors import NotOurs
-from resnetd_tf.normalization import Statistics
 
 KEY = "resnetd_tf"  # of the header; its value is JSON, as in metadata.json
 NEEDED = ("classes", "depth", "image_size", "interpolation", "normalization", "variant")
@@ -36,15 +34,6 @@ def description(path: pathlib.Path) -> dict | None:
     with safetensors.safe_open(path, framework="numpy") as file:
         text = (file.metadata() or {}).get(KEY)
     return None if text is None else metadata.check(json.loads(text), path, NEEDED)
-
-
-def statistics(described: dict) -> Statistics:
-    """What the images of a classifier are normalised with, from its description."""
-    normalised = described["normalization"]
-    mean, std = (tuple(normalised[name]) for name in ("mean", "std"))
-    if not len(mean) == len(std) > 0:
-        raise NotOurs(f"{len(mean)} means and {len(std)} standard deviations")
-    return Statistics(normalised.get("of", ""), mean, std, "uint8" if len(mean) == 3 else "uint16")
 
 
 def write(tensors: dict[str, np.ndarray], described: dict, path: pathlib.Path) -> None:

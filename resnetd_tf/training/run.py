@@ -1,6 +1,7 @@
 """A whole run, from its settings to the published SavedModel."""
 
 import contextlib
+import dataclasses
 import pathlib
 import shutil
 import sys
@@ -13,7 +14,7 @@ from resnetd_tf import metadata, rundir
 from resnetd_tf.data.splits import Dataset
 from resnetd_tf.environment import environment
 from resnetd_tf.errors import InputError
-from resnetd_tf.normalization import Statistics
+from resnetd_tf.normalization import of_classifier
 from resnetd_tf.training import checkpoint, devices, results, unfinished
 from resnetd_tf.training.callbacks import Diverged, RunWriter
 from resnetd_tf.training.checkpoint import Progress
@@ -154,8 +155,7 @@ def again(
     dataset = load(settings, described["interpolation"])
     if dataset.fingerprint != described["data_sha256"]:
         raise InputError(f"{folder} was started with other images than {settings.dataset} has now; start another run")
-    normalised = described["normalization"]
-    mean, std = (tuple(normalised[name]) for name in ("mean", "std"))
-    statistics = Statistics(normalised["of"], mean, std, dataset.splits["train"].images[0].dtype.name)
+    dtype = dataset.splits["train"].images[0].dtype.name
+    statistics = dataclasses.replace(of_classifier(described), dtype=dtype)
     model = build(settings, dataset, statistics, strategy, interpolation=described["interpolation"])
     return settings, dataset, model

@@ -124,11 +124,11 @@ def define_output_dir() -> None:
     flags.DEFINE_string("output_dir", str(RESULTS), "Where the table goes.")
 
 
-def keep(name: str, lines: list[str], results: dict) -> None:
-    """Writes a table, NAME.md, and what is behind it, NAME.json, to --output_dir."""
+def keep(name: str, lines: list[str], results: dict, folder: pathlib.Path | None = None) -> None:
+    """Writes a table, NAME.md, and what is behind it, NAME.json, to a folder, by default --output_dir."""
     from resnetd_tf import rundir  # which imports TensorFlow
 
-    folder = pathlib.Path(flags.FLAGS.output_dir)
+    folder = folder or pathlib.Path(flags.FLAGS.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     rundir.write_text(folder / f"{name}.md", "\n".join(lines) + "\n")
     rundir.write_json(folder / f"{name}.json", results)

@@ -86,7 +86,7 @@ def check(arguments: list[str]) -> None:
             lines.append(row(format, precision, found))
             print(lines[-1], flush=True)
     found = {"model": str(source), "images": len(images), "exports": results}
-    contest.keep(folder, "deployment", lines, found)
+    contest.keep("deployment", lines, found, folder)
 
 
 def main() -> None:

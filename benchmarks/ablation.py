@@ -19,7 +19,7 @@ FLAGS = flags.FLAGS
 CHANGES: dict[str, dict] = {
     "the recipe": {},
     "flips and turns alone": {"varied": 0.0},
-    "an eighth of the images varied": {"varied": 0.125},
+    "half of the images varied": {"varied": 0.5},
     "label smoothing 0.1": {"label_smoothing": 0.1},
     "parts of other images": {"cutmix": 0.5},
     "a tenth of the weight decay": {"weight_decay": 5e-4},

@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 
 from benchmarks import contest, train_step
+from resnetd_tf.training.settings import RECIPES
 
 SPLIT = "train[:70%]"
 
@@ -42,7 +43,7 @@ def memory() -> float:
     return psutil.Process().memory_info().rss / 2**30
 
 
-def ours(precision: str, batch: int) -> Epochs:
+def ours(precision: str, batch: int, varied: float = 0.0) -> Epochs:
     import tensorflow_datasets  # noqa: F401 - counts as a library
 
     from resnetd_tf.data import batches, sources
@@ -50,10 +51,15 @@ def ours(precision: str, batch: int) -> Epochs:
     before = memory()
     loaded = sources.load("eurosat/rgb")
     split = loaded.splits["train"]
-    pipeline = batches.for_training(split, len(loaded.classes), batch).take(len(split) // batch)
+    pipeline = batches.for_training(split, len(loaded.classes), batch, varied=varied).take(len(split) // batch)
     epochs = Epochs(lambda: pipeline, before)
     epochs.loaded = loaded  # all three splits, as training has them
     return epochs
+
+
+def ours_varied(precision: str, batch: int) -> Epochs:
+    """With noise, blur, JPEG and so on in as many images as by default, in their full strength."""
+    return ours(precision, batch, RECIPES["default"]["varied"])
 
 
 def training_step(precision: str, batch: int) -> train_step.Fit:
@@ -115,6 +121,7 @@ if __name__ == "__main__":
         "input_pipeline",
         {
             "ours": ours,
+            "ours with pixels varied": ours_varied,
             "training step": training_step,
             "TFDS, decoding": tfds_decoding,
             "TFDS, cached": tfds_cached,

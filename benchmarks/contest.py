@@ -21,6 +21,8 @@ from absl import flags
 
 from resnetd_tf.cli import program
 
+flags.disclaim_key_flags()  # they are flags of the benchmark that asks for them
+
 PEERS = ("resnetd_tf", "tensorflow", "keras", "keras-hub", "timm", "torch", "jax", "onnxruntime", "openvino")
 RESULTS = pathlib.Path(__file__).parent / "results"
 ROUND = 3.0  # seconds that a contestant works in a round, about

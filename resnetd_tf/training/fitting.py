@@ -1,6 +1,5 @@
 """Training itself, from wherever a run has come to."""
 
-import signal
 import sys
 from functools import partial
 
@@ -87,12 +86,11 @@ def fit(
         if termination.requested:  # since the last batch
             termination.end()
     except KeyboardInterrupt:
+        termination.deferred = False
+        termination.interrupt_answered()
         if progress.best is None:
             raise
         print(f"\nInterrupted: keeping the best of {len(progress.history)} epochs", flush=True)
-        if termination.requested == signal.SIGTERM:
-            raise SystemExit(143) from None
-        termination.requested = None
         return True
     except tf.errors.ResourceExhaustedError as error:
         raise InputError("memory is not enough: try a smaller --batch_size or --image_size") from error

@@ -45,6 +45,14 @@ class Termination:
             raise SystemExit(143)
         raise KeyboardInterrupt
 
+    def interrupt_answered(self) -> None:
+        """Forgets SIGINT, for which training has ended; SIGTERM, if it has come too, ends the process."""
+        if self.again:
+            self.again.cancel()
+        if self.requested == signal.SIGTERM:
+            self.end()
+        self.requested = None
+
     def _handle(self, number, frame) -> None:
         impatient = number == signal.SIGINT and self.requested is not None
         if self.requested != signal.SIGTERM:
@@ -60,6 +68,6 @@ class Termination:
                 self.former_hook(error)
         finally:
             self.reporting = False
-        if self.requested and not (self.again and self.again.is_alive()):
+        if self.requested and not self.deferred and not (self.again and self.again.is_alive()):
             self.again = threading.Timer(0.1, os.kill, (os.getpid(), self.requested))
             self.again.start()

@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
 @pytest.mark.long
 def test_one_answer(program, folder, tmp_path):
     base = tmp_path / "model"
-    arguments = (*SMALLEST, "--epochs=3", "--weights=none", f"--dataset=folder:{folder}", f"--output_dir={base}")
+    arguments = (*SMALLEST, "--epochs=8", "--weights=none", f"--dataset=folder:{folder}", f"--output_dir={base}")
     trained = program("train.py", *arguments)
     assert trained.returncode == 0, trained.stderr
     first = json.loads((base / "run-1/evaluation-test-1/metrics.json").read_text())

@@ -40,7 +40,6 @@ VALID: dict[str, Callable[[Any], bool]] = {
         and _text(value.get("of", ""))  # which 0.1.0 did not write
         and _numbers(value.get("mean"))
         and _numbers(value.get("std"))
-        and len(value["mean"]) == len(value["std"]) > 0
     ),
     "patch_shape": lambda value: isinstance(value, list) and len(value) == 3 and all(map(_count, value)),
     "replicas": _count,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from resnetd_tf.errors import NotOurs
 from resnetd_tf.sentinel2 import BANDS
 
 
@@ -61,9 +62,15 @@ EUROSAT_ALL = Statistics(
 
 
 def of_classifier(described: dict) -> Statistics:
-    """What the images of a classifier are normalised with, from its description, as `metadata.check` passes it."""
+    """What the images of a classifier are normalised with, from its description, as `metadata.check` passes it.
+
+    Raises:
+        NotOurs: There are not as many means as standard deviations.
+    """
     normalised = described["normalization"]
     mean, std = (tuple(normalised[name]) for name in ("mean", "std"))
+    if not len(mean) == len(std) > 0:
+        raise NotOurs(f"{len(mean)} means and {len(std)} standard deviations")
     return Statistics(normalised.get("of", ""), mean, std, "uint8" if len(mean) == 3 else "uint16")
 
 

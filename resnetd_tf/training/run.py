@@ -13,7 +13,7 @@ import tensorflow as tf
 from resnetd_tf import metadata, rundir
 from resnetd_tf.data.splits import Dataset
 from resnetd_tf.environment import environment
-from resnetd_tf.errors import InputError
+from resnetd_tf.errors import InputError, damage_told
 from resnetd_tf.normalization import of_classifier
 from resnetd_tf.training import checkpoint, devices, results, unfinished
 from resnetd_tf.training.callbacks import Diverged, RunWriter
@@ -156,6 +156,7 @@ def again(
     if dataset.fingerprint != described["data_sha256"]:
         raise InputError(f"{folder} was started with other images than {settings.dataset} has now; start another run")
     dtype = dataset.splits["train"].images[0].dtype.name
-    statistics = dataclasses.replace(of_classifier(described), dtype=dtype)
+    with damage_told(f"{folder / 'metadata.json'}: cannot be used", "; restore it, or start another run"):
+        statistics = dataclasses.replace(of_classifier(described), dtype=dtype)
     model = build(settings, dataset, statistics, strategy, interpolation=described["interpolation"])
     return settings, dataset, model

@@ -117,7 +117,7 @@ def test_damage_to_the_one_that_ships(shipped):
     [
         ({"depth": None}, "depth cannot be 'None'"),
         ({"classes": ["a", "b"]}, "do not fit resnet10d"),
-        ({"normalization": {"mean": [1.0], "std": [1.0, 2.0]}}, "normalization cannot be"),
+        ({"normalization": {"mean": [1.0], "std": [1.0, 2.0]}}, "1 means and 2 standard deviations"),
         ({"image_size": 10**9}, "image_size cannot be"),
         (None, "it has weights alone, no classifier; `train.py --weights` can start from it"),
     ],

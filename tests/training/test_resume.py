@@ -201,6 +201,13 @@ def test_a_job_script_can_always_say_resume(program, bad_input, tmp_path):
     told = bad_input("train.py", *arguments, "--resume", "--learning_rate=0.1", "--seed=7")
     assert "--learning_rate=0.4, now 0.1; --seed=0, now 7" in told
     assert "--epochs=2, now 3" in bad_input("train.py", *arguments, "--resume", "--epochs=3")
+    written = base / "run-1/metadata.json"
+    text = written.read_text()
+    damaged = json.loads(text)
+    damaged["normalization"]["mean"].pop()
+    written.write_text(json.dumps(damaged))
+    assert "(2 means and 3 standard deviations)" in bad_input("train.py", *arguments, "--resume")
+    written.write_text(text)
     result = program("train.py", *arguments, "--epochs=1", "--batch_size=700")
     assert "run-1 is unfinished: python train.py" in result.stdout and (base / "2").is_dir()
     assert any(base.glob("run-1/unfinished/epoch-*"))

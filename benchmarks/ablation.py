@@ -21,7 +21,6 @@ CHANGES: dict[str, dict] = {
     "flips and turns alone": {"varied": 0.0},
     "half of the images varied": {"varied": 0.5},
     "label smoothing 0.1": {"label_smoothing": 0.1},
-    "parts of other images": {"cutmix": 0.5},
     "a tenth of the weight decay": {"weight_decay": 5e-4},
     "no warm-up": {"warmup_epochs": 0.0},
 }

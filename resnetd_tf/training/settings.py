@@ -26,7 +26,6 @@ RECIPES: dict[str, dict[str, Any]] = {
         "epochs": 10,
         "image_size": 224,
         "varied": 0.25,
-        "cutmix": 0.0,
         "label_smoothing": 0.0,
     },
     # As plain as the report's: nothing that it does not mention but turns and label smoothing.
@@ -34,14 +33,12 @@ RECIPES: dict[str, dict[str, Any]] = {
         "epochs": 10,
         "image_size": 224,
         "varied": 0.0,
-        "cutmix": 0.0,
         "label_smoothing": 0.1,
     },
     "best": {
-        "epochs": 30,
+        "epochs": 50,
         "image_size": 64,
-        "varied": 0.5,
-        "cutmix": 0.5,
+        "varied": 0.25,
         "label_smoothing": 0.0,
     },
 }
@@ -67,7 +64,7 @@ class Settings:
     recipe: str = setting(
         "default",
         "Settings that belong together, for those that are not given: the default, report (as plain as the report's), "
-        "or best (longer, and with parts of images mixed)",
+        "or best (longer)",
         choices=tuple(RECIPES),
     )
     variant: str = setting("d", "Refinement of the network", choices=VARIANTS)
@@ -111,12 +108,6 @@ class Settings:
         minimum=0,
         maximum=1,
     )
-    cutmix: float = setting(
-        None,
-        "Share of training images that get a rectangle of another, labels mixed by area (arXiv 1905.04899).",
-        minimum=0,
-        maximum=1,
-    )
     label_smoothing: float = setting(
         None, "Probability given to all classes evenly.", minimum=0, below=1
     )  # section 5.2
@@ -156,8 +147,6 @@ class Settings:
                 raise InputError(f"--{field.name}={getattr(self, field.name)}: {problem}")
         if self.weights == "none" and self.freeze != "none":
             raise InputError(f"--freeze={self.freeze}: random weights would stay as they are; give --weights")
-        if self.cutmix and self.batch_size < 2:
-            raise InputError(f"--cutmix={self.cutmix}: a batch of one image has no other; give a larger --batch_size")
         if self.warmup_epochs > self.epochs:
             raise InputError(f"--warmup_epochs={self.warmup_epochs}: must be at most --epochs={self.epochs}")
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.ablation --image_size=64 --depth=18
 
-Trains with the recipe, and again with one setting changed at a time; goes on where it was stopped. The test split is
-not looked at. What stands after `--` are flags of train.py for all of them.
+Trains with the recipe, and again with one setting changed at a time; goes on where it was stopped. The test split,
+which every run evaluates at its end, has no part in the table. What stands after `--` are flags of train.py for all.
 """
 
 import pathlib

@@ -3,18 +3,23 @@
     python -m benchmarks.few_images --image_size=64
 
 A ResNet-50-D is trained on eight classes of EuroSAT alone. From its weights, and from random ones, a classifier of the
-two others is trained on 5, 20 and 100 images of each from the validation split, and tested on their images of the test
-split. A hundred others of the validation split choose the epoch. Goes on where it was stopped.
+two others, in a folder of pictures, is trained on 5, 20 and 100 images of each from the validation split, and tested on
+their images of the test split. A hundred others of the validation split choose the epoch. Goes on where it was stopped.
 """
 
 import pathlib
 import statistics
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from benchmarks import contest, runs
 from resnetd_tf.cli import common_flags, program
 from resnetd_tf.errors import InputError
+from resnetd_tf.training.settings import Settings
+
+if TYPE_CHECKING:
+    from resnetd_tf.data.splits import Dataset
 
 FLAGS = flags.FLAGS
 COUNTS = (5, 20, 100)
@@ -31,13 +36,29 @@ def write_lists(folder: pathlib.Path, names: dict[str, list[str]]) -> str:
     return ",".join(str(folder / f"{split}.txt") for split in names)
 
 
+def write_pictures(folder: pathlib.Path, dataset: "Dataset", classes: list[str]) -> None:
+    """Writes the validation and test images of some classes into folders, as PNG, which keeps every pixel."""
+    from PIL import Image
+
+    from resnetd_tf import rundir
+
+    for split in (dataset.splits["validation"], dataset.splits["test"]):
+        for name, pixels, label in zip(split.names, split.images, split.labels):
+            path = folder / dataset.classes[label] / pathlib.Path(name).with_suffix(".png")
+            if dataset.classes[label] in classes and not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with rundir.atomic(path) as temporary:
+                    Image.fromarray(pixels).save(temporary, "PNG")
+
+
 def compare(arguments: list[str]) -> None:
     if len(set(FLAGS.unseen)) != 2:
         raise InputError(f"--unseen={','.join(FLAGS.unseen)}: expected two classes")
     program.import_tensorflow()
     from resnetd_tf.data import sources
 
-    place = pathlib.Path(FLAGS.runs_dir) / "-".join([*sorted(FLAGS.unseen), str(FLAGS.image_size)])
+    settings = Settings(image_size=FLAGS.image_size)
+    place = pathlib.Path(FLAGS.runs_dir) / "-".join([*sorted(FLAGS.unseen), str(settings.image_size)])
     dataset = sources.load("eurosat/rgb")
     if unknown := set(FLAGS.unseen) - set(dataset.classes):
         raise InputError(f"--unseen: {', '.join(unknown)} not among {', '.join(dataset.classes)}")
@@ -47,8 +68,11 @@ def compare(arguments: list[str]) -> None:
     }
     eight = [name for name in dataset.classes if name not in FLAGS.unseen]
     files = {split: [file for name in eight for file in found[name]] for split, found in of.items()}
-    size, seen = [f"--image_size={FLAGS.image_size}", *arguments], place / "eight-classes"
+    size = [f"--image_size={settings.image_size}", *arguments]
+    seen = place / "eight-classes"
     runs.trained(seen, [*size, "--weights=none", f"--split_files={write_lists(place / 'lists-eight', files)}"])
+    pictures = place / "pictures"
+    write_pictures(pictures, dataset, FLAGS.unseen)
     lines = ["| images a class | from the weights of the eight | from random weights |", "|---|---|---|"]
     results = {}
     for count in COUNTS:
@@ -65,7 +89,8 @@ def compare(arguments: list[str]) -> None:
             for weights, found in accuracies.items():
                 base = place / f"{count}-{'random' if weights == 'none' else 'eight'}-{seed}"
                 few = [f"--batch_size={batch}", f"--epochs={epochs}", f"--seed={seed}", f"--split_files={listed}"]
-                found.append(runs.trained(base, [*size, f"--weights={weights}", *few])["test_accuracy"])
+                few += [f"--dataset=folder:{pictures}", f"--weights={weights}"]
+                found.append(runs.trained(base, [*size, *few])["test_accuracy"])
         results[count] = dict(zip(("eight classes", "random"), accuracies.values()))
         cells = [
             f"{100 * statistics.mean(found):.1f} % ({100 * min(found):.1f} to {100 * max(found):.1f})"

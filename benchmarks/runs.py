@@ -8,11 +8,14 @@ import shutil
 import subprocess
 import sys
 
+from resnetd_tf.training.settings import RECIPES
+
 
 def trained(base: pathlib.Path, arguments: list[str]) -> dict:
     """What metadata.json says of the finished run under `base`, which is trained first if there is none.
 
-    Its output goes to `base`.log. A run that is unfinished goes on. One with other flags ends the benchmark.
+    Its output goes to `base`.log. A run that is unfinished goes on. One with other flags, or by a recipe that has
+    changed since, ends the benchmark.
 
     Args:
         base: Base path of the run's model.
@@ -29,6 +32,13 @@ def trained(base: pathlib.Path, arguments: list[str]) -> dict:
             f"{base} was trained with {shlex.join(before)}, not with {shlex.join(arguments)}: give another --runs_dir, "
             "or delete it"
         )
+    given = {flag.removeprefix("--").partition("=")[0] for flag in arguments}
+    for name, value in RECIPES[metadata["recipe"]].items():
+        if name not in given and metadata.get(name) != value:
+            sys.exit(
+                f"{base} was trained with --{name}={metadata.get(name)}, which the recipe {metadata['recipe']} says no "
+                f"longer, but {value}: give another --runs_dir, or delete it"
+            )
     return metadata
 
 

@@ -5,7 +5,8 @@
     python -m benchmarks.table --recipe=report --image_size=64 -- --precision=float32
 
 Trains from random weights whatever is missing of these runs, goes on with one that was stopped, and writes the table of
-all that are finished, as Markdown and JSON, with the curves. What stands after `--` are flags of train.py.
+all that are finished, as Markdown and JSON, with the curves. What stands after `--` are flags of train.py; runs with
+others cannot be in the same table.
 """
 
 import json
@@ -18,10 +19,11 @@ from absl import flags
 from benchmarks import contest, runs
 from resnetd_tf.cli import common_flags, program
 from resnetd_tf.errors import InputError
+from resnetd_tf.training.settings import Settings
 
 FLAGS = flags.FLAGS
 NAMES = {"base": "ResNet-{}", "b": "ResNet-{}-B", "c": "ResNet-{}-C", "d": "ResNet-{}-D"}
-# The report: ImageNet top-1, which it quotes from arXiv 1812.01187, table 5; and its own on EuroSAT.
+# The report, of depth 50: ImageNet top-1, which it quotes from arXiv 1812.01187, table 5; and its own on EuroSAT.
 IMAGENET = {"base": 76.21, "b": 76.66, "c": 76.87, "d": 77.16}
 REPORT = {"d": 95.58}
 COLUMNS = (
@@ -33,7 +35,7 @@ COLUMNS = (
     "mean under corruptions",
     "parameters",
     "multiply-adds",
-    "training images/s",
+    "images/s in an epoch, validation included",
     "wall time",
 )
 
@@ -64,7 +66,7 @@ def row(variant: str, seeds: dict[int, pathlib.Path]) -> dict:
         "mean_under_corruptions": statistics.mean(found["mean_accuracy"] for found in corruptions.values()),
         "calibration_error": statistics.mean(found["calibration_error"] for found in corruptions.values()),
         "mean_calibration_error": statistics.mean(found["mean_calibration_error"] for found in corruptions.values()),
-        "images_per_second": images / statistics.median(epochs),  # validation included
+        "images_per_second": images / statistics.median(epochs),
         "wall_seconds": statistics.median(found["wall_seconds"] for found in metadata.values()),
         "commands": {seed: found["command"] for seed, found in metadata.items()},
         "revisions": sorted({found["git_revision"] for found in metadata.values()}),
@@ -88,13 +90,12 @@ def markdown(rows: list[dict]) -> list[str]:
     """The lines of the table."""
     lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
     for found in rows:
-        variant = found["variant"]
+        given = [values.get(found["variant"]) if found["depth"] == 50 else None for values in (IMAGENET, REPORT)]
         low, high = (100 * bound for bound in found["interval"])
         spread = f" ± {100 * found['spread']:.2f}" if found["spread"] is not None else ""
         cells = (
             found["name"],
-            f"{IMAGENET[variant]:.2f} %",
-            f"{REPORT[variant]:.2f} %" if variant in REPORT else "not given",
+            *(f"{value:.2f} %" if value else "not given" for value in given),
             f"{100 * found['accuracy']:.2f}{spread} % [{low:.2f}, {high:.2f}]",
             ", ".join(f"{seed}: {100 * value:.2f}" for seed, value in found["accuracies"].items()),
             f"{100 * found['mean_under_corruptions']:.2f} %",
@@ -135,25 +136,31 @@ def table(arguments: list[str]) -> None:
     if unknown := set(FLAGS.variants) - NAMES.keys():
         raise InputError(f"--variants: {', '.join(sorted(unknown))} not among {', '.join(NAMES)}")
     program.import_tensorflow()
-    place = pathlib.Path(FLAGS.runs_dir) / f"{FLAGS.recipe}-{FLAGS.image_size}"
+    given = {name: FLAGS[name].value for name in ("recipe", "image_size")}
+    settings = Settings(**given)
+    place = pathlib.Path(FLAGS.runs_dir) / f"{settings.recipe}-{settings.image_size}"
+
+    def run(variant: str, seed: int) -> pathlib.Path:
+        base = place / f"{variant}-seed{seed}"
+        flags_ = [f"--{name}={value}" for name, value in given.items() if value is not None]
+        runs.trained(base, [*flags_, f"--variant={variant}", f"--seed={seed}", "--weights=none", *arguments])
+        runs.under_corruptions(base, "test")
+        return base
+
     for seed in seeds:
         for variant in FLAGS.variants:
-            settings = [f"--recipe={FLAGS.recipe}", f"--image_size={FLAGS.image_size}", f"--variant={variant}"]
-            base = place / f"{variant}-seed{seed}"
-            runs.trained(base, [*settings, f"--seed={seed}", "--weights=none", *arguments])
-            runs.under_corruptions(base, "test")
+            run(variant, seed)
     rows = []
     for variant in NAMES:
-        found = {int(base.name.partition("-seed")[2]): base for base in place.glob(f"{variant}-seed*") if base.is_dir()}
-        finished = {seed: found[seed] for seed in sorted(found) if (found[seed] / "1").is_dir()}
+        finished = sorted(int(path.parent.name.partition("-seed")[2]) for path in place.glob(f"{variant}-seed*/1"))
         if finished:
-            rows.append(row(variant, finished))
-    cost(rows, FLAGS.image_size)
+            rows.append(row(variant, {seed: run(variant, seed) for seed in finished}))
+    cost(rows, settings.image_size)
     lines, name = markdown(rows), f"table-{place.name}"
     print("\n".join(lines))
     for key in ("revisions", "hardware", "precisions"):
         print(f"{key.capitalize()}: {'; '.join(sorted({value for found in rows for value in found[key]}))}")
-    results = {"recipe": FLAGS.recipe, "image_size": FLAGS.image_size, "rows": rows}
+    results = {"recipe": settings.recipe, "image_size": settings.image_size, "rows": rows}
     contest.keep(name, lines, results)
     plot(rows, pathlib.Path(FLAGS.output_dir) / f"{name}.png")
 

@@ -77,10 +77,7 @@ def locate(model: str | pathlib.Path) -> pathlib.Path:
     """
     path = pathlib.Path(model)
     if str(model) == pretrained.EUROSAT and not rundir.versions(path):
-        try:
-            return pretrained.shipped()
-        except pretrained.Unavailable as error:
-            raise InputError(f"model {model}: {error}") from error
+        return shipped()
     if not path.exists():
         raise InputError(f"model {path}: no such file or folder; train one first, or give --model")
     if path.is_file():
@@ -97,9 +94,17 @@ def locate(model: str | pathlib.Path) -> pathlib.Path:
     return path / str(versions[-1])
 
 
+def shipped() -> pathlib.Path:
+    """The file of the classifier that ships with this package; InputError if it is missing or damaged."""
+    try:
+        return pretrained.shipped()
+    except pretrained.Unavailable as error:
+        raise InputError(f"model {pretrained.EUROSAT}: {error}") from error
+
+
 def eurosat() -> SavedClassifier:
     """The classifier that ships with this package, see its MODEL_CARD.md; InputError if it is missing or damaged."""
-    return open_classifier(pretrained.EUROSAT)
+    return open_classifier(shipped())
 
 
 def open_network(model: str | pathlib.Path, trust: bool = False) -> tuple[pathlib.Path, keras.Model]:

@@ -79,7 +79,7 @@ def as_trained(
         InputError: No dataset is given or known, or its folder or lists of splits are gone.
     """
     lists = None if split_files else trained.get("split_files")
-    if dataset and dataset != trained.get("dataset"):
+    if dataset and located(dataset, None, None)[0] != trained.get("dataset"):
         if lists:
             print(f"Splits: those of {dataset}; --split_files gives lists, as the model was trained with")
         return dataset, data_dir, split_files

@@ -43,13 +43,14 @@ def positions(split_files: str, dataset: str, names: Sequence[str], splits: Sequ
         for kind, key in (("name", path.name), ("stem", path.stem)):
             known[kind, key].append(position)
             known[kind, path.parent.name, key].append(position)
+    folders = {pathlib.PurePath(name).parent.name for name in names}
     lists = files(split_files)
     for split in splits:
         if split not in lists:
             raise InputError(f"split {split!r} is not one of {', '.join(SPLITS)}, which --split_files lists")
     found = {}
     for split, path in lists.items():
-        found[split] = [_position(path, line, known, dataset) for line in _lines(path)]
+        found[split] = [_position(path, line, known, folders, dataset) for line in _lines(path)]
         twice = [position for position, count in collections.Counter(found[split]).items() if count > 1]
         if twice:
             raise InputError(f"{path}: names {names[twice[0]]} twice")
@@ -80,11 +81,15 @@ def _lines(path: pathlib.Path) -> list[str]:
     return lines
 
 
-def _position(path: pathlib.Path, line: str, known: dict[tuple[str, ...], list[int]], dataset: str) -> int:
+def _position(
+    path: pathlib.Path, line: str, known: dict[tuple[str, ...], list[int]], folders: set[str], dataset: str
+) -> int:
     name = pathlib.PurePosixPath(line.replace("\\", "/"))
+    # A folder counts where the dataset has one of that name: an image of another class may have the same name.
+    within = (name.parent.name,) if name.parent.name in folders else ()
     found: list[int] = []
     for kind, key in (("name", name.name), ("stem", name.name), ("stem", name.stem)):
-        found = found or known.get((kind, name.parent.name, key)) or known.get((kind, key)) or []
+        found = found or known.get((kind, *within, key), [])
     if len(found) == 1:
         return found[0]
     what = f"{len(found)} images" if found else "no image"

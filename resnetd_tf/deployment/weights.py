@@ -15,8 +15,8 @@ OF_THIS_MACHINE = ("data_dir", "eurosat_zip")  # of metadata.json: paths that sa
 def write(network: keras.Model, classifier: SavedClassifier, path: pathlib.Path, precision: str) -> None:
     """Writes a .safetensors file of a classifier.
 
-    Weights have the names and the layout that timm gives them. The header has metadata.json, but for where the data
-    lay, and the results of the evaluations that lie in the run's folder.
+    Weights have the names and the layout that timm gives them. The header has metadata.json, but for `data_dir` and
+    `eurosat_zip`, and the results of the evaluations that lie in the run's folder.
 
     Args:
         network: The classifier as a Keras model.

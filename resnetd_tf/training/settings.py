@@ -113,8 +113,9 @@ class Settings:
     )  # section 5.2
     weights: str = setting(
         "auto",
-        "What to start from: imagenet (published weights), none (random), auto (imagenet if they can be had, else "
-        "none), or a file: .keras or .weights.h5 of ours, .safetensors of timm's or torchvision's.",
+        "What to start from: imagenet (published weights), eurosat (the classifier that comes with this package), none "
+        "(random), auto (imagenet if they can be had, else none), or a file: .keras, .weights.h5 or .safetensors of "
+        "ours, .safetensors of timm's or torchvision's.",
     )
     freeze: str = setting(
         "none",

@@ -69,11 +69,13 @@ def test_names_that_are_nearly_the_same(folder, tmp_path):
         (["Forest/0.png"], ["Forest/1.png", "Forest/0.png"], "both name .*Forest/0.png, 1 images in all; no image may"),
         (["Forest/0.png", "Forest/0.tif"], ["Forest/1.png"], "train.txt: names .*Forest/0.png twice"),
         (["Forest/12.png"], ["Forest/1.png"], "train.txt: 'Forest/12.png' is no image of folder:"),
+        (["Forest/only.png"], ["Forest/1.png"], "train.txt: 'Forest/only.png' is no image of folder:"),
         (["3.png"], ["Forest/1.png"], "train.txt: '3.png' is 2 images of folder:.*CLASS/NAME"),
         ([], ["Forest/1.png"], "train.txt names no image"),
     ],
 )
 def test_bad_lists(folder, tmp_path, train, validation, message):
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / "River" / "only.png")
     with pytest.raises(InputError, match=message):
         sources.load(f"folder:{folder}", split_files=lists(tmp_path, train, validation, ["River/2.png"]))
 
@@ -125,6 +127,8 @@ def test_a_run_and_its_evaluation_have_the_same_splits(folder, tmp_path, program
     evaluated = program("evaluate.py", "--model=model", "--output_dir=found", **where)
     assert evaluated.returncode == 0, evaluated.stderr
     assert json.loads((tmp_path / "found/metrics.json").read_text())["count"] == 4
+    again = program("evaluate.py", "--model=model", "--dataset=folder:data", "--output_dir=found-again", **where)
+    assert again.returncode == 0 and json.loads((tmp_path / "found-again/metrics.json").read_text())["count"] == 4
     moved = folder.rename(tmp_path / "moved")
     other = program("evaluate.py", "--model=model", f"--dataset=folder:{moved}", **where)
     assert other.returncode == 0 and f"Splits: those of folder:{moved}; --split_files gives lists" in other.stdout

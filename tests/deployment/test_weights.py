@@ -95,6 +95,8 @@ def test_the_one_that_ships(shipped, half, tmp_path):
     assert checkpoints.read("eurosat", 10, "d").source == "eurosat"
     with pytest.raises(ValueError, match="weights eurosat: of depth 10, variant d, not 50, d"):
         checkpoints.read("eurosat", 50, "d")
+    (tmp_path / "eurosat/1").mkdir(parents=True)  # a run of that name is not it
+    assert resnetd_tf.eurosat().path == classifier.path
     # nothing is written into the package
     assert classifier.folder.resolve() == tmp_path
 

@@ -5,6 +5,7 @@
 A ResNet-50-D is trained on eight classes of EuroSAT alone. From its weights, and from random ones, a classifier of the
 two others, in a folder of pictures, is trained on 5, 20 and 100 images of each from the validation split, and tested on
 their images of the test split. A hundred others of the validation split choose the epoch. Goes on where it was stopped.
+EuroSAT is where TFDS_DATA_DIR says.
 """
 
 import pathlib

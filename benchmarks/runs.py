@@ -32,7 +32,7 @@ def trained(base: pathlib.Path, arguments: list[str]) -> dict:
             f"{base} was trained with {shlex.join(before)}, not with {shlex.join(arguments)}: give another --runs_dir, "
             "or delete it"
         )
-    given = {flag.removeprefix("--").partition("=")[0] for flag in arguments}
+    given = {flag.lstrip("-").partition("=")[0] for flag in arguments}
     for name, value in RECIPES[metadata["recipe"]].items():
         if name not in given and metadata.get(name) != value:
             sys.exit(

@@ -35,7 +35,7 @@ COLUMNS = (
     "mean under corruptions",
     "parameters",
     "multiply-adds",
-    "images/s in an epoch, validation included",
+    "training images/s, the time of validation included",
     "wall time",
 )
 
@@ -136,25 +136,23 @@ def table(arguments: list[str]) -> None:
     if unknown := set(FLAGS.variants) - NAMES.keys():
         raise InputError(f"--variants: {', '.join(sorted(unknown))} not among {', '.join(NAMES)}")
     program.import_tensorflow()
-    given = {name: FLAGS[name].value for name in ("recipe", "image_size")}
-    settings = Settings(**given)
+    settings = Settings(recipe=FLAGS.recipe, image_size=FLAGS.image_size)
     place = pathlib.Path(FLAGS.runs_dir) / f"{settings.recipe}-{settings.image_size}"
 
     def run(variant: str, seed: int) -> pathlib.Path:
         base = place / f"{variant}-seed{seed}"
-        flags_ = [f"--{name}={value}" for name, value in given.items() if value is not None]
-        runs.trained(base, [*flags_, f"--variant={variant}", f"--seed={seed}", "--weights=none", *arguments])
+        network = [f"--image_size={settings.image_size}", f"--variant={variant}", f"--seed={seed}", "--weights=none"]
+        runs.trained(base, [f"--recipe={settings.recipe}", *network, *arguments])
         runs.under_corruptions(base, "test")
         return base
 
-    for seed in seeds:
-        for variant in FLAGS.variants:
-            run(variant, seed)
-    rows = []
-    for variant in NAMES:
-        finished = sorted(int(path.parent.name.partition("-seed")[2]) for path in place.glob(f"{variant}-seed*/1"))
-        if finished:
-            rows.append(row(variant, {seed: run(variant, seed) for seed in finished}))
+    made = [path.parent.name.partition("-seed")[::2] for path in sorted(place.glob("*-seed*/1"))]
+    wanted = [(variant, seed) for seed in seeds for variant in FLAGS.variants]
+    found: dict[str, dict[int, pathlib.Path]] = {variant: {} for variant in NAMES}
+    # Those made before come first: where they have other flags, nothing is trained in vain.
+    for variant, seed in [*made, *wanted]:
+        found[variant][int(seed)] = run(variant, int(seed))
+    rows = [row(variant, dict(sorted(bases.items()))) for variant, bases in found.items() if bases]
     cost(rows, settings.image_size)
     lines, name = markdown(rows), f"table-{place.name}"
     print("\n".join(lines))

@@ -101,7 +101,7 @@ def located(name: str, data_dir: str | None, split_files: str | None) -> tuple[s
             raise InputError(f"--split_files: commas stand between the files, their own paths cannot have any: {paths}")
         split_files = ",".join(paths)
     if name.startswith(FOLDER):
-        name = f"{FOLDER}{pathlib.Path(name.removeprefix(FOLDER)).resolve()}"
+        name = f"{FOLDER}{os.path.realpath(name.removeprefix(FOLDER))}"  # takes a link to itself, unlike `resolve`
     elif name != "synthetic":
         data_dir = data_dir or os.environ.get("TFDS_DATA_DIR")
         data_dir = str(pathlib.Path(data_dir).expanduser().resolve()) if data_dir else None

@@ -26,7 +26,7 @@ def positions(split_files: str, dataset: str, names: Sequence[str], splits: Sequ
     """Where the images of splits are among those of a dataset, in the dataset's order; says how many are in no list.
 
     A line of a list is a file name; of a .csv file it is the first column. A suffix counts only where it tells images
-    apart, because TorchGeo's lists for 13 bands name JPEGs, and so does the folder.
+    apart, because TorchGeo's lists for 13 bands name JPEGs; the folder before it where the dataset has folders.
 
     Args:
         split_files: As for `files`.
@@ -85,8 +85,8 @@ def _position(
     path: pathlib.Path, line: str, known: dict[tuple[str, ...], list[int]], folders: set[str], dataset: str
 ) -> int:
     name = pathlib.PurePosixPath(line.replace("\\", "/"))
-    # A folder counts where the dataset has one of that name: an image of another class may have the same name.
-    within = (name.parent.name,) if name.parent.name in folders else ()
+    # Its folder counts where the dataset has folders: an image of another class may have the same name.
+    within = (name.parent.name,) if name.parent.name and folders != {""} else ()
     found: list[int] = []
     for kind, key in (("name", name.name), ("stem", name.name), ("stem", name.stem)):
         found = found or known.get((kind, *within, key), [])

@@ -70,6 +70,7 @@ def test_names_that_are_nearly_the_same(folder, tmp_path):
         (["Forest/0.png", "Forest/0.tif"], ["Forest/1.png"], "train.txt: names .*Forest/0.png twice"),
         (["Forest/12.png"], ["Forest/1.png"], "train.txt: 'Forest/12.png' is no image of folder:"),
         (["Forest/only.png"], ["Forest/1.png"], "train.txt: 'Forest/only.png' is no image of folder:"),
+        (["Vineyard/only.png"], ["Forest/1.png"], "train.txt: 'Vineyard/only.png' is no image of folder:"),
         (["3.png"], ["Forest/1.png"], "train.txt: '3.png' is 2 images of folder:.*CLASS/NAME"),
         ([], ["Forest/1.png"], "train.txt names no image"),
     ],

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 
+from resnetd_tf.errors import InputError
 from resnetd_tf.training.settings import RECIPES
 
 
@@ -20,7 +21,11 @@ def trained(base: pathlib.Path, arguments: list[str]) -> dict:
     Args:
         base: Base path of the run's model.
         arguments: Flags of train.py.
+    Raises:
+        InputError: Flags are wrong, or others than those of the run that is there.
     """
+    if stray := [argument for argument in arguments if not argument.startswith("--")]:
+        raise InputError(f"unexpected argument {stray[0]!r}; what stands after -- are flags of train.py, --NAME=VALUE")
     if not (base / "1").is_dir():
         _call(["train.py", *arguments, f"--output_dir={base}", "--resume"], base)
     metadata = found(base)
@@ -28,14 +33,14 @@ def trained(base: pathlib.Path, arguments: list[str]) -> dict:
         flag for flag in shlex.split(metadata["command"])[1:] if not flag.startswith(("--output_dir=", "--resume"))
     ]
     if before != arguments:
-        sys.exit(
+        raise InputError(
             f"{base} was trained with {shlex.join(before)}, not with {shlex.join(arguments)}: give another --runs_dir, "
             "or delete it"
         )
     given = {flag.lstrip("-").partition("=")[0] for flag in arguments}
     for name, value in RECIPES[metadata["recipe"]].items():
         if name not in given and metadata.get(name) != value:
-            sys.exit(
+            raise InputError(
                 f"{base} was trained with --{name}={metadata.get(name)}, which the recipe {metadata['recipe']} says no "
                 f"longer, but {value}: give another --runs_dir, or delete it"
             )
@@ -68,6 +73,15 @@ def _call(arguments: list[str], base: pathlib.Path) -> None:
     log = pathlib.Path(f"{base}.log")
     print(f"python {shlex.join(arguments)}  # output in {log}", flush=True)
     with log.open("ab") as output:
-        status = subprocess.run([sys.executable, *arguments], stdout=output, stderr=output).returncode
+        process = subprocess.Popen([sys.executable, *arguments], stdout=output, stderr=output)
+        try:
+            status = process.wait()
+        except KeyboardInterrupt:  # the terminal tells both
+            process.wait()
+            raise
+        except BaseException:
+            process.terminate()  # it leaves a checkpoint
+            process.wait()
+            raise
     if status:
-        sys.exit(f"It ended with {status}: {log.read_text(errors='replace').strip().splitlines()[-1]}")
+        raise InputError(f"it ended with {status}: {log.read_text(errors='replace').strip().splitlines()[-1]}")

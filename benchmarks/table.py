@@ -133,6 +133,8 @@ def table(arguments: list[str]) -> None:
         seeds = [int(seed) for seed in FLAGS.seeds]
     except ValueError as error:
         raise InputError(f"--seeds={','.join(FLAGS.seeds)}: expected whole numbers") from error
+    if not seeds or not FLAGS.variants or min(seeds) < 0:
+        raise InputError("--seeds and --variants: expected at least one of each, seeds from 0 upwards")
     if unknown := set(FLAGS.variants) - NAMES.keys():
         raise InputError(f"--variants: {', '.join(sorted(unknown))} not among {', '.join(NAMES)}")
     program.import_tensorflow()

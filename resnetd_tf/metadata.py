@@ -44,6 +44,7 @@ VALID: dict[str, Callable[[Any], bool]] = {
     "patch_shape": lambda value: isinstance(value, list) and len(value) == 3 and all(map(_count, value)),
     "replicas": _count,
     "split_files": lambda value: value is None or _text(value),
+    "split_files_sha256": lambda value: value is None or _text(value),
     "variant": _text,
     "weights_source": _text,
 }

@@ -76,7 +76,8 @@ def locate(model: str | pathlib.Path) -> pathlib.Path:
         InputError: There is no model at that path.
     """
     path = pathlib.Path(model)
-    if str(model) == pretrained.EUROSAT and not rundir.versions(path):
+    named = str(model) == pretrained.EUROSAT and not rundir.versions(path)
+    if named or pretrained.is_shipped(path):
         return shipped()
     if not path.exists():
         raise InputError(f"model {path}: no such file or folder; train one first, or give --model")
@@ -162,7 +163,7 @@ def open_classifier(model: str | pathlib.Path, batch_size: int = 64, trust: bool
         for equal in sizes.values():
             for start in range(0, len(equal), batch_size):
                 batch = equal[start : start + batch_size]
-                pixels = np.stack([images[index] for index in batch]).astype(dtype, copy=False)
+                pixels = _pixels(np.stack([images[index] for index in batch]), spec.shape[-1], np.dtype(dtype))
                 try:
                     probabilities[batch] = function(pixels)
                 except Exception as error:  # a damaged graph may be found out only here
@@ -176,6 +177,24 @@ def open_classifier(model: str | pathlib.Path, batch_size: int = 64, trust: bool
     if path == pretrained.EUROSAT_FILE:
         folder = pathlib.Path()  # nothing is written into the package
     return SavedClassifier(path, folder, _class_names(path, classes), spec.shape[-1], predict)
+
+
+def _pixels(images: np.ndarray, bands: int, dtype: np.dtype) -> np.ndarray:
+    """Images of one size in the type that a model takes; InputError if that would make others of them."""
+    if images.ndim != 4 or images.shape[-1] != bands:
+        raise InputError(
+            f"images of shape {images.shape[1:]}: expected (height, width, {bands}) each, in a batch: "
+            "predict(image[np.newaxis]) for one"
+        )
+    with np.errstate(invalid="ignore"):  # told below
+        pixels = images.astype(dtype, copy=False)
+    if dtype.kind in "iu" and not np.array_equal(pixels, images):
+        limits = np.iinfo(dtype)
+        raise InputError(
+            f"pixels from {images.min()} to {images.max()}: expected whole numbers from {limits.min} to {limits.max}, "
+            "as image files have them; scaling and normalising them is the model's work"
+        )
+    return pixels
 
 
 def _open_file(path: pathlib.Path, trust: bool) -> tuple[Callable, keras.KerasTensor, int]:

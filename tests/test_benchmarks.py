@@ -134,3 +134,19 @@ def test_bad_flags(flag, message):
     command = [sys.executable, "-m", "benchmarks.inference", flag]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert result.returncode == 2 and message in result.stderr and result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--seeds=", "expected at least one of each"),
+        ("--seeds=-1", "seeds from 0 upwards"),
+        ("--variants=", "expected at least one of each"),
+        ("extra", "unexpected argument 'extra'"),
+    ],
+)
+def test_bad_flags_of_the_table(flag, message, tmp_path):
+    command = [sys.executable, "-m", "benchmarks.table", f"--runs_dir={tmp_path / 'runs'}", flag]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert result.returncode == 2 and message in result.stderr and result.stderr.count("\n") == 1
+    assert not any(tmp_path.iterdir())

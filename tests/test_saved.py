@@ -33,6 +33,26 @@ def test_bad_models(run, tmp_path):
         open_classifier(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda image: image[np.newaxis] / 255, "expected whole numbers from 0 to 255"),
+        (lambda image: image[np.newaxis].astype("int16") + 300, "expected whole numbers from 0 to 255"),
+        (lambda image: np.full_like(image[np.newaxis], np.nan, "float32"), "expected whole numbers from 0 to 255"),
+        (lambda image: image, r"expected \(height, width, 3\)"),
+        (lambda image: image[np.newaxis, ..., :1], r"expected \(height, width, 3\)"),
+    ],
+)
+def test_pixels_that_the_model_does_not_take(run, change, message):
+    """Scaled to 0..1 they would all be black to it, and get a label."""
+    image = synthetic.draw(1)[0][0]
+    classifier = open_classifier(run)
+    with pytest.raises(InputError, match=message):
+        classifier.predict(change(image))
+    whole = classifier.predict(image[np.newaxis].astype("float64"))
+    np.testing.assert_array_equal(whole, classifier.predict([image]))
+
+
 def refused(path, what):
     with pytest.raises(InputError, match=f"{path.name}: cannot be loaded .*{what}.*--trust opens it"):
         open_classifier(path)

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Sequence
 
 from resnetd_tf.data import folder, synthetic, tfds
-from resnetd_tf.data.split_files import files
+from resnetd_tf.data.split_files import digest, files
 from resnetd_tf.data.splits import SPLITS, Dataset, Split, cut
 from resnetd_tf.errors import InputError
 
@@ -68,7 +68,8 @@ def as_trained(
 ) -> tuple[str, str | None, str | None]:
     """The dataset to use a classifier with, its `data_dir` and `split_files`: as given, or as it was trained.
 
-    The lists of splits that it was trained with are those of its own dataset; for another one it says so.
+    The lists of splits that it was trained with are those of its own dataset. Where images of other splits may be among
+    those that it was trained on, a line says so.
 
     Args:
         model: Where the classifier is.
@@ -76,21 +77,34 @@ def as_trained(
         dataset, data_dir, split_files: As for `load`; `None` where not given.
 
     Raises:
-        InputError: No dataset is given or known, or its folder or lists of splits are gone.
+        InputError: No dataset is given or known, or its folder or lists of splits are gone or have changed.
     """
-    lists = None if split_files else trained.get("split_files")
+    lists = trained.get("split_files")
+    before = trained.get("split_files_sha256")
     if dataset and located(dataset, None, None)[0] != trained.get("dataset"):
-        if lists:
-            print(f"Splits: those of {dataset}; --split_files gives lists, as the model was trained with")
+        if lists and not split_files:
+            print(
+                f"Splits: those of {dataset}. If its images are those that the model was trained on, give its lists, "
+                f"--split_files={lists}: else some of them are tested on"
+            )
         return dataset, data_dir, split_files
-    if lists and not all(pathlib.Path(path).is_file() for path in lists.split(",")):
+    if split_files:
+        if digest(split_files) != before:
+            print("Splits: other lists than the model was trained with; it may have been trained on some of the images")
+        lists = split_files
+    elif lists and not all(pathlib.Path(path).is_file() for path in lists.split(",")):
         raise InputError(f"{model} was trained with the lists {lists}, not all of which are there; give --split_files")
+    elif lists and before and digest(lists) != before:
+        raise InputError(
+            f"{model} was trained with the lists {lists}, which have changed since; restore them, or give --split_files"
+        )
     if "dataset" not in trained:
         raise InputError(f"{model} does not say what it was trained on; give --dataset")
     name, place = trained["dataset"], trained.get("data_dir")
+    with_lists = f" --split_files={lists}" if lists else ""
     if name.startswith(FOLDER) and not pathlib.Path(name.removeprefix(FOLDER)).is_dir():
-        raise InputError(f"{model} was trained on {name}, which is not there; give --dataset=folder:PATH")
-    return name, data_dir or (place if place and pathlib.Path(place).is_dir() else None), split_files or lists
+        raise InputError(f"{model} was trained on {name}, which is not there; give --dataset=folder:PATH{with_lists}")
+    return name, data_dir or (place if place and pathlib.Path(place).is_dir() else None), lists
 
 
 def located(name: str, data_dir: str | None, split_files: str | None) -> tuple[str, str | None, str | None]:

@@ -2,6 +2,7 @@
 
 import collections
 import csv
+import hashlib
 import itertools
 import pathlib
 from collections.abc import Sequence
@@ -20,6 +21,13 @@ def files(split_files: str) -> dict[str, pathlib.Path]:
     if len(paths) != len(SPLITS) or not all(path.name for path in paths):
         raise InputError(f"--split_files={split_files}: expected three files, TRAIN,VALIDATION,TEST")
     return dict(zip(SPLITS, paths))
+
+
+def digest(split_files: str) -> str:
+    """SHA-256 of the three lists, in hexadecimal digits; InputError if one cannot be read."""
+    return hashlib.sha256(
+        "\0".join("\n".join(_lines(path)) for path in files(split_files).values()).encode()
+    ).hexdigest()
 
 
 def positions(split_files: str, dataset: str, names: Sequence[str], splits: Sequence[str]) -> dict[str, list[int]]:

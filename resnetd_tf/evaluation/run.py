@@ -85,9 +85,10 @@ def _under_corruptions(
     classifier: saved.SavedClassifier, dataset: Dataset, split: str, over_turns: bool, folder: pathlib.Path
 ) -> tuple[dict, str, str]:
     """The same for images that are corrupted, with a line as each corruption is done."""
-    rows = []
-    print(report.CORRUPTION_COLUMNS)
+    rows: list[dict] = []
     for row in corruptions.evaluate(classifier, dataset, split, over_turns):
+        if not rows:
+            print(report.CORRUPTION_COLUMNS)
         rows.append(row)
         print(report.corruption_row(row), flush=True)
     chosen = dataset.splits[split]

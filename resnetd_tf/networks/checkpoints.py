@@ -1,5 +1,6 @@
 """Weights from files and from the web into our networks."""
 
+import dataclasses
 import hashlib
 import pathlib
 import re
@@ -25,6 +26,7 @@ class Checkpoint:
         statistics: Those that their images were normalised with; `None` if the file does not tell.
         interpolation: The filter that their images were resized with.
         file: The file that they were read from. A .weights.h5 file Keras itself loads; there are no `tensors` then.
+        image_size: Side in pixels of the images of a classifier of ours; `None` where the file does not tell.
     """
 
     source: str
@@ -32,6 +34,7 @@ class Checkpoint:
     statistics: Statistics | None = None
     interpolation: str = "bilinear"
     file: pathlib.Path | None = None
+    image_size: int | None = None
 
     @property
     def identity(self) -> dict:
@@ -68,7 +71,9 @@ def read(weights: str | pathlib.Path, depth: int, variant: str) -> Checkpoint:
             file = pretrained.fetch_safetensors(chosen)
             tensors = _read(file, safetensors_files.read)
         return Checkpoint(chosen.source, tensors, chosen.statistics, chosen.interpolation, file)
-    path = pretrained.shipped() if weights == pretrained.EUROSAT else pathlib.Path(weights)
+    path = pathlib.Path(weights)
+    if weights == pretrained.EUROSAT or pretrained.is_shipped(path):
+        path = pretrained.shipped()
     if not path.is_file():
         raise ValueError(f"weights {path}: no such file")
     if path.suffix in (".pth", ".pt", ".bin"):
@@ -86,8 +91,8 @@ def read(weights: str | pathlib.Path, depth: int, variant: str) -> Checkpoint:
                 f"weights {weights}: of depth {network[0]}, variant {network[1]}, not {depth}, {variant}; "
                 f"give --depth={network[0]} --variant={network[1]}"
             )
-        statistics = of_classifier(described)
-        return Checkpoint(str(weights), tensors, statistics, described["interpolation"], path)
+        statistics = dataclasses.replace(of_classifier(described), name=str(weights))
+        return Checkpoint(str(weights), tensors, statistics, described["interpolation"], path, described["image_size"])
     if path.suffix == ".keras":
         return _read(path, _keras)
     if path.name.endswith(".weights.h5"):
@@ -114,7 +119,7 @@ def _keras(path: pathlib.Path) -> Checkpoint:
     normalization, resizing = model.get_layer("normalization"), model.get_layer("resizing")
     mean, variance = (np.ravel(values) for values in (normalization.mean, normalization.variance))
     statistics = Statistics(str(path), tuple(mean.tolist()), tuple(np.sqrt(variance).tolist()), model.inputs[0].dtype)
-    return Checkpoint(str(path), tensors, statistics, resizing.interpolation, path)
+    return Checkpoint(str(path), tensors, statistics, resizing.interpolation, path, resizing.height)
 
 
 def _keras_names(network: keras.Model) -> dict[str, keras.Variable]:

@@ -77,6 +77,11 @@ PUBLISHED = {
 }
 
 
+def is_shipped(path: pathlib.Path) -> bool:
+    """Whether a path is that of the classifier that ships with this package."""
+    return os.path.realpath(path) == os.path.realpath(EUROSAT_FILE)
+
+
 def shipped() -> pathlib.Path:
     """The file of the classifier that ships with this package.
 

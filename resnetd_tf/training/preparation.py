@@ -37,6 +37,9 @@ def starting_weights(settings: Settings) -> checkpoints.Checkpoint | None:
     if found and weights in ("auto", "imagenet"):
         chosen = pretrained.find(*network)
         note = f" (ImageNet top-1 {chosen.top1:.1f} %, {chosen.licence})"
+    if found and found.image_size and found.image_size != settings.image_size:
+        size = found.image_size
+        note = f", of images of {size}x{size} pixels; --image_size={size} trains on that size too"
     print(f"Weights: {found.source if found else 'random'}{note}", flush=True)
     return found
 
@@ -81,6 +84,9 @@ def load(settings: Settings, interpolation: str) -> Dataset:
     training, batch_size = len(dataset.splits["train"]), settings.batch_size
     if training < batch_size:
         raise InputError(f"batch size {batch_size} is larger than the training split, {training} images")
+    numbers = set(dataset.splits["train"].labels.tolist())
+    if without := [name for label, name in enumerate(dataset.classes) if label not in numbers]:
+        print(f"No training image has class {', '.join(without)}")
     counts = (f"{len(split)} {name} ({split.slice})" for name, split in dataset.splits.items())
     print(f"Data: {dataset.name}, images: {', '.join(counts)}")
     return dataset

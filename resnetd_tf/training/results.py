@@ -12,6 +12,7 @@ import keras
 
 from resnetd_tf import rundir
 from resnetd_tf.data import images
+from resnetd_tf.data.split_files import digest
 from resnetd_tf.data.splits import Dataset, Split
 from resnetd_tf.deployment import comparison, savedmodel
 from resnetd_tf.deployment.warmup import LARGEST
@@ -41,6 +42,7 @@ def describe(
         "patch_shape": dataset.splits["train"].shape,
         "classes": dataset.classes,
         "data_sha256": dataset.fingerprint,
+        "split_files_sha256": digest(settings.split_files) if settings.split_files else None,
         "splits": {name: split.slice for name, split in dataset.splits.items()},
         "split_sizes": {name: len(split) for name, split in dataset.splits.items()},
         "command": shlex.join(sys.argv),

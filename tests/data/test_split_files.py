@@ -132,8 +132,19 @@ def test_a_run_and_its_evaluation_have_the_same_splits(folder, tmp_path, program
     assert again.returncode == 0 and json.loads((tmp_path / "found-again/metrics.json").read_text())["count"] == 4
     moved = folder.rename(tmp_path / "moved")
     other = program("evaluate.py", "--model=model", f"--dataset=folder:{moved}", **where)
-    assert other.returncode == 0 and f"Splits: those of folder:{moved}; --split_files gives lists" in other.stdout
+    assert other.returncode == 0 and f"Splits: those of folder:{moved}. If its images are those" in other.stdout
+    told = bad_input("evaluate.py", "--model=model", **where)
+    assert f"--dataset=folder:PATH --split_files={metadata['split_files']}" in told
+    same = f"--split_files={metadata['split_files']}"
+    other = program("evaluate.py", "--model=model", f"--dataset=folder:{moved}", same, **where)
+    assert other.returncode == 0 and "4 images" in other.stdout and "Splits:" not in other.stdout
     moved.rename(folder)
+    (tmp_path / "test.txt").write_text("\n".join(names[4:8]))
+    told = bad_input("evaluate.py", "--model=model", **where)
+    assert "was trained with the lists" in told and "which have changed since" in told
+    (tmp_path / "train.txt").write_text(names[-1])
+    other = program("evaluate.py", "--model=model", same, **where)
+    assert other.returncode == 0 and "may have been trained on some of the images" in other.stdout
     (tmp_path / "test.txt").unlink()
     told = bad_input("evaluate.py", "--model=model", **where)
     assert "was trained with the lists" in told and "give --split_files" in told

@@ -15,7 +15,7 @@ from resnetd_tf.errors import InputError
 from resnetd_tf.imagery import labelling
 from resnetd_tf.networks import checkpoints, pretrained, safetensors_files
 from resnetd_tf.saved import open_classifier
-from resnetd_tf.training import Settings, train
+from resnetd_tf.training import Settings, preparation, train
 
 SMALLEST = {"depth": 10, "dataset": "synthetic", "image_size": 32, "epochs": 1, "batch_size": 700}
 
@@ -68,7 +68,8 @@ def test_training_from_it(half, tmp_path, capsys):
     assert f"Weights: {half}\n" in capsys.readouterr().out
     metadata = json.loads((tmp_path / "model/run-1/metadata.json").read_text())
     described = safetensors_files.description(half)
-    assert metadata["normalization"] == described["normalization"] and metadata["learning_rate"] == 0.08
+    assert metadata["normalization"] == {**described["normalization"], "of": str(half)}
+    assert metadata["learning_rate"] == 0.08
     before = safetensors.numpy.load_file(half)["layer4.0.conv1.weight"].astype("float32")
     after = checkpoints.read(tmp_path / "model/run-1/model.keras", 10, "d").tensors["stage4_block1_1_conv/kernel"]
     np.testing.assert_array_equal(after, before.transpose(2, 3, 1, 0))
@@ -88,11 +89,14 @@ def shipped(half, monkeypatch, tmp_path):
     return path
 
 
-def test_the_one_that_ships(shipped, half, tmp_path):
+def test_the_one_that_ships(shipped, half, tmp_path, capsys):
     classifier = resnetd_tf.eurosat()
     images = synthetic.draw(10, seed=5)[0]
     np.testing.assert_array_equal(classifier.predict(images), open_classifier(half).predict(images))
-    assert checkpoints.read("eurosat", 10, "d").source == "eurosat"
+    found = checkpoints.read("eurosat", 10, "d")
+    assert found.source == found.statistics.name == "eurosat" and found.image_size == SMALLEST["image_size"]
+    preparation.starting_weights(Settings(**{**SMALLEST, "image_size": 48}, weights="eurosat"))
+    assert "images of 32x32 pixels; --image_size=32 trains on that size too" in capsys.readouterr().out
     with pytest.raises(ValueError, match="weights eurosat: of depth 10, variant d, not 50, d"):
         checkpoints.read("eurosat", 50, "d")
     (tmp_path / "eurosat/1").mkdir(parents=True)  # a run of that name is not it
@@ -109,6 +113,10 @@ def test_damage_to_the_one_that_ships(shipped):
         InputError, match=r"model eurosat: .* is damaged: its SHA-256 is another; install resnetd_tf anew"
     ):
         labelling.run("eurosat", ["image.png"])
+    with pytest.raises(InputError, match="is damaged"):
+        open_classifier(shipped)
+    with pytest.raises(pretrained.Unavailable, match="is damaged"):
+        checkpoints.read(str(shipped), 10, "d")
     shipped.unlink()
     with pytest.raises(InputError, match=r"model eurosat: .* is missing; install resnetd_tf anew"):
         resnetd_tf.eurosat()

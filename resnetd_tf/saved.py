@@ -15,7 +15,7 @@ import tensorflow as tf
 
 import resnetd_tf.networks  # noqa: F401 - networks' own files have its layers
 from resnetd_tf import graphs, metadata, rundir, runtimes
-from resnetd_tf.data import images
+from resnetd_tf.data.images import of_one_size, of_type
 from resnetd_tf.errors import InputError, NotOurs, damage_told, first_line
 from resnetd_tf.networks import classifier_files, pretrained, safetensors_files
 
@@ -163,7 +163,7 @@ def open_classifier(model: str | pathlib.Path, batch_size: int = 64, trust: bool
         for equal in sizes.values():
             for start in range(0, len(equal), batch_size):
                 batch = equal[start : start + batch_size]
-                pixels = _pixels(np.stack([images[index] for index in batch]), spec.shape[-1], np.dtype(dtype))
+                pixels = of_type(np.stack([images[index] for index in batch]), spec.shape[-1], np.dtype(dtype))
                 try:
                     probabilities[batch] = function(pixels)
                 except Exception as error:  # a damaged graph may be found out only here
@@ -177,24 +177,6 @@ def open_classifier(model: str | pathlib.Path, batch_size: int = 64, trust: bool
     if path == pretrained.EUROSAT_FILE:
         folder = pathlib.Path()  # nothing is written into the package
     return SavedClassifier(path, folder, _class_names(path, classes), spec.shape[-1], predict)
-
-
-def _pixels(images: np.ndarray, bands: int, dtype: np.dtype) -> np.ndarray:
-    """Images of one size in the type that a model takes; InputError if that would make others of them."""
-    if images.ndim != 4 or images.shape[-1] != bands:
-        raise InputError(
-            f"images of shape {images.shape[1:]}: expected (height, width, {bands}) each, in a batch: "
-            "predict(image[np.newaxis]) for one"
-        )
-    with np.errstate(invalid="ignore"):  # told below
-        pixels = images.astype(dtype, copy=False)
-    if dtype.kind in "iu" and not np.array_equal(pixels, images):
-        limits = np.iinfo(dtype)
-        raise InputError(
-            f"pixels from {images.min()} to {images.max()}: expected whole numbers from {limits.min} to {limits.max}, "
-            "as image files have them; scaling and normalising them is the model's work"
-        )
-    return pixels
 
 
 def _open_file(path: pathlib.Path, trust: bool) -> tuple[Callable, keras.KerasTensor, int]:
@@ -233,7 +215,7 @@ def _open_exported(path: pathlib.Path, trust: bool) -> tuple[Callable, tf.Tensor
     def function(pixels):
         height, width = spec.shape[1:3]
         if height:
-            pixels = images.of_one_size(pixels, height, width)
+            pixels = of_one_size(pixels, height, width)
         return runtimes.run(path, pixels)["probabilities"]
 
     return function, spec, answer["shape"][-1]

@@ -185,6 +185,28 @@ def of_one_size(images: np.ndarray | list[np.ndarray], height: int, width: int) 
     return np.stack([resize(image, height, width) for image in images])
 
 
+def of_type(images: np.ndarray, bands: int, dtype: np.dtype) -> np.ndarray:
+    """Images (n, height, width, bands) of one size in the type that a model takes.
+
+    Raises:
+        InputError: They are no such images, or the type would make other pixels of theirs.
+    """
+    if images.ndim != 4 or images.shape[-1] != bands:
+        raise InputError(
+            f"images of shape {images.shape[1:]}: expected (height, width, {bands}) each, in a batch: "
+            "predict(image[np.newaxis]) for one"
+        )
+    with np.errstate(invalid="ignore"):  # told below
+        pixels = images.astype(dtype, copy=False)
+    if dtype.kind in "iu" and not np.array_equal(pixels, images):
+        limits = np.iinfo(dtype)
+        raise InputError(
+            f"pixels from {images.min()} to {images.max()}: expected whole numbers from {limits.min} to {limits.max}, "
+            "as image files have them; scaling and normalising them is the model's work"
+        )
+    return pixels
+
+
 def resize(image: np.ndarray, height: int, width: int, interpolation: str = "bilinear") -> np.ndarray:
     """An image resized as classifiers resize, antialiased, but rounded to whole pixel values of its own dtype."""
     if image.shape[:2] == (height, width):

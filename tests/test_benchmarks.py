@@ -69,7 +69,10 @@ def test_table(tmp_path):
     accuracies = list(row["accuracies"].values())
     assert row["accuracy"] == pytest.approx(sum(accuracies) / 2) and row["spread"] is not None
     assert row["interval"][0] < row["accuracy"] < row["interval"][1] and 0 < row["mean_under_corruptions"] < 1
-    assert "| ResNet-10-D | not given | not given | " in text and text in printed
+    assert "| ResNet-10-D | `d` | not given | not given | " in text and text in printed
+    assert "| {:.2f}, {:.2f} % |".format(*(100 * value for value in row["validation_accuracies"].values())) in text
+    fastest = min(epoch["seconds"] for history in row["history"].values() for epoch in history)
+    assert row["images_per_second"] == pytest.approx(105 / fastest)  # 70 % of 150
     assert (folder / "table-default-32.png").is_file()
 
 

@@ -29,6 +29,8 @@ def trained(base: pathlib.Path, arguments: list[str]) -> dict:
     if not (base / "1").is_dir():
         _call(["train.py", *arguments, f"--output_dir={base}", "--resume"], base)
     metadata = found(base)
+    if metadata.get("interrupted"):
+        raise InputError(f"{base} was stopped before its last epoch: give another --runs_dir, or delete it")
     before = [
         flag for flag in shlex.split(metadata["command"])[1:] if not flag.startswith(("--output_dir=", "--resume"))
     ]
@@ -73,12 +75,10 @@ def _call(arguments: list[str], base: pathlib.Path) -> None:
     log = pathlib.Path(f"{base}.log")
     print(f"python {shlex.join(arguments)}  # output in {log}", flush=True)
     with log.open("ab") as output:
-        process = subprocess.Popen([sys.executable, *arguments], stdout=output, stderr=output)
+        # In a session of its own: on a terminal's Ctrl-C a training would end as one that is done.
+        process = subprocess.Popen([sys.executable, *arguments], stdout=output, stderr=output, start_new_session=True)
         try:
             status = process.wait()
-        except KeyboardInterrupt:  # the terminal tells both
-            process.wait()
-            raise
         except BaseException:
             process.terminate()  # it leaves a checkpoint
             process.wait()

@@ -1,8 +1,12 @@
 """The benchmarks run: contestants as processes, rates, profile, tables. What they measure is not tested."""
 
 import json
+import os
+import pathlib
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import ROOT, needs_eurosat
@@ -74,6 +78,29 @@ def test_table(tmp_path):
     fastest = min(epoch["seconds"] for history in row["history"].values() for epoch in history)
     assert row["images_per_second"] == pytest.approx(105 / fastest)  # 70 % of 150
     assert (folder / "table-default-32.png").is_file()
+
+
+@pytest.mark.long
+def test_a_stopped_benchmark(tmp_path):
+    """Ctrl-C in its terminal leaves a run that goes on, and no result of the epochs until then."""
+    base = tmp_path / "runs/default-32/d-seed0"
+    ours = (
+        "--image_size=32",
+        "--variants=d",
+        f"--runs_dir={tmp_path / 'runs'}",
+        f"--output_dir={tmp_path / 'results'}",
+    )
+    trainings = ("--", "--depth=10", "--dataset=synthetic", "--epochs=200")
+    command = [sys.executable, "-m", "benchmarks.table", *ours, *trainings]
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE) as process:
+        for _ in range(600):
+            time.sleep(0.2)
+            if (log := pathlib.Path(f"{base}.log")).exists() and "Epoch 3/200" in log.read_text():
+                break
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(timeout=100) == 130, process.stderr.read()
+    assert "is kept as it was after" in log.read_text()
+    assert not (base / "1").exists() and not (tmp_path / "results").exists()
 
 
 @pytest.mark.long

@@ -23,6 +23,8 @@ def test_bad_models(run, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no SavedModel"):
         open_classifier(tmp_path / "empty")
+    with pytest.raises(InputError, match="no such file or folder"):
+        open_classifier("name\0of no file")
     (tmp_path / "broken.keras").write_text("not a model")
     with pytest.raises(InputError, match=r"broken\.keras: cannot be loaded"):
         open_classifier(tmp_path / "broken.keras")
@@ -36,6 +38,7 @@ def test_bad_models(run, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (lambda image: image[np.newaxis] + 0.5, r"a pixel has the value \d+\.5: expected whole numbers from 0 to 255"),
         (lambda image: image[np.newaxis] / 255, "expected whole numbers from 0 to 255"),
         (lambda image: image[np.newaxis].astype("int16") + 300, "expected whole numbers from 0 to 255"),
         (lambda image: np.full_like(image[np.newaxis], np.nan, "float32"), "expected whole numbers from 0 to 255"),

@@ -45,16 +45,10 @@ def settings() -> Settings:
     Raises:
         InputError: One is outside its range.
     """
-    values: dict[str, typing.Any] = {field.name: _value(field.name) for field in dataclasses.fields(Settings)}
+    values: dict[str, typing.Any] = {
+        field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(Settings)
+    }
     return Settings(**values)
-
-
-def _value(name: str) -> typing.Any:
-    """What a flag says; InputError if that is nothing, as where a script's variable is not set."""
-    value = flags.FLAGS[name].value
-    if value == "":
-        raise InputError(f"--{name}= is empty; leave it out, or say what")
-    return value
 
 
 def define_model() -> None:
@@ -92,4 +86,4 @@ def refuse(where: str, *names: str) -> None:
 
 def source() -> dict[str, str | None]:
     """The arguments `dataset`, `data_dir`, `eurosat_zip` and `split_files` that the flags say."""
-    return {name: _value(name) for name in ("dataset", "data_dir", "eurosat_zip", "split_files")}
+    return {name: flags.FLAGS[name].value for name in ("dataset", "data_dir", "eurosat_zip", "split_files")}

@@ -77,6 +77,9 @@ def run(main: Callable[[list[str]], None], *, takes_arguments: bool = False) -> 
             sys.exit(0)
         if len(arguments) > 1 and not takes_arguments:
             fail(f"unexpected argument {arguments[1]!r}; flags begin with --, see --help")
+        for name in flags.FLAGS:
+            if flags.FLAGS[name].present and flags.FLAGS[name].value == "":  # as where a script's variable is not set
+                fail(f"--{name}= is empty; leave it out, or say what")
         return arguments
 
     def guarded(argv: list[str]) -> None:

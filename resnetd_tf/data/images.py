@@ -201,8 +201,8 @@ def of_type(images: np.ndarray, bands: int, dtype: np.dtype) -> np.ndarray:
     if dtype.kind in "iu" and not np.array_equal(pixels, images):
         limits = np.iinfo(dtype)
         raise InputError(
-            f"pixels from {images.min()} to {images.max()}: expected whole numbers from {limits.min} to {limits.max}, "
-            "as image files have them; scaling and normalising them is the model's work"
+            f"a pixel has the value {images[pixels != images][0]}: expected whole numbers from {limits.min} to "
+            f"{limits.max}, as image files have them; scaling and normalising them is the model's work"
         )
     return pixels
 

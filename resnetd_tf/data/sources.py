@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shlex
 from collections.abc import Sequence
 
 from resnetd_tf.data import folder, synthetic, tfds
@@ -68,8 +69,8 @@ def as_trained(
 ) -> tuple[str, str | None, str | None]:
     """The dataset to use a classifier with, its `data_dir` and `split_files`: as given, or as it was trained.
 
-    The lists of splits that it was trained with are those of its own dataset. Where images of other splits may be among
-    those that it was trained on, a line says so.
+    The lists of splits that it was trained with are those of its own dataset. Where other splits than those of the
+    training are used, a line says so.
 
     Args:
         model: Where the classifier is.
@@ -79,18 +80,18 @@ def as_trained(
     Raises:
         InputError: No dataset is given or known, or its folder or lists of splits are gone or have changed.
     """
-    lists = trained.get("split_files")
-    before = trained.get("split_files_sha256")
+    lists, before = trained.get("split_files"), trained.get("split_files_sha256")
     if dataset and located(dataset, None, None)[0] != trained.get("dataset"):
-        if lists and not split_files:
-            print(
-                f"Splits: those of {dataset}. If its images are those that the model was trained on, give its lists, "
-                f"--split_files={lists}: else some of them are tested on"
-            )
+        with_lists = f" with the lists {lists}" if lists else ""
+        name = trained.get("dataset", "images that it does not name")
+        print(
+            f"The model was trained on {name}{with_lists}; where images of its training are among those that it is "
+            "judged on here, the result is too good"
+        )
         return dataset, data_dir, split_files
     if split_files:
-        if digest(split_files) != before:
-            print("Splits: other lists than the model was trained with; it may have been trained on some of the images")
+        if digest(split_files) != before and (before or split_files != lists):
+            print("The model was trained with other splits; it may have been trained on some of the images")
         lists = split_files
     elif lists and not all(pathlib.Path(path).is_file() for path in lists.split(",")):
         raise InputError(f"{model} was trained with the lists {lists}, not all of which are there; give --split_files")
@@ -101,7 +102,7 @@ def as_trained(
     if "dataset" not in trained:
         raise InputError(f"{model} does not say what it was trained on; give --dataset")
     name, place = trained["dataset"], trained.get("data_dir")
-    with_lists = f" --split_files={lists}" if lists else ""
+    with_lists = f" --split_files={shlex.quote(lists)}" if lists else ""
     if name.startswith(FOLDER) and not pathlib.Path(name.removeprefix(FOLDER)).is_dir():
         raise InputError(f"{model} was trained on {name}, which is not there; give --dataset=folder:PATH{with_lists}")
     return name, data_dir or (place if place and pathlib.Path(place).is_dir() else None), lists

@@ -24,10 +24,9 @@ def files(split_files: str) -> dict[str, pathlib.Path]:
 
 
 def digest(split_files: str) -> str:
-    """SHA-256 of the three lists, in hexadecimal digits; InputError if one cannot be read."""
-    return hashlib.sha256(
-        "\0".join("\n".join(_lines(path)) for path in files(split_files).values()).encode()
-    ).hexdigest()
+    """SHA-256 of the three lists, in whatever order their lines are; InputError if one cannot be read."""
+    lists = ("\n".join(sorted(_lines(path))) for path in files(split_files).values())
+    return hashlib.sha256("\0".join(lists).encode()).hexdigest()
 
 
 def positions(split_files: str, dataset: str, names: Sequence[str], splits: Sequence[str]) -> dict[str, list[int]]:

@@ -23,6 +23,7 @@ import requests
 import tensorflow as tf
 from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2, prediction_service_pb2_grpc
 
+from resnetd_tf.data.images import of_type
 from resnetd_tf.deployment.signatures import ENCODED
 from resnetd_tf.errors import InputError, damage_told, first_line, reason
 from resnetd_tf.saved import SavedClassifier
@@ -55,8 +56,7 @@ class Server:
         """
         if not files:
             return np.zeros((0, len(self.about()[0])), "float32"), []
-        probabilities: list[np.ndarray] = []
-        problems: list[str] = []
+        probabilities, problems = list[np.ndarray](), list[str]()
         for start in range(0, len(files), BATCH):
             some = files[start : start + BATCH]
             with damage_told(f"server {self.address}: answers what no classifier of ours does"):
@@ -133,8 +133,8 @@ def classifier(address: str, model: str, version: int | None = None, timeout: fl
 
 
 def _png(image: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    PIL.Image.fromarray(image).save(file, "PNG", compress_level=1)
+    file, (pixels,) = io.BytesIO(), of_type(np.asarray(image)[np.newaxis], 3, np.dtype("uint8"))
+    PIL.Image.fromarray(pixels).save(file, "PNG", compress_level=1)
     return file.getvalue()
 
 

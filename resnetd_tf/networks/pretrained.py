@@ -79,7 +79,7 @@ PUBLISHED = {
 
 def is_shipped(path: pathlib.Path) -> bool:
     """Whether a path is that of the classifier that ships with this package."""
-    return os.path.realpath(path) == os.path.realpath(EUROSAT_FILE)
+    return path.is_file() and EUROSAT_FILE.is_file() and path.samefile(EUROSAT_FILE)
 
 
 def shipped() -> pathlib.Path:

@@ -22,6 +22,8 @@ def test_bad_flags_and_files_are_told_in_one_line(bad_input, run, tmp_path):
     assert "no_such" in bad_input("train.py", "--dataset=no_such", place)
     for name in ("train", "evaluate"):  # as where a script's variable is not set
         assert "--split_files= is empty" in bad_input(f"{name}.py", "--split_files=")
+    for name in ("evaluate", "predict", "export"):
+        assert "--model= is empty" in bad_input(f"{name}.py", "--model=")
     assert "no such file" in bad_input("evaluate.py", f"--model={tmp_path / 'none'}")
     assert not (tmp_path / "none").exists()
     for name in ("train", "evaluate", "export"):

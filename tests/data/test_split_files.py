@@ -113,6 +113,23 @@ def test_eurosat(tmp_path):
     np.testing.assert_array_equal(splits["validation"].labels, whole.labels[40:60])
 
 
+def test_what_is_told_of_splits(folder, tmp_path, capsys):
+    """A line where a classifier may be judged on images of its training."""
+    given = lists(tmp_path, ["Forest/1.png"], ["Forest/2.png"], ["Forest/3.png"])
+    trained = {"dataset": "eurosat/rgb"}
+    for dataset, split_files, told in (
+        (None, None, ""),
+        (f"folder:{folder}", None, "was trained on eurosat/rgb; where images of its training are among"),
+        (None, given, "was trained with other splits"),
+    ):
+        sources.as_trained("model", trained, dataset, None, split_files)
+        out = capsys.readouterr().out
+        assert told in out and out.count("\n") == bool(told)
+    trained["split_files"] = given  # by code that kept no SHA-256
+    assert sources.as_trained("model", trained, None, None, given)[2] == given
+    assert not capsys.readouterr().out
+
+
 @pytest.mark.long
 def test_a_run_and_its_evaluation_have_the_same_splits(folder, tmp_path, program, bad_input):
     names = [f"{name}/{number}.png" for name in ("Forest", "River") for number in range(12)]
@@ -132,13 +149,16 @@ def test_a_run_and_its_evaluation_have_the_same_splits(folder, tmp_path, program
     assert again.returncode == 0 and json.loads((tmp_path / "found-again/metrics.json").read_text())["count"] == 4
     moved = folder.rename(tmp_path / "moved")
     other = program("evaluate.py", "--model=model", f"--dataset=folder:{moved}", **where)
-    assert other.returncode == 0 and f"Splits: those of folder:{moved}. If its images are those" in other.stdout
+    assert other.returncode == 0 and f"with the lists {metadata['split_files']}; where images" in other.stdout
     told = bad_input("evaluate.py", "--model=model", **where)
     assert f"--dataset=folder:PATH --split_files={metadata['split_files']}" in told
     same = f"--split_files={metadata['split_files']}"
     other = program("evaluate.py", "--model=model", f"--dataset=folder:{moved}", same, **where)
-    assert other.returncode == 0 and "4 images" in other.stdout and "Splits:" not in other.stdout
+    assert other.returncode == 0 and "4 images" in other.stdout
     moved.rename(folder)
+    (tmp_path / "test.txt").write_text("\n".join(names[:19:-1]))  # in another order
+    other = program("evaluate.py", "--model=model", same, "--output_dir=found-in-order", **where)
+    assert other.returncode == 0 and "other splits" not in other.stdout
     (tmp_path / "test.txt").write_text("\n".join(names[4:8]))
     told = bad_input("evaluate.py", "--model=model", **where)
     assert "was trained with the lists" in told and "which have changed since" in told

@@ -57,6 +57,10 @@ def test_answers_are_those_of_the_model(addresses, expected, protocol):
     np.testing.assert_allclose(np.delete(probabilities, 5, axis=0), expected.predict(images), atol=1e-5)
     assert server.about()[0] == synthetic.CLASSES and server.classify([])[0].shape == (0, 10)
     served = client.classifier(addresses[protocol], "small", version=1)
+    whole = [image.astype("float64") for image in images[:2]]
+    np.testing.assert_allclose(served.predict(whole), expected.predict(whole), atol=1e-5)
+    with pytest.raises(InputError, match="expected whole numbers from 0 to 255"):
+        served.predict([images[0] / 255])
     assert served.classes == synthetic.CLASSES and (served.patch_side, served.metadata["largest_patch"]) == (64, 128)
     np.testing.assert_allclose(served.predict(images[:9]), expected.predict(images[:9]), atol=1e-5)
 

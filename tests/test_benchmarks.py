@@ -92,13 +92,18 @@ def test_a_stopped_benchmark(tmp_path):
     )
     trainings = ("--", "--depth=10", "--dataset=synthetic", "--epochs=200")
     command = [sys.executable, "-m", "benchmarks.table", *ours, *trainings]
-    with subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE) as process:
-        for _ in range(600):
-            time.sleep(0.2)
-            if (log := pathlib.Path(f"{base}.log")).exists() and "Epoch 3/200" in log.read_text():
-                break
-        os.killpg(process.pid, signal.SIGINT)
-        assert process.wait(timeout=100) == 130, process.stderr.read()
+    # Tests that run in the background ignore Ctrl-C, and so would it.
+    terminal = {"start_new_session": True, "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, **terminal) as process:
+        try:
+            for _ in range(600):
+                time.sleep(0.2)
+                if (log := pathlib.Path(f"{base}.log")).exists() and "Epoch 3/200" in log.read_text():
+                    break
+            os.killpg(process.pid, signal.SIGINT)
+            assert process.wait(timeout=100) == 130, process.stderr.read()
+        finally:
+            process.terminate()
     assert "is kept as it was after" in log.read_text()
     assert not (base / "1").exists() and not (tmp_path / "results").exists()
 

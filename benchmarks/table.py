@@ -54,12 +54,13 @@ def row(variant: str, seeds: dict[int, pathlib.Path]) -> dict:
     metadata = {seed: runs.found(base) for seed, base in seeds.items()}
     corruptions = {seed: runs.under_corruptions(base, "test") for seed, base in seeds.items()}
     accuracies = [found["test_accuracy"] for found in metadata.values()]
-    images, count = (next(iter(metadata.values()))["split_sizes"][name] for name in ("train", "test"))
+    first = next(iter(metadata.values()))
+    images, count = first["split_sizes"]["train"], first["split_sizes"]["test"]
     mean = statistics.mean(accuracies)
     histories = {seed: runs.history(base) for seed, base in seeds.items()}
     return {
-        "name": NAMES[variant].format(next(iter(metadata.values()))["depth"]),
-        "depth": next(iter(metadata.values()))["depth"],
+        "name": NAMES[variant].format(first["depth"]),
+        "depth": first["depth"],
         "variant": variant,
         "accuracies": dict(zip(seeds, accuracies)),
         "accuracy": mean,

@@ -198,7 +198,7 @@ def of_type(images: np.ndarray, bands: int, dtype: np.dtype) -> np.ndarray:
         )
     with np.errstate(invalid="ignore"):  # told below
         pixels = images.astype(dtype, copy=False)
-    if dtype.kind in "iu" and not np.array_equal(pixels, images):
+    if pixels is not images and dtype.kind in "iu" and not np.array_equal(pixels, images):
         limits = np.iinfo(dtype)
         raise InputError(
             f"a pixel has the value {images[pixels != images][0]}: expected whole numbers from {limits.min} to "

@@ -102,9 +102,9 @@ def as_trained(
     if "dataset" not in trained:
         raise InputError(f"{model} does not say what it was trained on; give --dataset")
     name, place = trained["dataset"], trained.get("data_dir")
-    with_lists = f" --split_files={shlex.quote(lists)}" if lists else ""
+    flag = f" --split_files={shlex.quote(lists)}" if lists else ""
     if name.startswith(FOLDER) and not pathlib.Path(name.removeprefix(FOLDER)).is_dir():
-        raise InputError(f"{model} was trained on {name}, which is not there; give --dataset=folder:PATH{with_lists}")
+        raise InputError(f"{model} was trained on {name}, which is not there; give --dataset=folder:PATH{flag}")
     return name, data_dir or (place if place and pathlib.Path(place).is_dir() else None), lists
 
 

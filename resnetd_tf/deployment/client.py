@@ -5,32 +5,22 @@ probabilities, problems = server.classify([path.read_bytes() for path in pathlib
 classifier = client.classifier("grpc://localhost:8500", "resnet50d")  # as saved.open_classifier returns it
 """
 
-import base64
-import contextlib
 import io
-import json
 import pathlib
-import time
 import urllib.parse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import grpc
 import numpy as np
 import PIL.Image
-import requests
-import tensorflow as tf
-from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2, prediction_service_pb2_grpc
 
 from resnetd_tf.data.images import of_type
+from resnetd_tf.deployment.serving_protocols import Grpc, Rest
 from resnetd_tf.deployment.signatures import ENCODED
-from resnetd_tf.errors import InputError, damage_told, first_line, reason
+from resnetd_tf.errors import InputError, damage_told
 from resnetd_tf.saved import SavedClassifier
 
 BATCH = 32  # images in a request: what one batch of the server's may hold, see serving/batching.config
-START = "start it, or give another --server, grpc://HOST:8500 or http://HOST:8501"
-ATTEMPTS = 3  # to classify changes nothing on the server, so that a request can be repeated
 OUTPUTS = {"probabilities", "labels", "error", "patch_side", "largest_patch"}  # of `encoded`, that are used here
 
 
@@ -56,7 +46,8 @@ class Server:
         """
         if not files:
             return np.zeros((0, len(self.about()[0])), "float32"), []
-        probabilities, problems = list[np.ndarray](), list[str]()
+        probabilities: list[np.ndarray] = []
+        problems: list[str] = []
         for start in range(0, len(files), BATCH):
             some = files[start : start + BATCH]
             with damage_told(f"server {self.address}: answers what no classifier of ours does"):
@@ -98,7 +89,7 @@ def connect(address: str, model: str, version: int | None = None, timeout: float
         raise InputError(f"--timeout={timeout}: give seconds, above 0 and below a million")
     if not given:
         raise InputError(f"--server={address}: give grpc://HOST:8500 or http://HOST:8501")
-    protocol = _Grpc if parts.scheme == "grpc" else _Rest
+    protocol = Grpc if parts.scheme == "grpc" else Rest
     asked = protocol(address, parts, model, version, timeout)
     with damage_told(f"server {address}: answers what no TensorFlow Serving does"):
         outputs = asked.outputs()
@@ -133,118 +124,7 @@ def classifier(address: str, model: str, version: int | None = None, timeout: fl
 
 
 def _png(image: np.ndarray) -> bytes:
-    file, (pixels,) = io.BytesIO(), of_type(np.asarray(image)[np.newaxis], 3, np.dtype("uint8"))
+    (pixels,) = of_type(np.asarray(image)[np.newaxis], 3, np.dtype("uint8"))
+    file = io.BytesIO()
     PIL.Image.fromarray(pixels).save(file, "PNG", compress_level=1)
     return file.getvalue()
-
-
-class _Grpc:
-    """By gRPC, as TensorFlow Serving's prediction_service.proto says."""
-
-    def __init__(self, address: str, parts, model: str, version: int | None, timeout: float):
-        retry = {
-            "maxAttempts": ATTEMPTS,
-            "initialBackoff": "0.2s",
-            "maxBackoff": "2s",
-            "backoffMultiplier": 2,
-            "retryableStatusCodes": ["UNAVAILABLE"],
-        }
-        service = {"name": [{"service": "tensorflow.serving.PredictionService"}], "retryPolicy": retry}
-        options = [
-            ("grpc.service_config", json.dumps({"methodConfig": [service]})),
-            ("grpc.max_receive_message_length", -1),
-        ]
-        self.stub = prediction_service_pb2_grpc.PredictionServiceStub(grpc.insecure_channel(parts.netloc, options))
-        self.address, self.model, self.version, self.timeout = address, model, version, timeout
-
-    def predict(self, files: Sequence[bytes]) -> dict[str, np.ndarray]:
-        request = predict_pb2.PredictRequest()
-        self._name(request.model_spec).signature_name = ENCODED
-        request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto(list(files), tf.string))
-        with self._told():
-            response = self.stub.Predict(request, timeout=self.timeout)
-        found = {name: tf.make_ndarray(tensor) for name, tensor in response.outputs.items()}
-        return {name: _text(value) if value.dtype == object else value for name, value in found.items()}
-
-    def outputs(self) -> set[str]:
-        """Names of what the signature `encoded` gives."""
-        request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
-        self._name(request.model_spec)
-        with self._told():
-            response = self.stub.GetModelMetadata(request, timeout=self.timeout)
-        signatures = get_model_metadata_pb2.SignatureDefMap()
-        response.metadata["signature_def"].Unpack(signatures)
-        return set(signatures.signature_def[ENCODED].outputs) if ENCODED in signatures.signature_def else set()
-
-    def _name(self, spec):
-        spec.name = self.model
-        if self.version is not None:
-            spec.version.value = self.version
-        return spec
-
-    @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        try:
-            yield
-        except grpc.RpcError as error:
-            code, details = error.code(), first_line(ValueError(error.details() or ""))
-            said = {
-                grpc.StatusCode.UNAVAILABLE: f"cannot be reached by gRPC ({details}); {START}",
-                grpc.StatusCode.DEADLINE_EXCEEDED: f"no answer within {self.timeout:g} s; raise --timeout",
-                grpc.StatusCode.NOT_FOUND: f"{details}; give another --model_name or --version",
-            }.get(code, f"{code.name}: {details}")
-            raise InputError(f"server {self.address}: {said}") from error
-
-
-class _Rest:
-    """By HTTP and JSON, https://www.tensorflow.org/tfx/serving/api_rest."""
-
-    def __init__(self, address: str, parts, model: str, version: int | None, timeout: float):
-        name = urllib.parse.quote(model, safe="")
-        at = "" if version is None else f"/versions/{version}"
-        self.url = f"{parts.scheme}://{parts.netloc}/v1/models/{name}{at}"
-        self.address, self.timeout, self.session = address, timeout, requests.Session()
-
-    def predict(self, files: Sequence[bytes]) -> dict[str, np.ndarray]:
-        encoded = [{"b64": base64.b64encode(file).decode()} for file in files]
-        body = {"signature_name": ENCODED, "inputs": {"image_bytes": encoded}}
-        answer = self._ask("POST", f"{self.url}:predict", body)
-        return {name: np.asarray(value) for name, value in answer["outputs"].items()}
-
-    def outputs(self) -> set[str]:
-        """Names of what the signature `encoded` gives."""
-        signatures = self._ask("GET", f"{self.url}/metadata")["metadata"]["signature_def"]["signature_def"]
-        return set(signatures.get(ENCODED, {}).get("outputs", {}))
-
-    def _ask(self, method: str, url: str, body: dict | None = None) -> Any:
-        for attempt in range(ATTEMPTS):
-            last = attempt == ATTEMPTS - 1
-            try:
-                response = self.session.request(method, url, json=body, timeout=self.timeout)
-            except requests.Timeout as error:
-                message = f"no answer within {self.timeout:g} s; raise --timeout"
-                raise InputError(f"server {self.address}: {message}") from error
-            except requests.RequestException as error:
-                if last or not isinstance(error, requests.ConnectionError):
-                    message = f"cannot be reached by HTTP ({reason(error)}); {START}"
-                    raise InputError(f"server {self.address}: {message}") from error
-            else:
-                if last or response.status_code not in (502, 503, 504):
-                    break
-            time.sleep(0.2 * 2**attempt)
-        answer = None
-        with contextlib.suppress(ValueError):
-            answer = response.json()
-        if not isinstance(answer, dict):
-            raise InputError(
-                f"server {self.address}: is no TensorFlow Serving: it answered {response.status_code} with no JSON"
-            )
-        if "error" in answer or not response.ok:
-            said = first_line(ValueError(str(answer.get("error", response.reason))))
-            advice = "; give another --model_name or --version" if response.status_code == 404 else ""
-            raise InputError(f"server {self.address}: {said}{advice}")
-        return answer
-
-
-def _text(strings: np.ndarray) -> np.ndarray:
-    return np.array([value.decode(errors="replace") for value in strings.ravel()], object).reshape(strings.shape)

@@ -19,8 +19,8 @@ FLAGS = flags.FLAGS
 CHANGES: dict[str, dict] = {
     "the recipe": {},
     "flips and turns alone": {"varied": 0.0},
-    "half of the images varied": {"varied": 0.5},
-    "label smoothing 0.1": {"label_smoothing": 0.1},
+    "a quarter of the images varied": {"varied": 0.25},
+    "no label smoothing": {"label_smoothing": 0.0},
     "a tenth of the weight decay": {"weight_decay": 5e-4},
     "no warm-up": {"warmup_epochs": 0.0},
 }

@@ -25,8 +25,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "default": {
         "epochs": 10,
         "image_size": 224,
-        "varied": 0.25,
-        "label_smoothing": 0.0,
+        "varied": 0.125,
+        "label_smoothing": 0.1,
     },
     # As plain as the report's: nothing that it does not mention but turns and label smoothing.
     "report": {

@@ -21,7 +21,6 @@ from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2, predict
 from resnetd_tf.deployment.signatures import ENCODED
 from resnetd_tf.errors import InputError, first_line, reason
 
-START = "start it, or give another --server, grpc://HOST:8500 or http://HOST:8501"
 ATTEMPTS = 3  # to classify changes nothing on the server, so that a request can be repeated
 
 
@@ -76,8 +75,8 @@ class Grpc:
         except grpc.RpcError as error:
             code, details = error.code(), first_line(ValueError(error.details() or ""))
             said = {
-                grpc.StatusCode.UNAVAILABLE: f"cannot be reached by gRPC ({details}); {START}",
-                grpc.StatusCode.DEADLINE_EXCEEDED: f"no answer within {self.timeout:g} s; raise --timeout",
+                grpc.StatusCode.UNAVAILABLE: _unreachable("gRPC", details),
+                grpc.StatusCode.DEADLINE_EXCEEDED: _late(self.timeout),
                 grpc.StatusCode.NOT_FOUND: f"{details}; give another --model_name or --version",
             }.get(code, f"{code.name}: {details}")
             raise InputError(f"server {self.address}: {said}") from error
@@ -109,12 +108,10 @@ class Rest:
             try:
                 response = self.session.request(method, url, json=body, timeout=self.timeout)
             except requests.Timeout as error:
-                message = f"no answer within {self.timeout:g} s; raise --timeout"
-                raise InputError(f"server {self.address}: {message}") from error
+                raise InputError(f"server {self.address}: {_late(self.timeout)}") from error
             except requests.RequestException as error:
                 if last or not isinstance(error, requests.ConnectionError):
-                    message = f"cannot be reached by HTTP ({reason(error)}); {START}"
-                    raise InputError(f"server {self.address}: {message}") from error
+                    raise InputError(f"server {self.address}: {_unreachable('HTTP', reason(error))}") from error
             else:
                 if last or response.status_code not in (502, 503, 504):
                     break
@@ -131,6 +128,15 @@ class Rest:
             advice = "; give another --model_name or --version" if response.status_code == 404 else ""
             raise InputError(f"server {self.address}: {said}{advice}")
         return answer
+
+
+def _late(timeout: float) -> str:
+    return f"no answer within {timeout:g} s; raise --timeout"
+
+
+def _unreachable(protocol: str, why: str) -> str:
+    advice = "start it, or give another --server, grpc://HOST:8500 or http://HOST:8501"
+    return f"cannot be reached by {protocol} ({why}); {advice}"
 
 
 def _text(strings: np.ndarray) -> np.ndarray:

@@ -2,10 +2,10 @@
 
     python -m benchmarks.few_images --image_size=64
 
-A ResNet-50-D is trained on eight classes of EuroSAT alone. From its weights, and from random ones, a classifier of the
-two others, in a folder of pictures, is trained on 5, 20 and 100 images of each from the validation split, and tested on
-their images of the test split. A hundred others of the validation split choose the epoch. Goes on where it was stopped.
-EuroSAT is where TFDS_DATA_DIR says.
+A ResNet-50-D is trained on eight classes of EuroSAT alone. From its weights, the head alone or all of them, and from
+random ones, a classifier of the two others, in a folder of pictures, is trained on 5, 20 and 100 images of each from
+the validation split, and tested on their images of the test split. A hundred others of the validation split choose the
+epoch. Goes on where it was stopped. EuroSAT is where TFDS_DATA_DIR says.
 """
 
 import pathlib
@@ -74,10 +74,15 @@ def compare(arguments: list[str]) -> None:
     runs.trained(seen, [*size, "--weights=none", f"--split_files={write_lists(place / 'lists-eight', files)}"])
     pictures = place / "pictures"
     write_pictures(pictures, dataset, FLAGS.unseen)
-    lines = ["| images a class | from the weights of the eight | from random weights |", "|---|---|---|"]
+    of_eight = f"--weights={seen / 'run-1/model.keras'}"
+    starts = {"head": [of_eight, "--freeze=backbone"], "eight": [of_eight], "random": ["--weights=none"]}
+    lines = [
+        "| images a class | weights of the eight, the head alone trained | all trained | from random weights |",
+        "|---|---|---|---|",
+    ]
     results = {}
     for count in COUNTS:
-        accuracies: dict[str, list[float]] = {str(seen / "run-1/model.keras"): [], "none": []}
+        accuracies: dict[str, list[float]] = {start: [] for start in starts}
         for seed in range(FLAGS.seeds):
             first, last = seed * count, (seed + 1) * count
             given = [file for name in FLAGS.unseen for file in of["validation"][name][first:last]]
@@ -87,12 +92,12 @@ def compare(arguments: list[str]) -> None:
             listed = write_lists(place / f"lists-{count}-{seed}", files)
             batch = min(32, len(given))
             epochs = -(-STEPS // (len(given) // batch))
-            for weights, found in accuracies.items():
-                base = place / f"{count}-{'random' if weights == 'none' else 'eight'}-{seed}"
-                few = [f"--batch_size={batch}", f"--epochs={epochs}", f"--seed={seed}", f"--split_files={listed}"]
-                few += [f"--dataset=folder:{pictures}", f"--weights={weights}"]
-                found.append(runs.trained(base, [*size, *few])["test_accuracy"])
-        results[count] = dict(zip(("eight classes", "random"), accuracies.values()))
+            few = [f"--batch_size={batch}", f"--epochs={epochs}", f"--seed={seed}", f"--split_files={listed}"]
+            few += [f"--dataset=folder:{pictures}"]
+            for start, weights in starts.items():
+                base = place / f"{count}-{start}-{seed}"
+                accuracies[start].append(runs.trained(base, [*size, *few, *weights])["test_accuracy"])
+        results[count] = accuracies
         cells = [
             f"{100 * statistics.mean(found):.1f} % ({100 * min(found):.1f} to {100 * max(found):.1f})"
             for found in accuracies.values()

@@ -46,7 +46,7 @@ def ablation(arguments: list[str]) -> None:
         change = CHANGES.get(name, {"epochs": settings.epochs})
         flags_ = [f"--{flag}={value}" for flag, value in {**given, **change}.items()]
         base = place / name.replace(" ", "-")
-        metadata = runs.trained(base, [*flags_, "--weights=none", *arguments])
+        metadata = runs.trained(base, [*flags_, "--weights=none"], arguments)
         corrupted = runs.under_corruptions(base, FLAGS.judged)
         results[name] = {"metadata": metadata, "corruptions": corrupted}
         seconds = statistics.median(row["seconds"] for row in runs.history(base))

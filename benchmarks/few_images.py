@@ -5,7 +5,8 @@
 A ResNet-50-D is trained on eight classes of EuroSAT alone. From its weights, the head alone or all of them, and from
 random ones, a classifier of the two others, in a folder of pictures, is trained on 5, 20 and 100 images of each from
 the validation split, and tested on their images of the test split. A hundred others of the validation split choose the
-epoch. Goes on where it was stopped. EuroSAT is where TFDS_DATA_DIR says.
+epoch. Goes on where it was stopped. EuroSAT is where TFDS_DATA_DIR says. What stands after `--` are flags of train.py
+for all.
 """
 
 import pathlib
@@ -69,9 +70,10 @@ def compare(arguments: list[str]) -> None:
     }
     eight = [name for name in dataset.classes if name not in FLAGS.unseen]
     files = {split: [file for name in eight for file in found[name]] for split, found in of.items()}
-    size = [f"--image_size={settings.image_size}", *arguments]
+    size = f"--image_size={settings.image_size}"
     seen = place / "eight-classes"
-    runs.trained(seen, [*size, "--weights=none", f"--split_files={write_lists(place / 'lists-eight', files)}"])
+    lists = f"--split_files={write_lists(place / 'lists-eight', files)}"
+    runs.trained(seen, [size, "--weights=none", lists], arguments)
     pictures = place / "pictures"
     write_pictures(pictures, dataset, FLAGS.unseen)
     of_eight = f"--weights={seen / 'run-1/model.keras'}"
@@ -96,7 +98,7 @@ def compare(arguments: list[str]) -> None:
             few += [f"--dataset=folder:{pictures}"]
             for start, weights in starts.items():
                 base = place / f"{count}-{start}-{seed}"
-                accuracies[start].append(runs.trained(base, [*size, *few, *weights])["test_accuracy"])
+                accuracies[start].append(runs.trained(base, [size, *few, *weights], arguments)["test_accuracy"])
         results[count] = accuracies
         cells = [
             f"{100 * statistics.mean(found):.1f} % ({100 * min(found):.1f} to {100 * max(found):.1f})"

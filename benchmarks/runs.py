@@ -12,7 +12,7 @@ from resnetd_tf.errors import InputError
 from resnetd_tf.training.settings import RECIPES
 
 
-def trained(base: pathlib.Path, arguments: list[str]) -> dict:
+def trained(base: pathlib.Path, own: list[str], given: list[str]) -> dict:
     """What metadata.json says of the finished run under `base`, which is trained first if there is none.
 
     Its output goes to `base`.log. A run that is unfinished goes on. One with other flags, or by a recipe that has
@@ -20,12 +20,17 @@ def trained(base: pathlib.Path, arguments: list[str]) -> dict:
 
     Args:
         base: Base path of the run's model.
-        arguments: Flags of train.py.
+        own: Flags of train.py that the benchmark sets.
+        given: Further ones, which stand after -- on its command line.
     Raises:
         InputError: Flags are wrong, or others than those of the run that is there.
     """
-    if stray := [argument for argument in arguments if not argument.startswith("--")]:
+    if stray := [argument for argument in given if not argument.startswith("--")]:
         raise InputError(f"unexpected argument {stray[0]!r}; what stands after -- are flags of train.py, --NAME=VALUE")
+    for name in _names(given):
+        if name in {*_names(own), "output_dir", "resume"}:
+            raise InputError(f"--{name} after --: this benchmark sets it; leave it out there")
+    arguments = [*own, *given]
     if not (base / "1").is_dir():
         _call(["train.py", *arguments, f"--output_dir={base}", "--resume"], base)
     metadata = found(base)
@@ -39,14 +44,17 @@ def trained(base: pathlib.Path, arguments: list[str]) -> dict:
             f"{base} was trained with {shlex.join(before)}, not with {shlex.join(arguments)}: give another --runs_dir, "
             "or delete it"
         )
-    given = {flag.lstrip("-").partition("=")[0] for flag in arguments}
     for name, value in RECIPES[metadata["recipe"]].items():
-        if name not in given and metadata.get(name) != value:
+        if name not in _names(arguments) and metadata.get(name) != value:
             raise InputError(
                 f"{base} was trained with --{name}={metadata.get(name)}, which the recipe {metadata['recipe']} says no "
                 f"longer, but {value}: give another --runs_dir, or delete it"
             )
     return metadata
+
+
+def _names(arguments: list[str]) -> list[str]:
+    return [argument.lstrip("-").partition("=")[0] for argument in arguments]
 
 
 def found(base: pathlib.Path) -> dict:
@@ -75,6 +83,7 @@ def _call(arguments: list[str], base: pathlib.Path) -> None:
     log = pathlib.Path(f"{base}.log")
     print(f"python {shlex.join(arguments)}  # output in {log}", flush=True)
     with log.open("ab") as output:
+        before = output.tell()
         # In a session of its own: on a terminal's Ctrl-C a training would end as one that is done.
         process = subprocess.Popen([sys.executable, *arguments], stdout=output, stderr=output, start_new_session=True)
         try:
@@ -84,4 +93,5 @@ def _call(arguments: list[str], base: pathlib.Path) -> None:
             process.wait()
             raise
     if status:
-        raise InputError(f"it ended with {status}: {log.read_text(errors='replace').strip().splitlines()[-1]}")
+        said = log.read_bytes()[before:].decode(errors="replace").strip()
+        raise InputError(f"it ended with {status}: {said.splitlines()[-1] if said else 'it printed nothing'}")

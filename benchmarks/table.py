@@ -11,6 +11,7 @@ others cannot be in the same table.
 
 import json
 import pathlib
+import re
 import statistics
 
 import numpy as np
@@ -150,12 +151,12 @@ def table(arguments: list[str]) -> None:
     def run(variant: str, seed: int) -> pathlib.Path:
         base = place / f"{variant}-seed{seed}"
         network = [f"--image_size={settings.image_size}", f"--variant={variant}", f"--seed={seed}", "--weights=none"]
-        runs.trained(base, [f"--recipe={settings.recipe}", *network, *arguments])
+        runs.trained(base, [f"--recipe={settings.recipe}", *network], arguments)
         runs.under_corruptions(base, "test")
         return base
 
-    names = [path.parent.name.partition("-seed")[::2] for path in sorted(place.glob("*-seed*/1"))]
-    made = [(variant, int(seed)) for variant, seed in names]
+    names = (re.fullmatch(r"(base|[bcd])-seed(\d+)", path.parent.name) for path in sorted(place.glob("*-seed*/1")))
+    made = [(name[1], int(name[2])) for name in names if name]
     wanted = [(variant, seed) for seed in seeds for variant in FLAGS.variants]
     found: dict[str, dict[int, pathlib.Path]] = {variant: {} for variant in NAMES}
     # Those made before come first: where they have other flags, nothing is trained in vain.

@@ -80,6 +80,63 @@ def test_table(tmp_path):
     assert (folder / "table-default-32.png").is_file()
 
 
+def trainings(name: str, *arguments: str, folder) -> list[dict[str, str]]:
+    """The flags of train.py, by name, of the trainings that a benchmark asks for; none is made."""
+    stubbed = f"""
+import json, sys
+from benchmarks import runs, {name} as benchmark
+def trained(base, own, given):
+    print("asked:", json.dumps([*own, *given]))
+    return {{"test_accuracy": 0.5, "validation_accuracy": 0.5}}
+runs.trained = trained
+runs.under_corruptions = lambda *_: dict.fromkeys(("mean_accuracy", "calibration_error", "mean_calibration_error"), 0)
+runs.history = lambda *_: [{{"seconds": 1.0}}]
+benchmark.main()
+"""
+    places = [f"--output_dir={folder}", f"--runs_dir={folder / 'runs'}"]
+    command = [sys.executable, "-c", stubbed, *places, *arguments]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    asked = [json.loads(line.removeprefix("asked:")) for line in result.stdout.splitlines() if "asked:" in line]
+    return [dict(flag.removeprefix("--").split("=", 1) for flag in each) for each in asked]
+
+
+@needs_eurosat
+def test_few_images(tmp_path):
+    """Three ways to start on the same few images, which neither choose an epoch nor are tested on."""
+
+    def lists(asked):
+        return [pathlib.Path(path).read_text().split() for path in asked["split_files"].split(",")]
+
+    first, *few = trainings("few_images", "--image_size=32", "--seeds=2", folder=tmp_path)
+    assert first["weights"] == "none"
+    eight = {name.partition("_")[0] for listed in lists(first) for name in listed}
+    assert len(eight) == 8 and not eight & {"Highway", "River"}
+    assert len(few) == 3 * 2 * 3
+    for head, whole, random in zip(few[::3], few[1::3], few[2::3]):
+        assert head.pop("freeze") == "backbone" and head == whole
+        assert random.pop("weights") == "none" and whole.pop("weights").endswith("eight-classes/run-1/model.keras")
+        assert random == whole
+        given, checks, tests = lists(random)
+        assert len(given) in (10, 40, 200) and len(checks) == 100 and len(tests) == 497
+        assert not set(given) & set(checks) and not set(tests) & {*given, *checks}
+    assert len({each["split_files"] for each in few}) == 6
+
+
+def test_ablation(tmp_path):
+    """Each changes one setting of the recipe."""
+    first, *others = trainings("ablation", "--image_size=32", "--depth=18", folder=tmp_path)
+    assert first == {"recipe": "default", "image_size": "32", "depth": "18", "variant": "d", "weights": "none"}
+    for changed in others:
+        assert first.items() <= changed.items() and len(changed) == 6
+
+
+def test_a_benchmark_keeps_its_own_flags(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.ablation", "--image_size=32", f"--runs_dir={tmp_path}", "--"]
+    result = subprocess.run([*command, "--varied=0.5", "--depth=10"], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2 and not list(tmp_path.iterdir()), result.stderr
+
+
 @pytest.mark.long
 def test_a_stopped_benchmark(tmp_path):
     """Ctrl-C in its terminal leaves a run that goes on, and no result of the epochs until then."""

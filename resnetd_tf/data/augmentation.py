@@ -55,7 +55,8 @@ def vary_pixels(images: tf.Tensor, seed: tf.Tensor, share: float, strength: tf.T
         images: (batch, height, width, 3) uint8, RGB.
         seed: Two integers.
         share: From 0, none of the images, to 1, all.
-        strength: From 0, where nothing changes but by the rounding of JPEG at quality 100, to 1.
+        strength: From 0, where nothing changes but what is stored as JPEG, by its rounding at quality 100 and, in every
+            second of these, by colours at half size; to 1.
 
     Returns:
         The same shape and type.

@@ -22,6 +22,7 @@ from resnetd_tf.deployment.signatures import ENCODED
 from resnetd_tf.errors import InputError, first_line, reason
 
 ATTEMPTS = 3  # to classify changes nothing on the server, so that a request can be repeated
+UNAVAILABLE = (502, 503, 504)  # HTTP's, of what stands before a server that is starting, too
 
 
 class Grpc:
@@ -107,18 +108,23 @@ class Rest:
             last = attempt == ATTEMPTS - 1
             try:
                 response = self.session.request(method, url, json=body, timeout=self.timeout)
-            except requests.Timeout as error:
-                raise InputError(f"server {self.address}: {_late(self.timeout)}") from error
             except requests.RequestException as error:
-                if last or not isinstance(error, requests.ConnectionError):
+                # Within an answer it is no Timeout of requests.
+                if isinstance(error, requests.Timeout) or "Read timed out" in str(error):
+                    raise InputError(f"server {self.address}: {_late(self.timeout)}") from error
+                broken = requests.ConnectionError, requests.exceptions.ChunkedEncodingError
+                if last or not isinstance(error, broken):
                     raise InputError(f"server {self.address}: {_unreachable('HTTP', reason(error))}") from error
             else:
-                if last or response.status_code not in (502, 503, 504):
+                if last or response.status_code not in UNAVAILABLE:
                     break
             time.sleep(0.2 * 2**attempt)
         answer = None
         with contextlib.suppress(ValueError):
             answer = response.json()
+        if not isinstance(answer, dict) and response.status_code in UNAVAILABLE:
+            said = f"is not available, it answered {response.status_code} {ATTEMPTS} times; try again later"
+            raise InputError(f"server {self.address}: {said}")
         if not isinstance(answer, dict):
             raise InputError(
                 f"server {self.address}: is no TensorFlow Serving: it answered {response.status_code} with no JSON"

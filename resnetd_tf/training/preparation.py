@@ -14,7 +14,7 @@ from resnetd_tf.networks import checkpoints, classifier, pretrained
 from resnetd_tf.normalization import EUROSAT_ALL, EUROSAT_RGB, Statistics, measured
 from resnetd_tf.training import devices
 from resnetd_tf.training.optimizer import compile_classifier
-from resnetd_tf.training.settings import FINE_TUNING, FROM_SCRATCH, Settings
+from resnetd_tf.training.settings import FINE_TUNING, FROM_SCRATCH, RECIPES, Settings
 
 
 def starting_weights(settings: Settings) -> checkpoints.Checkpoint | None:
@@ -81,6 +81,11 @@ def load(settings: Settings, interpolation: str) -> Dataset:
         image_size=settings.image_size,
         interpolation=interpolation,
     )
+    if dataset.bands != 3 and settings.varied not in (0, RECIPES[settings.recipe]["varied"]):
+        raise InputError(
+            f"--varied={settings.varied} has no effect: images of {dataset.bands} bands are only flipped and turned; "
+            "leave it out"
+        )
     training, batch_size = len(dataset.splits["train"]), settings.batch_size
     if training < batch_size:
         raise InputError(f"batch size {batch_size} is larger than the training split, {training} images")

@@ -11,11 +11,13 @@ import sys
 import threading
 import time
 
+import grpc
 import numpy as np
 import pytest
 import requests
 from conftest import ROOT
 from PIL import Image
+from tensorflow_serving.apis import get_model_metadata_pb2, prediction_service_pb2_grpc
 
 from resnetd_tf.data import synthetic
 from resnetd_tf.deployment import client
@@ -175,6 +177,63 @@ def test_servers_that_answer_something_else(outputs, answer, message):
         server.shutdown()
 
 
+def test_http_requests_are_repeated():
+    """To a server that is not available, or breaks its answer off, twice."""
+    none, broken, whole = (
+        (503, b"", 0),
+        (200, b"{", 9),
+        (200, b'{"metadata": {"signature_def": {"signature_def": {}}}}', 0),
+    )
+    answers, asked = [], []
+
+    class Starting(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            status, content, lacking = answers.pop(0)
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content) + lacking))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Starting) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for answers[:], message in (
+            ([none, broken, whole], "no classifier of RGB by export.py"),
+            ([none] * 3, "is not available, it answered 503 3 times; try again later"),
+            ([broken] * 3, "cannot be reached by HTTP .*; start it"),
+        ):
+            asked.clear()
+            with pytest.raises(InputError, match=message):
+                client.connect(f"http://127.0.0.1:{server.server_port}", "small")
+            assert len(asked) == 3
+        server.shutdown()
+
+
+def test_grpc_requests_are_repeated():
+    asked = []
+
+    class Starting(prediction_service_pb2_grpc.PredictionServiceServicer):
+        def GetModelMetadata(self, request, context):
+            asked.append(request)
+            if len(asked) < 3:
+                context.abort(grpc.StatusCode.UNAVAILABLE, "starting")
+            response = get_model_metadata_pb2.GetModelMetadataResponse()
+            response.metadata["signature_def"].Pack(get_model_metadata_pb2.SignatureDefMap())
+            return response
+
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(1))
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(Starting(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with pytest.raises(InputError, match=r"no classifier of RGB by export.py"):
+        client.connect(f"grpc://127.0.0.1:{port}", "small")
+    assert len(asked) == 3
+    server.stop(None)
+
+
 def test_a_server_that_is_slow():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
@@ -183,3 +242,13 @@ def test_a_server_that_is_slow():
             with pytest.raises(InputError, match=r"no answer within 1 s; raise --timeout"):
                 client.connect(f"{protocol}://127.0.0.1:{port}", "small", timeout=1)
             assert time.monotonic() - started < 10
+    with socket.create_server(("127.0.0.1", 0)) as halting:  # in the middle of its answer
+
+        def answer():
+            with halting.accept()[0] as connection:
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{")
+                time.sleep(3)
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(InputError, match=r"no answer within 1 s; raise --timeout"):
+            client.connect(f"http://127.0.0.1:{halting.getsockname()[1]}", "small", timeout=1)

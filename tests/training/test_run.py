@@ -14,17 +14,18 @@ import numpy as np
 import pytest
 import sklearn.metrics
 import tensorflow as tf
+import tifffile
 from conftest import ROOT, SMALLEST, THREE_STEPS
 from tensorboard.compat.proto import event_pb2
 
-from resnetd_tf.data import sources, synthetic
+from resnetd_tf.data import batches, sources, synthetic
 from resnetd_tf.errors import InputError
 from resnetd_tf.evaluation import report
 from resnetd_tf.networks import checkpoints, classifier
 from resnetd_tf.normalization import EUROSAT_RGB
 from resnetd_tf.rundir import versions
 from resnetd_tf.saved import open_classifier
-from resnetd_tf.training import Settings, train
+from resnetd_tf.training import Settings, optimizer, train
 from resnetd_tf.training import run as run_module
 from resnetd_tf.training.duration import DurationEstimate, duration
 from resnetd_tf.training.optimizer import MeanRecall, compile_classifier
@@ -182,6 +183,37 @@ def test_bad_settings_leave_nothing(tmp_path, change, message):
     with pytest.raises(InputError, match=message):
         train(Settings(**{**settings, **change}))
     assert not list(tmp_path.iterdir())
+
+
+def test_pixels_are_varied_as_asked_and_more_and_more(monkeypatch, tmp_path):
+    asked, draw = [], batches.for_training
+    monkeypatch.setattr(batches, "for_training", lambda *args, **named: asked.append(named) or draw(*args, **named))
+    small = {"depth": 10, "image_size": 32, "epochs": 2, "batch_size": 700, "weights": "none"}
+    train(Settings(dataset="synthetic", varied=0.5, output_dir=str(tmp_path / "colours"), **small))
+    assert {named["varied"] for named in asked} == {0.5}
+    strength = asked[0]["strength"]  # of six steps
+    np.testing.assert_allclose([strength(tf.constant(step)) for step in (0, 3, 6)], (0, 0.5, 1))
+
+    for index in range(20):
+        path = tmp_path / f"patches/{index % 2}/{index}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(path, np.full((32, 32, 13), 900 + index, "uint16"))
+    bands = small | {
+        "dataset": f"folder:{tmp_path / 'patches'}",
+        "output_dir": str(tmp_path / "bands"),
+        "batch_size": 4,
+    }
+    with pytest.raises(InputError, match=r"--varied=0.5 has no effect: images of 13 bands"):
+        train(Settings(varied=0.5, **bands))
+    asked.clear()
+    train(Settings(**bands))
+    assert {named["varied"] for named in asked} == {0.0}
+
+
+def test_labels_are_smoothed():
+    """The cross-entropy of 0.95 and 0.05, where the labels are 1 and 0, with 0.8 and 0.2."""
+    found = float(optimizer.loss(Settings(label_smoothing=0.1))([[1.0, 0.0]], [[0.8, 0.2]]))
+    assert found == pytest.approx(-0.95 * np.log(0.8) - 0.05 * np.log(0.2), abs=1e-5)
 
 
 def test_no_plot_ends_a_run(monkeypatch, capsys, tmp_path):

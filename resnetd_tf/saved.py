@@ -80,7 +80,7 @@ def locate(model: str | pathlib.Path) -> pathlib.Path:
     if named or pretrained.is_shipped(path):
         return shipped()
     if not path.exists():
-        raise InputError(f"model {path}: no such file or folder; train one first, or give --model")
+        raise InputError(f"model {path}: no such file or folder; train one first, or give --model=eurosat")
     if path.is_file():
         if path.suffix not in (".keras", ".safetensors", *runtimes.SUFFIXES):
             raise InputError(f"model {path}: expected a .keras, .safetensors, .tflite, .onnx or .xml file, or a folder")

@@ -24,7 +24,7 @@ FLAGS = flags.FLAGS
 
 def predict(paths: list[str]) -> None:
     if not paths:
-        raise InputError("no image given")
+        raise InputError("no image given; name files or folders of pictures")
     if FLAGS.server is not None:
         common_flags.refuse("beside --server", "model", "trust", "explain")
     else:

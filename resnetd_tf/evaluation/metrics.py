@@ -1,5 +1,6 @@
 """Measures of a classifier on labelled images: numbers only, nothing is written or drawn."""
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 
@@ -132,14 +133,21 @@ class Evaluation:
         return {**of, **measured, "mistakes": mistakes}
 
 
-def check(classifier: SavedClassifier, dataset: Dataset) -> None:
-    """Raises InputError if bands or classes differ between classifier and dataset."""
+def with_classes_of(classifier: SavedClassifier, dataset: Dataset) -> Dataset:
+    """The dataset with the classes that the classifier knows, of which its own may be a part.
+
+    Raises:
+        InputError: The classifier does not know all of them, or takes another number of bands.
+    """
     classifier.check_bands(dataset.name, dataset.bands)
-    if dataset.classes != classifier.classes:
+    if unknown := [name for name in dataset.classes if name not in classifier.classes]:
         raise InputError(
-            f"{classifier.path} knows the classes {', '.join(classifier.classes)}; "
-            f"{dataset.name} has {', '.join(dataset.classes)}"
+            f"{dataset.name} has the classes {', '.join(dataset.classes)}; of these {classifier.path} does not know "
+            f"{', '.join(unknown)}, but {', '.join(classifier.classes)}; give images of these classes alone"
         )
+    labels = np.array([classifier.classes.index(name) for name in dataset.classes])
+    splits = {name: dataclasses.replace(split, labels=labels[split.labels]) for name, split in dataset.splits.items()}
+    return dataclasses.replace(dataset, classes=classifier.classes, splits=splits)
 
 
 def predict(classifier: SavedClassifier, images: Images, over_turns: bool = False) -> np.ndarray:
@@ -162,7 +170,7 @@ def evaluate(classifier: SavedClassifier, dataset: Dataset, split: str, over_tur
 
     Args:
         classifier: An opened classifier.
-        dataset: A dataset with that split loaded, that `check` accepts.
+        dataset: A dataset with that split loaded, and the classes of the classifier.
         split: The split's name.
         over_turns: As for `predict`.
     """

@@ -48,7 +48,7 @@ def evaluate(
         classifier.path, classifier.metadata, dataset, data_dir, split_files
     )
     loaded = sources.load(name, (split,), data_dir=data_dir, eurosat_zip=eurosat_zip, split_files=split_files)
-    metrics.check(classifier, loaded)
+    loaded = metrics.with_classes_of(classifier, loaded)
     measure = _under_corruptions if under_corruptions else _as_they_are
     what = split + "-turns" * over_turns + "-corruptions" * under_corruptions
     with rundir.new_evaluation(classifier.folder, what, output_dir) as folder:

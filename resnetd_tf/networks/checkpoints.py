@@ -75,7 +75,7 @@ def read(weights: str | pathlib.Path, depth: int, variant: str) -> Checkpoint:
     if weights == pretrained.EUROSAT or pretrained.is_shipped(path):
         path = pretrained.shipped()
     if not path.is_file():
-        raise ValueError(f"weights {path}: no such file")
+        raise ValueError(f"weights {path}: no such file; give one, imagenet, eurosat or none")
     if path.suffix in (".pth", ".pt", ".bin"):
         raise ValueError(
             f"weights {path}: loading a pickle runs code in it; convert it where you trust it: "

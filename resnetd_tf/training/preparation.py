@@ -40,6 +40,9 @@ def starting_weights(settings: Settings) -> checkpoints.Checkpoint | None:
     if found and found.image_size and found.image_size != settings.image_size:
         size = found.image_size
         note = f", of images of {size}x{size} pixels; --image_size={size} trains on that size too"
+    others = settings.split_files or settings.dataset != "eurosat/rgb"
+    if found and found.file and pretrained.is_shipped(found.file) and others:
+        note += ", trained on images of EuroSAT; where they are among yours, accuracy is too good"
     print(f"Weights: {found.source if found else 'random'}{note}", flush=True)
     return found
 
@@ -88,7 +91,9 @@ def load(settings: Settings, interpolation: str) -> Dataset:
         )
     training, batch_size = len(dataset.splits["train"]), settings.batch_size
     if training < batch_size:
-        raise InputError(f"batch size {batch_size} is larger than the training split, {training} images")
+        raise InputError(
+            f"batch size {batch_size} is larger than the training split, {training} images; give a smaller --batch_size"
+        )
     numbers = set(dataset.splits["train"].labels.tolist())
     if without := [name for label, name in enumerate(dataset.classes) if label not in numbers]:
         print(f"No training image has class {', '.join(without)}")

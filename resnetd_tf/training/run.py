@@ -132,8 +132,8 @@ def tell_or_remove(folder: pathlib.Path, progress: Progress, error: BaseExceptio
         shutil.rmtree(folder, ignore_errors=True)
         with contextlib.suppress(OSError):
             folder.parent.rmdir()  # unless other runs are in it
-        if isinstance(error, SystemExit):
-            print("\nTerminated before there was anything to keep", flush=True)
+        if isinstance(error, SystemExit | KeyboardInterrupt):
+            print("\nEnded before there was anything to keep", flush=True)
 
 
 def again(

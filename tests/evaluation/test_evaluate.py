@@ -1,13 +1,15 @@
 """Evaluation of saved classifiers, through the program."""
 
 import json
+import pathlib
 import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from resnetd_tf import rundir
-from resnetd_tf.data import synthetic
+from resnetd_tf.data import sources, synthetic
 from resnetd_tf.errors import InputError
 from resnetd_tf.evaluation import metrics
 from resnetd_tf.evaluation.run import evaluate
@@ -59,6 +61,29 @@ def test_over_turns(run, program, tmp_path):
         for how in (False, True)
     )
     assert over < 1e-5 < plain
+
+
+def test_images_of_some_classes(run, program, bad_input, tmp_path):
+    """Of some that the classifier knows, in any order; not of one that it does not know."""
+    images, labels = synthetic.draw(60, seed=9)
+    for number in (7, 2):
+        for index in np.flatnonzero(labels == number):
+            path = tmp_path / f"pictures/{synthetic.CLASSES[number]}/{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(images[index]).save(path)
+    ours = (f"--model={run}", f"--dataset=folder:{tmp_path / 'pictures'}", "--split=train")
+    result = program("evaluate.py", *ours, f"--output_dir={tmp_path / 'found'}")
+    assert result.returncode == 0, result.stderr
+    found = json.loads((tmp_path / "found/metrics.json").read_text())
+    split = sources.load(f"folder:{tmp_path / 'pictures'}", ("train",)).splits["train"]
+    predicted = open_classifier(run).predict(split.images).argmax(axis=1)
+    expected = np.zeros((10, 10), int)
+    np.add.at(expected, (labels[[int(pathlib.Path(name).stem) for name in split.names]], predicted), 1)
+    assert found["confusion_matrix"] == expected.tolist() and tuple(found["classes"]) == synthetic.CLASSES
+    assert np.count_nonzero(expected.sum(axis=1)) == 2
+    (tmp_path / f"pictures/{synthetic.CLASSES[2]}").rename(tmp_path / "pictures/Vineyard")
+    assert "does not know Vineyard, but " in bad_input("evaluate.py", *ours, f"--output_dir={tmp_path / 'none'}")
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_failed_evaluation_leaves_no_folder(tmp_path):

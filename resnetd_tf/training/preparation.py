@@ -42,7 +42,7 @@ def starting_weights(settings: Settings) -> checkpoints.Checkpoint | None:
         note = f", of images of {size}x{size} pixels; --image_size={size} trains on that size too"
     others = settings.split_files or settings.dataset != "eurosat/rgb"
     if found and found.file and pretrained.is_shipped(found.file) and others:
-        note += ", trained on images of EuroSAT; where they are among yours, accuracy is too good"
+        note += "; they have seen EuroSAT: where images of it are among yours, accuracy is too good"
     print(f"Weights: {found.source if found else 'random'}{note}", flush=True)
     return found
 

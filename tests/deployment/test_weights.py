@@ -96,7 +96,10 @@ def test_the_one_that_ships(shipped, half, tmp_path, capsys):
     found = checkpoints.read("eurosat", 10, "d")
     assert found.source == found.statistics.name == "eurosat" and found.image_size == SMALLEST["image_size"]
     preparation.starting_weights(Settings(**{**SMALLEST, "image_size": 48}, weights="eurosat"))
-    assert "images of 32x32 pixels; --image_size=32 trains on that size too" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "images of 32x32 pixels; --image_size=32 trains on that size too; they have seen EuroSAT" in told
+    preparation.starting_weights(Settings(**{**SMALLEST, "dataset": "eurosat/rgb"}, weights="eurosat"))
+    assert capsys.readouterr().out == "Weights: eurosat\n"
     with pytest.raises(ValueError, match="weights eurosat: of depth 10, variant d, not 50, d"):
         checkpoints.read("eurosat", 50, "d")
     (tmp_path / "eurosat/1").mkdir(parents=True)  # a run of that name is not it

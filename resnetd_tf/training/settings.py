@@ -38,8 +38,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "best": {
         "epochs": 50,
         "image_size": 64,
-        "varied": 0.25,
-        "label_smoothing": 0.0,
+        "varied": 0.125,
+        "label_smoothing": 0.1,
     },
 }
 

@@ -28,6 +28,8 @@ CHANGES: dict[str, dict] = {
 
 def ablation(arguments: list[str]) -> None:
     recipe = {name: FLAGS[name].value for name in ("recipe", "image_size", "depth", "variant", "epochs")}
+    # Before anything is trained: not every row sets them.
+    runs.check(arguments, {*recipe, *(name for change in CHANGES.values() for name in change)})
     rows = {name: Settings(**{**recipe, **change}) for name, change in CHANGES.items()}
     rows["twice the epochs"] = Settings(**{**recipe, "epochs": 2 * rows["the recipe"].epochs})
     program.import_tensorflow()

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 FLAGS = flags.FLAGS
 COUNTS = (5, 20, 100)
+# Flags of train.py that it sets itself.
+OWN = ("image_size", "dataset", "split_files", "weights", "freeze", "batch_size", "epochs", "seed")
 STEPS = 100  # of a training on few images
 
 
@@ -56,6 +58,7 @@ def write_pictures(folder: pathlib.Path, dataset: "Dataset", classes: list[str])
 def compare(arguments: list[str]) -> None:
     if len(set(FLAGS.unseen)) != 2:
         raise InputError(f"--unseen={','.join(FLAGS.unseen)}: expected two classes")
+    runs.check(arguments, OWN)
     program.import_tensorflow()
     from resnetd_tf.data import sources
 

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 
 from resnetd_tf.errors import InputError
 from resnetd_tf.training.settings import RECIPES
@@ -25,11 +26,7 @@ def trained(base: pathlib.Path, own: list[str], given: list[str]) -> dict:
     Raises:
         InputError: Flags are wrong, or others than those of the run that is there.
     """
-    if stray := [argument for argument in given if not argument.startswith("--")]:
-        raise InputError(f"unexpected argument {stray[0]!r}; what stands after -- are flags of train.py, --NAME=VALUE")
-    for name in _names(given):
-        if name in {*_names(own), "output_dir", "resume"}:
-            raise InputError(f"--{name} after --: this benchmark sets it; leave it out there")
+    check(given, _names(own))
     arguments = [*own, *given]
     if not (base / "1").is_dir():
         _call(["train.py", *arguments, f"--output_dir={base}", "--resume"], base)
@@ -51,6 +48,15 @@ def trained(base: pathlib.Path, own: list[str], given: list[str]) -> dict:
                 f"longer, but {value}: give another --runs_dir, or delete it"
             )
     return metadata
+
+
+def check(given: list[str], own: Iterable[str]) -> None:
+    """Raises InputError if what stands after -- are no flags, or some whose names are those that the benchmark sets."""
+    if stray := [argument for argument in given if not argument.startswith("--")]:
+        raise InputError(f"unexpected argument {stray[0]!r}; what stands after -- are flags of train.py, --NAME=VALUE")
+    for name in _names(given):
+        if name in {*own, "output_dir", "resume"}:
+            raise InputError(f"--{name} after --: this benchmark sets it; leave it out there")
 
 
 def _names(arguments: list[str]) -> list[str]:

@@ -131,10 +131,12 @@ def test_ablation(tmp_path):
         assert first.items() <= changed.items() and len(changed) == 6
 
 
-def test_a_benchmark_keeps_its_own_flags(tmp_path):
-    command = [sys.executable, "-m", "benchmarks.ablation", "--image_size=32", f"--runs_dir={tmp_path}", "--"]
-    result = subprocess.run([*command, "--varied=0.5", "--depth=10"], cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 2 and not list(tmp_path.iterdir()), result.stderr
+@pytest.mark.parametrize(("name", "flag"), [("ablation", "varied"), ("few_images", "epochs"), ("table", "seed")])
+def test_a_benchmark_keeps_its_own_flags(name, flag, tmp_path):
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--image_size=32", f"--runs_dir={tmp_path / 'runs'}", "--"]
+    result = subprocess.run([*command, f"--{flag}=1"], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2 and not list(tmp_path.iterdir())
+    assert result.stderr.strip() == f"{name}.py: --{flag} after --: this benchmark sets it; leave it out there"
 
 
 @pytest.mark.long

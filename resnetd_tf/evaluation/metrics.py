@@ -142,8 +142,8 @@ def with_classes_of(classifier: SavedClassifier, dataset: Dataset) -> Dataset:
     classifier.check_bands(dataset.name, dataset.bands)
     if unknown := [name for name in dataset.classes if name not in classifier.classes]:
         raise InputError(
-            f"{dataset.name} has the classes {', '.join(dataset.classes)}; of these {classifier.path} does not know "
-            f"{', '.join(unknown)}, but {', '.join(classifier.classes)}; give images of these classes alone"
+            f"{dataset.name} has {', '.join(unknown)}; {classifier.path} knows the classes "
+            f"{', '.join(classifier.classes)}; give images of these alone"
         )
     labels = np.array([classifier.classes.index(name) for name in dataset.classes])
     splits = {name: dataclasses.replace(split, labels=labels[split.labels]) for name, split in dataset.splits.items()}

@@ -82,7 +82,7 @@ def test_images_of_some_classes(run, program, bad_input, tmp_path):
     assert found["confusion_matrix"] == expected.tolist() and tuple(found["classes"]) == synthetic.CLASSES
     assert np.count_nonzero(expected.sum(axis=1)) == 2
     (tmp_path / f"pictures/{synthetic.CLASSES[2]}").rename(tmp_path / "pictures/Vineyard")
-    assert "does not know Vineyard, but " in bad_input("evaluate.py", *ours, f"--output_dir={tmp_path / 'none'}")
+    assert "pictures has Vineyard; " in bad_input("evaluate.py", *ours, f"--output_dir={tmp_path / 'none'}")
     assert not (tmp_path / "none").exists()
 
 

@@ -17,7 +17,8 @@ import zlib
 import keras
 import numpy as np
 
-from resnetd_tf.networks.checkpoints import Checkpoint, assign, from_keras_applications, state_dict_names
+from resnetd_tf.networks import keras_applications
+from resnetd_tf.networks.checkpoints import Checkpoint, assign, state_dict_names
 from resnetd_tf.networks.resnet import resnet
 from resnetd_tf.training.settings import DEPTHS
 
@@ -96,7 +97,7 @@ def keras_applications_outputs(depth, size, bands, model) -> np.ndarray:
             shape = tuple(weight.shape)
             drawn = draw(f"{layer.name}.{kinds.get(weight.name, weight.name)}", shape[::-1])
             weight.assign(drawn.T)
-    assign(model, Checkpoint("keras.applications", from_keras_applications(peer)))
+    assign(model, Checkpoint("keras.applications", keras_applications.tensors(peer)))
     return keras.ops.convert_to_numpy(peer(images(size, bands)[..., ::-1]))  # BGR
 
 

@@ -41,8 +41,9 @@ def trained(base: pathlib.Path, own: list[str], given: list[str]) -> dict:
             f"{base} was trained with {shlex.join(before)}, not with {shlex.join(arguments)}: give another --runs_dir, "
             "or delete it"
         )
+    named = _names(arguments)
     for name, value in RECIPES[metadata["recipe"]].items():
-        if name not in _names(arguments) and metadata.get(name) != value:
+        if name not in named and metadata.get(name) != value:
             raise InputError(
                 f"{base} was trained with --{name}={metadata.get(name)}, which the recipe {metadata['recipe']} says no "
                 f"longer, but {value}: give another --runs_dir, or delete it"

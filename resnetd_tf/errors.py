@@ -36,9 +36,15 @@ def first_line(error: BaseException) -> str:
     return line if len(line) <= 500 else f"{line[:497]}..."
 
 
-def reason(error: BaseException) -> str:
-    """What lies at the bottom of a chain of exceptions, briefly."""
+def origin(error: BaseException) -> BaseException:
+    """The exception at the bottom of a chain."""
     while cause := error.__cause__ or error.__context__:
         error = cause
+    return error
+
+
+def reason(error: BaseException) -> str:
+    """What lies at the bottom of a chain of exceptions, briefly."""
+    error = origin(error)
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 150 else text[:147] + "..."

@@ -82,16 +82,10 @@ def as_trained(
     """
     lists, before = trained.get("split_files"), trained.get("split_files_sha256")
     if dataset and located(dataset, None, None)[0] != trained.get("dataset"):
-        with_lists = f" with the lists {lists}" if lists else ""
-        name = trained.get("dataset", "images that it does not name")
-        print(
-            f"The model was trained on {name}{with_lists}; where images of its training are among those that it is "
-            "judged on here, the result is too good"
-        )
+        tell_of_other_splits("model was", trained, dataset, split_files)
         return dataset, data_dir, split_files
     if split_files:
-        if digest(split_files) != before and (before or split_files != lists):
-            print("The model was trained with other splits; it may have been trained on some of the images")
+        tell_of_other_splits("model was", trained, dataset, split_files)
         lists = split_files
     elif lists and not all(pathlib.Path(path).is_file() for path in lists.split(",")):
         raise InputError(f"{model} was trained with the lists {lists}, not all of which are there; give --split_files")
@@ -106,6 +100,27 @@ def as_trained(
     if name.startswith(FOLDER) and not pathlib.Path(name.removeprefix(FOLDER)).is_dir():
         raise InputError(f"{model} was trained on {name}, which is not there; give --dataset=folder:PATH{flag}")
     return name, data_dir or (place if place and pathlib.Path(place).is_dir() else None), lists
+
+
+def tell_of_other_splits(what: str, trained: dict, dataset: str | None, split_files: str | None) -> None:
+    """Says so where other splits are used than those of a training, so that images of it may be judged on.
+
+    Args:
+        what: Whose training that was: "model was", "weights were".
+        trained: What metadata.json says of it.
+        dataset: The one that is used; `None` for that of the training.
+        split_files: The lists that are used; `None` for none.
+    """
+    lists, before = trained.get("split_files"), trained.get("split_files_sha256")
+    if dataset and located(dataset, None, None)[0] != trained.get("dataset"):
+        with_lists = f" with the lists {lists}" if lists else ""
+        name = trained.get("dataset", "images that it does not name")
+        print(
+            f"The {what} trained on {name}{with_lists}; where images of that training are among those judged on here, "
+            "the result is too good"
+        )
+    elif digest(split_files) != before if split_files and before else split_files != lists:
+        print(f"The {what} trained with other splits, perhaps on some of the images judged on here")
 
 
 def located(name: str, data_dir: str | None, split_files: str | None) -> tuple[str, str | None, str | None]:

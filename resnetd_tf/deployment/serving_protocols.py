@@ -19,7 +19,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2, prediction_service_pb2_grpc
 
 from resnetd_tf.deployment.signatures import ENCODED
-from resnetd_tf.errors import InputError, first_line, reason
+from resnetd_tf.errors import InputError, first_line, origin, reason
 
 ATTEMPTS = 3  # to classify changes nothing on the server, so that a request can be repeated
 UNAVAILABLE = (502, 503, 504)  # HTTP's, of what stands before a server that is starting, too
@@ -109,8 +109,8 @@ class Rest:
             try:
                 response = self.session.request(method, url, json=body, timeout=self.timeout)
             except requests.RequestException as error:
-                # Within an answer it is no Timeout of requests.
-                if isinstance(error, requests.Timeout) or "Read timed out" in str(error):
+                # Within an answer it is no Timeout of requests, but Python's own lies beneath.
+                if isinstance(error, requests.Timeout) or isinstance(origin(error), TimeoutError):
                     raise InputError(f"server {self.address}: {_late(self.timeout)}") from error
                 broken = requests.ConnectionError, requests.exceptions.ChunkedEncodingError
                 if last or not isinstance(error, broken):
@@ -122,13 +122,11 @@ class Rest:
         answer = None
         with contextlib.suppress(ValueError):
             answer = response.json()
-        if not isinstance(answer, dict) and response.status_code in UNAVAILABLE:
-            said = f"is not available, it answered {response.status_code} {ATTEMPTS} times; try again later"
-            raise InputError(f"server {self.address}: {said}")
         if not isinstance(answer, dict):
-            raise InputError(
-                f"server {self.address}: is no TensorFlow Serving: it answered {response.status_code} with no JSON"
-            )
+            said = f"is no TensorFlow Serving: it answered {response.status_code} with no JSON"
+            if response.status_code in UNAVAILABLE:
+                said = f"is not available, it answered {response.status_code} {ATTEMPTS} times; try again later"
+            raise InputError(f"server {self.address}: {said}")
         if "error" in answer or not response.ok:
             said = first_line(ValueError(str(answer.get("error", response.reason))))
             advice = "; give another --model_name or --version" if response.status_code == 404 else ""

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
+from resnetd_tf import metadata
 from resnetd_tf.errors import InputError, NotOurs, first_line
-from resnetd_tf.networks import keras_files, pretrained, safetensors_files
+from resnetd_tf.networks import keras_applications, keras_files, pretrained, safetensors_files
 from resnetd_tf.normalization import IMAGENET, Statistics, of_classifier
 
 
@@ -27,6 +28,7 @@ class Checkpoint:
         interpolation: The filter that their images were resized with.
         file: The file that they were read from. A .weights.h5 file Keras itself loads; there are no `tensors` then.
         image_size: Side in pixels of the images of a classifier of ours; `None` where the file does not tell.
+        described: What metadata.json of their run says; empty where it is not known.
     """
 
     source: str
@@ -35,6 +37,7 @@ class Checkpoint:
     interpolation: str = "bilinear"
     file: pathlib.Path | None = None
     image_size: int | None = None
+    described: dict = dataclasses.field(default_factory=dict)
 
     @property
     def identity(self) -> dict:
@@ -66,7 +69,7 @@ def read(weights: str | pathlib.Path, depth: int, variant: str) -> Checkpoint:
         chosen = pretrained.find(depth, variant)
         if chosen.source == pretrained.KERAS_APPLICATIONS:
             network, file = pretrained.fetch_keras(depth)
-            tensors = from_keras_applications(network)
+            tensors = keras_applications.tensors(network)
         else:
             file = pretrained.fetch_safetensors(chosen)
             tensors = _read(file, safetensors_files.read)
@@ -92,7 +95,8 @@ def read(weights: str | pathlib.Path, depth: int, variant: str) -> Checkpoint:
                 f"give --depth={network[0]} --variant={network[1]}"
             )
         statistics = dataclasses.replace(of_classifier(described), name=str(weights))
-        return Checkpoint(str(weights), tensors, statistics, described["interpolation"], path, described["image_size"])
+        size, interpolation = described["image_size"], described["interpolation"]
+        return Checkpoint(str(weights), tensors, statistics, interpolation, path, size, described)
     if path.suffix == ".keras":
         return _read(path, _keras)
     if path.name.endswith(".weights.h5"):
@@ -119,41 +123,13 @@ def _keras(path: pathlib.Path) -> Checkpoint:
     normalization, resizing = model.get_layer("normalization"), model.get_layer("resizing")
     mean, variance = (np.ravel(values) for values in (normalization.mean, normalization.variance))
     statistics = Statistics(str(path), tuple(mean.tolist()), tuple(np.sqrt(variance).tolist()), model.inputs[0].dtype)
-    return Checkpoint(str(path), tensors, statistics, resizing.interpolation, path, resizing.height)
+    beside = path.with_name("metadata.json")
+    described = metadata.read(beside) if beside.is_file() else {}
+    return Checkpoint(str(path), tensors, statistics, resizing.interpolation, path, resizing.height, described)
 
 
 def _keras_names(network: keras.Model) -> dict[str, keras.Variable]:
     return {f"{layer.name}/{weight.name}": weight for layer in network.layers for weight in layer.weights}
-
-
-def from_keras_applications(model: keras.Model) -> dict[str, np.ndarray]:
-    """The weights of a `keras.applications` ResNet as ours of the same depth, variant base.
-
-    Its convolutions have biases, which batch normalisation takes away again: they go into the moving means.
-    Its epsilon is 1.001e-5 where ours is 1e-5: the rest goes into the moving variances. It takes BGR: the
-    first convolution is turned around.
-    """
-    tensors: dict[str, np.ndarray] = {}
-    array = keras.ops.convert_to_numpy
-    for layer in model.layers:
-        match = re.fullmatch(r"conv(\d)_(?:block(\d+)_(\d)_)?(conv|bn)", layer.name)
-        if not layer.weights:
-            continue
-        if match is None:
-            tensors |= {f"{layer.name}/{weight.name}": array(weight) for weight in layer.weights}
-            continue
-        group, block, part, kind = match.groups()
-        name = f"stage{int(group) - 1}_block{block}_{'shortcut' if part == '0' else part}" if block else "stem_1"
-        if kind == "conv":
-            kernel = array(layer.kernel)
-            tensors[f"{name}_conv/kernel"] = kernel if block else kernel[:, :, ::-1]
-        else:
-            bias = array(model.get_layer(layer.name.removesuffix("bn") + "conv").bias)
-            tensors[f"{name}_bn/gamma"] = array(layer.gamma)
-            tensors[f"{name}_bn/beta"] = array(layer.beta)
-            tensors[f"{name}_bn/moving_mean"] = array(layer.moving_mean) - bias
-            tensors[f"{name}_bn/moving_variance"] = array(layer.moving_variance) + (layer.epsilon - 1e-5)
-    return tensors
 
 
 def state_dict_names(network: keras.Model) -> dict[str, keras.Variable]:

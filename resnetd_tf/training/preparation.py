@@ -40,10 +40,9 @@ def starting_weights(settings: Settings) -> checkpoints.Checkpoint | None:
     if found and found.image_size and found.image_size != settings.image_size:
         size = found.image_size
         note = f", of images of {size}x{size} pixels; --image_size={size} trains on that size too"
-    others = settings.split_files or settings.dataset != "eurosat/rgb"
-    if found and found.file and pretrained.is_shipped(found.file) and others:
-        note += "; they have seen EuroSAT: where images of it are among yours, accuracy is too good"
     print(f"Weights: {found.source if found else 'random'}{note}", flush=True)
+    if found and found.described:
+        sources.tell_of_other_splits("weights were", found.described, settings.dataset, settings.split_files)
     return found
 
 

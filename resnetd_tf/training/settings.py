@@ -20,27 +20,13 @@ SMALLEST_DEPTH = 10  # one block a stage, for quick tests; --help does not list 
 FROM_SCRATCH = 0.4
 FINE_TUNING = 0.08
 
+DEFAULT: dict[str, Any] = {"epochs": 10, "image_size": 224, "varied": 0.125, "label_smoothing": 0.1}
 # What a recipe says of settings that are not given; for all others every recipe has the default of the field.
-RECIPES: dict[str, dict[str, Any]] = {
-    "default": {
-        "epochs": 10,
-        "image_size": 224,
-        "varied": 0.125,
-        "label_smoothing": 0.1,
-    },
+RECIPES = {
+    "default": DEFAULT,
     # As plain as the report's: nothing that it does not mention but turns and label smoothing.
-    "report": {
-        "epochs": 10,
-        "image_size": 224,
-        "varied": 0.0,
-        "label_smoothing": 0.1,
-    },
-    "best": {
-        "epochs": 50,
-        "image_size": 64,
-        "varied": 0.125,
-        "label_smoothing": 0.1,
-    },
+    "report": {**DEFAULT, "varied": 0.0},
+    "best": {**DEFAULT, "epochs": 50, "image_size": 64},
 }
 
 

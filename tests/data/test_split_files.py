@@ -10,6 +10,7 @@ from conftest import eurosat_dir, needs_eurosat
 from PIL import Image
 
 from resnetd_tf.data import sources
+from resnetd_tf.data.split_files import digest
 from resnetd_tf.errors import InputError
 
 
@@ -119,7 +120,7 @@ def test_what_is_told_of_splits(folder, tmp_path, capsys):
     trained = {"dataset": "eurosat/rgb"}
     for dataset, split_files, told in (
         (None, None, ""),
-        (f"folder:{folder}", None, "was trained on eurosat/rgb; where images of its training are among"),
+        (f"folder:{folder}", None, "was trained on eurosat/rgb; where images of that training are among"),
         (None, given, "was trained with other splits"),
     ):
         sources.as_trained("model", trained, dataset, None, split_files)
@@ -128,6 +129,13 @@ def test_what_is_told_of_splits(folder, tmp_path, capsys):
     trained["split_files"] = given  # by code that kept no SHA-256
     assert sources.as_trained("model", trained, None, None, given)[2] == given
     assert not capsys.readouterr().out
+    trained["split_files_sha256"] = digest(given)
+    for split_files, changed in ((given, False), (None, True), (given, True)):
+        if split_files and changed:  # by one image, under their own names
+            lists(tmp_path, ["Forest/4.png"], ["Forest/2.png"], ["Forest/3.png"])
+        sources.tell_of_other_splits("weights were", trained, "eurosat/rgb", split_files)
+        told = "The weights were trained with other splits, perhaps on some of the images judged on here\n"
+        assert capsys.readouterr().out == told * changed
 
 
 @pytest.mark.long
@@ -164,7 +172,7 @@ def test_a_run_and_its_evaluation_have_the_same_splits(folder, tmp_path, program
     assert "was trained with the lists" in told and "which have changed since" in told
     (tmp_path / "train.txt").write_text(names[-1])
     other = program("evaluate.py", "--model=model", same, **where)
-    assert other.returncode == 0 and "may have been trained on some of the images" in other.stdout
+    assert other.returncode == 0 and "trained with other splits, perhaps on some of the images" in other.stdout
     (tmp_path / "test.txt").unlink()
     told = bad_input("evaluate.py", "--model=model", **where)
     assert "was trained with the lists" in told and "give --split_files" in told

@@ -2,6 +2,7 @@
 
 import base64
 import concurrent.futures
+import contextlib
 import http.server
 import io
 import json
@@ -38,6 +39,30 @@ def addresses(run):
 @pytest.fixture(scope="module")
 def expected(run):
     return open_classifier(run)
+
+
+@contextlib.contextmanager
+def http_server(answer):
+    """The address of a server that answers with what `answer` gives for GET or POST: status, content, bytes lacking."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            status, content, lacking = answer(self.command)
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content) + lacking))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_POST = do_GET
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 def png(image):
@@ -152,29 +177,14 @@ def test_servers_that_do_not_answer(addresses):
     ],
 )
 def test_servers_that_answer_something_else(outputs, answer, message):
-    class Other(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send({"metadata": {"signature_def": {"signature_def": {"encoded": {"outputs": outputs}}}}})
+    about = {"metadata": {"signature_def": {"signature_def": {"encoded": {"outputs": outputs}}}}}
 
-        def do_POST(self):
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.send(answer)
+    def answers(method):
+        content = {"hello": 1} if outputs is None else about if method == "GET" else answer
+        return 200, json.dumps(content).encode(), 0
 
-        def send(self, content):
-            content = json.dumps(content if outputs else {"hello": 1}).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *arguments):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Other) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        with pytest.raises(InputError, match=message):
-            client.connect(f"http://127.0.0.1:{server.server_port}", "small").classify([b"a picture"])
-        server.shutdown()
+    with http_server(answers) as address, pytest.raises(InputError, match=message):
+        client.connect(address, "small").classify([b"a picture"])
 
 
 def test_http_requests_are_repeated():
@@ -186,20 +196,11 @@ def test_http_requests_are_repeated():
     )
     answers, asked = [], []
 
-    class Starting(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            asked.append(self.path)
-            status, content, lacking = answers.pop(0)
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(content) + lacking))
-            self.end_headers()
-            self.wfile.write(content)
+    def answer(method):
+        asked.append(method)
+        return answers.pop(0)
 
-        def log_message(self, *arguments):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Starting) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with http_server(answer) as address:
         for answers[:], message in (
             ([none, broken, whole], "no classifier of RGB by export.py"),
             ([none] * 3, "is not available, it answered 503 3 times; try again later"),
@@ -207,9 +208,8 @@ def test_http_requests_are_repeated():
         ):
             asked.clear()
             with pytest.raises(InputError, match=message):
-                client.connect(f"http://127.0.0.1:{server.server_port}", "small")
+                client.connect(address, "small")
             assert len(asked) == 3
-        server.shutdown()
 
 
 def test_grpc_requests_are_repeated():

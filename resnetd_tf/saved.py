@@ -159,7 +159,7 @@ def open_classifier(model: str | pathlib.Path, batch_size: int = 64, trust: bool
         probabilities = np.empty((len(images), classes), "float32")
         sizes: dict[tuple, list[int]] = collections.defaultdict(list)
         for index, image in enumerate(images):
-            sizes[image.shape].append(index)
+            sizes[np.shape(image)].append(index)
         for equal in sizes.values():
             for start in range(0, len(equal), batch_size):
                 batch = equal[start : start + batch_size]

@@ -43,6 +43,8 @@ def test_bad_models(run, tmp_path):
         (lambda image: image[np.newaxis].astype("int16") + 300, "expected whole numbers from 0 to 255"),
         (lambda image: np.full_like(image[np.newaxis], np.nan, "float32"), "expected whole numbers from 0 to 255"),
         (lambda image: image, r"expected \(height, width, 3\)"),
+        (lambda image: [[1]], r"images of shape \(1,\): expected \(height, width, 3\)"),
+        (lambda image: ["patch.jpg"], r"images of shape \(\): expected \(height, width, 3\)"),
         (lambda image: image[np.newaxis, ..., :1], r"expected \(height, width, 3\)"),
     ],
 )

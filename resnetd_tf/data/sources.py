@@ -114,7 +114,7 @@ def tell_of_other_splits(what: str, trained: dict, dataset: str | None, split_fi
     lists, before = trained.get("split_files"), trained.get("split_files_sha256")
     if dataset and located(dataset, None, None)[0] != trained.get("dataset"):
         with_lists = f" with the lists {lists}" if lists else ""
-        name = trained.get("dataset", "images that it does not name")
+        name = trained.get("dataset", "images that its metadata does not name")
         print(
             f"The {what} trained on {name}{with_lists}; where images of that training are among those judged on here, "
             "the result is too good"

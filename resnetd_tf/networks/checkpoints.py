@@ -28,7 +28,6 @@ class Checkpoint:
         interpolation: The filter that their images were resized with.
         file: The file that they were read from. A .weights.h5 file Keras itself loads; there are no `tensors` then.
         image_size: Side in pixels of the images of a classifier of ours; `None` where the file does not tell.
-        described: What metadata.json of their run says; empty where it is not known.
     """
 
     source: str
@@ -37,7 +36,6 @@ class Checkpoint:
     interpolation: str = "bilinear"
     file: pathlib.Path | None = None
     image_size: int | None = None
-    described: dict = dataclasses.field(default_factory=dict)
 
     @property
     def identity(self) -> dict:
@@ -49,6 +47,20 @@ class Checkpoint:
             if re.fullmatch("[0-9a-f]{40}", self.file.parent.name):  # huggingface_hub's cache
                 found["weights_revision"] = self.file.parent.name
         return found
+
+    @property
+    def described(self) -> dict:
+        """What metadata.json says of the run that a classifier's file is of; empty where there is none.
+
+        Raises:
+            InputError: It is damaged.
+        """
+        if self.file is None or self.file.suffix not in (".keras", ".safetensors"):
+            return {}
+        if self.file.suffix == ".safetensors":
+            return safetensors_files.description(self.file) or {}
+        beside = self.file.with_name("metadata.json")
+        return metadata.read(beside) if beside.is_file() else {}
 
 
 def read(weights: str | pathlib.Path, depth: int, variant: str) -> Checkpoint:
@@ -95,8 +107,7 @@ def read(weights: str | pathlib.Path, depth: int, variant: str) -> Checkpoint:
                 f"give --depth={network[0]} --variant={network[1]}"
             )
         statistics = dataclasses.replace(of_classifier(described), name=str(weights))
-        size, interpolation = described["image_size"], described["interpolation"]
-        return Checkpoint(str(weights), tensors, statistics, interpolation, path, size, described)
+        return Checkpoint(str(weights), tensors, statistics, described["interpolation"], path, described["image_size"])
     if path.suffix == ".keras":
         return _read(path, _keras)
     if path.name.endswith(".weights.h5"):
@@ -123,9 +134,7 @@ def _keras(path: pathlib.Path) -> Checkpoint:
     normalization, resizing = model.get_layer("normalization"), model.get_layer("resizing")
     mean, variance = (np.ravel(values) for values in (normalization.mean, normalization.variance))
     statistics = Statistics(str(path), tuple(mean.tolist()), tuple(np.sqrt(variance).tolist()), model.inputs[0].dtype)
-    beside = path.with_name("metadata.json")
-    described = metadata.read(beside) if beside.is_file() else {}
-    return Checkpoint(str(path), tensors, statistics, resizing.interpolation, path, resizing.height, described)
+    return Checkpoint(str(path), tensors, statistics, resizing.interpolation, path, resizing.height)
 
 
 def _keras_names(network: keras.Model) -> dict[str, keras.Variable]:

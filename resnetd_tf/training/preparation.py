@@ -41,8 +41,8 @@ def starting_weights(settings: Settings) -> checkpoints.Checkpoint | None:
         size = found.image_size
         note = f", of images of {size}x{size} pixels; --image_size={size} trains on that size too"
     print(f"Weights: {found.source if found else 'random'}{note}", flush=True)
-    if found and found.described:
-        sources.tell_of_other_splits("weights were", found.described, settings.dataset, settings.split_files)
+    if found and (described := found.described):
+        sources.tell_of_other_splits("weights were", described, settings.dataset, settings.split_files)
     return found
 
 

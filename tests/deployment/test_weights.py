@@ -70,8 +70,13 @@ def test_training_from_it(half, tmp_path, capsys):
     described = safetensors_files.description(half)
     assert metadata["normalization"] == {**described["normalization"], "of": str(half)}
     assert metadata["learning_rate"] == 0.08
-    of_a_run = checkpoints.read(tmp_path / "model/run-1/model.keras", 10, "d").described
-    assert of_a_run["dataset"] == "synthetic" and of_a_run["test_accuracy"] == metadata["test_accuracy"]
+    of_a_run = {"weights": str(tmp_path / "model/run-1/model.keras"), "dataset": "eurosat/rgb"}
+    capsys.readouterr()
+    preparation.starting_weights(Settings(**{**SMALLEST, **of_a_run}))
+    assert "The weights were trained on synthetic; where images of that training are among" in capsys.readouterr().out
+    (tmp_path / "model/run-1/metadata.json").write_text("{")
+    with pytest.raises(InputError, match=r"metadata.json: cannot be read .*; restore or delete it"):
+        preparation.starting_weights(Settings(**{**SMALLEST, **of_a_run}))
     before = safetensors.numpy.load_file(half)["layer4.0.conv1.weight"].astype("float32")
     after = checkpoints.read(tmp_path / "model/run-1/model.keras", 10, "d").tensors["stage4_block1_1_conv/kernel"]
     np.testing.assert_array_equal(after, before.transpose(2, 3, 1, 0))
@@ -99,7 +104,7 @@ def test_the_one_that_ships(shipped, half, tmp_path, capsys):
     assert found.source == found.statistics.name == "eurosat" and found.image_size == SMALLEST["image_size"]
     preparation.starting_weights(Settings(**{**SMALLEST, "image_size": 48}, weights="eurosat"))
     told = capsys.readouterr().out
-    assert told == "Weights: eurosat, of images of 32x32 pixels; --image_size=48 trains on that size too\n"
+    assert told == "Weights: eurosat, of images of 32x32 pixels; --image_size=32 trains on that size too\n"
     preparation.starting_weights(Settings(**{**SMALLEST, "dataset": "eurosat/rgb"}, weights="eurosat"))
     told = capsys.readouterr().out
     assert "Weights: eurosat\nThe weights were trained on synthetic; where images of that training are among" in told

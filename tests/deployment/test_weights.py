@@ -35,15 +35,16 @@ def test_a_file_alone_is_a_classifier(run, half):
     images = synthetic.draw(100, seed=5)[0]
     assert alone.classes == trained.classes and alone.metadata["seed"] == 0
     np.testing.assert_allclose(alone.predict(images), trained.predict(images), atol=5e-3)
-    assert half.stat().st_size < 0.55 * (run / "run-1/model.keras").stat().st_size
+    assert half.stat().st_size < 0.6 * (run / "run-1/model.keras").stat().st_size
     evaluations = alone.metadata["evaluations"]
     assert evaluations["evaluation-test-1"]["accuracy"] == alone.metadata["test_accuracy"]
 
 
 def test_pytorch_reads_it(half):
-    """Names and layout are timm's; kernels alone are halved."""
+    """Names and layout are timm's; large kernels alone are halved."""
     tensors = safetensors.numpy.load_file(half)
-    assert tensors["conv1.0.weight"].shape == (32, 3, 3, 3) and tensors["conv1.0.weight"].dtype == np.float16
+    assert tensors["conv1.0.weight"].shape == (32, 3, 3, 3) and tensors["conv1.0.weight"].dtype == np.float32
+    assert tensors["layer4.0.conv1.weight"].dtype == np.float16
     assert tensors["layer1.0.bn1.running_var"].dtype == np.float32 and tensors["fc.weight"].shape == (10, 512)
 
 

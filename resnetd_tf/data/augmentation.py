@@ -45,6 +45,33 @@ def flip_and_turn(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     return images
 
 
+def mix_parts(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, share: float) -> tuple[tf.Tensor, tf.Tensor]:
+    """CutMix (arXiv 1905.04899): a rectangle of one image put into another, and labels mixed by area.
+
+    As a patch where two kinds of land meet, it belongs to both.
+
+    Args:
+        images: (batch, height, width, bands). Each gets its part from the one as far from the batch's other end.
+        labels: (batch, classes) float32, probabilities.
+        seed: Two integers.
+        share: Share of the images that get a part of another.
+
+    Returns:
+        Images and labels, as given.
+    """
+    count, height, width, _ = images.shape
+    row, column, area, chance = tf.unstack(tf.random.stateless_uniform((4, count, 1), seed))
+    half = tf.where(chance < share, tf.sqrt(area) / 2, 0.0)  # of its side, over the image's
+    inside = [
+        tf.abs((tf.range(pixels, dtype="float32") + 0.5) / pixels - middle) < half
+        for pixels, middle in ((height, row), (width, column))
+    ]
+    mask = inside[0][:, :, tf.newaxis] & inside[1][:, tf.newaxis, :]
+    part = tf.reduce_mean(tf.cast(mask, "float32"), (1, 2))[:, tf.newaxis]
+    mixed = labels * (1 - part) + tf.reverse(labels, [0]) * part
+    return tf.where(mask[..., tf.newaxis], tf.reverse(images, [0]), images), mixed
+
+
 def vary_pixels(images: tf.Tensor, seed: tf.Tensor, share: float, strength: tf.Tensor | float = 1.0) -> tf.Tensor:
     """What can happen to an image between the sensor and the file: atmosphere, optics, noise, JPEG.
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from resnetd_tf.data.augmentation import flip_and_turn, vary_pixels
+from resnetd_tf.data.augmentation import flip_and_turn, mix_parts, vary_pixels
 from resnetd_tf.data.splits import Split
 from resnetd_tf.errors import InputError
 
@@ -57,6 +57,7 @@ def for_training(
     *,
     seed: int = 0,
     first_step: int = 0,
+    cutmix: float = 0.0,
     varied: float = 0.0,
     strength: Callable[[tf.Tensor], tf.Tensor | float] = lambda step: 1.0,
 ) -> tf.data.Dataset:
@@ -69,6 +70,7 @@ def for_training(
         split, classes, batch_size: As for `from_split`.
         seed: Seed for shuffling and augmentation.
         first_step: Number of the first step, counted from the start of training.
+        cutmix: Share of the images that get a part of another, as `mix_parts` takes it.
         varied: Share of the images, of RGB, whose pixels are varied, as `vary_pixels` takes it; all are flipped and
             turned.
         strength: How much they are in a step, from its number.
@@ -86,6 +88,8 @@ def for_training(
         image, label = gather(indices)
         seeds = tf.stack([seed, step])
         image = flip_and_turn(image, seeds)
+        if cutmix:
+            image, label = mix_parts(image, label, seeds + 1, cutmix)
         return vary_pixels(image, seeds, varied, strength(step)) if varied else image, label
 
     numbers = tf.data.Dataset.range(first_step, np.iinfo(np.int64).max)

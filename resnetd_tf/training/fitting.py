@@ -51,6 +51,7 @@ def fit(
         classes,
         settings.batch_size,
         seed=settings.seed,
+        cutmix=settings.cutmix,
         varied=settings.varied if dataset.bands == 3 else 0.0,
         # Rising: at the start a network has enough to learn from images as they are.
         strength=lambda step: tf.cast(step / (settings.epochs * steps), "float32"),

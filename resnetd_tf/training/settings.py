@@ -94,6 +94,13 @@ class Settings:
         minimum=0,
         maximum=1,
     )
+    # arXiv 1905.04899
+    cutmix: float = setting(
+        0.0,
+        "Share of training images that get a rectangle of another, labels mixed by area: for maps.",
+        minimum=0,
+        maximum=1,
+    )
     label_smoothing: float = setting(
         None, "Probability given to all classes evenly.", minimum=0, below=1
     )  # section 5.2
@@ -134,6 +141,8 @@ class Settings:
                 raise InputError(f"--{field.name}={getattr(self, field.name)}: {problem}")
         if self.weights == "none" and self.freeze != "none":
             raise InputError(f"--freeze={self.freeze}: random weights would stay as they are; give --weights")
+        if self.cutmix and self.batch_size < 2:
+            raise InputError(f"--cutmix={self.cutmix}: a batch of one image has no other; give a larger --batch_size")
         if self.warmup_epochs > self.epochs:
             raise InputError(f"--warmup_epochs={self.warmup_epochs}: must be at most --epochs={self.epochs}")
 

@@ -61,6 +61,39 @@ def patches(count):
     return synthetic.draw(count, seed=1)[0]
 
 
+@pytest.mark.parametrize("shape", [(24, 20), (1, 1)])
+def test_parts_of_other_images(shape):
+    """A label is the share of pixels of each class, here told by the pixels' own number."""
+    count = 32
+    images = np.broadcast_to(np.arange(count, dtype="uint8")[:, None, None, None], (count, *shape, 3))
+    found = []
+    for step in range(20):
+        mixed, labels = augmentation.mix_parts(tf.constant(images), tf.eye(count), tf.constant((0, step)), 0.6)
+        assert mixed.dtype == tf.uint8
+        for place, (pixels, label) in enumerate(zip(mixed.numpy(), labels.numpy())):
+            shares = np.bincount(pixels[..., 0].ravel(), minlength=count) / pixels[..., 0].size
+            np.testing.assert_allclose(label, shares, atol=1e-6)
+            assert set(np.flatnonzero(shares)) <= {place, count - 1 - place}
+            rows, columns = np.nonzero(pixels[..., 0] != place)
+            if rows.size:  # one whole rectangle
+                assert rows.size == (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
+            found.append(1 - shares[place])
+    if shape != (1, 1):
+        assert 0.5 < np.mean(np.array(found) > 0) <= 0.6 and 0.2 < np.mean(found) / 0.6 < 0.5
+    unmixed, labels = augmentation.mix_parts(tf.constant(images), tf.eye(count), tf.constant((0, 0)), 0.0)
+    np.testing.assert_array_equal(unmixed, images)
+    np.testing.assert_array_equal(labels, np.eye(count))
+
+
+def test_parts_are_mixed_where_that_is_asked_for():
+    split = Split(patches(64), np.arange(64), tuple(map(str, range(64))), "all")  # each of a class of its own
+    for share in (0.0, 0.5):
+        ((pixels, labels),) = batches.for_training(split, 64, 64, cutmix=share).take(1)
+        assert pixels.shape == (64, 64, 64, 3)
+        np.testing.assert_allclose(labels.numpy().sum(1), 1, atol=1e-6)
+        assert abs(np.mean(labels.numpy().max(1) < 1) - share) <= 0.4 * share
+
+
 def test_varied_pixels():
     """A share of the images, in places of chance, and the others not at all."""
     images = patches(32)

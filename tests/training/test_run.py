@@ -189,8 +189,8 @@ def test_pixels_are_varied_as_asked_and_more_and_more(monkeypatch, tmp_path):
     asked, draw = [], batches.for_training
     monkeypatch.setattr(batches, "for_training", lambda *args, **named: asked.append(named) or draw(*args, **named))
     small = {"depth": 10, "image_size": 32, "epochs": 2, "batch_size": 700, "weights": "none"}
-    train(Settings(dataset="synthetic", varied=0.5, output_dir=str(tmp_path / "colours"), **small))
-    assert {named["varied"] for named in asked} == {0.5}
+    train(Settings(dataset="synthetic", varied=0.5, cutmix=0.25, output_dir=str(tmp_path / "colours"), **small))
+    assert {(named["varied"], named["cutmix"]) for named in asked} == {(0.5, 0.25)}
     strength = asked[0]["strength"]  # of six steps
     np.testing.assert_allclose([strength(tf.constant(step)) for step in (0, 3, 6)], (0, 0.5, 1))
 

@@ -30,3 +30,10 @@ def test_recipes_are_told(program):
 def test_unknown_recipe():
     with pytest.raises(InputError, match="--recipe=good: must be one of default, report, best"):
         Settings(recipe="good")
+
+
+def test_cutmix_needs_another_image():
+    with pytest.raises(InputError, match=r"--cutmix=0\.5: a batch of one image has no other; give a larger"):
+        Settings(cutmix=0.5, batch_size=1)
+    with pytest.raises(InputError, match=r"--cutmix=2\.0: must be at least 0 and at most 1"):
+        Settings(cutmix=2.0)

@@ -3,7 +3,7 @@
     python -m benchmarks.maps --model=saved_models/resnet50d
     python -m benchmarks.maps --model=saved_models/resnet50d --sides=2048,10980   # a whole tile of Sentinel-2
 
-First, how often maps are right of patches that lie side by side, 20 x 20 of a test split in a scene, where most windows
+First, how often maps are right of patches that lie side by side, 20 x 20 of a split in a scene, where most windows
 lie across several: at the centre of each, which is the mean of the four cells there, and in all cells.
 
 Then scenes are drawn, a file of JPEG 2000 a band as products have them. The rates are those of the first: its map is
@@ -89,12 +89,12 @@ def command(model: str, paths: list[str], folder: pathlib.Path) -> tuple[float, 
     return time.perf_counter() - start, int(used) / 2**20
 
 
-def mosaics(classifier) -> dict[str, float]:
-    """The share of test images that is right one by one, at their centres in maps, and of the cells of those."""
+def mosaics(classifier, split: str) -> dict[str, float]:
+    """The share of a split's images that is right one by one, at their centres in maps, and of the cells of those."""
     from resnetd_tf import imagery
     from resnetd_tf.deployment import comparison
 
-    ((images, labels),) = comparison.patches(classifier, {"test": None}, None, None, None, None)
+    ((images, labels),) = comparison.patches(classifier, {split: None}, None, None, None, None)
     count, side = min(20, math.isqrt(len(images))), min(images.shape[1:3]) // 2 * 2
     images, right = images[:, :side, :side], {"alone": [], "centres": [], "cells": []}
     for start in range(0, len(images) - count**2 + 1, count**2):
@@ -114,7 +114,7 @@ def maps(arguments: list[str]) -> None:
 
     model = common_flags.model()
     classifier = open_classifier(model)
-    of_mosaics = mosaics(classifier)
+    of_mosaics = mosaics(classifier, FLAGS.split)
     alone, centres, cells = (100 * of_mosaics[name] for name in ("alone", "centres", "cells"))
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
@@ -122,7 +122,7 @@ def maps(arguments: list[str]) -> None:
         mapped, own = rates(classifier, next(iter(drawn.values())), FLAGS.rounds)
         of_map, of_model = statistics.median(mapped), statistics.median(own)
         lines = [
-            f"Of {of_mosaics['images']} test images right one by one {alone:.1f} %, at their centres in maps "
+            f"Of {of_mosaics['images']} {FLAGS.split} images right one by one {alone:.1f} %, at their centres in maps "
             f"{centres:.1f} %, of the maps' cells {cells:.1f} %.",
             "",
             f"Windows/s of a map {of_map:.0f}, of the classifier alone {of_model:.0f}: {100 * of_map / of_model:.0f} % "
@@ -145,6 +145,7 @@ def maps(arguments: list[str]) -> None:
 def main() -> None:
     common_flags.define_model()
     flags.DEFINE_list("sides", ["2048", "8192"], "Sides of the scenes in pixels.")
+    flags.DEFINE_enum("split", "test", ["validation", "test"], "Whose patches are laid side by side.")
     flags.DEFINE_integer("rounds", 5, "Rounds of the rates.", lower_bound=1)
     contest.define_output_dir()
     program.run(maps, takes_arguments=True)

@@ -51,7 +51,8 @@ def mix_parts(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, share: floa
     As a patch where two kinds of land meet, it belongs to both.
 
     Args:
-        images: (batch, height, width, bands). Each gets its part from the one as far from the batch's other end.
+        images: (batch, height, width, bands). Each gets its part from the one as far from the batch's other end, the
+            middle one of an odd number none.
         labels: (batch, classes) float32, probabilities.
         seed: Two integers.
         share: Share of the images that get a part of another.

@@ -85,7 +85,7 @@ def load(settings: Settings, interpolation: str) -> Dataset:
     )
     if dataset.bands != 3 and settings.varied not in (0, RECIPES[settings.recipe]["varied"]):
         raise InputError(
-            f"--varied={settings.varied} has no effect: images of {dataset.bands} bands are only flipped and turned; "
+            f"--varied={settings.varied} has no effect: pixels of images of {dataset.bands} bands are not varied; "
             "leave it out"
         )
     training, batch_size = len(dataset.splits["train"]), settings.batch_size

@@ -86,12 +86,18 @@ def test_parts_of_other_images(shape):
 
 
 def test_parts_are_mixed_where_that_is_asked_for():
-    split = Split(patches(64), np.arange(64), tuple(map(str, range(64))), "all")  # each of a class of its own
+    """Of a class of its own each, in a colour of its own; the same again where a run goes on."""
+    images = np.broadcast_to(np.arange(64, dtype="uint8")[:, None, None, None], (64, 32, 32, 3))
+    split = Split(images, np.arange(64), tuple(map(str, range(64))), "all")
     for share in (0.0, 0.5):
-        ((pixels, labels),) = batches.for_training(split, 64, 64, cutmix=share).take(1)
-        assert pixels.shape == (64, 64, 64, 3)
-        np.testing.assert_allclose(labels.numpy().sum(1), 1, atol=1e-6)
+        first, (pixels, labels) = batches.for_training(split, 64, 64, cutmix=share).take(2)
+        for image, label in zip(pixels.numpy(), labels.numpy()):
+            shares = np.bincount(image[..., 0].ravel(), minlength=64) / 32**2
+            np.testing.assert_allclose(label, shares, atol=1e-6)
         assert abs(np.mean(labels.numpy().max(1) < 1) - share) <= 0.4 * share
+        assert not np.array_equal(first[1], labels)
+        ((_, again),) = batches.for_training(split, 64, 64, cutmix=share, first_step=1).take(1)
+        np.testing.assert_array_equal(again, labels)
 
 
 def test_varied_pixels():

@@ -203,11 +203,11 @@ def test_pixels_are_varied_as_asked_and_more_and_more(monkeypatch, tmp_path):
         "output_dir": str(tmp_path / "bands"),
         "batch_size": 4,
     }
-    with pytest.raises(InputError, match=r"--varied=0.5 has no effect: images of 13 bands"):
+    with pytest.raises(InputError, match=r"--varied=0.5 has no effect: pixels of images of 13 bands"):
         train(Settings(varied=0.5, **bands))
     asked.clear()
-    train(Settings(**bands))
-    assert {named["varied"] for named in asked} == {0.0}
+    train(Settings(cutmix=0.5, **bands))
+    assert {(named["varied"], named["cutmix"]) for named in asked} == {(0.0, 0.5)}
 
 
 def test_labels_are_smoothed():

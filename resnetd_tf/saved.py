@@ -43,19 +43,8 @@ class SavedClassifier:
 
     @property
     def metadata(self) -> dict:
-        """What metadata.json says of its run; empty where there is none.
-
-        Raises:
-            InputError: It is damaged.
-        """
-        if self.told is not None:
-            return self.told
-        if self.path.suffix == ".safetensors":
-            return safetensors_files.description(self.path) or {}
-        if self.path.suffix in runtimes.SUFFIXES:
-            return metadata.check(runtimes.describe(self.path)["metadata"] or {}, self.path)
-        path = _beside(self.path, "metadata.json")
-        return metadata.read(path) if path else {}
+        """What is known of its run: `told`, or what `metadata_of` finds."""
+        return metadata_of(self.path) if self.told is None else self.told
 
     @property
     def patch_side(self) -> int:
@@ -65,6 +54,20 @@ class SavedClassifier:
         """Raises InputError if images, of the dataset or file of that name, have another number of bands."""
         if bands != self.bands:
             raise InputError(f"{self.path} takes {self.bands} bands, {name} has {bands}")
+
+
+def metadata_of(path: pathlib.Path) -> dict:
+    """What metadata.json says of the run that a model is of, or the model's file itself; empty where nothing does.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    if path.suffix == ".safetensors":
+        return safetensors_files.description(path) or {}
+    if path.suffix in runtimes.SUFFIXES:
+        return metadata.check(runtimes.describe(path)["metadata"] or {}, path)
+    file = _beside(path, "metadata.json")
+    return metadata.read(file) if file else {}
 
 
 def locate(model: str | pathlib.Path) -> pathlib.Path:

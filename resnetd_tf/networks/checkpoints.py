@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from resnetd_tf import metadata
 from resnetd_tf.errors import InputError, NotOurs, first_line
 from resnetd_tf.networks import keras_applications, keras_files, pretrained, safetensors_files
 from resnetd_tf.normalization import IMAGENET, Statistics, of_classifier
@@ -47,20 +46,6 @@ class Checkpoint:
             if re.fullmatch("[0-9a-f]{40}", self.file.parent.name):  # huggingface_hub's cache
                 found["weights_revision"] = self.file.parent.name
         return found
-
-    @property
-    def described(self) -> dict:
-        """What metadata.json says of the run that a classifier's file is of; empty where there is none.
-
-        Raises:
-            InputError: It is damaged.
-        """
-        if self.file is None or self.file.suffix not in (".keras", ".safetensors"):
-            return {}
-        if self.file.suffix == ".safetensors":
-            return safetensors_files.description(self.file) or {}
-        beside = self.file.with_name("metadata.json")
-        return metadata.read(beside) if beside.is_file() else {}
 
 
 def read(weights: str | pathlib.Path, depth: int, variant: str) -> Checkpoint:

@@ -12,6 +12,7 @@ from resnetd_tf.data.splits import Dataset
 from resnetd_tf.errors import InputError
 from resnetd_tf.networks import checkpoints, classifier, pretrained
 from resnetd_tf.normalization import EUROSAT_ALL, EUROSAT_RGB, Statistics, measured
+from resnetd_tf.saved import metadata_of
 from resnetd_tf.training import devices
 from resnetd_tf.training.optimizer import compile_classifier
 from resnetd_tf.training.settings import FINE_TUNING, FROM_SCRATCH, RECIPES, Settings
@@ -41,7 +42,7 @@ def starting_weights(settings: Settings) -> checkpoints.Checkpoint | None:
         size = found.image_size
         note = f", of images of {size}x{size} pixels; --image_size={size} trains on that size too"
     print(f"Weights: {found.source if found else 'random'}{note}", flush=True)
-    if found and (described := found.described):
+    if found and found.file and (described := metadata_of(found.file)):
         sources.tell_of_other_splits("weights were", described, settings.dataset, settings.split_files)
     return found
 

@@ -64,8 +64,8 @@ def positions(split_files: str, dataset: str, names: Sequence[str], splits: Sequ
     for (one, first), (other, second) in itertools.combinations(found.items(), 2):
         if common := sorted(set(first) & set(second)):
             raise InputError(
-                f"{lists[one]} and {lists[other]} both name {names[common[0]]}, {len(common)} images in all; no image "
-                "may be in two splits"
+                f"{lists[one]} and {lists[other]} both name {names[common[0]]} ({len(common)} in all); no image may "
+                "be in two splits"
             )
     if left := len(names) - sum(map(len, found.values())):
         print(f"{left} images of {dataset} are in none of the lists")

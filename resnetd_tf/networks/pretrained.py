@@ -16,7 +16,7 @@ KERAS_APPLICATIONS = "keras.applications"
 
 EUROSAT = "eurosat"  # the name of the classifier that ships with this package
 EUROSAT_FILE = pathlib.Path(__file__).parents[1] / "weights" / "resnet50d-eurosat.safetensors"
-EUROSAT_SHA256 = "8bfff721b8abb92d933e5e291a9602a9439b9008a4c104fd7f331a388429b293"
+EUROSAT_SHA256 = "43d4b1c1c1da962f73626c961325c940e6f358719f5ff08e4501da4c5ab8fea9"
 
 
 class Unavailable(ValueError):

@@ -67,7 +67,7 @@ def test_names_that_are_nearly_the_same(folder, tmp_path):
 @pytest.mark.parametrize(
     ("train", "validation", "message"),
     [
-        (["Forest/0.png"], ["Forest/1.png", "Forest/0.png"], "both name .*Forest/0.png, 1 images in all; no image may"),
+        (["Forest/0.png"], ["Forest/1.png", "Forest/0.png"], "both name .*Forest/0.png \\(1 in all\\); no image may"),
         (["Forest/0.png", "Forest/0.tif"], ["Forest/1.png"], "train.txt: names .*Forest/0.png twice"),
         (["Forest/12.png"], ["Forest/1.png"], "train.txt: 'Forest/12.png' is no image of folder:"),
         (["Forest/only.png"], ["Forest/1.png"], "train.txt: 'Forest/only.png' is no image of folder:"),

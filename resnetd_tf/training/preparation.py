@@ -42,7 +42,9 @@ def starting_weights(settings: Settings) -> checkpoints.Checkpoint | None:
         size = found.image_size
         note = f", of images of {size}x{size} pixels; --image_size={size} trains on that size too"
     print(f"Weights: {found.source if found else 'random'}{note}", flush=True)
-    if found and found.file and (described := metadata_of(found.file)):
+    file = found.file if found else None
+    # Others are of no run: what lies beside them, in a cache perhaps, does not tell of them.
+    if file and file.suffix in (".keras", ".safetensors") and (described := metadata_of(file)):
         sources.tell_of_other_splits("weights were", described, settings.dataset, settings.split_files)
     return found
 

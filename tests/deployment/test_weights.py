@@ -86,6 +86,16 @@ def test_training_from_it(half, tmp_path, capsys):
         train(Settings(**{**SMALLEST, "depth": 18}, weights=str(half), output_dir=str(tmp_path / "other")))
 
 
+def test_weights_alone_load_whatever_lies_beside_them(tmp_path, capsys):
+    """A folder of Keras's, for example, has a metadata.json of its own."""
+    path = tmp_path / "network.weights.h5"
+    resnetd_tf.resnet(10, "d", classes=4).save_weights(path)
+    for beside in ('{"keras_version": "3.15.1"}', "{"):
+        (tmp_path / "metadata.json").write_text(beside)
+        preparation.starting_weights(Settings(**{**SMALLEST, "weights": str(path)}))
+        assert capsys.readouterr().out == f"Weights: {path}\n"
+
+
 @pytest.fixture
 def shipped(half, monkeypatch, tmp_path):
     """The package with that classifier in it, and a working directory of its own."""

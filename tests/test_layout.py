@@ -46,7 +46,7 @@ def test_what_is_imported_is_declared():
     names -= {*sys.stdlib_module_names, "resnetd_tf", "jax", "torch"}  # other backends of Keras, if they are there
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
-    extras = (config["options.extras_require"][name] for name in ("geo", "onnx", "openvino"))
+    extras = (config["options.extras_require"][name] for name in ("onnx", "openvino"))
     lines = "\n".join([config["options"]["install_requires"], *extras]).splitlines()
     declared = {canonicalize_name(re.match(r"[\w.-]*", line)[0]) for line in lines}
     distributions = packages_distributions()
@@ -70,13 +70,7 @@ def test_subpackages_use_only_those_below(name):
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_modules_and_functions_are_short(name):
-    text = MODULES[name].read_text(encoding="utf-8")
-    assert text.count("\n") <= 250
-    for node in ast.walk(ast.parse(text)):
+def test_functions_fit_a_screen(name):
+    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef):
             assert node.end_lineno - node.lineno < 80, node.name
-
-
-def test_the_network_is_one_short_module():
-    assert MODULES["resnetd_tf.networks.resnet"].read_text(encoding="utf-8").count("\n") <= 238

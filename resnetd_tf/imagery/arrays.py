@@ -8,7 +8,7 @@ from rasterio.windows import Window
 
 from resnetd_tf.errors import InputError
 from resnetd_tf.imagery import areas, maps, rendering, windows
-from resnetd_tf.imagery.layers import Grid
+from resnetd_tf.imagery.grid import Grid
 from resnetd_tf.imagery.pixels import SAMPLE, Scene, check_stored
 from resnetd_tf.imagery.scenes import Options
 from resnetd_tf.saved import SavedClassifier

@@ -8,7 +8,8 @@ from rasterio.windows import Window
 
 from resnetd_tf.errors import InputError
 from resnetd_tf.imagery import layers, safe
-from resnetd_tf.imagery.layers import Grid, Layer
+from resnetd_tf.imagery.grid import Grid
+from resnetd_tf.imagery.layers import Layer
 
 SAMPLE = 512  # pixels on a side that are looked at before a scene is mapped
 SMALLEST_CACHE = 2**25  # bytes

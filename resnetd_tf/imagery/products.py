@@ -13,6 +13,7 @@ from rasterio.enums import ColorInterp
 
 from resnetd_tf.errors import InputError
 from resnetd_tf.imagery import layers, names, safe
+from resnetd_tf.imagery.grid import grid_of, on_grid
 from resnetd_tf.imagery.layers import Layer
 from resnetd_tf.imagery.pixels import Scene, check_numbers
 from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
@@ -68,8 +69,8 @@ def open_scene(
     words += "".join(f", {name} {value:g} as given" for name, value in given.items())
     there = [layer for layer in chosen if layer]
     datasets = layers.datasets(there)
-    grid = layers.grid_of(datasets)
-    warped = {id(dataset): layers.on_grid(dataset, grid) for dataset in datasets}
+    grid = grid_of(datasets)
+    warped = {id(dataset): on_grid(dataset, grid) for dataset in datasets}
     if missing:
         words += f"; no {', '.join(missing)}: the training's mean instead"
     if any(warped[id(dataset)] is not dataset for dataset in datasets):
@@ -87,7 +88,7 @@ def open_scene(
         fill=tuple(fill or (0,) * len(wanted)),
         words=words,
         clouds=tuple(
-            dataclasses.replace(layer, dataset=layers.on_grid(layer.dataset, grid, nearest=True)) for layer in clouds
+            dataclasses.replace(layer, dataset=on_grid(layer.dataset, grid, nearest=True)) for layer in clouds
         ),
         files=files,
     )

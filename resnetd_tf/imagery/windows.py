@@ -9,7 +9,7 @@ import numpy as np
 from rasterio.windows import Window
 
 from resnetd_tf.imagery import rendering
-from resnetd_tf.imagery.layers import Grid
+from resnetd_tf.imagery.grid import Grid
 
 STRIP = 128  # rows that are read at once; `layers.row_of_blocks` has GDAL keep those of one block
 LEAST_VALID = 0.5  # share of a window's or a cell's pixels that must be there

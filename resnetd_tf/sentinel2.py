@@ -1,5 +1,7 @@
 """Facts about Sentinel-2 and EuroSAT that models and data agree on."""
 
+import re
+
 # EuroSAT's classes in TFDS's (alphabetical) order: the index is the label.
 CLASSES = (
     "AnnualCrop",
@@ -23,3 +25,79 @@ RGB_BANDS = ("B04", "B03", "B02")
 # RENDERED_DN became 1 to 1 + RENDERED_LEVELS. Read off 270 pairs of patches, which this reproduces pixel for pixel.
 RENDERED_DN = 2750
 RENDERED_LEVELS = 254
+
+# Digital numbers of the 80 raw patches beside EuroSAT's documentation, eight a class: the lowest and the highest median
+# that a patch has in a band. L2A, from which the atmosphere is taken away, is darker by up to 1,000 in B01 to B04.
+MEDIAN_DN = {
+    "B01": (899, 2080),
+    "B02": (618, 1962),
+    "B03": (397, 1991),
+    "B04": (225, 2201),
+    "B05": (194, 2414),
+    "B06": (181, 3664),
+    "B07": (164, 4542),
+    "B08": (135, 4525),
+    "B09": (54, 2078),
+    "B10": (5, 26),
+    "B11": (22, 3958),
+    "B12": (10, 2606),
+    "B8A": (117, 4899),
+}
+# Products since processing baseline 04.00 (January 2022) store this much more than 10,000 times the reflectance.
+ADDED_DN = 1000
+
+# Names that producers give to bands; STAC's "common names" (extension eo) among them.
+BAND_WORDS = {
+    "coastal": "B01",
+    "coastalaerosol": "B01",
+    "aerosol": "B01",
+    "blue": "B02",
+    "green": "B03",
+    "red": "B04",
+    **{f"{name}{number}": f"B0{4 + number}" for name in ("rededge", "re", "vre") for number in (1, 2, 3)},
+    "nir": "B08",
+    "nir1": "B08",
+    "nearinfrared": "B08",
+    "nir08": "B8A",
+    "nir2": "B8A",
+    "nirnarrow": "B8A",
+    "narrownir": "B8A",
+    "rededge4": "B8A",
+    "nir09": "B09",
+    "watervapour": "B09",
+    "watervapor": "B09",
+    "cirrus": "B10",
+    "swir1": "B11",
+    "swir16": "B11",
+    "swir2": "B12",
+    "swir22": "B12",
+}
+_NUMBERED = re.compile(r"(?<![0-9a-z])(?:b|band[ _-]*)0*(1[0-2]|[1-9]|8a)(?![0-9a-z])", re.IGNORECASE)
+_BESIDE = re.compile(r"\b(?:median|mean|band|toa|boa|sr|reflectance|s2|sentinel2?|(?:10|20|60)m)\b")
+
+
+def band_name(text: str | None) -> str | None:
+    """The band that a description names: "B4", "b04_median", "S2_B04", "Band 4", "Red, 665 nm"; `None` for others."""
+    text = (text or "").split(",")[0].split("(")[0]
+    numbered = {f"B{number.upper().zfill(2)}" for number in _NUMBERED.findall(text)}
+    if numbered:
+        return numbered.pop() if len(numbered) == 1 else None
+    letters = _BESIDE.sub(" ", re.sub(r"[^0-9a-z]+", " ", text.lower()))
+    return BAND_WORDS.get(letters.replace(" ", ""))
+
+
+def split_band(stem: str) -> tuple[str, str | None]:
+    """A file's name without the band that it tells, and that band: "T33UUP_{band}_10m" and "B04"; `None` for none."""
+    numbered = list(_NUMBERED.finditer(stem))
+    if len({match[1].upper() for match in numbered}) == 1:
+        match = numbered[-1]
+        return f"{stem[: match.start()]}{{band}}{stem[match.end() :]}", f"B{match[1].upper().zfill(2)}"
+    tokens = re.split(r"([^0-9A-Za-z]+)", stem)
+    for place in range(len(tokens) - 1, -1, -2) if not numbered else ():
+        if re.fullmatch(r"(?:10|20|60)m", tokens[place]):
+            continue
+        band = BAND_WORDS.get(tokens[place].lower())
+        if band and (place < 2 or tokens[place - 2].lower() not in ("edge", "false")):
+            return "".join([*tokens[:place], "{band}", *tokens[place + 1 :]]), band
+        break
+    return stem, None

@@ -43,7 +43,7 @@ def load(
     must_fit(name, itertools.chain(*shapes.values()), dtype)
     loaded = {
         split: Split(
-            hold(map(images.pixels, images_of), shapes[split], dtype, interpolation),
+            hold((images.read(path) for path in images_of), shapes[split], dtype, interpolation),
             np.array([classes.index(path.parent.name) for path in images_of]),
             tuple(map(str, images_of)),
             slices[split],

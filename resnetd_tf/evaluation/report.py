@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure  # without pyplot, whose backend is the user's choice
 
 from resnetd_tf import figures, rundir
+from resnetd_tf.data.rendering import true_colour
 from resnetd_tf.evaluation.metrics import Evaluation
-from resnetd_tf.imagery.rendering import true_colour
 from resnetd_tf.sentinel2 import BANDS
 
 READABLE = 40  # classes; of more the confusion matrix has no names and numbers

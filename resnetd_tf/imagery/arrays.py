@@ -6,10 +6,11 @@ import numpy as np
 import rasterio
 from rasterio.windows import Window
 
+from resnetd_tf.data import digital_numbers
 from resnetd_tf.errors import InputError
-from resnetd_tf.imagery import areas, maps, rendering, windows
+from resnetd_tf.imagery import areas, maps, patches, windows
 from resnetd_tf.imagery.grid import Grid
-from resnetd_tf.imagery.pixels import SAMPLE, Scene, check_stored
+from resnetd_tf.imagery.pixels import SAMPLE, Scene
 from resnetd_tf.imagery.scenes import Options
 from resnetd_tf.saved import SavedClassifier
 
@@ -53,7 +54,7 @@ def map_scene(
 
     Args:
         classifier: Of RGB, or of EuroSAT's 13 bands.
-        scene: As `scenes.scene_for` opens it; or its pixels of 10 m as `rendering.taken` takes them; there is
+        scene: As `scenes.scene_for` opens it; or its pixels of 10 m as `patches.taken` takes them; there is
             nothing where all bands are 0.
         window: Side in pixels of the windows that are classified; default the side of the training's patches.
         stride: Side of a cell, of which the window's is a multiple; default half a window.
@@ -77,15 +78,11 @@ def map_scene(
 
 
 def _of_array(classifier: SavedClassifier, pixels: np.ndarray, checked: bool) -> _InMemory:
-    pixels = rendering.taken("the scene", pixels, classifier)
+    pixels = patches.taken("the scene", pixels, classifier)
     valid = (pixels != 0).any(-1)
-    if pixels.dtype == "uint16" and checked:
-        some = tuple(slice(None, None, max(1, side // SAMPLE)) for side in valid.shape)
-        looked_at = pixels[some][valid[some]]
-        if looked_at.size:
-            bands = looked_at.shape[-1]
-            try:
-                check_stored("the scene", looked_at, np.zeros(bands), np.ones(bands))
-            except InputError as error:
-                raise InputError(f"{error}. Of an array change the numbers, or give checked=False") from error
+    if pixels.dtype == "uint16":
+        valid &= ~digital_numbers.impossible(pixels)
+        step = tuple(slice(None, None, max(1, side // SAMPLE)) for side in valid.shape)
+        if checked and (fault := patches.array_fault(pixels[step])):
+            raise InputError(f"the scene: {fault}. Of an array change the numbers, or give checked=False")
     return _InMemory(pixels, valid)

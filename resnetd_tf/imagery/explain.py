@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from resnetd_tf import figures
+from resnetd_tf.data import rendering
 from resnetd_tf.errors import InputError
-from resnetd_tf.imagery import rendering
 
 # Cells a side that a map has at least. The paper's, the last stage's at 224 pixels, has 7; at 64 it would have 2.
 FINEST = 7

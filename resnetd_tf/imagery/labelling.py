@@ -5,14 +5,15 @@ import functools
 import os
 import pathlib
 import sys
-import zipfile
 from collections.abc import Sequence
 
 from resnetd_tf import figures, metadata
-from resnetd_tf.data import images
+from resnetd_tf.data import images, rasters
+from resnetd_tf.data.rasters import Reading
 from resnetd_tf.errors import InputError
 from resnetd_tf.imagery import explain as why
-from resnetd_tf.imagery import names, patches
+from resnetd_tf.imagery import patches, scenes, windows
+from resnetd_tf.imagery.products import Source, find_sources
 from resnetd_tf.saved import SavedClassifier, open_classifier, open_network
 
 
@@ -61,13 +62,18 @@ def run(
     if len({pathlib.Path(path).absolute() for path in pictures}) < len(pictures):
         raise InputError(f"--picture and --explain are both {picture}; give another name to one")
     classifier = model if isinstance(model, SavedClassifier) else open_classifier(model, trust=trust)
-    files = [file for path in paths for file in _inside(pathlib.Path(path))]
+    reading = Reading(tuple(bands) if bands else None, scale, offset, scenes.fill_of(classifier, missing))
     largest = metadata.largest_patch(classifier.metadata)
     small: list[pathlib.Path] = []
-    large: list[pathlib.Path] = []
-    for file in files:
-        (small if window is None and is_patch(file, largest) else large).append(file)
-    of_scenes = {"output": output, "area": area, "stride": stride, "probabilities": options.get("probabilities")}
+    large: list[Source] = []
+    for source in find_sources(paths):
+        if window is None and is_patch(source, largest):
+            small += source.files
+        else:
+            large.append(source)
+    of_scenes = {"output": output, "area": area, "stride": stride}
+    of_scenes |= {name: options.get(name) for name in ("probabilities", "min_probability")}
+    of_scenes |= {"resolution": options.get("whole"), "clouds": keep_clouds}
     if not large and any(of_scenes.values()):
         name = next(name for name, value in of_scenes.items() if value)
         raise InputError(f"--{name} is of maps, and no image has more than {largest} pixels a side; --window maps them")
@@ -76,53 +82,49 @@ def run(
     draw = None
     if explain:
         if small and large:
-            raise InputError(f"--explain is of patches or of one scene: leave out {small[0]} or {large[0]}")
+            raise InputError(f"--explain is of patches or of one scene: leave out {small[0]} or {large[0].name}")
         draw = functools.partial(
             why.draw, explain, why.GradCam(open_network(classifier.path, trust)[1]), classifier.classes
         )
-    failed = patches.label(classifier, small, top, format, picture, draw) if small else []
+    failed = patches.label(classifier, small, top, format, picture, draw, reading) if small else []
     if large:
-        how = {"bands": bands, "scale": scale, "offset": offset, "keep_clouds": keep_clouds}
         options |= {"window": window, "stride": stride}
         # Labels as JSON or CSV are to stay such.
         with contextlib.redirect_stdout(sys.stdout if format == "table" else sys.stderr):
-            failed += _map(classifier, large, output, draw, missing, area, how, options)
+            failed += _map(classifier, large, output, draw, reading, area, keep_clouds, options)
     if failed:
         raise InputError("; ".join(failed))
 
 
 def _map(
-    classifier, files: list[pathlib.Path], output: str | None, explain, missing: str, area, how, options
+    classifier: SavedClassifier,
+    sources: list[Source],
+    output: str | None,
+    explain: functools.partial | None,
+    reading: Reading,
+    area: str | None,
+    keep_clouds: bool,
+    options: dict,
 ) -> list[str]:
     """Maps scenes; what went wrong with those that could not be, told when all others are done."""
-    try:
-        from resnetd_tf.imagery import scenes, windows
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] != "rasterio":
-            raise
-        raise InputError(
-            f"{files[0]} is larger than a patch, or --window given: maps need rasterio; pip install rasterio"
-        ) from error
     chosen = scenes.Options.of(classifier, **options)
-    together = len(files) > 1 and all(file.is_file() and names.band_of(file) for file in files)
-    groups = [files] if together else [[file] for file in files]
     folder = output if output and output.endswith(("/", os.sep)) else ""
-    if output and not folder and len(groups) > 1:
+    if output and not folder and len(sources) > 1:
         raise InputError(
-            f"--output={output} is of one map, {len(groups)} scenes are given; --output={output}/ is a folder"
+            f"--output={output} is of one map, {len(sources)} scenes are given; --output={output}/ is a folder"
         )
-    if explain and len(groups) > 1:
-        raise InputError(f"--explain is of one scene, {len(groups)} are given; map one at a time")
-    outputs = [output if output and not folder else folder + scene_name(group[0]) for group in groups]
+    if explain and len(sources) > 1:
+        raise InputError(f"--explain is of one scene, {len(sources)} are given; map one at a time")
+    outputs = [output if output and not folder else folder + scene_name(source.name) for source in sources]
     targets = scenes.targets_of(pathlib.Path(outputs[0]), chosen.probabilities).values()
     if explain and pathlib.Path(explain.args[0]).absolute() in {path.absolute() for path in targets}:
         raise InputError(f"--explain={explain.args[0]} is a file of the map; give another name")
     if twice := {name for name in outputs if outputs.count(name) > 1}:
         raise InputError(f"several scenes would be called {', '.join(sorted(twice))}; map one at a time, with --output")
     failed = []
-    for group, name in zip(groups, outputs):
+    for source, name in zip(sources, outputs):
         try:
-            scene = scenes.scene_for(classifier, group, missing, area, **how)
+            scene = scenes.open_for(classifier, source, reading, area, keep_clouds)
             print(f"{scene.name}: {scene.words}", flush=True)
             mapped = scenes.write_map(classifier, scene, name, chosen)
             if explain:
@@ -137,30 +139,25 @@ def _map(
     return failed
 
 
-def _inside(path: pathlib.Path) -> list[pathlib.Path]:
-    """The products or the images in a folder; else the path itself, which may be a product or a folder of bands."""
-    if not path.is_dir():
-        return [path]
-    if products := names.metadata_files(path):
-        return [product.parent for product in products]
-    found, bands = patches.files_in(path), set(map(names.band_of, names.band_files(path)))
-    return found if found and len(bands) < 3 else [path]
-
-
-def is_patch(path: pathlib.Path, largest: int) -> bool:
-    """Whether a file is an image of at most `largest` pixels a side."""
-    if path.is_dir() or path.suffix == ".xml" or (path.is_file() and zipfile.is_zipfile(path)):
+def is_patch(source: Source, largest: int) -> bool:
+    """Whether a source is an image of at most `largest` pixels a side, or no image at all, which `patches` tells."""
+    if source.metadata or len(source.files) > 1:
         return False
+    (file,) = source.files
     try:
-        (height, width, _), _ = images.header(path, max_pixels=2**62)
-    except InputError:  # of other bands or deeper, if it is no damage, which `patches` tells
-        return not (path.suffix.lower() in names.RASTERS and path.is_file())
+        (height, width, _), _ = images.header(file, max_pixels=2**62)
+    except InputError:  # its bands are not known, if it is an image
+        try:
+            height, width = rasters.open_raster(str(file)).shape
+        except InputError:
+            return True
     return max(height, width) <= largest
 
 
-def scene_name(path: pathlib.Path) -> str:
+def scene_name(name: str) -> str:
     """What a map is called if that is not said: its scene's name without suffix; it goes into the current folder."""
-    name = path.resolve().name
-    for suffix in (".zip", ".SAFE", ".xml", path.suffix):
+    path = pathlib.Path(name)
+    name = (path.resolve() if path.exists() else path).name
+    for suffix in (".zip", ".SAFE", ".xml", path.suffix if path.is_file() else ""):
         name = name.removesuffix(suffix)
     return name.lstrip(".") or "scene"

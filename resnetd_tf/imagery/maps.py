@@ -19,7 +19,7 @@ from matplotlib.patches import Patch
 from rasterio.windows import Window
 
 from resnetd_tf import figures
-from resnetd_tf.imagery import layers, rendering
+from resnetd_tf.data import rasters, rendering
 from resnetd_tf.imagery.pixels import Scene
 from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
 
@@ -98,7 +98,7 @@ def _cog(
     """
     plain = path.with_name(f"{path.stem}-plain.tif")
     place = {"crs": scene.grid.crs, "transform": scene.grid.transform * rasterio.Affine.scale(stride)}
-    with layers.quiet():
+    with rasters.without_warnings():
         with rasterio.open(plain, "w", driver="GTiff", height=shape[0], width=shape[1], **place, **profile) as file:
             yield file
         rasterio.shutil.copy(plain, path, driver="COG", compress="DEFLATE", overview_resampling=resampling)
@@ -184,7 +184,7 @@ def _overview(scene: Scene) -> np.ndarray:
     factor = max(1, max(scene.grid.height, scene.grid.width) / SIDE)
     shape = (max(1, round(scene.grid.height / factor)), max(1, round(scene.grid.width / factor)))
     window = Window(scene.left, scene.top, scene.grid.width, scene.grid.height)
-    pixels = layers.read(shown, window, shape)
+    pixels = rasters.read(shown, window, shape)
     if scene.picture:
         return pixels
     dn = [layer.digital_numbers(pixels[..., place]) for place, layer in enumerate(shown)]

@@ -9,10 +9,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from resnetd_tf import figures
-from resnetd_tf.data import images
+from resnetd_tf.data import digital_numbers, images, rendering
+from resnetd_tf.data.images import doubtful
+from resnetd_tf.data.rasters import AS_STORED, Reading
 from resnetd_tf.errors import InputError
-from resnetd_tf.imagery import rendering
 from resnetd_tf.saved import SavedClassifier
+from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
 
 FORMATS = ("table", "json", "csv")
 TOGETHER = 512  # files that are read before they are classified
@@ -20,47 +22,92 @@ DRAWN = 60  # patches in a picture
 COLUMNS = 6  # of it
 
 
-def files_in(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The images in a folder and those below it, by name; hidden ones are left out."""
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in images.SUFFIXES and path.is_file())
-    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+def taken(name: str, pixels: np.ndarray, classifier: SavedClassifier) -> np.ndarray:
+    """The bands of an array that a classifier takes, before they are rendered.
+
+    Args:
+        name: What it is called.
+        pixels: (height, width, bands), grey levels of red, green and blue as uint8, or digital numbers, 10,000 times
+            the reflectance, as uint16: of red, green and blue, or of EuroSAT's 13 bands.
+        classifier: Of RGB, for which three of 13 bands are picked, or of 13 bands.
+
+    Raises:
+        InputError: It is something else.
+    """
+    pixels = np.asarray(pixels, pixels.dtype.newbyteorder("="))
+    if pixels.ndim != 3 or not pixels.size:
+        raise InputError(f"{name} has shape {pixels.shape}; give (height, width, bands)")
+    if pixels.dtype != "uint16" and (pixels.dtype != "uint8" or pixels.shape[-1] != 3):
+        raise InputError(
+            f"{name} is {pixels.dtype} of {pixels.shape[-1]} bands; give grey levels of RGB as uint8, or digital "
+            "numbers (10,000 times the reflectance) as uint16"
+        )
+    if classifier.bands == 3 and pixels.shape[-1] == len(BANDS):
+        return pixels[..., [BANDS.index(band) for band in RGB_BANDS]]
+    classifier.check_bands(name, pixels.shape[-1])
+    return pixels
 
 
-def read(path: str | pathlib.Path, classifier: SavedClassifier) -> np.ndarray:
-    """An image as a classifier takes it; one of 13 bands for a classifier of RGB as EuroSAT's pictures show them.
+def read(path: str | pathlib.Path, classifier: SavedClassifier, reading: Reading = AS_STORED) -> images.Patch:
+    """An image file as a classifier takes it; one of bands for a classifier of RGB as EuroSAT's pictures show them.
 
     Raises:
         InputError: It cannot be read, or has other bands.
     """
-    return _rendered(str(path), images.read(path), classifier)
+    if classifier.bands not in (3, len(BANDS)):
+        patch = images.read_patch(path, reading=reading)
+        classifier.check_bands(str(path), patch.pixels.shape[-1])
+        return patch
+    wanted = RGB_BANDS if classifier.bands == 3 else BANDS
+    images.header(path, wanted=wanted, reading=reading)
+    patch = images.read_patch(path, wanted, reading)
+    classifier.check_bands(str(path), patch.pixels.shape[-1])
+    return patch
 
 
-def _rendered(name: str, pixels: np.ndarray, classifier: SavedClassifier) -> np.ndarray:
-    pixels = rendering.taken(name, pixels, classifier)
-    numbers = pixels.dtype == "uint16" and classifier.bands == 3
-    return rendering.stored(rendering.rendered(pixels)) if numbers else pixels
+def array_fault(pixels: np.ndarray) -> str | None:
+    """Why numbers of an array (height, width, 3 or 13) uint16 can hardly be digital numbers; `None` if they can."""
+    names = RGB_BANDS if pixels.shape[-1] == 3 else BANDS
+    stored = pixels[(pixels != 0).any(axis=-1) & ~digital_numbers.impossible(pixels)].astype("float64")
+    if not stored.size:
+        return None
+    sample = digital_numbers.Sample(names, stored, np.zeros(len(names)), np.ones(len(names)), pixels.dtype)
+    return digital_numbers.fault(sample)
 
 
-def predict(classifier: SavedClassifier, images: Sequence[np.ndarray | str | pathlib.Path]) -> np.ndarray:
+def predict(
+    classifier: SavedClassifier, images: Sequence[np.ndarray | str | pathlib.Path], checked: bool = True
+) -> np.ndarray:
     """Probabilities of the classes of patches, (n, classes) float32.
 
     Args:
         classifier: What to label them with.
-        images: Files, or arrays as `rendering.taken` takes them, of any sizes.
+        images: Files, or arrays as `taken` takes them, of any sizes.
+        checked: Whether arrays of uint16 are refused if their numbers can hardly be digital numbers.
 
     Raises:
         InputError: One of them cannot be read, or has other bands.
     """
     if isinstance(images, str | pathlib.Path):
         images = [images]
-    return classifier.predict(
-        [
-            read(image, classifier)
-            if isinstance(image, str | pathlib.Path)
-            else _rendered(f"image {index}", np.asarray(image), classifier)
-            for index, image in enumerate(images)
-        ]
-    )
+    taken_images: list[np.ndarray] = []
+    faults: dict[pathlib.Path, str] = {}
+    for index, image in enumerate(images):
+        if isinstance(image, str | pathlib.Path):
+            patch = read(image, classifier)
+            pixels, name, fault = patch.pixels, pathlib.Path(image), patch.fault
+        else:
+            name = pathlib.Path(f"image {index}")
+            pixels = taken(str(name), np.asarray(image), classifier)
+            fault = array_fault(pixels) if checked and pixels.dtype == "uint16" else None
+            if pixels.dtype == "uint16" and classifier.bands == 3:
+                pixels = rendering.stored(rendering.rendered(pixels))
+        taken_images.append(pixels)
+        if fault:
+            faults[name] = fault
+    for name, fault in doubtful(faults, len(taken_images)).items():
+        raise InputError(f"{name}: {fault}. Of an array change the numbers, or give checked=False")
+    return classifier.predict(taken_images)
 
 
 def label(
@@ -70,6 +117,7 @@ def label(
     format: str = "table",
     picture: str | pathlib.Path | None = None,
     explain: Callable[[list[tuple[str, np.ndarray]]], None] | None = None,
+    reading: Reading = AS_STORED,
 ) -> list[str]:
     """Prints the most probable classes of image files; what is wrong with those that could not be read.
 
@@ -81,6 +129,7 @@ def label(
         picture: Where to draw the first of them with their classes; green or red where their folder is named as a
             class.
         explain: What gets the names and pixels of the first of them.
+        reading: What the user says of files that do not say it themselves.
 
     Raises:
         InputError: The picture cannot be written.
@@ -88,6 +137,7 @@ def label(
     bad: list[str] = []
     listed: list[dict] = []
     drawn: list[tuple] = []
+    described: set[str] = set()
     writer = csv.writer(sys.stdout, lineterminator="\n")
     top = min(top, len(classifier.classes))
     if format == "csv":
@@ -95,13 +145,12 @@ def label(
             ["path", *(f"{what}_{place}" for place in range(1, top + 1) for what in ("class", "probability"))]
         )
     for start in range(0, len(paths), TOGETHER):
-        good, pixels = [], []
-        for path in paths[start : start + TOGETHER]:
-            try:
-                pixels.append(read(path, classifier))
-                good.append(path)
-            except InputError as error:
-                bad.append(str(error))
+        patches, errors = read_together(paths[start : start + TOGETHER], classifier, reading)
+        bad += errors
+        for text in sorted({patch.description for patch in patches.values()} - described - {""}):
+            print(f"Patches: {text}", file=None if format == "table" else sys.stderr, flush=True)
+            described.add(text)
+        good, pixels = list(patches), [patch.pixels for patch in patches.values()]
         try:
             answers = classifier.predict(pixels)
         except InputError as error:  # such as a server that is gone: labels of the files before stay
@@ -125,6 +174,28 @@ def label(
         explain([(path.name, image) for image, path, _ in drawn])
     without = len(paths) - len(listed)
     return [f"{without} of {len(paths)} images have no label: {'; '.join(bad)}"] if bad else []
+
+
+def read_together(
+    paths: Sequence[pathlib.Path], classifier: SavedClassifier, reading: Reading
+) -> tuple[dict[pathlib.Path, images.Patch], list[str]]:
+    """Image files that belong together by path, and what is wrong with those that are left out."""
+    patches: dict[pathlib.Path, images.Patch] = {}
+    errors: list[str] = []
+    for path in paths:
+        try:
+            patches[path] = read(path, classifier, reading)
+        except InputError as error:
+            errors.append(str(error))
+    faults = {path: patch.fault for path, patch in patches.items() if patch.fault}
+    counted = doubtful(faults, len(patches))
+    for path in counted:
+        del patches[path]
+    if counted:
+        path, fault = next(iter(counted.items()))
+        more = f" (and {len(counted) - 1} more images that are like it)" if len(counted) > 1 else ""
+        errors.append(f"{path}: {fault}{more}")
+    return patches, errors
 
 
 def draw(path: pathlib.Path, labelled: list[tuple], classes: tuple[str, ...]) -> None:

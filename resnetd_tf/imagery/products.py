@@ -1,22 +1,197 @@
 """Scenes as people have them: Sentinel-2 products, GeoTIFFs, one file per band, true-colour pictures.
 
-All come out as the bands that a classifier takes, on one grid of pixels of 10 m.
+`find_sources` decides what a path is, once for all programs. `open_scene` opens it: the bands that a classifier takes,
+on one grid of pixels of 10 m.
 """
 
 import dataclasses
-import math
 import pathlib
-from collections.abc import Sequence
-from typing import Any
+import re
+import zipfile
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
-from rasterio.enums import ColorInterp
+import rasterio
 
-from resnetd_tf.errors import InputError
-from resnetd_tf.imagery import layers, names, safe
+from resnetd_tf.data import images, rasters
+from resnetd_tf.data.rasters import AS_STORED, Band, BandSet, Reading
+from resnetd_tf.errors import InputError, damage_told
+from resnetd_tf.imagery import clouds
 from resnetd_tf.imagery.grid import grid_of, on_grid
-from resnetd_tf.imagery.layers import Layer
-from resnetd_tf.imagery.pixels import Scene, check_numbers
-from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
+from resnetd_tf.imagery.pixels import SAMPLE, Scene
+from resnetd_tf.sentinel2 import RGB_BANDS, band_name, split_band
+
+RASTERS = (".jp2", ".tif", ".tiff", ".img", ".vrt")  # suffixes of files that can be one band of a scene
+# Metadata of products, also as they were until December 2016.
+METADATA = re.compile(r"(?:MTD_MSI|S2._OPER_MTD_SAF)(L1C|L2A)(?:_.*)?\.xml")
+PARTS = re.compile(r".*\.SAFE|GRANULE|IMG_DATA|R[126]0m|L[12][AC]_T\d\d\w{3}_.*|S2._.*_TL_.*", re.IGNORECASE)
+RESOLUTION = re.compile(r"_?(?<![0-9A-Za-z])(10|20|60)m(?![0-9A-Za-z])")
+ACQUISITION = re.compile(r"\d{8}|\d{4}-\d\d-\d\d|T?\d\d[A-Z]{3}(?![A-Za-z])")  # a date or a tile in a file's name
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one scene or patch lies.
+
+    Attributes:
+        name: What it is called, a path.
+        files: Its file, or one for each of its bands.
+        metadata: Metadata of the product that it is, as GDAL names the file; `None` for other files.
+        zone: UTM zone of the tiles that count, of a product that has several: "EPSG_32633".
+    """
+
+    name: str
+    files: tuple[pathlib.Path, ...] = ()
+    metadata: str | None = None
+    zone: str | None = None
+
+
+def find_sources(paths: Sequence[str | pathlib.Path]) -> list[Source]:
+    """What lies at paths: every product, scene, picture and patch, each once.
+
+    Args:
+        paths: Products (.SAFE folders, their metadata, zips), files of images, files of bands, folders of them.
+
+    Raises:
+        InputError: A path leads to nothing, or files of bands cannot be told apart.
+    """
+    sources: list[Source] = []
+    band_files: list[pathlib.Path] = []
+    for given in paths:
+        path = pathlib.Path(given)
+        if not path.exists():
+            advice = "addresses are not read; download the file" if "://" in str(given) else "give another"
+            raise InputError(f"{given}: no such file or folder; {advice}")
+        if path.is_dir():
+            sources += _in_folder(path)
+        elif products := _products_at(path):
+            sources += products
+        elif path.suffix.lower() in RASTERS and split_band(path.stem)[1] and len(paths) > 1:
+            band_files.append(path)
+        else:
+            sources.append(Source(str(path), (path,)))
+    return sources + _grouped(band_files)
+
+
+def _products_at(path: pathlib.Path) -> list[Source]:
+    """The products that a metadata file or a zip is or holds; none for other files."""
+    if METADATA.fullmatch(path.name):
+        return _zones(str(path), str(path.parent if path.parent.suffix == ".SAFE" else path))
+    if not zipfile.is_zipfile(path):
+        if path.suffix.lower() == ".zip":
+            raise InputError(f"{path}: cannot be read as a zip, damaged or truncated; download it again")
+        return []
+    with damage_told(f"{path}: cannot be read as a zip"), zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if METADATA.fullmatch(name.rsplit("/", 1)[-1])]
+    names = [name for name in names if name.count("/") <= 2]
+    if not names and path.suffix.lower() == ".zip":
+        raise InputError(f"{path}: holds no Sentinel-2 product (MTD_MSI*.xml); unzip it and give what is in it")
+    if names and str(path.absolute()).count("{") != str(path.absolute()).count("}"):
+        raise InputError(f"{path}: GDAL cannot open a zip of that name; rename it, without braces")
+    sources = []
+    for name in names:
+        inner = f"/{name.rsplit('/', 2)[-2]}" if len(names) > 1 and "/" in name else ""
+        sources += _zones(f"/vsizip/{{{path.absolute()}}}/{name}", f"{path}{inner}")
+    return sources
+
+
+def _zones(metadata: str, name: str) -> list[Source]:
+    """A product as a scene for each UTM zone of its tiles: those of before December 2016 can have several."""
+    if "_OPER_" not in metadata.rsplit("/", 1)[-1]:
+        return [Source(name, metadata=metadata)]
+    found = sorted({subdataset.rsplit(":", 1)[-1] for subdataset in rasters.open_raster(metadata).subdatasets})
+    if len(found) < 2:
+        return [Source(name, metadata=metadata)]
+    return [Source(f"{name}/{zone}", metadata=metadata, zone=zone) for zone in found]
+
+
+def _in_folder(folder: pathlib.Path) -> list[Source]:
+    """Everything in a folder that can be mapped or labelled."""
+    for pattern in ("*", "*/*"):
+        files = sorted(folder.glob(pattern))
+        products = [source for file in files if METADATA.fullmatch(file.name) for source in _products_at(file)]
+        zips = [file for file in files if file.suffix.lower() == ".zip"] if pattern == "*" else []
+        if products or zips:
+            beside = _without_products(folder) if zips else []
+            return products + [source for file in zips for source in _products_at(file)] + beside
+    parts = [folder, *(part for part in folder.rglob("*") if part.is_dir() and PARTS.fullmatch(part.name))]
+    parts = [part for part in parts if not {"QI_DATA", "AUX_DATA", "HTML"} & set(part.relative_to(folder).parts)]
+    rasters_here = [file for part in parts for file in sorted(part.iterdir()) if file.suffix.lower() in RASTERS]
+    band_files = [file for file in rasters_here if split_band(file.stem)[1]]
+    is_part = len(parts) > 1 or PARTS.fullmatch(folder.name)
+    if is_part and (product := _product_around(folder)):
+        return [product]
+    if len({split_band(file.stem)[1] for file in band_files}) > 1 or (band_files and is_part):
+        groups = _grouped(band_files)
+        return [dataclasses.replace(groups[0], name=str(folder))] if len(groups) == 1 else groups
+    if is_part:
+        raise InputError(f"{folder}: a part of a product without files of bands (..._B04.jp2); give the whole product")
+    if not (files := image_files(folder)):
+        raise InputError(
+            f"{folder}: holds no picture, no MTD_MSI*.xml of a product and no files of bands (..._B04.jp2)"
+        )
+    return [Source(str(file), (file,)) for file in files]
+
+
+def _without_products(folder: pathlib.Path) -> list[Source]:
+    """The products in folders beside zips."""
+    files = sorted(file for file in folder.glob("*/*") if METADATA.fullmatch(file.name))
+    return [source for file in files for source in _products_at(file)]
+
+
+def _product_around(folder: pathlib.Path) -> Source | None:
+    """The product whose only granule a folder is or lies in; `None` where there is none, or it has several."""
+    for parent in folder.absolute().parents:
+        metadata = [file for file in sorted(parent.glob("*.xml")) if METADATA.fullmatch(file.name)]
+        if metadata and len([part for part in (parent / "GRANULE").glob("*") if part.is_dir()]) == 1:
+            return _products_at(metadata[0])[0]
+        if not PARTS.fullmatch(parent.name):
+            break
+    return None
+
+
+def image_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The images in a folder and those below it, by name; hidden ones are left out."""
+    suffixes = images.SUFFIXES | {".img", ".vrt", ".nc"}
+    files = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
+    return sorted(path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+
+
+def _grouped(files: Sequence[pathlib.Path]) -> list[Source]:
+    """Files of one band each as scenes: those whose names are equal but for the band belong together.
+
+    Raises:
+        InputError: Two files tell the same band of a scene, or names do not tell which belong together.
+    """
+    groups: dict[tuple[str, str], dict[str, list[pathlib.Path]]] = {}
+    for file in files:
+        template, band = split_band(file.stem)
+        folder = file.parent.parent if re.fullmatch("R[126]0m", file.parent.name) else file.parent
+        key = (str(folder), RESOLUTION.sub("", template))
+        groups.setdefault(key, {}).setdefault(str(band), []).append(file)
+    has_all = any(set(RGB_BANDS) <= bands.keys() for bands in groups.values())
+    each_once = len(files) == len({band for bands in groups.values() for band in bands})
+    marks = {tuple(ACQUISITION.findall(template)) for _, template in groups}
+    if len(groups) > 1 and not has_all and each_once and len(marks) == 1:  # named in no common way
+        merged = {band: names for bands in groups.values() for band, names in bands.items()}
+        groups = {(str(files[0].parent), files[0].stem): merged}
+    sources = []
+    for (parent, template), bands in groups.items():
+        chosen = tuple(_finest(band, alike) for band, alike in bands.items())
+        name = re.sub(r"[-_ ,]*\{band\}", "", template).strip("-_ ,") or pathlib.Path(parent).absolute().name
+        sources.append(Source(str(pathlib.Path(parent) / name), chosen))
+    return sources
+
+
+def _finest(band: str, files: list[pathlib.Path]) -> pathlib.Path:
+    """Of files of one band and several resolutions the finest."""
+    sizes: dict[float, pathlib.Path] = {}
+    for file in files:
+        size = abs(rasters.open_raster(str(file)).transform.determinant) if len(files) > 1 else 0.0
+        if size in sizes:
+            raise InputError(f"{sizes[size]} and {file} both are {band} of one scene; give one of them")
+        sizes[size] = file
+    return sizes[min(sizes)]
 
 
 def open_scene(
@@ -34,165 +209,161 @@ def open_scene(
     Args:
         paths: A product, a folder or file, or a file for each band.
         wanted: The bands that a classifier takes.
-        bands: What the bands of a file are, where it does not say.
-        scale: What 10,000 times the reflectance is of what is stored, after `offset`; default 1.
-        offset: What is added to it first; default what a product's metadata says, else 0.
+        bands: Names of the bands of a file, in its order, where it does not say them.
+        scale: Digital numbers, 10,000 times the reflectance, for each unit that is stored, after `offset`; default what
+            the file says, else 1.
+        offset: What is added to stored numbers first; default what a product's metadata or the file says, else 0.
         fill: What a wanted band that the scene lacks has everywhere; `None` to refuse such scenes.
         keep_clouds: Whether what lies under clouds, their shadows and snow is mapped, where a product tells of them.
 
     Raises:
         InputError: Something given cannot be used, and what to do about it.
     """
-    paths = [paths] if isinstance(paths, str | pathlib.Path) else paths
-    if not paths:
+    reading = Reading(tuple(bands) if bands else None, scale, offset, tuple(fill) if fill is not None else None)
+    return open_source(one_source(paths), wanted, reading, keep_clouds)
+
+
+def one_source(paths: Sequence[str | pathlib.Path] | str | pathlib.Path) -> Source:
+    """The only scene at paths; InputError if there are several, or none."""
+    sources = find_sources([paths] if isinstance(paths, str | pathlib.Path) else paths)
+    if not sources:
         raise InputError("no scene given")
-    if scale is not None and not (math.isfinite(scale) and scale > 0):
-        raise InputError(f"--scale={scale}: must be above 0 and finite")
-    if offset is not None and not math.isfinite(offset):
-        raise InputError(f"--offset={offset}: must be a finite number")
-    takes_picture = len(wanted) == 3 and scale is None and offset is None
-    found, clouds, words, picture = _found([pathlib.Path(path) for path in paths], wanted, bands, takes_picture)
-    if picture and len(wanted) != 3:
-        raise InputError(f"{paths[0]} is a picture of three colours, the classifier takes {len(wanted)} bands")
-    given = {name: value for name, value in (("offset", offset), ("scale", scale)) if value is not None}
-    if picture and given:
+    if len(sources) > 1:
+        raise InputError(f"{len(sources)} scenes are given, {sources[0].name} and {sources[1].name} first; give one")
+    return sources[0]
+
+
+def open_source(
+    source: Source, wanted: Sequence[str] = RGB_BANDS, reading: Reading = AS_STORED, keep_clouds: bool = False
+) -> Scene:
+    """Opens a scene that was found; arguments and errors are those of `open_scene`."""
+    band_set, mask_file = _band_set(source, wanted, reading)
+    if band_set.is_picture and len(wanted) != 3:
+        raise InputError(f"{source.name} is a picture of three colours, the classifier takes {len(wanted)} bands")
+    if band_set.is_picture and (reading.scale is not None or reading.offset is not None):
         raise InputError(
-            f"{paths[0]} is a picture of 8 bits, whose colours are taken as they are: no --scale, no --offset"
+            f"{source.name} is a picture of 8 bits, whose colours are taken as they are: no --scale, no --offset"
         )
-    missing = [band for band in wanted if band not in found]
-    if missing and (fill is None or len(missing) == len(wanted)):
+    missing = [band for band in wanted if band not in band_set.bands]
+    if missing and (reading.fill is None or len(missing) == len(wanted)):
         fills_in = "; --missing=mean fills in" if len(wanted) > 3 else ""  # a colour is a third of what is seen
-        raise InputError(f"{paths[0]} has no {', '.join(missing)}, which the classifier takes{fills_in}")
-    chosen = [found.get(band) for band in wanted]
-    changed: dict[str, Any] = {"offset" if name == "offset" else "gain": value for name, value in given.items()}
-    chosen = [layer and dataclasses.replace(layer, **changed) for layer in chosen]
-    words += "".join(f", {name} {value:g} as given" for name, value in given.items())
-    there = [layer for layer in chosen if layer]
-    datasets = layers.datasets(there)
+        raise InputError(f"{source.name} has no {', '.join(missing)}, which the classifier takes{fills_in}")
+    chosen = {name: band_set.bands[name] for name in wanted if name in band_set.bands}
+    for dataset in rasters.datasets(list(chosen.values())):
+        if dataset.driver == "PNG":  # of which GDAL reads what is there, and makes up the rest
+            with damage_told(f"{dataset.name}: cannot be read, damaged or truncated"):
+                images.verify(dataset.name)
+    datasets = rasters.datasets(list(chosen.values()))
     grid = grid_of(datasets)
     warped = {id(dataset): on_grid(dataset, grid) for dataset in datasets}
+    description = band_set.description
     if missing:
-        words += f"; no {', '.join(missing)}: the training's mean instead"
+        description += f"; no {', '.join(missing)}: the training's mean instead"
     if any(warped[id(dataset)] is not dataset for dataset in datasets):
-        words += f"; resampled to {grid.width} x {grid.height} pixels of 10 m"
-    files = layers.files_of([*datasets, *layers.datasets(clouds)])
-    if keep_clouds:
-        clouds = ()
-    if clouds:
-        words += "; clouds, their shadows and snow left out"
-    scene = Scene(
-        name=str(paths[0]),
+        description += f"; resampled to {grid.width} x {grid.height} pixels of 10 m"
+    on_one_grid = {name: dataclasses.replace(band, dataset=warped[id(band.dataset)]) for name, band in chosen.items()}
+    if not band_set.is_picture:
+        description += _checked(source, band_set, on_one_grid, reading)
+    return Scene(
+        name=source.name,
         grid=grid,
-        layers=tuple(layer and dataclasses.replace(layer, dataset=warped[id(layer.dataset)]) for layer in chosen),
-        picture=picture,
-        fill=tuple(fill or (0,) * len(wanted)),
-        words=words,
-        clouds=tuple(
-            dataclasses.replace(layer, dataset=on_grid(layer.dataset, grid, nearest=True)) for layer in clouds
-        ),
-        files=files,
+        layers=tuple(on_one_grid.get(name) for name in wanted),
+        picture=band_set.is_picture,
+        fill=tuple(reading.fill or (0,) * len(wanted)),
+        words=description,
+        clouds=clouds.open_mask(mask_file, grid) if mask_file and not keep_clouds else None,
+        files=rasters.files_of(datasets, *([mask_file] if mask_file else [])),
     )
-    check_numbers(scene, scale is not None, offset is not None)
-    return scene
 
 
-def _found(
-    paths: list[pathlib.Path], wanted: Sequence[str], bands: Sequence[str] | None, takes_picture: bool
-) -> tuple[dict[str, Layer], tuple[Layer, ...], str, bool]:
-    """Layers by band, those that tell of clouds, what they are in words, and whether they are a picture's."""
-    for path in paths:
-        if not path.exists():
-            raise InputError(f"{path}: no such file or folder; give another")
-    if len(paths) == 1:
-        product = safe.metadata_file(paths[0])
-        if bands and (product or paths[0].is_dir()):
-            raise InputError(f"--bands={','.join(bands)} is of one file that does not say what its bands are")
-        if product:
-            return *safe.layers(product, wanted), False
-        if paths[0].is_dir():
-            inside = names.band_files(paths[0])
-            if not inside:
-                raise InputError(
-                    f"{paths[0]}: holds no picture, no MTD_MSI*.xml of a product and no files of bands (..._B04.jp2)"
-                )
-            paths = inside
-        elif not names.band_of(paths[0]) or bands:
-            found, words, picture = _in_one_file(paths[0], bands, takes_picture)
-            return found, (), words, picture
-    return _file_per_band(paths, wanted), (), "one file per band: digital numbers as they are stored", False
+def _checked(source: Source, band_set: BandSet, bands: dict[str, Band], reading: Reading) -> str:
+    """Looks at numbers all over a scene; what stands for missing data without being declared, in words.
 
-
-def _file_per_band(paths: list[pathlib.Path], wanted: Sequence[str]) -> dict[str, Layer]:
-    found: dict[str, Layer] = {}
-    for path in paths:
-        name = names.band_of(path)
-        if name is None:
-            raise InputError(f"{path}: its name tells no band, as ..._B04.tif does; give one scene at a time")
-        if name not in wanted:
-            continue
-        dataset = layers.open_raster(str(path))
-        if dataset.count != 1:
-            raise InputError(f"{path} has {dataset.count} bands, its name tells one; rename it")
-        before = found.get(name)  # the finest of several
-        if before is None or abs(dataset.transform.determinant) < abs(before.dataset.transform.determinant):
-            found[name] = Layer(dataset, 1)
-    return found
-
-
-def _names_of_bands(dataset, path: pathlib.Path, bands: Sequence[str] | None) -> list[str | None]:
-    """Names of a file's bands, as `--bands` or its descriptions tell; `None` of what is no band of Sentinel-2."""
-    if not bands:
-        named = [names.band_described(text) for text in dataset.descriptions]
-        counted = [names.band_name(f"B{index}") for index in dataset.indexes]
-        only_counts = dataset.dtypes[0] == "uint8" and dataset.count <= 4 and named == counted  # B1, B2, B3
-        return [None] * dataset.count if only_counts else named
-    if len(bands) != dataset.count:
-        raise InputError(f"--bands names {len(bands)} bands, {path} has {dataset.count}")
-    named = [names.band_name(band) for band in bands]  # None of others, such as SCL
-    unknown = [band for band, name in zip(bands, named) if not name and band.strip()[:1] in ("B", "b")]
-    if unknown or not any(named):
-        what = f"{', '.join(unknown)} is none; " if unknown else ""
-        raise InputError(f"--bands={','.join(bands)}: {what}bands are {', '.join(BANDS)}")
-    return named
-
-
-def _in_one_file(
-    path: pathlib.Path, bands: Sequence[str] | None, takes_picture: bool
-) -> tuple[dict[str, Layer], str, bool]:
-    dataset = layers.open_raster(str(path))
-    kind, named = dataset.dtypes[0], _names_of_bands(dataset, path, bands)
-    if kind == "uint8" and (takes_picture or not any(named)) and (places := _places_of_colours(dataset, named)):
-        colours = {band: Layer(dataset, place) for band, place in zip(RGB_BANDS, places)}
-        others: dict[tuple[int, ...], str] = {(1, 2, 3): "", (1, 1, 1): ", one grey for all"}
-        which = others.get(tuple(places), f", red, green and blue its bands {', '.join(map(str, places))}")
-        return colours, f"picture of 8 bits: colours as they are{which}", True
-    if not any(named):
-        if dataset.driver in ("PNG", "JPEG", "GIF", "BMP", "WEBP") or kind == "uint8":
-            raise InputError(f"{path}: {kind} or of a palette, of unknown scale; convert it to RGB of 8 bits")
-        called = ", ".join(filter(None, dataset.descriptions))
-        raise InputError(
-            f"{path}: {dataset.count} bands of {kind} that {f'are called {called}' if called else 'have no names'}; "
-            "name all of them, as --bands=B02,B03,B04,B08"
-        )
-    found = {name: Layer(dataset, index) for name, index in zip(named, dataset.indexes) if name}
-    if len(found) < sum(map(bool, named)):
-        raise InputError(f"{path}: a band is named twice; name them, as --bands=B02,B03,B04,B08")
-    return found, f"bands {', '.join(found)} of {kind}: digital numbers as they are stored", False
-
-
-def _places_of_colours(dataset, named: list[str | None]) -> Sequence[int] | None:
-    """The bands of a picture of 8 bits that are red, green and blue, from 1; `None` of what is no picture.
-
-    Their names say it; if none has one, the file's colours, else their order. Where some are named, but not all three
-    colours, it is no picture: B08, B04, B03 are false colours.
+    Raises:
+        InputError: There is no data, or numbers cannot be digital numbers.
     """
-    if all(named.count(band) == 1 for band in RGB_BANDS):
-        return [named.index(band) + 1 for band in RGB_BANDS]
-    if any(named) or dataset.count > 4 or dataset.colorinterp[0] == ColorInterp.palette:
-        return None
-    if dataset.count == 2 and dataset.colorinterp[1] != ColorInterp.alpha:
-        return None
-    colours = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
-    if set(colours) <= set(dataset.colorinterp):
-        return [dataset.colorinterp.index(colour) + 1 for colour in colours]
-    return (1, 2, 3) if dataset.count > 2 else (1, 1, 1)  # the last of two or four is transparency
+    chosen = list(bands.values())
+    height, width = chosen[0].dataset.shape
+    shape = (min(SAMPLE, height), min(SAMPLE, width))
+    stored = rasters.read(chosen, shape=shape)
+    valid = rasters.valid_mask(chosen, stored, shape=shape)
+    looked_at = valid.copy()
+    rasters.to_digital_numbers(chosen, stored, valid)
+    if not looked_at.any():
+        raise InputError(f"{source.name} has no data, or none that was seen; nothing to map")
+    if valid.sum() > looked_at.sum() // 2:  # else it is the scale that makes numbers impossible
+        looked_at = valid
+    if fault := rasters.number_fault(band_set, bands, stored, looked_at, reading):
+        raise InputError(f"{source.name}: {fault}")
+    shares = rasters.undeclared(chosen, stored, valid)
+    return "".join(
+        f"; {100 * share:.1f} % of the pixels are {value:g} in every band: no data, though the file does not say so"
+        for value, share in shares.items()
+    )
+
+
+def _band_set(source: Source, wanted: Collection[str], reading: Reading) -> tuple[BandSet, str | None]:
+    """The bands of a scene, and the file of its cloud mask."""
+    if source.metadata or len(source.files) > 1:
+        if reading.bands:
+            raise InputError(
+                f"--bands={','.join(reading.bands)} is of one file that does not say what its bands are; "
+                f"{source.name} says it"
+            )
+        return _open_product(source, wanted, reading) if source.metadata else (_open_files(source, reading), None)
+    (file,) = source.files
+    takes_picture = len(wanted) == 3 and reading.scale is None and reading.offset is None
+    return rasters.open_bands(file, reading, takes_picture), None
+
+
+def _open_files(source: Source, reading: Reading) -> BandSet:
+    """The bands of files of one band each, whose names tell which."""
+    bands: dict[str, Band] = {}
+    texts = set()
+    for file in source.files:
+        name = split_band(file.stem)[1]
+        dataset = rasters.open_raster(str(file))
+        if dataset.count != 1:
+            raise InputError(f"{file} has {dataset.count} bands, its name tells one; rename it")
+        of_file = rasters.open_bands(file, dataclasses.replace(reading, bands=(str(name),)), takes_picture=False)
+        bands |= of_file.bands
+        texts.add(of_file.description.partition(": ")[2])
+    return BandSet(bands, False, f"one file per band: {' and '.join(sorted(texts))}")
+
+
+def _open_product(source: Source, wanted: Collection[str], reading: Reading) -> tuple[BandSet, str | None]:
+    """The bands of a product, and its cloud mask as `clouds.mask_file` names it.
+
+    Digital numbers are offset as the metadata says, and scaled to 10,000 times the reflectance.
+
+    Raises:
+        InputError: It is damaged, or GDAL does not open it.
+    """
+    metadata = str(source.metadata)
+    product = rasters.open_raster(metadata)
+    tags = product.tags()
+    level = "L2A" if "L2A" in pathlib.PurePath(metadata).name else "L1C"
+    of_zone = [name for name in product.subdatasets if source.zone in (None, name.rsplit(":", 1)[-1])]
+    by_resolution = {name.split(":")[-2]: name for name in reversed(of_zone)}
+    bands: dict[str, Band] = {}
+    datasets: list[rasterio.DatasetReader] = []
+    for resolution in ("10m", "20m", "60m"):
+        if resolution not in by_resolution:
+            continue
+        dataset = rasters.open_raster(by_resolution[resolution])
+        datasets.append(dataset)
+        for index in dataset.indexes:
+            name = band_name(dataset.tags(index).get("BANDNAME", ""))
+            if name and name not in bands:
+                bands[name] = rasters.calibrated(dataset, index, tags, reading)
+                if name in wanted and not any(re.search(rf"_{name}(_\d+m)?\.jp2$", file) for file in dataset.files):
+                    # GDAL only warns, and reads zeros.
+                    raise InputError(f"{metadata}: the file of its {name} is missing; download the product again")
+    if not bands:
+        raise InputError(f"{metadata}: has no bands that GDAL finds; download the product again")
+    description = f"Sentinel-2 {level}, baseline {tags.get('PROCESSING_BASELINE', 'unknown')}: "
+    description += rasters.conversion_text(list(bands.values()), "as its metadata say", reading)
+    if level == "L2A":
+        description += "; EuroSAT is of L1C, as seen from above the atmosphere: expect less of L2A"
+    mask_file = clouds.mask_file(file for dataset in datasets for file in dataset.files)
+    return BandSet(bands, False, description, is_calibrated=True), mask_file

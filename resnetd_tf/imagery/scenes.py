@@ -1,6 +1,7 @@
 """Land-cover maps of whole scenes."""
 
 import contextlib
+import dataclasses
 import pathlib
 import shutil
 import time
@@ -10,13 +11,15 @@ from dataclasses import dataclass
 import filelock
 import numpy as np
 import rasterio.errors
+from rasterio.windows import Window
 
+from resnetd_tf.data.rasters import Reading
 from resnetd_tf.errors import InputError, first_line
-from resnetd_tf.imagery import areas, maps, progress
+from resnetd_tf.imagery import areas, clouds, maps, progress
 from resnetd_tf.imagery.pixels import Scene
-from resnetd_tf.imagery.products import open_scene
+from resnetd_tf.imagery.products import Source, one_source, open_source
 from resnetd_tf.saved import SavedClassifier
-from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
+from resnetd_tf.sentinel2 import BANDS, RENDERED_DN, RENDERED_LEVELS, RGB_BANDS
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,34 @@ class Options:
             raise InputError(f"--min_probability={self.min_probability}: must be from 0 to 1")
 
 
+def fill_of(classifier: SavedClassifier, missing: str) -> tuple[float, ...] | None:
+    """Digital numbers that stand for missing bands, the means of the training; `None` where scenes are refused.
+
+    Raises:
+        InputError: `missing` is neither "refuse" nor "mean", or the classifier does not say its means.
+    """
+    if missing not in ("refuse", "mean"):
+        raise InputError(f"--missing={missing}: must be refuse or mean")
+    if missing == "refuse":
+        return None
+    means = classifier.metadata.get("normalization", {}).get("mean")
+    if means is None:
+        raise InputError(f"{classifier.path} does not say the means of its training, for --missing=mean")
+    if len(means) == len(BANDS):
+        return tuple(means)
+    return tuple((mean - 1) * RENDERED_DN / RENDERED_LEVELS for mean in means)  # from grey levels
+
+
 def scene_for(
     classifier: SavedClassifier,
     paths: Sequence[str | pathlib.Path],
     missing: str = "refuse",
     area: str | None = None,
-    **how,
+    *,
+    bands: Sequence[str] | None = None,
+    scale: float | None = None,
+    offset: float | None = None,
+    keep_clouds: bool = False,
 ) -> Scene:
     """A scene with the bands that a classifier takes.
 
@@ -67,22 +92,26 @@ def scene_for(
         paths: As for `products.open_scene`.
         missing: "refuse" scenes that lack a band, or fill in the training's "mean".
         area: The part that is wanted, as for `areas.cut`.
-        how: As for `products.open_scene`.
+        bands, scale, offset, keep_clouds: As for `products.open_scene`.
 
     Raises:
         InputError: It cannot be opened, or not for this classifier.
     """
-    if missing not in ("refuse", "mean"):
-        raise InputError(f"--missing={missing}: must be refuse or mean")
+    reading = Reading(tuple(bands) if bands else None, scale, offset, fill_of(classifier, missing))
+    return open_for(classifier, one_source(paths), reading, area, keep_clouds)
+
+
+def open_for(
+    classifier: SavedClassifier, source: Source, reading: Reading, area: str | None, keep_clouds: bool
+) -> Scene:
+    """Opens a scene that was found, as `scene_for` does."""
     if classifier.bands not in (3, len(BANDS)):
         raise InputError(f"{classifier.path} takes {classifier.bands} bands, neither RGB nor EuroSAT's 13")
-    fill = None
-    if missing == "mean":
-        fill = classifier.metadata.get("normalization", {}).get("mean")
-        if fill is None:
-            raise InputError(f"{classifier.path} does not say the means of its training, for --missing=mean")
-    scene = open_scene(paths, RGB_BANDS if classifier.bands == 3 else BANDS, fill=fill, **how)
-    return scene if area is None else areas.cut(scene, area)
+    scene = open_source(source, RGB_BANDS if classifier.bands == 3 else BANDS, reading, keep_clouds)
+    scene = scene if area is None else areas.cut(scene, area)
+    pixels = Window(scene.left, scene.top, scene.grid.width, scene.grid.height)
+    summary = clouds.summary(scene.clouds, pixels, keep_clouds)
+    return dataclasses.replace(scene, words=f"{scene.words}; {summary}")
 
 
 def write_map(

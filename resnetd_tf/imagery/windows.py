@@ -8,10 +8,10 @@ from typing import Protocol
 import numpy as np
 from rasterio.windows import Window
 
-from resnetd_tf.imagery import rendering
+from resnetd_tf.data import rendering
 from resnetd_tf.imagery.grid import Grid
 
-STRIP = 128  # rows that are read at once; `layers.row_of_blocks` has GDAL keep those of one block
+STRIP = 128  # rows that are read at once; `rasters.row_of_blocks` has GDAL keep those of one block
 LEAST_VALID = 0.5  # share of a window's or a cell's pixels that must be there
 MOST_OVER = 4  # windows of a row or column, of those over a cell, that are looked at to explain it
 

@@ -120,7 +120,7 @@ assert held > 0.17 and peak_memory() - before < 1.2 * held + 0.02, (held, peak_m
 
 def test_what_does_not_fit_is_refused_before_it_is_read(folder, monkeypatch):
     monkeypatch.setattr("resnetd_tf.data.splits.available_memory", lambda: 300_000)
-    monkeypatch.setattr(images, "pixels", None)
+    monkeypatch.setattr(images, "read_patch", None)
     with pytest.raises(InputError, match=r"2750: its images take 0\.0 GiB of memory, of which 0\.0 GiB are free"):
         sources.load(f"folder:{folder}")
 
@@ -247,7 +247,7 @@ def test_pictures_of_16_bits_are_refused(tmp_path, name):
         path.write_bytes(content)
     else:
         Image.fromarray(np.full((8, 8), 3000, "uint16")).save(path)
-    with pytest.raises(InputError, match=rf"{name}: (16 bits a colour|uint16 of shape \(8, 8\))"):
+    with pytest.raises(InputError, match=rf"{name}: (16 bits a colour|\d bands of uint16 that have no names)"):
         images.read(path)
 
 

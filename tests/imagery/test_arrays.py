@@ -14,8 +14,8 @@ from products import write_safe
 from test_scenes import by_colour, classifier, drawn, write
 
 from resnetd_tf import imagery
+from resnetd_tf.data import rendering
 from resnetd_tf.errors import InputError
-from resnetd_tf.imagery import rendering
 from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
 
 
@@ -64,7 +64,10 @@ def test_files_and_arrays_together(tmp_path):
 
 @pytest.mark.parametrize(
     ("number", "told"),
-    [(lambda dn: dn // 20, "as grey levels .* checked=False"), (lambda dn: dn + 1000, "none near 0")],
+    [
+        (lambda dn: dn // 20, "less than 14. DN in every colour.* checked=False"),
+        (lambda dn: dn + 1000, "its darkest band is at 1,1.. DN or more"),
+    ],
 )
 def test_numbers_that_are_not_what_they_are_taken_for(number, told):
     """As a file's, unless they are said to be right."""

@@ -4,8 +4,6 @@ import csv
 import io
 import json
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -121,17 +119,6 @@ def test_scenes_and_patches_are_told_apart(run, program, monkeypatch, tmp_path):
     with pytest.raises(InputError, match="several scenes would be called scene; map one at a time"):
         labelling.run(run, both, overwrite=True)
     assert not list(tmp_path.glob("x*"))
-
-
-def test_maps_need_rasterio(run, tmp_path):
-    Image.new("RGB", (300, 300)).save(tmp_path / "scene.png")
-    code = (
-        "import sys; sys.modules['rasterio'] = None\n"
-        "from resnetd_tf.imagery import labelling\n"
-        f"labelling.run({str(run)!r}, [{str(tmp_path / 'scene.png')!r}])"
-    )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr
-    assert "InputError" in told and "maps need rasterio; pip install rasterio" in told
 
 
 @needs_eurosat

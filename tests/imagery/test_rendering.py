@@ -7,7 +7,7 @@ from conftest import eurosat_dir, needs_eurosat, needs_sentinel2, sentinel2_dir
 from PIL import Image
 
 from resnetd_tf.data import images, sources
-from resnetd_tf.imagery.rendering import true_colour
+from resnetd_tf.data.rendering import true_colour
 
 
 def test_levels():

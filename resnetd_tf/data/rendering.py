@@ -5,38 +5,10 @@ import io
 import numpy as np
 import PIL.Image
 
-from resnetd_tf.errors import InputError
-from resnetd_tf.saved import SavedClassifier
 from resnetd_tf.sentinel2 import BANDS, RENDERED_DN, RENDERED_LEVELS, RGB_BANDS
 
 # The grey level of each digital number.
 LEVELS = np.round(np.clip(1 + np.arange(2**16) * RENDERED_LEVELS / RENDERED_DN, 1, 255)).astype("uint8")
-
-
-def taken(name: str, pixels: np.ndarray, classifier: SavedClassifier) -> np.ndarray:
-    """The bands of an array that a classifier takes, before they are rendered.
-
-    Args:
-        name: What it is called.
-        pixels: (height, width, bands), grey levels of red, green and blue as uint8, or digital numbers, 10,000 times
-            the reflectance, as uint16: of red, green and blue, or of EuroSAT's 13 bands.
-        classifier: Of RGB, for which three of 13 bands are picked, or of 13 bands.
-
-    Raises:
-        InputError: It is something else.
-    """
-    pixels = np.asarray(pixels, pixels.dtype.newbyteorder("="))
-    if pixels.ndim != 3 or not pixels.size:
-        raise InputError(f"{name} has shape {pixels.shape}; give (height, width, bands)")
-    if pixels.dtype != "uint16" and (pixels.dtype != "uint8" or pixels.shape[-1] != 3):
-        raise InputError(
-            f"{name} is {pixels.dtype} of {pixels.shape[-1]} bands; give grey levels of RGB as uint8, or digital "
-            "numbers (10,000 times the reflectance) as uint16"
-        )
-    if classifier.bands == 3 and pixels.shape[-1] == len(BANDS):
-        return pixels[..., [BANDS.index(band) for band in RGB_BANDS]]
-    classifier.check_bands(name, pixels.shape[-1])
-    return pixels
 
 
 def true_colour(dn: np.ndarray) -> np.ndarray:

@@ -1,0 +1,299 @@
+"""Whether numbers can be digital numbers: 10,000 times a reflectance, as EuroSAT has them.
+
+A file seldom says what its numbers mean. What cannot be right is refused with the number that was seen and the flags
+that make it right, after the advice was tried on the same numbers.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from resnetd_tf.sentinel2 import ADDED_DN, BANDS, MEDIAN_DN, RENDERED_DN, RGB_BANDS
+
+# Measured on the raw patches and on scenes of twenty producers: at most 1.4 % of the pixels of pictures of snow and
+# cloud are brighter than RENDERED_DN in all colours, of scenes with a wrong scale 45 % and more.
+MOST_WHITE = 0.4  # share of the pixels
+MOST_DARK = 0.25  # share of numbers that are not above 0, in the colour that has least: clear water has no red
+DARKEST = 900  # DN: the first percentile of the darkest band, of which the raw patches together have 5 to 241
+DIMMEST = 300  # DN: the 99th percentile of the brightest colour; L1C has more than 590 everywhere, from the air alone
+HIGHEST_MEDIAN = 10_000  # DN of the near infrared: a reflectance of 1, more than snow has
+WRAPPED = 65_536 - ADDED_DN  # what numbers below 0 become in 16 bits without sign
+GRIDS = (10_000.0, 4_000.0, 10_000 / 65_535, 4_000 / 65_535, 0.1)  # scales whose steps tell them
+ON_GRID = 0.95  # share of numbers that must fit to a scale that they are said to be made with
+IMPOSSIBLE = (-2_000, -500, 25_000)  # DN: any band below, every band below, every band above
+
+# What 1 stored is of a digital number, which files are of that kind, and the range of their largest number.
+SCALES = (
+    (1.0, "digital numbers", 255, np.inf),
+    (10_000.0, "reflectances", 0, 2),
+    (4_000.0, "true colours, 1 for a reflectance of 0.4", 0, 2),
+    (10_000 / 65_535, "65535 for a reflectance of 1", 2_000, 65_535),
+    (4_000 / 65_535, "65535 for a reflectance of 0.4", 2_000, 65_535),
+    (0.1, "reflectances times 100,000", 2_000, np.inf),
+    (10_000 / 255, "255 for a reflectance of 1", 2, 255),
+    (4_000 / 255, "255 for a reflectance of 0.4", 2, 255),
+    (100.0, "reflectances in per cent", 2, 200),
+    (10.0, "reflectances times 1,000", 2, 2_000),
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Numbers of a file where there is data, and how they become digital numbers.
+
+    Attributes:
+        names: Names of the bands, (k,).
+        stored: (n, k) float64, the numbers as they are stored.
+        offset, gain: (k,) float64: a digital number is (stored + offset) * gain.
+        dtype: Type that they are stored in.
+    """
+
+    names: tuple[str, ...]
+    stored: np.ndarray
+    offset: np.ndarray
+    gain: np.ndarray
+    dtype: np.dtype
+
+    @functools.cached_property
+    def dn(self) -> np.ndarray:
+        return (self.stored + self.offset) * self.gain
+
+    @functools.cached_property
+    def medians(self) -> np.ndarray:
+        return np.median(self.dn, axis=0)
+
+    @functools.cached_property
+    def visible(self) -> np.ndarray:
+        """(n, c) the colours; all bands where none of them is known."""
+        places = [place for place, name in enumerate(self.names) if name in RGB_BANDS]
+        return self.dn[:, places] if places else self.dn
+
+    @functools.cached_property
+    def white(self) -> float:
+        """Share of the pixels that become white: brighter than `RENDERED_DN` in every colour."""
+        return float((self.visible > RENDERED_DN).all(axis=1).mean())
+
+    @functools.cached_property
+    def dark(self) -> float:
+        """Share of numbers that are not above 0, in the colour that has least of them."""
+        return float((self.visible <= 0).mean(axis=0).min())
+
+    @functools.cached_property
+    def dimmest(self) -> float:
+        """The 99th percentile of the brightest colour."""
+        return float(np.percentile(self.visible, 99, axis=0).max())
+
+    @functools.cached_property
+    def darkest(self) -> float:
+        """The first percentile of the darkest band, without stored zeros: edges of a swath are no dark ground."""
+        least = np.inf
+        for column, stored in zip(self.dn.T, self.stored.T):
+            if (stored != 0).any():
+                least = min(least, float(np.percentile(column[stored != 0], 1)))
+        return least
+
+    @functools.cached_property
+    def wrapped(self) -> float:
+        """Share of numbers just below 65536, unless there are as many between those and the others."""
+        if self.dtype != "uint16":
+            return 0.0
+        high = ((self.stored >= WRAPPED) & (self.stored < 65_535)).mean()
+        return float(high) if high > 10 * ((self.stored > 40_000) & (self.stored < WRAPPED)).mean() else 0.0
+
+    @property
+    def near_infrared(self) -> float:
+        """Median of band 8; 0 where it is not there."""
+        return float(self.medians[self.names.index("B08")]) if "B08" in self.names else 0.0
+
+    def on_grid(self, scale: float) -> bool:
+        """Whether numbers are whole digital numbers divided by a scale, which then must have been it."""
+        stored = self.stored.ravel()[:5_000]
+        are_whole = bool((stored == np.rint(stored)).mean() >= ON_GRID)
+        if scale not in GRIDS or are_whole != (scale < 1) or len(np.unique(stored)) < 20:
+            return False
+        values = stored * scale
+        tolerance = 0.5 * scale + 1e-3 if are_whole else 0.01
+        return float((np.abs(values - np.rint(values)) <= tolerance).mean()) >= ON_GRID and values.max() < 65_536
+
+    @functools.cached_property
+    def exported_as(self) -> str | None:
+        """What numbers, taken as they are, were divided by to be stored; `None` if nothing shows it."""
+        if (self.gain != 1).any():
+            return None
+        return next((text for scale, text, *_ in SCALES if self.on_grid(scale)), None)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One way in which numbers cannot be right.
+
+    Attributes:
+        settled_by: The flag that says otherwise: "scale" or "offset"; "none" where no flag does.
+        applies: Whether it is so.
+        seen: What was seen and what it would mean.
+        otherwise: What to do if the numbers are right all the same.
+    """
+
+    settled_by: str
+    applies: Callable[[Sample], bool]
+    seen: Callable[[Sample], str]
+    otherwise: str = ""
+
+
+CHECKS = (
+    Check(
+        "scale",
+        lambda s: s.stored.max() <= 0,
+        lambda s: f"its numbers go from {s.stored.min():.6g} to {s.stored.max():.6g}, and digital numbers are above 0",
+    ),
+    Check(
+        "none",
+        lambda s: s.wrapped > 0.005,
+        lambda s: (
+            f"{100 * s.wrapped:.1f} % of its numbers are from {WRAPPED} to 65534, as numbers below 0 become in 16 bits "
+            "without sign when an offset is taken away; give the file as it was before"
+        ),
+    ),
+    Check(
+        "scale",
+        lambda s: s.exported_as is not None,
+        lambda s: f"its numbers, from {s.stored.min():.6g} to {s.stored.max():.6g}, have the steps of {s.exported_as}",
+        "--scale=1 takes them as they are",
+    ),
+    Check(
+        "scale",
+        lambda s: s.dimmest < DIMMEST,
+        lambda s: (
+            f"99 % of its numbers give less than {max(s.dimmest, 0):.4g} DN in every colour, and the air alone gives "
+            f"more than {DIMMEST}"
+        ),
+        "--scale=1 takes them as they are",
+    ),
+    Check(
+        "scale",
+        lambda s: s.near_infrared > HIGHEST_MEDIAN,
+        lambda s: f"its B08 has the median {s.near_infrared:,.0f} DN, a reflectance above 1",
+        "--scale=1 takes them as they are",
+    ),
+    Check(
+        "scale",
+        lambda s: s.white > MOST_WHITE,
+        lambda s: (
+            f"{100 * s.white:.0f} % of its pixels have more than {RENDERED_DN:,} DN in every colour, as only cloud and "
+            f"snow have (medians {', '.join(f'{value:,.0f}' for value in s.medians[:3])})"
+        ),
+        "--scale=1 takes them as they are",
+    ),
+    Check(
+        "offset",
+        lambda s: s.dark > MOST_DARK and bool((s.offset < 0).any()),
+        lambda s: (
+            f"{100 * s.dark:.0f} % of its numbers or more in each colour are not above 0 after the offset of "
+            f"{s.offset.min():g}, as after one that was taken away twice"
+        ),
+        "--offset=0 leaves it out",
+    ),
+    Check(
+        "offset",
+        lambda s: s.dark > MOST_DARK,
+        lambda s: (
+            f"its numbers go from {s.stored.min():.6g} to {s.stored.max():.6g}, and in each colour "
+            f"{100 * s.dark:.0f} % or more are not above 0, as after an offset that was taken away twice"
+        ),
+        "--offset=0 takes them as they are",
+    ),
+    Check(
+        "offset",
+        lambda s: s.darkest >= DARKEST,
+        lambda s: (
+            f"its darkest band is at {s.darkest:,.0f} DN or more in 99 % of the pixels, as with the {ADDED_DN:,} that "
+            "products since baseline 04.00 add"
+        ),
+        "--offset=0 says that there is none",
+    ),
+)
+
+
+def fault(sample: Sample, scale_known: bool = False, offset_known: bool = False) -> str | None:
+    """What is wrong with numbers, with the flags that settle it; `None` if they can be digital numbers.
+
+    Args:
+        sample: The numbers.
+        scale_known, offset_known: Whether the user or a product's metadata says them. They are not doubted then, but
+            for an offset that leaves less than nothing.
+    """
+    for check in CHECKS:
+        known = {"scale": scale_known, "offset": offset_known and not (sample.offset < 0).any(), "none": False}
+        too_small = check is CHECKS[-1] and offset_known
+        if not known[check.settled_by] and not too_small and check.applies(sample):
+            advice = _advice(sample, check, scale_known, offset_known)
+            otherwise = "" if advice.split(" ")[0] == check.otherwise.split(" ")[0] else check.otherwise
+            return "; ".join(part for part in (check.seen(sample), advice, otherwise) if part)
+    return None
+
+
+def _advice(sample: Sample, check: Check, scale_known: bool, offset_known: bool) -> str:
+    """The flags under which the same numbers raise no doubt; empty where there are none."""
+    if check.settled_by == "none":
+        return ""
+    now, highest = float(sample.gain.max()), float(sample.stored.max())
+    scales = [(scale, text) for scale, text, least, most in SCALES if least < highest <= most]
+    if scale_known or check.settled_by == "offset":
+        scales = [(now, "")]
+    fitting = []
+    for place, (scale, text) in enumerate(scales):
+        for added in (0, -ADDED_DN, ADDED_DN):
+            keeps_offset = offset_known and check.settled_by == "scale"
+            if keeps_offset and added:
+                continue
+            offset = sample.offset if keeps_offset else np.full_like(sample.offset, added / scale)
+            tried = replace(sample, gain=np.full_like(sample.gain, scale), offset=offset)
+            if not any(other.applies(tried) for other in CHECKS):
+                unlike = sum(_distance(median, name) for median, name in zip(tried.medians, tried.names))
+                flags = [f"--scale={scale:.5g}"] if scale != now else []
+                flags += [f"--offset={added / scale:.5g}"] if added or not flags else []
+                meaning = f" ({text})" if text and scale != now and text != sample.exported_as else ""
+                unlike += (added > 0) + 0.3 * (added < 0 and scale != now)
+                fitting.append((sample.on_grid(scale), unlike, place, " ".join(flags) + meaning))
+    if not fitting:
+        return "" if check.otherwise else "give --scale and --offset"
+    fitting.sort(key=lambda option: (not option[0], option[1], option[2]))  # the scale as it is comes first
+    best = fitting[:1] if fitting[0][0] else [option for option in fitting if option[1] <= fitting[0][1] + 0.5][:2]
+    return f"{' or '.join(option[3] for option in best)} makes digital numbers of them"
+
+
+def _distance(median: float, name: str) -> float:
+    """How far a median lies outside those of EuroSAT's patches: the logarithm of a factor."""
+    low, high = MEDIAN_DN.get(name, (1, HIGHEST_MEDIAN))
+    return float(max(0.0, np.log(low / max(median, 1e-6)), np.log(max(median, 1e-6) / high)))
+
+
+def impossible(dn: np.ndarray) -> np.ndarray:
+    """Where digital numbers (..., k) stand for missing data that no file declares: -9999, 65535; (...) bool."""
+    any_below, all_below, all_above = IMPOSSIBLE
+    return np.asarray((dn < any_below).any(axis=-1) | (dn < all_below).all(axis=-1) | (dn > all_above).all(axis=-1))
+
+
+def order_fault(stored: np.ndarray) -> str | None:
+    """What shows that 13 bands without names are not in EuroSAT's order: B10, of cirrus, is the darkest; else `None`.
+
+    Args:
+        stored: (n, 13), the numbers where there is data.
+    """
+    medians = np.median(stored, axis=0)
+    darkest = int(medians.argmin())
+    if medians[darkest] > 0.7 * medians[BANDS.index("B10")]:
+        return None
+    return (
+        f"its 13 bands have no names, and band {darkest + 1} is the darkest, not band 10 as in EuroSAT's order "
+        f"(median {medians[darkest]:.4g} and {medians[9]:.4g}); name them, as --bands={','.join(_order(darkest))}"
+    )
+
+
+def _order(darkest: int) -> Sequence[str]:
+    """The order of 13 bands in which B10 has this place: of products, or one of the two reversed."""
+    product = sorted(BANDS, key=lambda name: (int(name[1:].rstrip("A")), name))
+    orders = (product, product[::-1], BANDS[::-1])
+    return next((order for order in orders if order.index("B10") == darkest), product)

@@ -127,9 +127,9 @@ def there(
     return valid
 
 
-def files_of(datasets: Sequence[rasterio.DatasetReader]) -> tuple[tuple[str, int, float], ...]:
-    """The files that datasets are read from, with the size and the time of the last change of each."""
-    names = {file for dataset in datasets for file in dataset.files}
+def files_of(datasets: Sequence[rasterio.DatasetReader], *paths: str) -> tuple[tuple[str, int, float], ...]:
+    """The files that datasets are read from, and others, with the size and the time of the last change of each."""
+    names = {*paths, *(file for dataset in datasets for file in dataset.files)}
     on_disk = {re.sub(r"^/vsizip/\{(.*)\}/.*", r"\1", name) for name in names}
     found = {name: pathlib.Path(name).stat() for name in sorted(on_disk) if pathlib.Path(name).is_file()}
     return tuple((name, of.st_size, of.st_mtime) for name, of in found.items())

@@ -7,7 +7,8 @@ import rasterio
 from rasterio.windows import Window
 
 from resnetd_tf.errors import InputError
-from resnetd_tf.imagery import layers, safe
+from resnetd_tf.imagery import layers
+from resnetd_tf.imagery.clouds import CloudMask
 from resnetd_tf.imagery.grid import Grid
 from resnetd_tf.imagery.layers import Layer
 
@@ -28,7 +29,7 @@ class Scene:
         picture: Whether it is a true-colour picture of 8 bits; otherwise its bands are digital numbers.
         fill: What missing bands have everywhere.
         words: What was found and what is applied to it.
-        clouds: What tells where clouds are.
+        clouds: What hides clouds; `None` where they are mapped.
         left, top: Column and row of the layers' grid at which the scene begins.
         outlines: GeoJSON geometries in its coordinates, of the area that is wanted; none for all of it.
         files: The files it is read from, each with its size and the time of its last change.
@@ -40,7 +41,7 @@ class Scene:
     picture: bool
     fill: tuple[float, ...]
     words: str
-    clouds: tuple[Layer, ...] = ()
+    clouds: CloudMask | None = None
     left: int = 0
     top: int = 0
     outlines: tuple[dict, ...] = ()
@@ -59,13 +60,12 @@ class Scene:
         there = [layer for layer in self.layers if layer]
         place = Window(window.col_off + self.left, window.row_off + self.top, window.width, window.height)
         # So much is kept of what was decoded, as scenes are read from the top; else it would be a share of all memory.
-        kept = max(SMALLEST_CACHE, layers.row_of_blocks([*there, *self.clouds]) * 3 // 2)
+        kept = max(SMALLEST_CACHE, layers.row_of_blocks(there) * 3 // 2)
         with rasterio.Env(GDAL_CACHEMAX=kept):
             stored = layers.read(there, place)
             valid = layers.there(there, stored, place)
-            kinds = layers.read(self.clouds, place) if self.clouds else None
-        if kinds is not None:
-            valid &= ~(np.isin(kinds, safe.HIDDEN) if len(self.clouds) == 1 else kinds > 0).any(axis=-1)
+            if self.clouds:
+                valid &= ~self.clouds.hidden(place)
         if self.picture:
             return stored, valid
         bands = np.empty((*stored.shape[:2], len(self.layers)), "uint16")

@@ -12,7 +12,7 @@ from typing import Any
 from rasterio.enums import ColorInterp
 
 from resnetd_tf.errors import InputError
-from resnetd_tf.imagery import layers, names, safe
+from resnetd_tf.imagery import clouds, layers, names, safe
 from resnetd_tf.imagery.grid import grid_of, on_grid
 from resnetd_tf.imagery.layers import Layer
 from resnetd_tf.imagery.pixels import Scene, check_numbers
@@ -51,7 +51,7 @@ def open_scene(
     if offset is not None and not math.isfinite(offset):
         raise InputError(f"--offset={offset}: must be a finite number")
     takes_picture = len(wanted) == 3 and scale is None and offset is None
-    found, clouds, words, picture = _found([pathlib.Path(path) for path in paths], wanted, bands, takes_picture)
+    found, mask_file, words, picture = _found([pathlib.Path(path) for path in paths], wanted, bands, takes_picture)
     if picture and len(wanted) != 3:
         raise InputError(f"{paths[0]} is a picture of three colours, the classifier takes {len(wanted)} bands")
     given = {name: value for name, value in (("offset", offset), ("scale", scale)) if value is not None}
@@ -75,11 +75,7 @@ def open_scene(
         words += f"; no {', '.join(missing)}: the training's mean instead"
     if any(warped[id(dataset)] is not dataset for dataset in datasets):
         words += f"; resampled to {grid.width} x {grid.height} pixels of 10 m"
-    files = layers.files_of([*datasets, *layers.datasets(clouds)])
-    if keep_clouds:
-        clouds = ()
-    if clouds:
-        words += "; clouds, their shadows and snow left out"
+    files = layers.files_of(datasets, *([mask_file] if mask_file else []))
     scene = Scene(
         name=str(paths[0]),
         grid=grid,
@@ -87,9 +83,7 @@ def open_scene(
         picture=picture,
         fill=tuple(fill or (0,) * len(wanted)),
         words=words,
-        clouds=tuple(
-            dataclasses.replace(layer, dataset=on_grid(layer.dataset, grid, nearest=True)) for layer in clouds
-        ),
+        clouds=clouds.open_mask(mask_file, grid) if mask_file and not keep_clouds else None,
         files=files,
     )
     check_numbers(scene, scale is not None, offset is not None)
@@ -98,8 +92,8 @@ def open_scene(
 
 def _found(
     paths: list[pathlib.Path], wanted: Sequence[str], bands: Sequence[str] | None, takes_picture: bool
-) -> tuple[dict[str, Layer], tuple[Layer, ...], str, bool]:
-    """Layers by band, those that tell of clouds, what they are in words, and whether they are a picture's."""
+) -> tuple[dict[str, Layer], str | None, str, bool]:
+    """Layers by band, the file of the cloud mask, what they are in words, and whether they are a picture's."""
     for path in paths:
         if not path.exists():
             raise InputError(f"{path}: no such file or folder; give another")
@@ -118,8 +112,8 @@ def _found(
             paths = inside
         elif not names.band_of(paths[0]) or bands:
             found, words, picture = _in_one_file(paths[0], bands, takes_picture)
-            return found, (), words, picture
-    return _file_per_band(paths, wanted), (), "one file per band: digital numbers as they are stored", False
+            return found, None, words, picture
+    return _file_per_band(paths, wanted), None, "one file per band: digital numbers as they are stored", False
 
 
 def _file_per_band(paths: list[pathlib.Path], wanted: Sequence[str]) -> dict[str, Layer]:

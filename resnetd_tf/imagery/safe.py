@@ -6,14 +6,10 @@ import zipfile
 from collections.abc import Collection
 
 import rasterio
-import rasterio.shutil
 
 from resnetd_tf.errors import InputError, damage_told
-from resnetd_tf.imagery import names
+from resnetd_tf.imagery import clouds, names
 from resnetd_tf.imagery.layers import Layer, open_raster
-
-# Of L2A's scene classification: shadows of clouds, clouds (of medium and high probability, thin cirrus), snow.
-HIDDEN = (3, 8, 9, 10, 11)
 
 
 def metadata_file(path: pathlib.Path) -> str | None:
@@ -37,8 +33,8 @@ def metadata_file(path: pathlib.Path) -> str | None:
     return None
 
 
-def layers(metadata: str, wanted: Collection[str]) -> tuple[dict[str, Layer], tuple[Layer, ...], str]:
-    """All bands of a product by name, what tells its clouds, and what it is in words.
+def layers(metadata: str, wanted: Collection[str]) -> tuple[dict[str, Layer], str | None, str]:
+    """All bands of a product by name, its cloud mask as `clouds.mask_file` names it, and what it is in words.
 
     Digital numbers are offset as the metadata says, and scaled to 10,000 times the reflectance.
 
@@ -82,19 +78,4 @@ def layers(metadata: str, wanted: Collection[str]) -> tuple[dict[str, Layer], tu
     )
     if level == "L2A":
         words += "; EuroSAT is of L1C, as seen from above the atmosphere: expect less of L2A"
-    return found, _clouds(level, datasets), words
-
-
-def _clouds(level: str, datasets: dict[str, rasterio.DatasetReader]) -> tuple[Layer, ...]:
-    """Of L2A the scene classification, of L1C the masks of opaque clouds, cirrus and snow, if there are any."""
-    if level == "L2A":
-        dataset = datasets.get("20m")
-        if dataset is None or not any(file.endswith("_SCL_20m.jp2") for file in dataset.files):
-            return ()
-        return tuple(Layer(dataset, i) for i in dataset.indexes if dataset.tags(i).get("BANDNAME") == "SCL")
-    for file in {file for dataset in datasets.values() for file in dataset.files}:
-        path = re.sub(r"MTD_TL\.xml$", "QI_DATA/MSK_CLASSI_B00.jp2", file)
-        if path != file and rasterio.shutil.exists(path):
-            dataset = open_raster(path)
-            return tuple(Layer(dataset, index) for index in dataset.indexes)
-    return ()
+    return found, clouds.mask_file(file for dataset in datasets.values() for file in dataset.files), words

@@ -1,6 +1,7 @@
 """Land-cover maps of whole scenes."""
 
 import contextlib
+import dataclasses
 import pathlib
 import shutil
 import time
@@ -10,9 +11,10 @@ from dataclasses import dataclass
 import filelock
 import numpy as np
 import rasterio.errors
+from rasterio.windows import Window
 
 from resnetd_tf.errors import InputError, first_line
-from resnetd_tf.imagery import areas, maps, progress
+from resnetd_tf.imagery import areas, clouds, maps, progress
 from resnetd_tf.imagery.pixels import Scene
 from resnetd_tf.imagery.products import open_scene
 from resnetd_tf.saved import SavedClassifier
@@ -82,7 +84,10 @@ def scene_for(
         if fill is None:
             raise InputError(f"{classifier.path} does not say the means of its training, for --missing=mean")
     scene = open_scene(paths, RGB_BANDS if classifier.bands == 3 else BANDS, fill=fill, **how)
-    return scene if area is None else areas.cut(scene, area)
+    scene = scene if area is None else areas.cut(scene, area)
+    pixels = Window(scene.left, scene.top, scene.grid.width, scene.grid.height)
+    summary = clouds.summary(scene.clouds, pixels, how.get("keep_clouds", False))
+    return dataclasses.replace(scene, words=f"{scene.words}; {summary}")
 
 
 def write_map(

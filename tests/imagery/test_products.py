@@ -354,26 +354,6 @@ def test_what_is_no_scene(tmp_path):
         open_scene([str(folder)])
 
 
-@pytest.mark.parametrize("level", ["1C", "2A"])
-def test_clouds(tmp_path, level):
-    """Clouds, their shadows and snow are as if there was nothing, as the product tells: in pixels of 60 or 20 m."""
-    chance = np.random.default_rng(1)
-    if level == "1C":
-        clouds = (chance.random((20, 20, 3)) < 0.1).astype("uint8")
-        hidden = clouds.any(-1).repeat(6, 0).repeat(6, 1)
-    else:
-        clouds = chance.integers(0, 12, (60, 60)).astype("uint8")
-        hidden = np.isin(clouds, (3, 8, 9, 10, 11)).repeat(2, 0).repeat(2, 1)
-    bands = drawn(without=("B10",) if level == "2A" else ())
-    folder = write_safe(tmp_path / "product", bands, level, clouds=clouds)
-    for path in (folder, packed(folder, tmp_path / "product.zip")):
-        scene = open_scene([str(path)])
-        np.testing.assert_array_equal(scene.read(WHOLE)[1], ~hidden)
-        np.testing.assert_array_equal(scene.read(Window(50, 30, 40, 60))[1], ~hidden[30:90, 50:90])
-        assert scene.words.endswith("clouds, their shadows and snow left out")
-        assert open_scene([str(path)], keep_clouds=True).read(WHOLE)[1].all()
-
-
 def test_areas(tmp_path):
     """A part of a scene has the scene's pixels; of its cells those in the polygon count."""
     bands = drawn()

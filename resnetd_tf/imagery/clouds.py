@@ -1,0 +1,219 @@
+"""Clouds, cloud shadows and snow, as a Sentinel-2 product's own mask shows them."""
+
+import contextlib
+import pathlib
+import re
+import xml.etree.ElementTree as ElementTree
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import rasterio
+import rasterio.features
+import rasterio.transform
+import rasterio.warp
+import rasterio.windows
+from rasterio.crs import CRS
+from rasterio.windows import Window
+
+from resnetd_tf.errors import damage_told
+from resnetd_tf.imagery import layers
+from resnetd_tf.imagery.grid import Grid, on_grid
+
+# Classes of L2A's scene classification: cloud shadow, cloud of medium and high probability, thin cirrus, snow.
+HIDDEN_CLASSES = (3, 8, 9, 10, 11)
+LAST_CLASS = 11
+ROWS = 1024  # that are read at once to measure a share
+# Masks by the names of their files, the best first, with what each shows and what it lacks.
+SCENE_CLASSIFICATION = re.compile(r"_SCL_[26]0m\.jp2$")
+MASKS = (
+    (SCENE_CLASSIFICATION, "clouds, their shadows and snow", ""),
+    (re.compile(r"MSK_CLASSI_(.*_)?B00(_.*)?\.jp2$"), "clouds and snow", "cloud shadows"),  # L1C since 04.00
+    (re.compile(r"MSK_CLOUDS_(.*_)?B00(_.*)?\.gml$"), "clouds", "cloud shadows and snow"),  # L1C before 04.00
+)
+TILE_METADATA = re.compile(r"[^/]*MTD_(L1C_|L2A_)?TL[^/]*\.xml$")
+
+
+class CloudMask(Protocol):
+    """What a mask hides of a scene."""
+
+    @property
+    def path(self) -> str:
+        """The mask's file, as GDAL names it."""
+        ...
+
+    def hidden(self, window: Window) -> np.ndarray:
+        """The hidden pixels of a window of the scene's grid, (height, width) bool.
+
+        Raises:
+            InputError: The mask is damaged.
+        """
+        ...
+
+
+def mask_file(files: Iterable[str]) -> str | None:
+    """The best cloud mask of a product; `None` where it has none.
+
+    Args:
+        files: The product's files, as GDAL lists them.
+    """
+    candidates = []
+    for file in sorted(set(files)):
+        if TILE_METADATA.search(file):
+            folder = TILE_METADATA.sub("QI_DATA", file)
+            if _path(folder).is_dir():
+                candidates += sorted(f"{folder}/{entry.name}" for entry in _path(folder).iterdir())
+        elif SCENE_CLASSIFICATION.search(file) and _path(file).exists():
+            candidates.append(file)
+    return next((file for pattern, *_ in MASKS for file in candidates if pattern.search(file)), None)
+
+
+def _path(file: str) -> pathlib.Path | zipfile.Path:
+    """A file in a folder or in a zip, from GDAL's name of it."""
+    zipped = re.fullmatch(r"/vsizip/\{(.*)\}/(.*)", file)
+    return zipfile.Path(zipped[1]) / zipped[2] if zipped else pathlib.Path(file)
+
+
+def open_mask(path: str, grid: Grid) -> CloudMask:
+    """Opens a cloud mask on the grid of a scene.
+
+    Args:
+        path: The mask's file, as `mask_file` returns it.
+        grid: The scene's grid.
+
+    Raises:
+        InputError: The mask is damaged or lies elsewhere.
+    """
+    with _damage_named(path):
+        if path.endswith(".gml"):
+            return _polygon_mask(path, grid)
+        with layers.quiet():
+            dataset = rasterio.open(path)
+        if dataset.crs != grid.crs:
+            raise ValueError(f"its coordinate reference system is {dataset.crs}, the scene's is {grid.crs}")
+        scene = np.array(rasterio.transform.array_bounds(grid.height, grid.width, grid.transform))
+        short = (np.array(dataset.bounds) - scene) * (1, 1, -1, -1)
+        if (short > max(dataset.res)).any():
+            raise ValueError(f"its extent {tuple(dataset.bounds)} does not cover the scene's {tuple(scene.tolist())}")
+        return RasterMask(path, on_grid(dataset, grid, nearest=True))
+
+
+@contextlib.contextmanager
+def _damage_named(path: str) -> Iterator[None]:
+    with damage_told(f"{path}: the cloud mask cannot be used", "; --clouds=keep maps without it"):
+        yield
+
+
+@dataclass(frozen=True)
+class RasterMask:
+    """A mask of pixels: L2A's scene classification, or L1C's bands of opaque cloud, cirrus and snow since 04.00.
+
+    Attributes:
+        path: The mask's file.
+        dataset: Its bands on the scene's grid.
+    """
+
+    path: str
+    dataset: rasterio.DatasetReader
+
+    def hidden(self, window: Window) -> np.ndarray:
+        with _damage_named(self.path):
+            values = self.dataset.read(window=window)
+            if not SCENE_CLASSIFICATION.search(self.path):
+                return (values > 0).any(axis=0)
+            if values.max() > LAST_CLASS:
+                raise ValueError(f"it has a class {values.max()}, scene classifications end at {LAST_CLASS}")
+            return np.isin(values[0], HIDDEN_CLASSES)
+
+
+@dataclass(frozen=True)
+class PolygonMask:
+    """A mask of polygons around opaque clouds and cirrus, which L1C has before 04.00.
+
+    Attributes:
+        path: The mask's file.
+        grid: The scene's grid.
+        polygons: GeoJSON geometries in the grid's coordinates.
+        extents: West, south, east and north of each polygon, (n, 4) float64.
+    """
+
+    path: str
+    grid: Grid
+    polygons: tuple[dict, ...]
+    extents: np.ndarray
+
+    def hidden(self, window: Window) -> np.ndarray:
+        shape = (int(window.height), int(window.width))
+        # A tile can have thousands of polygons: only those near a window are drawn in it.
+        near = _overlapping(self.extents, rasterio.windows.bounds(window, self.grid.transform))
+        if not near.any():
+            return np.zeros(shape, bool)
+        transform = rasterio.windows.transform(window, self.grid.transform)
+        chosen = [self.polygons[index] for index in np.flatnonzero(near)]
+        with _damage_named(self.path):
+            return rasterio.features.geometry_mask(chosen, shape, transform, invert=True)
+
+
+def _overlapping(extents: np.ndarray, bounds: tuple[float, float, float, float]) -> np.ndarray:
+    """Which extents (n, 4) overlap with bounds west, south, east, north: (n,) bool."""
+    west, south, east, north = bounds
+    return (extents[:, 0] < east) & (extents[:, 2] > west) & (extents[:, 1] < north) & (extents[:, 3] > south)
+
+
+def _polygon_mask(path: str, grid: Grid) -> PolygonMask:
+    root = ElementTree.fromstring(_path(path).read_bytes())
+    if not root.tag.endswith("}Mask"):
+        raise ValueError(f"it is <{root.tag}>, not a <Mask>")
+    polygons = [_polygon(element) for element in root.iterfind(".//{*}Polygon")]
+    features = len(list(root.iterfind(".//{*}MaskFeature")))
+    if len(polygons) < features:
+        raise ValueError(f"it has {len(polygons)} polygons for {features} clouds")
+    envelope = root.find(".//{*}Envelope")
+    code = re.search(r"EPSG:.*?(\d+)$", "" if envelope is None else envelope.get("srsName", ""))
+    if code and grid.crs and (crs := CRS.from_epsg(int(code[1]))) != grid.crs:
+        polygons = [rasterio.warp.transform_geom(crs, grid.crs, polygon) for polygon in polygons]
+    extents = np.array([rasterio.features.bounds(polygon) for polygon in polygons]).reshape(-1, 4)
+    scene = rasterio.transform.array_bounds(grid.height, grid.width, grid.transform)
+    if polygons and not _overlapping(extents, scene).any():
+        raise ValueError(f"none of its {len(polygons)} polygons lies in the scene")
+    return PolygonMask(path, grid, tuple(polygons), extents)
+
+
+def _polygon(element: ElementTree.Element) -> dict:
+    """A <gml:Polygon> as GeoJSON: its exterior, then its holes."""
+    rings = []
+    for positions in element.iterfind(".//{*}posList"):
+        numbers = np.array((positions.text or "").split(), "float64")
+        ring = numbers.reshape(-1, int(positions.get("srsDimension", 2)))[:, :2]
+        if len(ring) < 4 or not np.isfinite(ring).all():
+            raise ValueError(f"a ring of {len(ring)} corners, or one that is no number")
+        rings.append(ring.tolist())
+    if not rings:
+        raise ValueError("a polygon without corners")
+    return {"type": "Polygon", "coordinates": rings}
+
+
+def summary(mask: CloudMask | None, window: Window, keep: bool) -> str:
+    """What becomes of the clouds of a scene, in a few words.
+
+    Args:
+        mask: The scene's mask; `None` where it has none.
+        window: The pixels that are mapped, of the scene's grid.
+        keep: Whether the user wants clouds mapped.
+
+    Raises:
+        InputError: The mask is damaged.
+    """
+    if keep:
+        return "clouds are mapped like land, as --clouds=keep says"
+    if mask is None:
+        return "no cloud mask: clouds are mapped like land"
+    shown, lacking = next((shown, lacking) for pattern, shown, lacking in MASKS if pattern.search(mask.path))
+    hidden = 0
+    for row in range(0, int(window.height), ROWS):
+        height = min(ROWS, int(window.height) - row)
+        hidden += int(mask.hidden(Window(window.col_off, window.row_off + row, window.width, height)).sum())
+    share = f"{100 * hidden / (window.width * window.height):.1f} % of the scene"
+    return f"{shown} left out ({share}){f', {lacking} not' if lacking else ''}"

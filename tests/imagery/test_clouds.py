@@ -48,8 +48,10 @@ def check_hidden(path: pathlib.Path, hidden: np.ndarray) -> str:
     scene = scene_for(RGB, [path])
     np.testing.assert_array_equal(scene.read(SCENE)[1], ~hidden)
     np.testing.assert_array_equal(scene.read(Window(50, 30, 40, 60))[1], ~hidden[30:90, 50:90])
-    kept = scene_for(RGB, [path], keep_clouds=True)
-    assert kept.read(SCENE)[1].all() and kept.words.endswith("clouds are mapped like land, as --clouds=keep says")
+    with_clouds = scene_for(RGB, [path], keep_clouds=True)
+    assert with_clouds.read(SCENE)[1].all() and with_clouds.words.endswith(
+        "clouds are mapped like land, as --clouds=keep says"
+    )
     return scene.words
 
 
@@ -58,8 +60,8 @@ def test_scene_classification_of_l2a_hides_clouds_shadows_and_snow(tmp_path, pac
     classes = np.random.default_rng(1).integers(0, 12, (60, 60)).astype("uint8")
     hidden = np.isin(classes, (3, 8, 9, 10, 11)).repeat(2, 0).repeat(2, 1)
     folder = write_product(tmp_path / "product", "2A", classes)
-    words = check_hidden(pack(folder, tmp_path / "product.zip") if packed else folder, hidden)
-    assert words.endswith(f"; clouds, their shadows and snow left out ({100 * hidden.mean():.1f} % of the scene)")
+    summary = check_hidden(pack(folder, tmp_path / "product.zip") if packed else folder, hidden)
+    assert summary.endswith(f"; clouds, their shadows and snow left out ({100 * hidden.mean():.1f} % of the scene)")
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -67,9 +69,9 @@ def test_masks_of_l1c_since_0400_hide_clouds_and_snow(tmp_path, packed):
     masks = (np.random.default_rng(1).random((20, 20, 3)) < 0.1).astype("uint8")
     hidden = masks.any(-1).repeat(6, 0).repeat(6, 1)
     folder = write_product(tmp_path / "product", clouds=masks)
-    words = check_hidden(pack(folder, tmp_path / "product.zip") if packed else folder, hidden)
+    summary = check_hidden(pack(folder, tmp_path / "product.zip") if packed else folder, hidden)
     share = f"{100 * hidden.mean():.1f} % of the scene"
-    assert words.endswith(f"; clouds and snow left out ({share}), cloud shadows not")
+    assert summary.endswith(f"; clouds and snow left out ({share}), cloud shadows not")
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -80,9 +82,9 @@ def test_polygons_of_l1c_before_0400_hide_clouds(tmp_path, packed):
     hidden[6:12, 12:24] = False
     hidden[60:90, 90:] = True
     folder = write_product(tmp_path / "product", clouds=gml)
-    words = check_hidden(pack(folder, tmp_path / "product.zip") if packed else folder, hidden)
+    summary = check_hidden(pack(folder, tmp_path / "product.zip") if packed else folder, hidden)
     share = f"{100 * hidden.mean():.1f} % of the scene"
-    assert words.endswith(f"; clouds left out ({share}), cloud shadows and snow not")
+    assert summary.endswith(f"; clouds left out ({share}), cloud shadows and snow not")
 
 
 def test_polygons_in_other_coordinates_are_transformed(tmp_path):

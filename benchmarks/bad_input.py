@@ -5,9 +5,9 @@
     python -m benchmarks.bad_input --count=250 --only=scenes     # of every kind that maps read; minutes
 
 One valid file of a kind is damaged --count times, each time in one or several of five ways: bits flipped, truncated,
-blocks swapped, zeros, a length doubled. Of texts every second file has numbers or names exchanged instead, so that it can
-still be parsed. What the programs call reads it, in a process with a limit on time and memory.
-Its outcome must be a result or an InputError; for a picture in a request to a server a result or InvalidArgumentError.
+blocks swapped, zeros, a length doubled. Of texts every second file has numbers or names exchanged instead, so that it
+can still be parsed. What the programs call reads it, in a process with a limit on time and memory. Its outcome must be
+a result or an InputError; for a picture in a request to a server a result or InvalidArgumentError.
 Scenes are opened and all their pixels are read, as for a map; nothing is classified.
 Files that led to anything else are kept in --output_dir.
 """
@@ -166,7 +166,7 @@ def write_scenes(folder: pathlib.Path) -> None:
     masks = (numbers.random((20, 20, 3)) < 0.1).astype("uint8")
     products.write_safe(folder / "l1c", bands, offset=0, clouds=masks)
     classes = numbers.integers(0, 12, (60, 60)).astype("uint8")
-    products.write_safe(folder / "l2a", {name: bands[name] for name in bands if name != "B10"}, "2A", clouds=classes)
+    products.write_safe(folder / "l2a", {name: bands[name] for name in bands if name != "B10"}, "2A", 0, classes)
     (left, top), (right, bottom) = metres * (0, 0), metres * (60, 40)
     rings = [[(left, top), (right, top), (right, bottom), (left, bottom)]]
     products.write_safe(folder / "old", bands, clouds=products.cloud_gml([rings] * 4))

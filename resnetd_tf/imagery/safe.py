@@ -1,5 +1,6 @@
 """Sentinel-2 products as they are downloaded: .SAFE folders, or their .zip unopened."""
 
+import math
 import pathlib
 import re
 import zipfile
@@ -48,7 +49,11 @@ def layers(metadata: str, wanted: Collection[str]) -> tuple[dict[str, Layer], st
     product = open_raster(metadata)
     tags = product.tags()
     level = "L2A" if "L2A" in pathlib.PurePath(metadata).name else "L1C"
-    quantification = float(tags.get("QUANTIFICATION_VALUE") or tags.get("BOA_QUANTIFICATION_VALUE") or 10_000)
+    quantification = _number(metadata, tags, ("QUANTIFICATION_VALUE", "BOA_QUANTIFICATION_VALUE"), 10_000)
+    if quantification <= 0:
+        raise InputError(
+            f"{metadata}: its quantification is {quantification:g}, not above 0; download the product again"
+        )
     found: dict[str, Layer] = {}
     offsets = set()
     chosen: dict[str, str] = {}
@@ -63,7 +68,7 @@ def layers(metadata: str, wanted: Collection[str]) -> tuple[dict[str, Layer], st
             of_band = dataset.tags(index)
             name = names.band_name(of_band.get("BANDNAME", ""))
             if name and name not in found:
-                offset = float(of_band.get("RADIO_ADD_OFFSET") or of_band.get("BOA_ADD_OFFSET") or 0)
+                offset = _number(metadata, of_band, ("RADIO_ADD_OFFSET", "BOA_ADD_OFFSET"), 0)
                 offsets.add(offset)
                 found[name] = Layer(dataset, index, offset, 10_000 / quantification)
                 if name in wanted and not any(re.search(rf"_{name}(_\d+m)?\.jp2$", file) for file in dataset.files):
@@ -79,3 +84,13 @@ def layers(metadata: str, wanted: Collection[str]) -> tuple[dict[str, Layer], st
     if level == "L2A":
         words += "; EuroSAT is of L1C, as seen from above the atmosphere: expect less of L2A"
     return found, clouds.mask_file(file for dataset in datasets.values() for file in dataset.files), words
+
+
+def _number(metadata: str, tags: dict[str, str], keys: tuple[str, ...], default: float) -> float:
+    """The number that a product's metadata gives under one of some keys, else the default; InputError for no number."""
+    key, text = next(((key, tags[key]) for key in keys if tags.get(key)), ("", str(default)))
+    with damage_told(f"{metadata}: its {key} cannot be used", "; download the product again"):
+        number = float(text)
+        if not math.isfinite(number):
+            raise ValueError(f"it is {text}")
+    return number

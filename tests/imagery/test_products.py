@@ -354,6 +354,24 @@ def test_what_is_no_scene(tmp_path):
         open_scene([str(folder)])
 
 
+@pytest.mark.parametrize(
+    ("text", "damage", "reason"),
+    [
+        ('band_id="3">-1000<', 'band_id="3">none<', "its RADIO_ADD_OFFSET cannot be used .*'none'"),
+        ('band_id="3">-1000<', 'band_id="3">nan<', "its RADIO_ADD_OFFSET cannot be used .it is nan"),
+        ('unit="none">10000<', 'unit="none">null<', "its QUANTIFICATION_VALUE cannot be used .*'null'"),
+        ('unit="none">10000<', 'unit="none">0<', "its quantification is 0, not above 0"),
+    ],
+)
+def test_damaged_numbers_of_metadata_are_one_line(tmp_path, text, damage, reason):
+    folder = write_safe(tmp_path / "product", drawn(added=1000), offset=-1000)
+    metadata = folder / "MTD_MSIL1C.xml"
+    assert text in metadata.read_text()
+    metadata.write_text(metadata.read_text().replace(text, damage))
+    with pytest.raises(InputError, match=rf"MTD_MSIL1C\.xml: {reason}.*; download the product again"):
+        open_scene([str(folder)])
+
+
 def test_areas(tmp_path):
     """A part of a scene has the scene's pixels; of its cells those in the polygon count."""
     bands = drawn()

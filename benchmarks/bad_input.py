@@ -2,10 +2,13 @@
 
     python -m benchmarks.bad_input --count=1000     # of every kind; ten minutes on two cores
     python -m benchmarks.bad_input --count=50 --only=PNG,SavedModel --seed=7
+    python -m benchmarks.bad_input --count=250 --only=scenes     # of every kind that maps read; minutes
 
 One valid file of a kind is damaged --count times, each time in one or several of five ways: bits flipped, truncated,
-blocks swapped, zeros, a length doubled. What the programs call reads it, in a process with a limit on time and memory.
-Its outcome must be a result or an InputError; for a picture in a request to a server a result or InvalidArgumentError.
+blocks swapped, zeros, a length doubled. Of texts every second file has numbers or names exchanged instead, so that it
+can still be parsed. What the programs call reads it, in a process with a limit on time and memory. Its outcome must be
+a result or an InputError; for a picture in a request to a server a result or InvalidArgumentError.
+Scenes are opened and all their pixels are read, as for a map; nothing is classified.
 Files that led to anything else are kept in --output_dir.
 """
 
@@ -15,6 +18,7 @@ import contextlib
 import gc
 import io
 import itertools
+import json
 import multiprocessing
 import os
 import pathlib
@@ -36,7 +40,7 @@ from resnetd_tf.errors import InputError
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("count", 1000, "Number of damaged files of every kind.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Seed for the damage.")
-flags.DEFINE_list("only", None, "Kinds to try; default all.")
+flags.DEFINE_list("only", None, "Kinds to try, or scenes for those that maps read; default all.")
 flags.DEFINE_string("output_dir", "bad_input", "Folder for files that led to a failure.")
 
 RECORD = "tfds/eurosat/rgb/2.0.0/eurosat-train.tfrecord-00000-of-00001"
@@ -58,6 +62,22 @@ KINDS = {  # the file that is damaged
     "metadata.json": "savedmodel/assets.extra/metadata.json",
     "TFLite": "model.tflite",
 }
+SCENE_KINDS = {  # likewise, with what is opened, which the file is or belongs to
+    "GeoTIFF": ("scene.tif", "scene.tif"),
+    "GeoTIFF in degrees": ("degrees.tif", "degrees.tif"),
+    "JP2 of a band": ("bands/x_B04.jp2", "bands"),
+    "MTD": ("l1c/MTD_MSIL1C.xml", "l1c"),
+    "MTD of L2A": ("l2a/MTD_MSIL2A.xml", "l2a"),
+    "MTD_TL": ("l1c/GRANULE/L1C_T33TUM/MTD_TL.xml", "l1c"),
+    "JP2 of a product": ("l1c/GRANULE/L1C_T33TUM/IMG_DATA/T33TUM_20220601T100031_B04.jp2", "l1c"),
+    "MSK_CLASSI": ("l1c/GRANULE/L1C_T33TUM/QI_DATA/MSK_CLASSI_B00.jp2", "l1c"),
+    "MSK_CLOUDS": ("old/GRANULE/L1C_T33TUM/QI_DATA/MSK_CLOUDS_B00.gml", "old"),
+    "SCL": ("l2a/GRANULE/L2A_T33TUM/IMG_DATA/R20m/T33TUM_20220601T100031_SCL_20m.jp2", "l2a"),
+    "product zip": ("product.zip", "product.zip"),
+    "GeoJSON": ("area.geojson", "scene.tif"),
+}
+KINDS |= {kind: file for kind, (file, _) in SCENE_KINDS.items()}
+TEXTS = (".json", ".txt", ".xml", ".gml", ".geojson")
 SPAWN = multiprocessing.get_context("spawn")
 SECONDS, GIBIBYTES = 60, 4  # limits for one file; of memory, beside what the process starts with
 
@@ -95,6 +115,17 @@ def damaged(content: bytes, chance: random.Random) -> bytes:
     return bytes(data)
 
 
+def edited(content: bytes, chance: random.Random) -> bytes:
+    """A text in which one to three numbers or names, each with its sign and point, have others in their place."""
+    text = content.decode()
+    for _ in range(chance.choice((1, 1, 2, 3))):
+        tokens = list(re.finditer(r"[\w.+-]+", text))
+        token, another = chance.choice(tokens), chance.choice(tokens)
+        value = chance.choice((another[0], another[0], "", "0", "-1", "1e300", "nan", "null", "[]", "{}"))
+        text = text[: token.start()] + value + text[token.end() :]
+    return text.encode()
+
+
 def small_classifier():
     """A classifier of one convolution, so that the damage meets more than weights."""
     import keras
@@ -109,8 +140,61 @@ def small_classifier():
     return classifier.with_preprocessing(keras.Model(images, probabilities, name="small"), EUROSAT_RGB, "bilinear")
 
 
+def write_scenes(folder: pathlib.Path) -> None:
+    """Writes a valid file of every kind that maps read: scenes of 120 x 120 pixels."""
+    import numpy as np
+    import rasterio
+
+    from tests.imagery import products
+
+    numbers, side = np.random.default_rng(0), 120
+    bands = {
+        name: numbers.integers(1, 2700, (side * 10 // metres,) * 2).astype("uint16")
+        for metres, names in products.RESOLUTION.items()
+        for name in names
+    }
+    colours = {name: bands[name] for name in ("B04", "B03", "B02")}
+    for name, dn in colours.items():
+        products.write_band(folder / f"bands/x_{name}.jp2", dn, driver="JP2OpenJPEG")
+    degrees = rasterio.Affine(1e-4, 0, 15, 0, -1e-4, 45)
+    metres = rasterio.transform.from_origin(*products.ORIGIN, 10, 10)
+    for name, crs, transform in (("degrees", "EPSG:4326", degrees), ("scene", products.CRS, metres)):
+        profile = {"driver": "GTiff", "count": 3, "dtype": "uint16", "width": side, "height": side, "nodata": 0}
+        with rasterio.open(folder / f"{name}.tif", "w", crs=crs, transform=transform, **profile) as file:
+            file.write(np.stack(list(colours.values())))
+            file.descriptions = tuple(colours)
+    masks = (numbers.random((20, 20, 3)) < 0.1).astype("uint8")
+    products.write_safe(folder / "l1c", bands, offset=0, clouds=masks)
+    classes = numbers.integers(0, 12, (60, 60)).astype("uint8")
+    products.write_safe(folder / "l2a", {name: bands[name] for name in bands if name != "B10"}, "2A", 0, classes)
+    (left, top), (right, bottom) = metres * (0, 0), metres * (60, 40)
+    rings = [[(left, top), (right, top), (right, bottom), (left, bottom)]]
+    products.write_safe(folder / "old", bands, clouds=products.cloud_gml([rings] * 4))
+    with zipfile.ZipFile(folder / "product.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted((folder / "old").rglob("*")):
+            archive.write(file, f"S2A.SAFE/{file.relative_to(folder / 'old')}")
+    corners = [(15.0005, 45.1502), (15.01, 45.1502), (15.01, 45.142), (15.0005, 45.142), (15.0005, 45.1502)]
+    (folder / "area.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [corners]}))
+
+
+def read_scene(path: pathlib.Path, area: pathlib.Path | None) -> None:
+    """Opens a scene for a classifier of RGB, and reads its pixels as a map does."""
+    import numpy as np
+    from rasterio.windows import Window
+
+    from resnetd_tf.imagery import areas, scenes, windows
+    from resnetd_tf.saved import SavedClassifier
+    from resnetd_tf.sentinel2 import CLASSES
+
+    classifier = SavedClassifier(pathlib.Path("model"), path.parent, CLASSES, 3, np.asarray, {})
+    scene = scenes.scene_for(classifier, [path], area=None if area is None else str(area))
+    areas.inside(scene, windows.cells(scene, 32), 32)
+    for row in range(0, scene.grid.height, windows.STRIP):
+        scene.read(Window(0, row, scene.grid.width, min(windows.STRIP, scene.grid.height - row)))
+
+
 def write_files(folder: pathlib.Path) -> None:
-    """Writes a valid file of every kind."""
+    """Writes a valid file of every other kind."""
     import numpy as np
     import PIL.Image
     import safetensors.numpy
@@ -150,6 +234,9 @@ def write_files(folder: pathlib.Path) -> None:
 
 def reader(kind: str, folder: pathlib.Path) -> Callable[[pathlib.Path], object]:
     """What reads a file of this kind, among the others that it belongs to."""
+    if kind in SCENE_KINDS:
+        scene = folder / SCENE_KINDS[kind][1]
+        return lambda path: read_scene(scene, path if kind == "GeoJSON" else None)
     import tensorflow as tf
 
     from resnetd_tf.data import images, sources, synthetic
@@ -205,10 +292,13 @@ def silence(folder: str) -> None:
     program.import_tensorflow()
 
 
-def write(folder: str) -> None:
-    """What a process does that writes the valid files."""
+def write(folder: str, kinds: list[str]) -> None:
+    """What a process does that writes the valid files of some kinds, and perhaps of others."""
     silence(folder)
-    write_files(pathlib.Path(folder))
+    if not SCENE_KINDS.keys().isdisjoint(kinds):
+        write_scenes(pathlib.Path(folder))
+    if not SCENE_KINDS.keys() >= set(kinds):
+        write_files(pathlib.Path(folder))
 
 
 def work(folder: str, connection) -> None:
@@ -296,7 +386,8 @@ def try_kind(kind: str, files: str, readers: queue.Queue) -> tuple[str, collecti
     outcomes, failures, process = collections.Counter(), [], readers.get()
     valid = pathlib.Path(files, KINDS[kind]).read_bytes()
     for number in range(FLAGS.count):
-        content = damaged(valid, random.Random(f"{FLAGS.seed} {kind} {number}"))
+        damage = edited if number % 2 and KINDS[kind].endswith(TEXTS) else damaged
+        content = damage(valid, random.Random(f"{FLAGS.seed} {kind} {number}"))
         outcome = process.read(kind, content)
         if outcome not in ("result", "InputError"):
             kept = pathlib.Path(FLAGS.output_dir, f"{re.sub(r'[^a-zA-Z0-9]+', '_', kind)}-{FLAGS.seed}-{number}")
@@ -314,11 +405,12 @@ def bad_input(arguments: list[str]) -> None:
     program.import_tensorflow()
     from resnetd_tf.environment import cores
 
-    if unknown := set(FLAGS.only or KINDS) - set(KINDS):
+    kinds = list(SCENE_KINDS if FLAGS.only == ["scenes"] else FLAGS.only or KINDS)
+    if unknown := set(kinds) - set(KINDS):
         raise InputError(f"--only={','.join(sorted(unknown))}: not among {', '.join(KINDS)}")
     failures = []
     with tempfile.TemporaryDirectory() as files:
-        writer = SPAWN.Process(target=write, args=(files,))
+        writer = SPAWN.Process(target=write, args=(files, kinds))
         writer.start()
         writer.join()
         if writer.exitcode:
@@ -327,7 +419,7 @@ def bad_input(arguments: list[str]) -> None:
         readers: queue.Queue = queue.Queue()
         for _ in range(cores()):
             readers.put(Reader(files))
-        tasks = (FLAGS.only or KINDS, itertools.repeat(files), itertools.repeat(readers))
+        tasks = (kinds, itertools.repeat(files), itertools.repeat(readers))
         with concurrent.futures.ThreadPoolExecutor(readers.qsize()) as pool:
             for kind, outcomes, found in pool.map(try_kind, *tasks):
                 failures += found

@@ -174,8 +174,19 @@ def test_bad_input(tmp_path):
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr
     rows = [row.strip("|").split("|") for row in result.stdout.splitlines()[2:]]
-    assert len(rows) == 16 and all(sum(map(int, counts)) == 4 for _, *counts in rows)
+    assert len(rows) == 28 and all(sum(map(int, counts)) == 4 for _, *counts in rows)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.long
+def test_bad_scenes(tmp_path):
+    """Eight damaged files of every kind that maps read, and no valid model is written for them."""
+    command = [sys.executable, "-m", "benchmarks.bad_input", "--only=scenes", "--count=8", f"--output_dir={tmp_path}"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr
+    rows = [row.strip("|").split("|") for row in result.stdout.splitlines()[2:]]
+    assert len(rows) == 12 and all(sum(map(int, counts)) == 8 for _, *counts in rows)
+    assert any(int(results) for _, results, *_ in rows) and any(int(refusals) for *_, refusals, _ in rows)
 
 
 @pytest.mark.long

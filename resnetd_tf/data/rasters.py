@@ -211,12 +211,33 @@ def conversion_text(bands: Sequence[Band], source: str, reading: Reading) -> str
     return " ".join(part for part in parts if part)
 
 
-def calibrated(dataset: rasterio.DatasetReader, index: int, product_tags: dict, reading: Reading) -> Band:
-    """A band of a product with the offset and the scale of its metadata, or those that the user gives."""
-    tags = dataset.tags(index)
-    offset = float(tags.get("RADIO_ADD_OFFSET") or tags.get("BOA_ADD_OFFSET") or 0)
-    divisor = product_tags.get("QUANTIFICATION_VALUE") or product_tags.get("BOA_QUANTIFICATION_VALUE") or 10_000
-    return _as_given(Band(dataset, index, offset, 10_000 / float(divisor)), reading)
+def calibrated(dataset: rasterio.DatasetReader, index: int, path: str, product_tags: dict, reading: Reading) -> Band:
+    """A band of a product with the offset and the scale of its metadata, or those that the user gives.
+
+    Args:
+        dataset, index: The band.
+        path: The file that has the metadata.
+        product_tags: What it says of all bands, as GDAL has it.
+        reading: What the user says.
+
+    Raises:
+        InputError: Metadata have something else than a number.
+    """
+    offset = _number(path, dataset.tags(index), ("RADIO_ADD_OFFSET", "BOA_ADD_OFFSET"), 0)
+    quantification = _number(path, product_tags, ("QUANTIFICATION_VALUE", "BOA_QUANTIFICATION_VALUE"), 10_000)
+    if quantification <= 0:
+        raise InputError(f"{path}: its quantification is {quantification:g}, not above 0; download the product again")
+    return _as_given(Band(dataset, index, offset, 10_000 / quantification), reading)
+
+
+def _number(path: str, tags: dict[str, str], keys: tuple[str, ...], default: float) -> float:
+    """The number that metadata give under one of some keys, else the default."""
+    key, text = next(((key, tags[key]) for key in keys if tags.get(key)), ("", str(default)))
+    with damage_told(f"{path}: its {key} cannot be used", "; download the product again"):
+        number = float(text)
+        if not math.isfinite(number):
+            raise ValueError(f"it is {text}")
+    return number
 
 
 def _as_given(band: Band, reading: Reading) -> Band:
@@ -363,7 +384,7 @@ def _conversion(
     scale, offset = dataset.scales[index - 1], dataset.offsets[index - 1]
     source = "as the file says"
     if is_of_product and (scale, offset) == (1.0, 0.0):
-        band = calibrated(dataset, index, of_file, AS_STORED)
+        band = calibrated(dataset, index, str(path), of_file, AS_STORED)
         return band.offset, band.gain, "as its metadata say"
     if (scale, offset) == (1.0, 0.0):
         scale, offset = float(item.get("scale", 1.0)), float(item.get("offset", 0.0))

@@ -65,6 +65,7 @@ def map_scene(
     Raises:
         InputError: It cannot be mapped by this classifier, or a number is outside its range.
     """
+    maps.check_classes(classifier.classes)
     pixels = _of_array(classifier, scene, checked) if isinstance(scene, np.ndarray) else scene
     options = Options.of(classifier, window=window, stride=stride, min_probability=min_probability)
     shape = windows.cells(pixels, options.stride)

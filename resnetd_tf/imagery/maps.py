@@ -1,12 +1,11 @@
 """What a map is written as: GeoTIFFs that QGIS opens with names and colours, a picture, a table of areas."""
 
-import contextlib
 import csv
 import io
 import json
 import pathlib
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import matplotlib
 import numpy as np
@@ -20,6 +19,7 @@ from rasterio.windows import Window
 
 from resnetd_tf import figures
 from resnetd_tf.data import rasters, rendering
+from resnetd_tf.errors import InputError, first_line
 from resnetd_tf.imagery.pixels import Scene
 from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
 
@@ -46,6 +46,15 @@ def colours(classes: tuple[str, ...]) -> list[tuple[int, int, int]]:
     return [(round(255 * red), round(255 * green), round(255 * blue)) for red, green, blue in chosen]
 
 
+def check_classes(classes: tuple[str, ...]) -> None:
+    """Raises InputError for more classes than a map's 8 bits can number beside `NODATA`."""
+    if len(classes) > NODATA:
+        raise InputError(
+            f"the classifier has {len(classes)} classes, a map at most {NODATA} (its pixels have 8 bits); give a "
+            "--model of fewer classes"
+        )
+
+
 def best(probabilities: np.ndarray, there: np.ndarray, least: float) -> np.ndarray:
     """The most probable classes (...,) uint8; `NODATA` where there is nothing, or none is as probable as `least`."""
     found = probabilities.argmax(-1).astype("uint8")
@@ -68,50 +77,97 @@ def write_classes(
     """
     grid = scene.grid
     size = (grid.height, grid.width) if whole else mapped.shape
-    profile = {"count": 1, "dtype": "uint8", "nodata": NODATA, "compress": "deflate"}
-    with _cog(path, scene, size, 1 if whole else stride, "MODE", **profile) as file:
+
+    def describe(file: rasterio.io.DatasetWriter) -> None:
         file.write_colormap(1, {index: (*colour, 255) for index, colour in enumerate(colours(classes))})
         file.update_tags(classes=json.dumps(dict(enumerate(classes))))
         file.set_band_description(1, "land cover")
-        if not whole:
-            file.write(mapped, 1)
-        for row in range(len(mapped) if whole else 0):
-            height = min(stride, grid.height - row * stride)
-            values = mapped[row : row + 1].repeat(height, 0).repeat(stride, 1)[:, : grid.width]
-            file.write(values, 1, window=Window(0, row * stride, grid.width, height))
+
+    def rows() -> Iterator[tuple[Window, np.ndarray]]:
+        for row in range(len(mapped)):
+            if whole:
+                height = min(stride, grid.height - row * stride)
+                values = mapped[row].repeat(stride)[: grid.width]
+                yield Window(0, row * stride, grid.width, height), np.broadcast_to(values, (1, height, grid.width))
+            else:
+                yield Window(0, row, size[1], 1), mapped[np.newaxis, row : row + 1]
+
+    profile = {"count": 1, "dtype": "uint8", "nodata": NODATA, "compress": "deflate"}
+    _write_cog(path, scene, size, 1 if whole else stride, "MODE", describe, rows, **profile)
     _name_classes(path, classes)
 
 
-@contextlib.contextmanager
-def _cog(
-    path: pathlib.Path, scene: Scene, shape: tuple[int, ...], stride: int, resampling: str, **profile
-) -> Iterator[rasterio.io.DatasetWriter]:
-    """A plain GeoTIFF to write to, of which a cloud-optimised one is made at the end: those are written at once.
+def _write_cog(
+    path: pathlib.Path,
+    scene: Scene,
+    shape: tuple[int, ...],
+    stride: int,
+    resampling: str,
+    describe: Callable[[rasterio.io.DatasetWriter], None],
+    rows: Callable[[], Iterable[tuple[Window, np.ndarray]]],
+    **profile,
+) -> None:
+    """Writes a cloud-optimised GeoTIFF and reads it back: GDAL does not report every error of a full disk.
+
+    A plain GeoTIFF is filled first, on disk because of its size, as a cloud-optimised one is only made by copying.
 
     Args:
         path: The file.
         scene: What was mapped.
         shape: Rows and columns.
         stride: Side of one of its pixels in those of the scene.
-        resampling: How overviews are made.
-        profile: All else, as rasterio takes it.
+        resampling: GDAL's name of the way in which overviews are made.
+        describe: Gives the file its tags and names.
+        rows: Returns the windows of the file from the top, each with its values (bands, height, width).
+        profile: Count, dtype and nodata, as `rasterio.open` takes them.
+
+    Raises:
+        OSError: The file cannot be written, or has other values than were written.
     """
     plain = path.with_name(f"{path.stem}-plain.tif")
     place = {"crs": scene.grid.crs, "transform": scene.grid.transform * rasterio.Affine.scale(stride)}
-    with rasters.without_warnings():
-        with rasterio.open(plain, "w", driver="GTiff", height=shape[0], width=shape[1], **place, **profile) as file:
-            yield file
-        rasterio.shutil.copy(plain, path, driver="COG", compress="DEFLATE", overview_resampling=resampling)
-    plain.unlink()
+    try:
+        with rasters.without_warnings(), rasterio.Env():  # in which GDAL prints nothing
+            with rasterio.open(plain, "w", driver="GTiff", height=shape[0], width=shape[1], **place, **profile) as file:
+                describe(file)
+                for window, values in rows():
+                    file.write(values, window=window)
+            rasterio.shutil.copy(plain, path, driver="COG", compress="DEFLATE", overview_resampling=resampling)
+            intact = _has_values(path, rows())
+    except Exception as error:  # rasterio passes on errors of GDAL that have no public class
+        raise OSError(f"GDAL could not write {path.name} ({first_line(error).rstrip('.')})") from error
+    finally:
+        plain.unlink(missing_ok=True)
+    if not intact:
+        raise OSError(f"{path.name} has other values than were written")
+
+
+def _has_values(path: pathlib.Path, rows: Iterable[tuple[Window, np.ndarray]]) -> bool:
+    """Whether a file has these values (bands, height, width) in its windows, and overviews that can be read."""
+    with rasterio.open(path) as file:
+        levels = len(file.overviews(1))
+        if not all(np.array_equal(file.read(window=window), values, equal_nan=True) for window, values in rows):
+            return False
+    for level in range(levels):
+        with rasterio.open(path, overview_level=level) as file:
+            for _, window in file.block_windows(1):
+                file.read(window=window)
+    return True
 
 
 def _name_classes(path: pathlib.Path, classes: tuple[str, ...]) -> None:
-    """Writes the class names where GDAL looks for them: it has no place for them in a GeoTIFF."""
+    """Writes names and colours of the classes where GDAL looks for them first.
+
+    A GeoTIFF has no place for names, and always 256 colours, which QGIS would list.
+    """
     root = ElementTree.Element("PAMDataset")
     band = ElementTree.SubElement(root, "PAMRasterBand", band="1")
     names = ElementTree.SubElement(band, "CategoryNames")
     for name in classes:
         ElementTree.SubElement(names, "Category").text = name
+    table = ElementTree.SubElement(band, "ColorTable")
+    for red, green, blue in colours(classes):
+        ElementTree.SubElement(table, "Entry", c1=str(red), c2=str(green), c3=str(blue), c4="255")
     text = ElementTree.tostring(root, encoding="unicode")
     path.with_name(f"{path.name}.aux.xml").write_text(text + "\n", encoding="utf-8")
 
@@ -120,13 +176,18 @@ def write_probabilities(
     path: pathlib.Path, scene: Scene, found: np.ndarray, there: np.ndarray, stride: int, classes: tuple[str, ...]
 ) -> None:
     """Writes probabilities (rows, columns, classes) as a cloud-optimised GeoTIFF with a band a class."""
-    profile = {"count": len(classes), "dtype": "float32", "nodata": np.nan}
-    with _cog(path, scene, found.shape, stride, "AVERAGE", **profile) as file:
-        for row in range(len(found)):
-            values = np.where(there[row][:, np.newaxis], found[row], np.nan)
-            file.write(np.moveaxis(values, -1, 0)[:, np.newaxis], window=Window(0, row, found.shape[1], 1))
+
+    def describe(file: rasterio.io.DatasetWriter) -> None:
         for index, name in enumerate(classes, 1):
             file.set_band_description(index, name)
+
+    def rows() -> Iterator[tuple[Window, np.ndarray]]:
+        for row in range(len(found)):
+            values = np.where(there[row][:, np.newaxis], found[row], np.float32(np.nan))
+            yield Window(0, row, found.shape[1], 1), np.moveaxis(values, -1, 0)[:, np.newaxis]
+
+    profile = {"count": len(classes), "dtype": "float32", "nodata": np.nan}
+    _write_cog(path, scene, found.shape, stride, "AVERAGE", describe, rows, **profile)
 
 
 def table_of_areas(counts: np.ndarray, classes: tuple[str, ...], hectares: float | None) -> str:

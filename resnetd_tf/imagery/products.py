@@ -355,7 +355,7 @@ def _open_product(source: Source, wanted: Collection[str], reading: Reading) -> 
         for index in dataset.indexes:
             name = band_name(dataset.tags(index).get("BANDNAME", ""))
             if name and name not in bands:
-                bands[name] = rasters.calibrated(dataset, index, tags, reading)
+                bands[name] = rasters.calibrated(dataset, index, metadata, tags, reading)
                 if name in wanted and not any(re.search(rf"_{name}(_\d+m)?\.jp2$", file) for file in dataset.files):
                     # GDAL only warns, and reads zeros.
                     raise InputError(f"{metadata}: the file of its {name} is missing; download the product again")

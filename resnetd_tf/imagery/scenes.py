@@ -2,10 +2,11 @@
 
 import contextlib
 import dataclasses
+import os
 import pathlib
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import filelock
@@ -13,6 +14,7 @@ import numpy as np
 import rasterio.errors
 from rasterio.windows import Window
 
+from resnetd_tf.data import images
 from resnetd_tf.data.rasters import Reading
 from resnetd_tf.errors import InputError, first_line
 from resnetd_tf.imagery import areas, clouds, maps, progress
@@ -132,8 +134,9 @@ def write_map(
         Cells, seconds, the share of each class, and row and column of the cell where it is most probable.
 
     Raises:
-        InputError: A file is there already, or cannot be written or read.
+        InputError: A file is there already, or cannot be written or read; or the classifier has too many classes.
     """
+    maps.check_classes(classifier.classes)
     base = pathlib.Path(output)
     if not base.name:
         raise InputError(f"--output={output}: give what the names of files begin with, as maps/june")
@@ -141,27 +144,23 @@ def write_map(
     started = time.monotonic()
     folder = base.with_name(f"{base.name}.unfinished")
     with _writing(base):
-        for path in targets.values():
-            if path.is_dir() or (path.exists() and not options.overwrite):
-                raise InputError(f"{path} exists; give another --output, or --overwrite")
+        _check_targets(targets, options.overwrite)
         if folder.is_dir() and any(folder.iterdir()) and not (folder / "lock").exists():
             raise InputError(f"{folder} is there already, and no map's; give another --output")
         folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder / "lock", timeout=0)
         try:
-            lock.acquire()
+            lock = filelock.FileLock(folder / "lock", timeout=0).acquire()
         except filelock.Timeout:
             raise InputError(f"{folder} is in use by another process; give another --output") from None
-        with lock:
+        with lock, _removed_without_progress(folder):
             found, there = progress.classified(classifier, scene, options.window, options.stride, folder)
             there = there & areas.inside(scene, there.shape, options.stride)
             mapped, counts = _write(folder, scene, found, there, options, classifier.classes)
-            for name, path in targets.items():
-                (folder / name).replace(path)
-            if options.overwrite and not options.probabilities:
-                base.with_name(f"{base.name}_probability.tif").unlink(missing_ok=True)  # of the map before
             strongest = _strongest(found, mapped)
-        shutil.rmtree(folder)
+            _check_targets(targets, options.overwrite)  # it may have taken hours
+            obsolete = set(targets_of(base, probabilities=True).values()).difference(targets.values())
+            _publish(folder, targets, obsolete if options.overwrite else ())
+            shutil.rmtree(folder, ignore_errors=True)  # Windows keeps the lock's file
     print(f"Written: {', '.join(str(path) for path in targets.values())}")
     shares = counts / max(1, counts.sum())
     return {
@@ -191,6 +190,49 @@ def targets_of(base: pathlib.Path, probabilities: bool) -> dict[str, pathlib.Pat
     return {name: base.with_name(f"{base.name}_{name}") for name in names}
 
 
+def _check_targets(targets: dict[str, pathlib.Path], overwrite: bool) -> None:
+    for path in targets.values():
+        if path.is_dir() or (path.exists() and not overwrite):
+            raise InputError(f"{path} exists; give another --output, or --overwrite")
+
+
+@contextlib.contextmanager
+def _removed_without_progress(folder: pathlib.Path) -> Iterator[None]:
+    """Removes the folder of an unfinished map that fails before any rows are kept in it."""
+    try:
+        yield
+    except BaseException:
+        if not (folder / "state.json").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _publish(folder: pathlib.Path, targets: dict[str, pathlib.Path], obsolete: Collection[pathlib.Path]) -> None:
+    """Gives all files of a map their names, or none: after a failure every earlier file has its name again.
+
+    Args:
+        folder: The folder in which the files lie, on the file system of the targets.
+        targets: Where each file goes, by its name in the folder.
+        obsolete: Files of an earlier map that have no successor.
+
+    Raises:
+        OSError: A file cannot be stored or renamed.
+    """
+    for name in targets:
+        with (folder / name).open("r+b") as file:
+            os.fsync(file.fileno())  # a full network drive may say so only here
+    with contextlib.ExitStack() as undo:
+        for path in (*targets.values(), *obsolete):
+            if path.exists():
+                earlier = folder / f"earlier-{path.name}"
+                path.replace(earlier)
+                undo.callback(earlier.replace, path)
+        for name, path in targets.items():
+            (folder / name).replace(path)
+            undo.callback(path.unlink, missing_ok=True)
+        undo.pop_all()
+
+
 @contextlib.contextmanager
 def _writing(base: pathlib.Path) -> Iterator[None]:
     try:
@@ -216,6 +258,7 @@ def _write(
         raise InputError(f"{scene.name}: nothing to map: everywhere no data, clouds, or less than --min_probability")
     maps.write_classes(folder / "landcover.tif", scene, mapped, stride, classes, options.whole)
     maps.draw(folder / "landcover.png", scene, mapped, stride, classes)
+    images.verify(str(folder / "landcover.png"))
     hectares = scene.grid.hectares and scene.grid.hectares * stride**2
     counts = np.bincount(mapped[mapped != maps.NODATA], minlength=len(classes))
     table = maps.table_of_areas(counts, classes, hectares)

@@ -30,7 +30,7 @@ def write_safe(
     bands: dict[str, np.ndarray],
     level: str = "1C",
     offset: int | None = None,
-    clouds: np.ndarray | None = None,
+    clouds: np.ndarray | str | None = None,
 ) -> pathlib.Path:
     """Writes a product of these bands (height, width) uint16 of 10, 20 or 60 m; its folder.
 
@@ -38,7 +38,8 @@ def write_safe(
         folder: Where it goes.
         bands: By name; what an offset takes away has been added already.
         level: "1C" or "2A".
-        clouds: What tells of them: of L2A the scene classification of 20 m, of L1C masks (height, width, 3) of 60 m.
+        clouds: What tells of them: of L2A the scene classification of 20 m, of L1C masks (height, width, 3) of 60 m, or
+            the text of a GML file as before 04.00.
         offset: What its metadata says, -1000 since baseline 04.00; `None` for products before, which say nothing.
     """
     files = []
@@ -47,9 +48,13 @@ def write_safe(
         tile = f"T33TUM_20220601T100031_{name}"  # GDAL counts its letters
         files.append(f"GRANULE/L{level}_T33TUM/IMG_DATA/" + (f"R{metres}m/{tile}_{metres}m" if level == "2A" else tile))
         write_band(folder / f"{files[-1]}.jp2", dn, metres, "JP2OpenJPEG")
-    if clouds is not None and level == "2A":
+    if isinstance(clouds, np.ndarray) and level == "2A":
         files.append("GRANULE/L2A_T33TUM/IMG_DATA/R20m/T33TUM_20220601T100031_SCL_20m")
         write_band(folder / f"{files[-1]}.jp2", clouds, 20, "JP2OpenJPEG")
+    elif isinstance(clouds, str):
+        path = folder / "GRANULE/L1C_T33TUM/QI_DATA/MSK_CLOUDS_B00.gml"
+        path.parent.mkdir()
+        path.write_text(clouds)
     elif clouds is not None:
         path = folder / "GRANULE/L1C_T33TUM/QI_DATA/MSK_CLASSI_B00.jp2"
         path.parent.mkdir()
@@ -60,6 +65,29 @@ def write_safe(
     (folder / f"MTD_MSIL{level}.xml").write_text(_product(files, level, offset))
     (folder / f"GRANULE/L{level}_T33TUM/MTD_TL.xml").write_text(_tile(bands["B04"].shape[0] * 10, level))
     return folder
+
+
+def cloud_gml(polygons: list[list[list[tuple[float, float]]]], srs: str = "urn:ogc:def:crs:EPSG::32633") -> str:
+    """The cloud mask of L1C before 04.00: a feature for each polygon, whose first ring is its exterior."""
+    features = []
+    for index, rings in enumerate(polygons):
+        kind = ("OPAQUE", "CIRRUS")[index % 2]
+        corners = (" ".join(f"{x:.1f} {y:.1f}" for x, y in (*ring, ring[0])) for ring in rings)
+        lists = [
+            f'<gml:LinearRing><gml:posList srsDimension="2">{text}</gml:posList></gml:LinearRing>' for text in corners
+        ]
+        holes = "".join(f"<gml:interior>{hole}</gml:interior>" for hole in lists[1:])
+        features.append(
+            f'<eop:MaskFeature gml:id="{kind}.{index}"><eop:maskType codeSpace="urn:gs2:S2PDGS:maskType">{kind}'
+            f"</eop:maskType><eop:extentOf><gml:Polygon><gml:exterior>{lists[0]}</gml:exterior>{holes}</gml:Polygon>"
+            "</eop:extentOf></eop:MaskFeature>"
+        )
+    members = f"<eop:maskMembers>{''.join(features)}</eop:maskMembers>" if features else ""
+    envelope = f'<gml:boundedBy><gml:Envelope srsName="{srs}"/></gml:boundedBy>' if features else ""
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>\n<eop:Mask xmlns:eop="http://www.opengis.net/eop/2.0" '
+        f'xmlns:gml="http://www.opengis.net/gml/3.2">{envelope}{members}</eop:Mask>\n'
+    )
 
 
 def _product(files: list[str], level: str, offset: int | None) -> str:

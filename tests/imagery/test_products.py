@@ -408,23 +408,22 @@ def test_what_is_no_scene(tmp_path):
         open_scene([str(folder)])
 
 
-@pytest.mark.parametrize("level", ["1C", "2A"])
-def test_clouds(tmp_path, level):
-    """Clouds, their shadows and snow are as if there was nothing, as the product tells: in pixels of 60 or 20 m."""
-    chance = np.random.default_rng(1)
-    if level == "1C":
-        clouds = (chance.random((20, 20, 3)) < 0.1).astype("uint8")
-        hidden = clouds.any(-1).repeat(6, 0).repeat(6, 1)
-    else:
-        clouds = chance.integers(0, 12, (60, 60)).astype("uint8")
-        hidden = np.isin(clouds, (3, 8, 9, 10, 11)).repeat(2, 0).repeat(2, 1)
-    bands = drawn(without=("B10",) if level == "2A" else ())
-    folder = write_safe(tmp_path / "product", bands, level, clouds=clouds)
-    for path in (folder, packed(folder, tmp_path / "product.zip")):
-        scene = open_scene([str(path)])
-        np.testing.assert_array_equal(scene.read(WHOLE)[1], ~hidden)
-        np.testing.assert_array_equal(scene.read(Window(50, 30, 40, 60))[1], ~hidden[30:90, 50:90])
-        assert open_scene([str(path)], keep_clouds=True).read(WHOLE)[1].all()
+@pytest.mark.parametrize(
+    ("text", "damage", "reason"),
+    [
+        ('band_id="3">-1000<', 'band_id="3">none<', "its RADIO_ADD_OFFSET cannot be used .*'none'"),
+        ('band_id="3">-1000<', 'band_id="3">nan<', "its RADIO_ADD_OFFSET cannot be used .it is nan"),
+        ('unit="none">10000<', 'unit="none">null<', "its QUANTIFICATION_VALUE cannot be used .*'null'"),
+        ('unit="none">10000<', 'unit="none">0<', "its quantification is 0, not above 0"),
+    ],
+)
+def test_damaged_numbers_of_metadata_are_one_line(tmp_path, text, damage, reason):
+    folder = write_safe(tmp_path / "product", drawn(added=1000), offset=-1000)
+    metadata = folder / "MTD_MSIL1C.xml"
+    assert text in metadata.read_text()
+    metadata.write_text(metadata.read_text().replace(text, damage))
+    with pytest.raises(InputError, match=rf"MTD_MSIL1C\.xml: {reason}.*; download the product again"):
+        open_scene([str(folder)])
 
 
 def test_areas(tmp_path):

@@ -1,7 +1,9 @@
 """Maps of scenes."""
 
 import csv
+import os
 import pathlib
+import resource
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from rasterio.transform import from_origin
 from rio_cogeo.cogeo import cog_validate
 
 from resnetd_tf.errors import InputError
-from resnetd_tf.imagery import progress, windows
+from resnetd_tf.imagery import map_scene, maps, progress, windows
 from resnetd_tf.imagery.products import open_scene
 from resnetd_tf.imagery.scenes import Options, scene_for, write_map
 from resnetd_tf.saved import SavedClassifier
@@ -321,3 +323,133 @@ def test_a_missing_band_is_filled_in(tmp_path):
     scene = open_scene([str(tmp_path)], fill=(1, 2, 700))
     write_map(known, scene, tmp_path / "map")
     assert scene.read(rasterio.windows.Window(0, 0, 4, 4))[0][..., 2].tolist() == [[700] * 4] * 4
+
+
+@pytest.mark.parametrize("kibibytes", [0, 1, 2, 4, 8, 16, 64])
+def test_a_full_disk_is_one_line_and_publishes_nothing(tmp_path, kibibytes):
+    """Files may have no more bytes than that once all is classified, as on a disk that fills up."""
+    scene = scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(300, 300))])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    (tmp_path / "maps").mkdir()
+
+    def filling_the_disk(images):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1024 * kibibytes, hard))
+        return by_colour(images)
+
+    try:
+        with pytest.raises(InputError, match=r"cannot write .*; free space or give another") as refusal:
+            write_map(classifier(filling_the_disk), scene, tmp_path / "maps/a", Options(probabilities=True, stride=8))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(refusal.value) and not list((tmp_path / "maps").glob("a_*"))
+    write_map(classifier(), scene, tmp_path / "maps/a", Options(probabilities=True, stride=8))
+    assert len(list((tmp_path / "maps").iterdir())) == 5
+
+
+@pytest.mark.parametrize("name", ["landcover.tif", "probability.tif"])
+def test_a_file_that_reads_back_otherwise_is_not_published(tmp_path, monkeypatch, name):
+    """GDAL can return from writing to a full disk as if all were well."""
+    scene = scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(400, 400))])
+    copy = rasterio.shutil.copy
+
+    def incomplete_copy(source, target, **options):
+        copy(source, target, **options)
+        if pathlib.Path(target).name == name:
+            os.truncate(target, pathlib.Path(target).stat().st_size - 50)
+
+    monkeypatch.setattr(maps.rasterio.shutil, "copy", incomplete_copy)
+    with pytest.raises(InputError, match=r"cannot write .*map_\*: .*; free space or give another --output"):
+        write_map(classifier(), scene, tmp_path / "map", Options(probabilities=True))
+    assert not list(tmp_path.glob("map_*"))
+
+
+def test_files_are_published_all_or_none(tmp_path, monkeypatch):
+    """A rename that fails puts back the files of the map before."""
+    scene = scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(200, 200))])
+    write_map(classifier(), scene, tmp_path / "map", Options(probabilities=True))
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("map_*")}
+    replace = pathlib.Path.replace
+
+    def failing_replace(path, target):
+        if path.parent.name == "map.unfinished" and path.name == "areas.csv":
+            raise PermissionError(13, "Permission denied")
+        return replace(path, target)
+
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="Permission denied"):
+        patch.setattr(pathlib.Path, "replace", failing_replace)
+        write_map(classifier(), scene, tmp_path / "map", Options(overwrite=True, stride=16))
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("map_*")} == before
+    write_map(classifier(), scene, tmp_path / "map", Options(overwrite=True, stride=16))
+    assert not (tmp_path / "map_probability.tif").exists()
+
+
+def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path):
+    scene = scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(200, 200))])
+
+    def writing_another(images):
+        (tmp_path / "map_areas.csv").write_text("mine")
+        return by_colour(images)
+
+    with pytest.raises(InputError, match=r"map_areas\.csv exists; give another --output, or --overwrite"):
+        write_map(classifier(writing_another), scene, tmp_path / "map")
+    assert [path.name for path in tmp_path.glob("map_*")] == ["map_areas.csv"]
+    assert (tmp_path / "map_areas.csv").read_text() == "mine"
+
+
+def test_an_interrupted_call_can_be_repeated_in_a_notebook(tmp_path, monkeypatch):
+    """A notebook keeps the exception, and with it all that the call had opened."""
+    monkeypatch.setattr(progress, "SAVED_SECONDS", 0)
+    scene = scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(640, 320))])
+    calls = []
+
+    def interrupting(images):
+        calls.append(0)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return by_colour(images)
+
+    with pytest.raises(KeyboardInterrupt) as kept_exception:
+        write_map(classifier(interrupting), scene, tmp_path / "map")
+    write_map(classifier(), scene, tmp_path / "map")
+    assert kept_exception.value.__traceback__ and not (tmp_path / "map.unfinished").exists()
+
+
+def test_a_call_that_fails_at_once_leaves_no_folder(tmp_path):
+    scene = scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(200, 200))])
+
+    def failing(images):
+        raise InputError("no answer")
+
+    with pytest.raises(InputError, match="no answer"):
+        write_map(classifier(failing), scene, tmp_path / "map")
+    assert [path.name for path in tmp_path.iterdir()] == ["scene.tif"]
+
+
+def many_classes(count: int) -> SavedClassifier:
+    """A classifier that is sure of its last class."""
+    sure = np.eye(count, dtype="float32")[-1]
+    names = tuple(f"class{index}" for index in range(count))
+    return SavedClassifier(
+        pathlib.Path("model"), pathlib.Path(), names, 3, lambda images: np.tile(sure, (len(images), 1))
+    )
+
+
+def test_more_than_255_classes_are_refused(tmp_path):
+    scene = scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(100, 100))])
+    write_map(many_classes(255), scene, tmp_path / "map")
+    assert (classes_of(tmp_path / "map_landcover.tif") == 254).all()
+    for call in (
+        lambda: write_map(many_classes(256), scene, tmp_path / "more"),
+        lambda: map_scene(many_classes(256), scene),
+    ):
+        with pytest.raises(InputError, match="the classifier has 256 classes, a map at most 255"):
+            call()
+    assert not list(tmp_path.glob("more*"))
+
+
+def test_the_colour_table_has_the_classes_alone(tmp_path):
+    """A legend in QGIS would have a row for each of 256 colours."""
+    scene = scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(100, 100))])
+    write_map(classifier(), scene, tmp_path / "map")
+    with rasterio.open(tmp_path / "map_landcover.tif") as file:
+        assert list(file.colormap(1).values()) == [(*colour, 255) for colour in maps.colours(CLASSES)]

@@ -222,31 +222,36 @@ def on_grid(dataset: rasterio.DatasetReader, grid: Grid, nearest: bool = False) 
     same_size = (own.width, own.height) == (grid.width, grid.height)
     if same_size and own.transform.almost_equals(grid.transform, 1e-6) and own.crs == grid.crs:
         return dataset
-    finer = dataset.width > grid.width
+    # In another projection an average would reach half a pixel over the edges of the data; GDAL widens the cubic
+    # kernel where pixels are finer.
+    averaged = dataset.width > grid.width and own.crs == grid.crs
     return WarpedVRT(
         dataset,
-        src_crs=_around_its_middle(own, dataset.name),
+        src_crs=_source_crs(own, grid.crs, dataset.name),
         src_transform=own.transform,
         crs=grid.crs,
         transform=grid.transform,
         width=grid.width,
         height=grid.height,
-        resampling=Resampling.nearest if nearest else Resampling.average if finer else Resampling.cubic,
+        resampling=Resampling.nearest if nearest else Resampling.average if averaged else Resampling.cubic,
     )
 
 
-def _around_its_middle(grid: Grid, name: str) -> CRS | None:
-    """The coordinate reference system of a grid, whose longitudes go as far as the grid's, beyond 180 degrees too."""
+def _source_crs(grid: Grid, target: CRS | None, name: str) -> CRS | None:
+    """The coordinate reference system of a grid, with the grid's longitudes where they go beyond 180 degrees.
+
+    Raises:
+        InputError: Its datum cannot be kept in that.
+    """
     longitudes = _corners(grid)[:, 0]
     if grid.crs is None or not grid.crs.is_geographic or np.abs(longitudes).max() <= 180:
         return grid.crs
     middle = (longitudes.min() + longitudes.max()) / 2
     wrapped = CRS.from_proj4(f"{grid.crs.to_proj4()} +lon_wrap={middle}")
     latitude = (grid.transform * (grid.width / 2, grid.height / 2))[1]
-    place, wrapped_place = (rasterio.warp.transform(crs, DEGREES, [middle], [latitude]) for crs in (grid.crs, wrapped))
-    if not np.allclose(place, wrapped_place, atol=2e-5, rtol=0):  # 2 m: PROJ's strings do not say every datum
+    places = [rasterio.warp.transform(crs, target, [middle], [latitude]) for crs in (grid.crs, wrapped)]
+    if not np.allclose(*map(np.array, places), atol=PIXEL / 4, rtol=0):  # PROJ's strings do not say every datum
         raise InputError(
-            f"{name}: has longitudes up to {np.abs(longitudes).max():.6g} in {grid.crs}; bring it to EPSG:32660 "
-            "with gdalwarp"
+            f"{name}: longitudes up to {np.abs(longitudes).max():.6g} in {grid.crs}; bring it into UTM first"
         )
     return wrapped

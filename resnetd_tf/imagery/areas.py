@@ -37,8 +37,10 @@ def cut(scene: Scene, area: str) -> Scene:
         for turn in range(-720, 721, 360):
             rings = [_clip(ring + np.array((turn, 0)), reach) for ring in polygon]
             if len(rings[0]):
-                pixels = [_in_pixels(ring, grid) for ring in rings if len(ring)]
-                outlines.append({"type": "Polygon", "coordinates": [ring.tolist() for ring in pixels]})
+                pixels = [_in_pixels(ring, grid).tolist() for ring in rings if len(ring)]
+                outlines.append({"type": "Polygon", "coordinates": pixels})
+    # A field that is given twice has its area once.
+    outlines = [outline for index, outline in enumerate(outlines) if outline not in outlines[:index]]
     corners = np.array([corner for outline in outlines for corner in outline["coordinates"][0]]).reshape(-1, 2)
     size = (grid.width, grid.height)
     start = np.clip(np.floor(corners.min(0, initial=np.inf) + SLACK), 0, size)

@@ -249,8 +249,8 @@ def _source_crs(grid: Grid, target: CRS | None, name: str) -> CRS | None:
     middle = (longitudes.min() + longitudes.max()) / 2
     wrapped = CRS.from_proj4(f"{grid.crs.to_proj4()} +lon_wrap={middle}")
     latitude = (grid.transform * (grid.width / 2, grid.height / 2))[1]
-    places = [rasterio.warp.transform(crs, target, [middle], [latitude]) for crs in (grid.crs, wrapped)]
-    if not np.allclose(*map(np.array, places), atol=PIXEL / 4, rtol=0):  # PROJ's strings do not say every datum
+    places = np.array([rasterio.warp.transform(crs, target, [middle], [latitude]) for crs in (grid.crs, wrapped)])
+    if not np.allclose(places[0], places[1], atol=PIXEL / 4, rtol=0):  # PROJ's strings do not say every datum
         raise InputError(
             f"{name}: longitudes up to {np.abs(longitudes).max():.6g} in {grid.crs}; bring it into UTM first"
         )

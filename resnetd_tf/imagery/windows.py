@@ -146,7 +146,7 @@ class _Strips:
                 self.top, self.kept = start, new
             else:
                 past = max(0, above - self.top)
-                pixels, valid = (np.concatenate((old[past:], more)) for old, more in zip(self.kept, new))
+                pixels, valid = (np.concatenate((old[past:], rows)) for old, rows in zip(self.kept, new))
                 self.top, self.kept = self.top + past, (pixels, valid)
         beyond = ((0, top + count - end), (0, self.width - region.width))
         first = above if beyond[0][1] else top

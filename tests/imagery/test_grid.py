@@ -159,9 +159,9 @@ def test_control_points_place_a_scene(tmp_path, crs, step):
     scene = open_scene([path])
     assert (scene.grid.crs, scene.grid.width) == (pixels.grid.crs, pixels.grid.width)
     assert scene.grid.transform.almost_equals(pixels.grid.transform, 1e-3)
-    whole = rasterio.windows.Window(0, 0, scene.grid.width, scene.grid.height)
-    read, valid = scene.read(whole)
-    assert np.abs(read.astype(int) - pixels.read(whole)[0])[valid].mean() < 0.1
+    window = rasterio.windows.Window(0, 0, scene.grid.width, scene.grid.height)
+    read, valid = scene.read(window)
+    assert np.abs(read.astype(int) - pixels.read(window)[0])[valid].mean() < 0.1
     assert mapped_hectares(scene) == pytest.approx(geodesic_hectares(crs, transform), rel=0.01)
 
 

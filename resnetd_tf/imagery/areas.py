@@ -11,7 +11,7 @@ import rasterio.warp
 from rasterio.windows import Window
 
 from resnetd_tf.errors import InputError, damage_told
-from resnetd_tf.imagery.grid import DEGREES, Grid, outline_of
+from resnetd_tf.imagery.grid import DEGREES, Grid, middle_of, outline_of
 from resnetd_tf.imagery.pixels import Scene
 
 STEP = 0.01  # degrees, of the pieces of a line: what is straight in degrees is curved in a scene
@@ -55,8 +55,7 @@ def cut(scene: Scene, area: str) -> Scene:
 
 def _reach(grid: Grid) -> tuple[float, float, float, float]:
     """West, south, east and north of a grid in degrees, a little more; west may be below -180, east above 180."""
-    middle = grid.transform * (grid.width / 2, grid.height / 2)
-    (longitude,), _ = rasterio.warp.transform(grid.crs, DEGREES, [middle[0]], [middle[1]])
+    longitude, _ = middle_of(grid)
     x, y = grid.transform * outline_of(grid.width, grid.height, 100).T
     longitudes, latitudes = map(np.array, rasterio.warp.transform(grid.crs, DEGREES, x, y))
     longitudes = longitude + (longitudes - longitude + 180) % 360 - 180

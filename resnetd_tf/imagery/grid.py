@@ -83,12 +83,9 @@ def ground_steps(grid: Grid) -> np.ndarray:
         (rows, columns, 2, 2) float64, the steps along a row and along a column, each east and north, in metres.
 
     Raises:
-        InputError: The coordinates lie outside of their reference system.
+        ValueError: The coordinates lie outside of their reference system.
     """
-    middle = grid.transform * (grid.width / 2, grid.height / 2)
-    (longitude,), (latitude,) = rasterio.warp.transform(grid.crs, DEGREES, [middle[0]], [middle[1]])
-    if not np.isfinite((longitude, latitude)).all():
-        raise InputError(f"the coordinates {middle[0]:.6g}, {middle[1]:.6g} are no place in it")
+    longitude, latitude = middle_of(grid)
     # From the upper left corner of a pixel to those of its neighbours, up to the last pixel of each side.
     rows, columns = (np.linspace(0, side - 1, LATTICE) for side in (grid.height, grid.width))
     row, column = np.meshgrid(rows, columns, indexing="ij")
@@ -97,8 +94,21 @@ def ground_steps(grid: Grid) -> np.ndarray:
     local = CRS.from_proj4(f"+proj=laea +lat_0={latitude} +lon_0={longitude} +datum=WGS84 +units=m")
     places = np.array(rasterio.warp.transform(grid.crs, local, x, y)).reshape(2, *corners[:, 0].shape)
     if not np.isfinite(places).all():
-        raise InputError("some of its coordinates are no place in it")
+        raise ValueError("some of its coordinates are no place on the Earth")
     return np.moveaxis(places[:, 1:] - places[:, :1], (0, 1), (-1, -2))
+
+
+def middle_of(grid: Grid) -> tuple[float, float]:
+    """Longitude and latitude of a grid's middle, in degrees.
+
+    Raises:
+        ValueError: Its coordinates are no place in its coordinate reference system.
+    """
+    x, y = grid.transform * (grid.width / 2, grid.height / 2)
+    (longitude,), (latitude,) = rasterio.warp.transform(grid.crs, DEGREES, [x], [y])
+    if not (np.isfinite(longitude) and abs(latitude) <= 90):
+        raise ValueError(f"the coordinates {x:.6g}, {y:.6g} of its middle are no place on the Earth")
+    return longitude, latitude
 
 
 def grid_of(datasets: Sequence[rasterio.DatasetReader]) -> Grid:
@@ -124,7 +134,8 @@ def grid_of(datasets: Sequence[rasterio.DatasetReader]) -> Grid:
             )
     if grid.crs is None:
         return grid
-    with damage_told(f"{name}: its coordinate reference system cannot be used", "; reproject it with gdalwarp"):
+    advice = "; give it the right one with gdal_edit.py -a_srs, or another with gdalwarp"
+    with damage_told(f"{name}: its coordinate reference system cannot be used", advice):
         return _metric(grid, name)
 
 
@@ -150,12 +161,15 @@ def grid_of_file(dataset: rasterio.DatasetReader) -> Grid:
     if transform == rasterio.Affine.identity():
         points, crs_of_points = dataset.gcps
         if points:
-            with damage_told(f"{dataset.name}: its {len(points)} ground control points cannot be used"):
-                crs, transform = crs_of_points, _fit(dataset.name, points)
+            crs, transform = crs_of_points, _fit(dataset.name, points)
         elif dataset.rpcs or dataset.tags(ns="GEOLOCATION"):
             kind = "rational polynomial coefficients" if dataset.rpcs else "an array of geolocations"
             flag = "-rpc" if dataset.rpcs else "-geoloc"
             raise InputError(f"{dataset.name}: only {kind} say where it lies; bring it on a grid with gdalwarp {flag}")
+    if not (np.isfinite(transform[:6]).all() and transform.determinant):
+        raise InputError(
+            f"{dataset.name}: its transform {tuple(transform[:6])} says no place; give it one with gdal_edit.py -a_ullr"
+        )
     # A local or geocentric one does not say where on a map pixels lie.
     known = crs if crs and (crs.is_projected or crs.is_geographic) else None
     return Grid(known, transform, dataset.width, dataset.height)
@@ -167,10 +181,13 @@ def _fit(name: str, points: Sequence[rasterio.control.GroundControlPoint]) -> ra
     Raises:
         InputError: They lie on none, so that pixels would be misplaced.
     """
-    transform = rasterio.transform.from_gcps(points)
-    columns, rows = ~transform * (np.array([point.x for point in points]), np.array([point.y for point in points]))
-    error = np.hypot(columns - [point.col for point in points], rows - [point.row for point in points]).max()
-    if not error <= 1:
+    with damage_told(f"{name}: its {len(points)} control points place no grid", "; bring it on one with gdalwarp"):
+        transform = rasterio.transform.from_gcps(points)
+        columns, rows = ~transform * (np.array([point.x for point in points]), np.array([point.y for point in points]))
+        error = np.hypot(columns - [point.col for point in points], rows - [point.row for point in points]).max()
+        if np.isnan(error):
+            raise ValueError("they lie on a line")
+    if error > 1:
         raise InputError(
             f"{name}: its {len(points)} control points lie up to {error:.3g} pixels off a regular grid; bring it "
             "on one with gdalwarp -tps"
@@ -195,10 +212,7 @@ def _metric(grid: Grid, name: str) -> Grid:
 
 def _in_utm(grid: Grid, name: str) -> Grid:
     """The grid of 10 m around another in the UTM zone of its middle, near the poles in polar stereographic metres."""
-    middle = grid.transform * (grid.width / 2, grid.height / 2)
-    (longitude,), (latitude,) = rasterio.warp.transform(grid.crs, DEGREES, [middle[0]], [middle[1]])
-    if not np.isfinite((longitude, latitude)).all():
-        raise InputError(f"the coordinates {middle[0]:.6g}, {middle[1]:.6g} are no place in it")
+    longitude, latitude = middle_of(grid)
     zone = int((longitude + 180) % 360 // 6) + 1 if -80 <= latitude <= 84 else 61
     crs = CRS.from_epsg((32600 if latitude >= 0 else 32700) + zone)
     x, y = grid.transform * outline_of(grid.width, grid.height, 100).T

@@ -82,20 +82,20 @@ def test_hectares_are_those_of_data_within_the_outline(tmp_path):
 def test_holes_and_polygons_over_each_other_are_counted_once(tmp_path, scene_path):
     scene = open_scene([scene_path])
     outer, hole = (in_degrees(scene, turned_square(size, (150, 150), 10)) for size in (100, 25))
-    beside = in_degrees(scene, turned_square(100, (160, 150), 10))
+    neighbour = in_degrees(scene, turned_square(100, (160, 150), 10))
     for polygons, hectares in (([[outer, hole]], 75), ([[outer], [outer]], 100), ([[hole], [outer, hole]], 100)):
         part = cut(scene, geojson(tmp_path / "field.geojson", *polygons))
         assert mapped_hectares(part) == pytest.approx(hectares, rel=5e-3)
     shared = 100 * (1 - 0.1 * np.cos(np.radians(10))) * (1 - 0.1 * np.sin(np.radians(10)))
-    part = cut(scene, geojson(tmp_path / "field.geojson", [outer], [beside]))
+    part = cut(scene, geojson(tmp_path / "field.geojson", [outer], [neighbour]))
     assert mapped_hectares(part) == pytest.approx(200 - shared, rel=5e-3)
 
 
 def test_coverage_is_the_area_of_a_polygon_within_each_pixel():
     rectangle = {"type": "Polygon", "coordinates": [[(2.25, 3.5), (7.75, 3.5), (7.75, 8.1), (2.25, 8.1), (2.25, 3.5)]]}
-    whole = coverage([rectangle], Window(0, 0, 10, 12))
-    assert whole.sum() == pytest.approx(5.5 * 4.6) and whole[3, 2] == pytest.approx(0.75 / 2) and whole[5, 5] == 1
-    np.testing.assert_allclose(coverage([rectangle], Window(3, 4, 4, 5)), whole[4:9, 3:7])
+    shares = coverage([rectangle], Window(0, 0, 10, 12))
+    assert shares.sum() == pytest.approx(5.5 * 4.6) and shares[3, 2] == pytest.approx(0.75 / 2) and shares[5, 5] == 1
+    np.testing.assert_allclose(coverage([rectangle], Window(3, 4, 4, 5)), shares[4:9, 3:7])
     bow_tie = {"type": "Polygon", "coordinates": [[(0, 0), (10, 10), (10, 0), (0, 10), (0, 0)]]}
     assert coverage([bow_tie], Window(0, 0, 10, 10)).sum() == pytest.approx(50)
 
@@ -109,9 +109,9 @@ def test_cells_of_an_area_are_those_of_the_whole_map(scene_path, corner, size, s
     (west, south), (east, north) = in_degrees(scene, [(corner[0], corner[1] + size), (corner[0] + size, corner[1])])
     part = cut(scene, f"{west:.9f},{south:.9f},{east:.9f},{north:.9f}")
     assert (part.left, part.top, part.grid.width, part.grid.height) == (*corner, size, size)
-    whole, of_area = (map_scene(classifier(), each, stride=stride) for each in (scene, part))
+    of_scene, of_area = (map_scene(classifier(), each, stride=stride) for each in (scene, part))
     row, column, count = corner[1] // stride, corner[0] // stride, -(-size // stride)
-    expected = whole.probabilities[row : row + count, column : column + count]
+    expected = of_scene.probabilities[row : row + count, column : column + count]
     np.testing.assert_allclose(of_area.probabilities, expected, atol=1e-6)
 
 

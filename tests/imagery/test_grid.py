@@ -202,11 +202,31 @@ def test_a_transform_without_reference_system_is_kept(tmp_path, capsys):
         assert {row["hectares"] for row in csv.DictReader(file)} == {""}
 
 
-def test_coordinates_that_are_no_place_are_refused(tmp_path):
-    path = write(tmp_path / "scene.tif", "EPSG:32633", rasterio.Affine(10, 0, 5e9, 0, -10, 5e9))
-    with pytest.raises(
-        InputError, match=r"its coordinate reference system cannot be used \(.*reproject it with gdalwarp"
-    ):
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.parametrize(
+    ("crs", "transform", "message"),
+    [
+        ("EPSG:32633", (10, 0, 5e9, 0, -10, 5e9), "its coordinate reference system cannot be used"),
+        ("EPSG:4326", None, r"the coordinates 160, 160 of its middle are no place on the Earth\)"),
+        ("EPSG:4326", (1e-3, 0, 15, 0, -1e-3, 90.2), "its coordinate reference system cannot be used"),
+        ("EPSG:32633", (math.nan, 0, 5e5, 0, -10, 5e6), r"its transform \(nan, .* says no place"),
+        ("EPSG:32633", (10, 10, 5e5, 10, 10, 5e6), r"its transform \(10.0, .* says no place"),
+        (None, (10, 10, 5e5, 10, 10, 5e6), r"its transform \(10.0, .* says no place"),
+    ],
+)
+def test_coordinates_that_are_no_place_are_refused(tmp_path, crs, transform, message):
+    path = write(tmp_path / "scene.tif", crs, transform and rasterio.Affine(*transform))
+    with pytest.raises(InputError, match=message):
+        open_scene([path])
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_control_points_on_a_line_are_refused(tmp_path, count):
+    points = control_points(placed("EPSG:32633", 15, 45, (10, 10)))[:2]
+    between = GroundControlPoint(row=0, col=SIDE / 2, x=(points[0].x + points[1].x) / 2, y=points[0].y, z=0)
+    points = [*points, between][:count]
+    path = write(tmp_path / "scene.tif", "EPSG:32633", gcps=points)
+    with pytest.raises(InputError, match=r"its \d control points place no grid \(they lie on a line\)"):
         open_scene([path])
 
 

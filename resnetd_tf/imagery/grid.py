@@ -185,9 +185,7 @@ def _fit(name: str, points: Sequence[rasterio.control.GroundControlPoint]) -> ra
         transform = rasterio.transform.from_gcps(points)
         columns, rows = ~transform * (np.array([point.x for point in points]), np.array([point.y for point in points]))
         error = np.hypot(columns - [point.col for point in points], rows - [point.row for point in points]).max()
-        if np.isnan(error):
-            raise ValueError("they lie on a line")
-    if error > 1:
+    if not error <= 1:
         raise InputError(
             f"{name}: its {len(points)} control points lie up to {error:.3g} pixels off a regular grid; bring it "
             "on one with gdalwarp -tps"

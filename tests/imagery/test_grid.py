@@ -226,7 +226,7 @@ def test_control_points_on_a_line_are_refused(tmp_path, count):
     between = GroundControlPoint(row=0, col=SIDE / 2, x=(points[0].x + points[1].x) / 2, y=points[0].y, z=0)
     points = [*points, between][:count]
     path = write(tmp_path / "scene.tif", "EPSG:32633", gcps=points)
-    with pytest.raises(InputError, match=r"its \d control points place no grid \(they lie on a line\)"):
+    with pytest.raises(InputError, match=r"its \d control points place no grid"):
         open_scene([path])
 
 

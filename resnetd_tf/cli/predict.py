@@ -108,7 +108,9 @@ def define_flags() -> None:
         ["refuse", "mean"],
         "Of scenes that lack a band: refuse, or fill in the training's mean.",
     )
-    flags.DEFINE_string("area", None, "Of scenes: the part to map, W,S,E,N in degrees or a .geojson file.")
+    flags.DEFINE_string(
+        "area", None, "Of scenes: the part to map, W,S,E,N in degrees (W > E across 180) or a .geojson file."
+    )
     flags.DEFINE_enum(
         "clouds",
         "mask",

@@ -1,18 +1,22 @@
-"""Parts of scenes."""
+"""Parts of scenes: outlines of areas, and how much of each pixel lies in them."""
 
 import dataclasses
 import json
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 import rasterio
 import rasterio.warp
-from rasterio.features import bounds, geometry_mask
+from rasterio.windows import Window
 
 from resnetd_tf.errors import InputError, damage_told
+from resnetd_tf.imagery.grid import DEGREES, Grid, middle_of, outline_of
 from resnetd_tf.imagery.pixels import Scene
 
-DEGREES = "EPSG:4326"  # of GeoJSON (RFC 7946, section 4), longitude first
+STEP = 0.01  # degrees, of the pieces of a line: what is straight in degrees is curved in a scene
+SLACK = 0.02  # pixels by which an outline may lie over the edge of one, as rounded degrees do
+LEAST = 1e-6  # share of a pixel that is more than rounding
 
 
 def cut(scene: Scene, area: str) -> Scene:
@@ -20,78 +24,172 @@ def cut(scene: Scene, area: str) -> Scene:
 
     Args:
         scene: A scene with a georeference.
-        area: "W,S,E,N" in degrees, or a GeoJSON file of polygons.
+        area: "W,S,E,N" in degrees, or a GeoJSON file of polygons. Both may lie across 180 degrees.
 
     Raises:
         InputError: The area cannot be read, or lies outside.
     """
     if scene.grid.crs is None:
-        raise InputError(f"--area={area}: {scene.name} has no georeference to find it by")
-    if not scene.grid.transform.is_rectilinear:
-        raise InputError(f"--area={area}: {scene.name} is rotated; cut it with gdalwarp first")
-    with damage_told(f"--area={area}: its coordinates are no degrees, longitude first"):
-        outlines = tuple(
-            rasterio.warp.transform_geom(DEGREES, scene.grid.crs, shape) for shape in _outlines(area, _degrees(scene))
-        )
-        corners = np.array([bounds(outline) for outline in outlines])
-    if not outlines:
+        raise InputError(f"--area={area}: {scene.name} has no coordinate reference system to find it by")
+    grid, reach = scene.grid, _reach(scene.grid)
+    outlines = []
+    for polygon in _polygons(area):
+        for turn in range(-720, 721, 360):
+            rings = [_clip(ring + np.array((turn, 0)), reach) for ring in polygon]
+            if len(rings[0]):
+                pixels = [_in_pixels(ring, grid).tolist() for ring in rings if len(ring)]
+                outlines.append({"type": "Polygon", "coordinates": pixels})
+    # A field that is given twice has its area once.
+    outlines = [outline for index, outline in enumerate(outlines) if outline not in outlines[:index]]
+    corners = np.array([corner for outline in outlines for corner in outline["coordinates"][0]]).reshape(-1, 2)
+    size = (grid.width, grid.height)
+    start = np.clip(np.floor(corners.min(0, initial=np.inf) + SLACK), 0, size)
+    stop = np.clip(np.ceil(corners.max(0, initial=-np.inf) - SLACK), 0, size)
+    if not (start < stop).all():
         raise InputError(f"--area={area}: {scene.name} does not reach there")
-    (west, south), (east, north) = corners[:, :2].min(0), corners[:, 2:].max(0)
-    places = [~scene.grid.transform * corner for corner in ((west, north), (east, south))]
-    (left, top), (right, bottom) = np.floor(np.min(places, 0)).astype(int), np.ceil(np.max(places, 0)).astype(int)
-    left, top = max(0, left), max(0, top)
-    right, bottom = min(scene.grid.width, right), min(scene.grid.height, bottom)
-    if left >= right or top >= bottom:
-        raise InputError(f"--area={area}: {scene.name} does not reach there")
-    part = dataclasses.replace(
-        scene.grid,
-        transform=scene.grid.transform * rasterio.Affine.translation(left, top),
-        width=int(right - left),
-        height=int(bottom - top),
-    )
+    (left, top), (width, height) = start.astype(int).tolist(), (stop - start).astype(int).tolist()
+    part = Grid(grid.crs, grid.transform * rasterio.Affine.translation(left, top), width, height)
     words = f"{scene.words}; of it {part.width} x {part.height} pixels"
-    return dataclasses.replace(scene, grid=part, left=int(left), top=int(top), outlines=outlines, words=words)
+    return dataclasses.replace(scene, grid=part, left=left, top=top, outlines=tuple(outlines), words=words)
 
 
-def _degrees(scene: Scene) -> tuple[float, float, float, float]:
-    """West, south, east and north of a scene."""
-    grid = scene.grid
-    corners = [grid.transform * corner for corner in ((0, 0), (grid.width, grid.height))]
-    (left, right), (bottom, top) = (sorted(values) for values in zip(*corners))
-    return rasterio.warp.transform_bounds(grid.crs, DEGREES, left, bottom, right, top)
+def _reach(grid: Grid) -> tuple[float, float, float, float]:
+    """West, south, east and north of a grid in degrees, a little more; west may be below -180, east above 180."""
+    longitude, _ = middle_of(grid)
+    x, y = grid.transform * outline_of(grid.width, grid.height, 100).T
+    longitudes, latitudes = map(np.array, rasterio.warp.transform(grid.crs, DEGREES, x, y))
+    longitudes = longitude + (longitudes - longitude + 180) % 360 - 180
+    west, south, east, north = longitudes.min(), latitudes.min(), longitudes.max(), latitudes.max()
+    for pole in (-90, 90):
+        column, row = _in_pixels(np.array([(longitude, pole)], "float64"), grid)[0]
+        if 0 <= column <= grid.width and 0 <= row <= grid.height:
+            west, east = longitude - 180, longitude + 180
+            south, north = min(south, pole), max(north, pole)
+    return west - STEP, max(-90, south - STEP), east + STEP, min(90, north + STEP)
 
 
-def _outlines(area: str, reach: tuple[float, float, float, float]) -> list[dict]:
-    """The polygons of an area, as GeoJSON in degrees; a box as far as the scene reaches."""
+def _in_pixels(points: np.ndarray, grid: Grid) -> np.ndarray:
+    """Columns and rows (n, 2) of points (n, 2) in degrees."""
+    x, y = rasterio.warp.transform(DEGREES, grid.crs, *points.T)
+    return np.stack(~grid.transform * (np.array(x), np.array(y)), axis=-1)
+
+
+def _polygons(area: str) -> list[list[np.ndarray]]:
+    """The polygons of an area, each its rings (n, 2) of longitude and latitude, of which the first is the outer one."""
     if pathlib.Path(area).suffix.lower() not in (".json", ".geojson"):
-        try:
-            west, south, east, north = map(float, area.split(","))
-        except ValueError:
-            west = east = south = north = 0.0
-        if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
-            raise InputError(f"--area={area}: give west, south, east and north in degrees, or a .geojson file")
-        (west, south), (east, north) = np.maximum((west, south), reach[:2]), np.minimum((east, north), reach[2:])
-        if not (west < east and south < north):
-            return []
-        # Of many corners: a line along a degree of latitude is curved in the scene.
-        x, y = np.linspace(west, east, 100), np.linspace(south, north, 100)
-        ring = [*((a, south) for a in x), *((east, b) for b in y), *((a, north) for a in x[::-1])]
-        ring += [*((west, b) for b in y[::-1])]
-        return [{"type": "Polygon", "coordinates": [[(float(a), float(b)) for a, b in ring]]}]
+        return [[_box(area)]]
     with damage_told(f"--area={area}: cannot be read as GeoJSON"):
         content = json.loads(pathlib.Path(area).read_text(encoding="utf-8"))
         features = content["features"] if content["type"] == "FeatureCollection" else [content]
         shapes = [feature["geometry"] if feature["type"] == "Feature" else feature for feature in features]
         parts = [part for shape in shapes if shape for part in shape.get("geometries", [shape])]  # of a collection
-        polygons = [part for part in parts if part["type"] in ("Polygon", "MultiPolygon")]
+        polygons = [part["coordinates"] for part in parts if part["type"] == "Polygon"]
+        polygons += [polygon for part in parts if part["type"] == "MultiPolygon" for polygon in part["coordinates"]]
     if not polygons:
         raise InputError(f"--area={area}: has no polygons")
-    return polygons
+    with damage_told(f"--area={area}: its coordinates are no degrees, longitude first"):
+        return [[_ring(points) for points in polygon] for polygon in polygons]
 
 
-def inside(scene: Scene, shape: tuple[int, int], stride: int) -> np.ndarray:
-    """Which cells of a map (rows, columns) lie in the area that is wanted, or touch it."""
-    if not scene.outlines:
-        return np.ones(shape, bool)
-    cells = scene.grid.transform * rasterio.Affine.scale(stride)
-    return geometry_mask(scene.outlines, shape, cells, all_touched=True, invert=True)
+def _box(area: str) -> np.ndarray:
+    """The ring of a box given as west, south, east and north in degrees; west of 180 degrees and east of it too."""
+    try:
+        west, south, east, north = map(float, area.split(","))
+    except ValueError:
+        west = east = south = north = np.nan
+    if -180 <= east < west <= 180 and east + 360 - west < 180:
+        east += 360
+    if not (-360 <= west < east <= min(540, west + 360) and -90 <= south < north <= 90):
+        raise InputError(f"--area={area}: give west, south, east and north in degrees, or a .geojson file")
+    return _divided(np.array([(west, south), (east, south), (east, north), (west, north), (west, south)]))
+
+
+def _ring(points: list) -> np.ndarray:
+    """A closed ring (n, 2) of lines that go the short way around the Earth; heights are left out."""
+    ring = np.array([point[:2] for point in points], "float64")
+    if len(ring) < 3 or not (np.abs(ring) <= (540, 90)).all():
+        raise ValueError(f"a ring of {len(ring)} points goes from {ring.min():g} to {ring.max():g}")
+    ring = ring if (ring[0] == ring[-1]).all() else np.concatenate((ring, ring[:1]))
+    jumps = np.diff(ring[:, 0])
+    if (np.abs(jumps) < 360).all():  # else it goes around the Earth
+        ring[1:, 0] = ring[0, 0] + np.cumsum((jumps + 180) % 360 - 180)
+    return _divided(ring)
+
+
+def _divided(ring: np.ndarray) -> np.ndarray:
+    """A ring whose lines are divided into pieces of at most `STEP` degrees."""
+    counts = np.maximum(1, np.ceil(np.abs(np.diff(ring, axis=0)).max(1) / STEP)).astype(int)
+    at = np.repeat(np.arange(len(counts)), counts) + np.concatenate([np.arange(count) / count for count in counts])
+    at = np.append(at, len(counts))
+    return np.stack([np.interp(at, np.arange(len(ring)), ring[:, axis]) for axis in (0, 1)], axis=1)
+
+
+def _clip(ring: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
+    """The part of a closed ring (n, 2) within a box, by Sutherland and Hodgman's algorithm; (0, 2) if there is none."""
+    for axis, sign, limit in ((0, 1, box[0]), (1, 1, box[1]), (0, -1, box[2]), (1, -1, box[3])):
+        if not len(ring):
+            break
+        depths = sign * (ring[:, axis] - limit)
+        inside = depths >= 0
+        crossing = inside[:-1] != inside[1:]
+        before, after = depths[:-1][crossing], depths[1:][crossing]
+        share = (before / (before - after))[:, np.newaxis]
+        crossings = ring[:-1][crossing] * (1 - share) + ring[1:][crossing] * share
+        at = np.concatenate((np.flatnonzero(inside), np.flatnonzero(crossing) + 0.5))
+        ring = np.concatenate((ring[inside], crossings))[np.argsort(at)]
+        ring = np.concatenate((ring, ring[:1]))
+    return ring
+
+
+def coverage(outlines: Sequence[dict], window: Window) -> np.ndarray:
+    """How much of each pixel lies in polygons.
+
+    Args:
+        outlines: GeoJSON polygons, as `Scene.outlines` has them.
+        window: Pixels of the scene's files.
+
+    Returns:
+        (height, width) float64, shares from 0 to 1. They are exact, but for pixels on the edges of several polygons
+        that lie over each other.
+    """
+    covered = np.zeros((window.height, window.width))
+    for outline in outlines:
+        rings = [np.array(ring) - (window.col_off, window.row_off) for ring in outline["coordinates"]]
+        outer, *holes = (_ring_coverage(ring, covered.shape) for ring in rings)
+        covered += np.maximum(outer - sum(holes), 0)
+    return np.where(covered < LEAST, 0, np.minimum(covered, 1))
+
+
+def _ring_coverage(ring: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Share of each pixel, (height, width), that lies within a closed ring (n, 2) of columns and rows.
+
+    Each line covers what lies right of it, downwards once and upwards taken away again, as renderers of fonts do.
+    """
+    height, width = shape
+    covered = np.zeros((height, width + 2))
+    near = (ring[:-1, 1] < height) | (ring[1:, 1] < height)
+    near &= (ring[:-1, 1] > 0) | (ring[1:, 1] > 0)
+    start, stop = ring[:-1][near], ring[1:][near]
+    # Lines are divided where they go from one pixel to another.
+    parts = [(np.arange(len(start)), np.zeros(len(start))), (np.arange(len(start)), np.ones(len(start)))]
+    for axis, side in ((0, width), (1, height)):
+        low = np.clip(np.ceil(np.minimum(start, stop)[:, axis]), 0, side).astype(int)
+        high = np.clip(np.floor(np.maximum(start, stop)[:, axis]), -1, side).astype(int)
+        counts = np.maximum(0, high - low + 1)
+        line = np.repeat(np.arange(len(start)), counts)
+        edge = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + low[line]
+        length = (stop - start)[line, axis]
+        moving = length != 0
+        parts.append((line[moving], ((edge - start[line, axis])[moving] / length[moving]).clip(0, 1)))
+    line, share = (np.concatenate(each) for each in zip(*parts))
+    order = np.lexsort((share, line))
+    line, share = line[order], share[order]
+    points = start[line] + share[:, np.newaxis] * (stop - start)[line]
+    same = line[1:] == line[:-1]
+    middles, down = ((points[1:] + points[:-1]) / 2)[same], np.diff(points[:, 1])[same]
+    in_window = (middles[:, 1] > 0) & (middles[:, 1] < height) & (down != 0)
+    column, row, down = middles[in_window, 0].clip(0, width), middles[in_window, 1].astype(int), down[in_window]
+    first = column.astype(int)
+    np.add.at(covered, (row, first), down * (first + 1 - column))
+    np.add.at(covered, (row, first + 1), down * (column - first))
+    return np.abs(covered.cumsum(1)[:, :width]).clip(0, 1)

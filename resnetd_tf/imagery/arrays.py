@@ -8,7 +8,7 @@ from rasterio.windows import Window
 
 from resnetd_tf.data import digital_numbers
 from resnetd_tf.errors import InputError
-from resnetd_tf.imagery import areas, maps, patches, windows
+from resnetd_tf.imagery import maps, patches, windows
 from resnetd_tf.imagery.grid import Grid
 from resnetd_tf.imagery.pixels import SAMPLE, Scene
 from resnetd_tf.imagery.scenes import Options
@@ -35,6 +35,7 @@ class _InMemory:
         self.pixels, self.valid = pixels, valid
         self.grid = Grid(None, rasterio.Affine.identity(), pixels.shape[1], pixels.shape[0])
         self.picture = pixels.dtype == "uint8"
+        self.margins, self.outlines = (0, 0, 0, 0), ()
 
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         rows, columns = window.toslices()
@@ -69,13 +70,11 @@ def map_scene(
     pixels = _of_array(classifier, scene, checked) if isinstance(scene, np.ndarray) else scene
     options = Options.of(classifier, window=window, stride=stride, min_probability=min_probability)
     shape = windows.cells(pixels, options.stride)
-    probabilities, there = np.empty((*shape, len(classifier.classes)), "float32"), np.empty(shape, "bool")
+    probabilities, mapped = np.empty((*shape, len(classifier.classes)), "float32"), np.empty(shape, "bool")
     rows = windows.probabilities(classifier.predict, len(classifier.classes), pixels, options.window, options.stride)
-    for row, (values, valid) in enumerate(rows):
-        probabilities[row], there[row] = values, valid
-    if isinstance(scene, Scene):
-        there &= areas.inside(scene, shape, options.stride)
-    return LandCover(maps.best(probabilities, there, min_probability), probabilities)
+    for row, (values, valid_pixels) in enumerate(rows):
+        probabilities[row], mapped[row] = values, valid_pixels > 0
+    return LandCover(maps.best(probabilities, mapped, min_probability), probabilities)
 
 
 def _of_array(classifier: SavedClassifier, pixels: np.ndarray, checked: bool) -> _InMemory:

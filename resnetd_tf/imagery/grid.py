@@ -1,11 +1,11 @@
-"""The grid of 10 m pixels on which a scene's bands are read."""
+"""The grid of 10 m pixels on which a scene's bands are read, and how large its pixels are on the ground."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import rasterio
+import rasterio.transform
 import rasterio.warp
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
@@ -13,16 +13,22 @@ from rasterio.vrt import WarpedVRT
 
 from resnetd_tf.errors import InputError, damage_told
 
-WIDEST = 120_000  # pixels, of what is brought into one zone of UTM
+DEGREES = CRS.from_epsg(4326)
 PIXEL = 10.0  # metres, of EuroSAT's patches
+WIDEST = 120_000  # pixels of a side, of what is brought into one zone of UTM
+# Share by which a projection may change lengths before a scene leaves it: UTM changes them by 0.004, the
+# equal-area projection of Europe (EPSG:3035) by 0.022 at its farthest, Mercator by 0.41 at 45 degrees.
+DISTORTION = 0.025
+PLANAR = 0.005  # share by which a pixel's area may differ from that of the map, to be taken from the map
+LATTICE = 5  # points a side at which a grid is measured
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The pixels of a scene.
+    """The pixels of a scene or of a file.
 
     Attributes:
-        crs: Their coordinate reference system; `None` without georeference.
+        crs: Their coordinate reference system; `None` if it is unknown.
         transform: From columns and rows to its coordinates.
         width, height: Their number.
     """
@@ -33,61 +39,190 @@ class Grid:
     height: int
 
     @property
+    def meters(self) -> float:
+        """Metres of a unit of the coordinates; not a number if they are no lengths."""
+        return self.crs.linear_units_factor[1] if self.crs and self.crs.is_projected else np.nan
+
+    @property
     def hectares(self) -> float | None:
-        """Area of a pixel; `None` without georeference."""
+        """Mean area of a pixel on the ground, in hectares; `None` if its place is unknown."""
+        return None if self.crs is None else float(self._pixel_areas().mean() / 10_000)
+
+    def hectares_in_cells(self, stride: int) -> np.ndarray | None:
+        """Area on the ground of one pixel in each cell of stride x stride pixels.
+
+        Args:
+            stride: Side of a cell in pixels.
+
+        Returns:
+            (rows, columns) float64, in hectares; `None` if the place of the pixels is unknown.
+        """
         if self.crs is None:
             return None
-        return abs(self.transform.determinant) * self.crs.linear_units_factor[1] ** 2 / 10_000
+        weights = []
+        for side in (self.height, self.width):
+            centers = (np.arange(-(-side // stride)) + 0.5) * stride / side * (LATTICE - 1)
+            distances = np.abs(np.minimum(centers, LATTICE - 1)[:, np.newaxis] - np.arange(LATTICE))
+            weights.append(np.maximum(1 - distances, 0))
+        return weights[0] @ self._pixel_areas() @ weights[1].T / 10_000
+
+    def _pixel_areas(self) -> np.ndarray:
+        """Areas of pixels in square metres, at `LATTICE` x `LATTICE` points: the map's, unless it distorts them."""
+        areas = np.abs(np.linalg.det(ground_steps(self)))
+        planar = abs(self.transform.determinant) * self.meters**2
+        return np.full_like(areas, planar) if np.allclose(areas, planar, rtol=PLANAR, atol=0) else areas
+
+
+def ground_steps(grid: Grid) -> np.ndarray:
+    """How far one row and one column take on the ground, at points spread over a grid.
+
+    They are measured in the equal-area projection about the grid's middle, which is true to area everywhere and to
+    length within 0.3 % up to 1,000 km from there.
+
+    Returns:
+        (rows, columns, 2, 2) float64, the steps along a row and along a column, each east and north, in metres.
+
+    Raises:
+        ValueError: The coordinates lie outside of their reference system.
+    """
+    longitude, latitude = middle_of(grid)
+    # From the upper left corner of a pixel to those of its neighbours, up to the last pixel of each side.
+    rows, columns = (np.linspace(0, side - 1, LATTICE) for side in (grid.height, grid.width))
+    row, column = np.meshgrid(rows, columns, indexing="ij")
+    corners = np.stack([(column, row), (column + 1, row), (column, row + 1)])  # (3, 2, rows, columns)
+    x, y = grid.transform * (corners[:, 0].ravel(), corners[:, 1].ravel())
+    local = CRS.from_proj4(f"+proj=laea +lat_0={latitude} +lon_0={longitude} +datum=WGS84 +units=m")
+    places = np.array(rasterio.warp.transform(grid.crs, local, x, y)).reshape(2, *corners[:, 0].shape)
+    if not np.isfinite(places).all():
+        raise ValueError("some of its coordinates are no place on the Earth")
+    return np.moveaxis(places[:, 1:] - places[:, :1], (0, 1), (-1, -2))
+
+
+def middle_of(grid: Grid) -> tuple[float, float]:
+    """Longitude and latitude of a grid's middle, in degrees.
+
+    Raises:
+        ValueError: Its coordinates are no place in its coordinate reference system.
+    """
+    x, y = grid.transform * (grid.width / 2, grid.height / 2)
+    (longitude,), (latitude,) = rasterio.warp.transform(grid.crs, DEGREES, [x], [y])
+    if not (np.isfinite(longitude) and abs(latitude) <= 90):
+        raise ValueError(f"the coordinates {x:.6g}, {y:.6g} of its middle are no place on the Earth")
+    return longitude, latitude
 
 
 def grid_of(datasets: Sequence[rasterio.DatasetReader]) -> Grid:
     """The grid of 10 m that files of one extent have in common.
 
-    Files in degrees get the UTM zone of their middle. Without georeference pixels stay as they are.
+    Files in degrees, or in a projection that distorts lengths there, get the UTM zone of their middle. Without
+    coordinate reference system pixels stay as they are.
 
     Raises:
-        InputError: They have different extents or coordinate reference systems.
+        InputError: They have different extents or coordinate reference systems, or a place that cannot be used.
     """
-    finest = min(datasets, key=lambda dataset: abs(dataset.transform.determinant))
-    for other in datasets:
-        if other.crs != finest.crs:
-            raise InputError(f"{other.name} is in {other.crs}, {finest.name} in {finest.crs}; give bands of one scene")
-        pixel = max(map(abs, (*other.transform[:2], *other.transform[3:5])))
-        if not np.allclose(other.bounds, finest.bounds, atol=pixel / 2, rtol=0):
+    grids = [grid_of_file(dataset) for dataset in datasets]
+    finest = min(range(len(grids)), key=lambda index: abs(grids[index].transform.determinant))
+    grid, name = grids[finest], datasets[finest].name
+    for own, dataset in zip(grids, datasets):
+        if own.crs != grid.crs:
+            raise InputError(f"{dataset.name} is in {own.crs}, {name} in {grid.crs}; give bands of one scene")
+        pixel = max(map(abs, (*own.transform[:2], *own.transform[3:5])))
+        if not np.allclose(_corners(own), _corners(grid), atol=pixel / 2, rtol=0):
+            extents = [np.ravel(_corners(each)[::2]).round(6).tolist() for each in (own, grid)]
             raise InputError(
-                f"{other.name} has the extent {tuple(other.bounds)}, {finest.name} {tuple(finest.bounds)}; give bands "
-                "of one scene"
+                f"{dataset.name} has the extent {extents[0]}, {name} {extents[1]}; give bands of one scene"
             )
-    if finest.crs is None:
-        return Grid(None, rasterio.Affine.identity(), finest.width, finest.height)
-    with damage_told(f"{finest.name}: its coordinate reference system cannot be used", "; reproject it with gdalwarp"):
-        return _metric(finest)
+    if grid.crs is None:
+        return grid
+    advice = "; give it the right one with gdal_edit.py -a_srs, or another with gdalwarp"
+    with damage_told(f"{name}: its coordinate reference system cannot be used", advice):
+        return _metric(grid, name)
 
 
-def _metric(finest: rasterio.DatasetReader) -> Grid:
-    """The grid of 10 m of a file with a georeference."""
-    if finest.crs.is_geographic or finest.crs.to_epsg() == 3857:  # whose metres are none but at the equator
-        crs = _utm(finest)
-        bounds = finest.bounds
-        transform, width, height = rasterio.warp.calculate_default_transform(
-            finest.crs, crs, finest.width, finest.height, *bounds, resolution=PIXEL
+def _corners(grid: Grid) -> np.ndarray:
+    """Coordinates (4, 2) of the corners, around the grid from its origin."""
+    return np.array([grid.transform * corner for corner in outline_of(grid.width, grid.height, 1)[:4]])
+
+
+def outline_of(width: float, height: float, count: int) -> np.ndarray:
+    """A closed ring (4 * count + 1, 2) of columns and rows around a grid, with `count` steps a side."""
+    corners = np.array([(0, 0), (width, 0), (width, height), (0, height), (0, 0)], "float64")
+    steps = np.arange(4 * count + 1) / count
+    return np.stack([np.interp(steps, np.arange(5), corners[:, axis]) for axis in (0, 1)], axis=1)
+
+
+def grid_of_file(dataset: rasterio.DatasetReader) -> Grid:
+    """The pixels of a file as they are stored, placed by its transform or its ground control points.
+
+    Raises:
+        InputError: Only what cannot be used says where it lies.
+    """
+    crs, transform = dataset.crs, dataset.transform
+    if transform == rasterio.Affine.identity():
+        points, crs_of_points = dataset.gcps
+        if points:
+            crs, transform = crs_of_points, _fit(dataset.name, points)
+        elif dataset.rpcs or dataset.tags(ns="GEOLOCATION"):
+            kind = "rational polynomial coefficients" if dataset.rpcs else "an array of geolocations"
+            flag = "-rpc" if dataset.rpcs else "-geoloc"
+            raise InputError(f"{dataset.name}: only {kind} say where it lies; bring it on a grid with gdalwarp {flag}")
+    if not (np.isfinite(transform[:6]).all() and transform.determinant):
+        raise InputError(
+            f"{dataset.name}: its transform {tuple(transform[:6])} says no place; give it one with gdal_edit.py -a_ullr"
         )
-        if max(width, height) > WIDEST:
-            raise InputError(f"{finest.name} is wider than a zone of UTM; map parts of it")
-        return Grid(crs, transform, width, height)
-    metres = finest.crs.linear_units_factor[1]
-    steps = [math.hypot(*finest.transform[i : i + 4 : 3]) * metres / PIXEL for i in (0, 1)]
-    if np.allclose(steps, 1, atol=1e-3):
-        return Grid(finest.crs, finest.transform, finest.width, finest.height)
-    width, height = (max(1, round(count * step)) for count, step in zip((finest.width, finest.height), steps))
-    scaled = finest.transform * rasterio.Affine.scale(finest.width / width, finest.height / height)
-    return Grid(finest.crs, scaled, width, height)
+    # A local or geocentric one does not say where on a map pixels lie.
+    known = crs if crs and (crs.is_projected or crs.is_geographic) else None
+    return Grid(known, transform, dataset.width, dataset.height)
 
 
-def _utm(dataset: rasterio.DatasetReader) -> CRS:
-    west, south, east, north = rasterio.warp.transform_bounds(dataset.crs, "EPSG:4326", *dataset.bounds)
-    longitude = ((west + east) / 2 + 180) % 360 - 180
-    return CRS.from_epsg((32600 if south + north >= 0 else 32700) + int(longitude // 6) + 31)
+def _fit(name: str, points: Sequence[rasterio.control.GroundControlPoint]) -> rasterio.Affine:
+    """The transform on which ground control points lie.
+
+    Raises:
+        InputError: They lie on none, so that pixels would be misplaced.
+    """
+    with damage_told(f"{name}: its {len(points)} control points place no grid", "; bring it on one with gdalwarp"):
+        transform = rasterio.transform.from_gcps(points)
+        columns, rows = ~transform * (np.array([point.x for point in points]), np.array([point.y for point in points]))
+        error = np.hypot(columns - [point.col for point in points], rows - [point.row for point in points]).max()
+    if not error <= 1:
+        raise InputError(
+            f"{name}: its {len(points)} control points lie up to {error:.3g} pixels off a regular grid; bring it "
+            "on one with gdalwarp -tps"
+        )
+    return transform
+
+
+def _metric(grid: Grid, name: str) -> Grid:
+    """The grid of 10 m of one that has a coordinate reference system: in that, unless it distorts lengths."""
+    nominal = (
+        np.hypot(*np.reshape(grid.transform[:6], (2, 3))[:, :2]) * grid.meters
+    )  # of steps along a row and a column
+    lengths = np.hypot(*np.moveaxis(ground_steps(grid), -1, 0))
+    if not np.allclose(lengths, nominal, rtol=DISTORTION, atol=0):
+        return _in_utm(grid, name)
+    if np.allclose(nominal, PIXEL, rtol=1e-3, atol=0):
+        return grid
+    width, height = (max(1, round(side * step / PIXEL)) for side, step in zip((grid.width, grid.height), nominal))
+    scaled = grid.transform * rasterio.Affine.scale(grid.width / width, grid.height / height)
+    return Grid(grid.crs, scaled, width, height)
+
+
+def _in_utm(grid: Grid, name: str) -> Grid:
+    """The grid of 10 m around another in the UTM zone of its middle, near the poles in polar stereographic metres."""
+    longitude, latitude = middle_of(grid)
+    zone = int((longitude + 180) % 360 // 6) + 1 if -80 <= latitude <= 84 else 61
+    crs = CRS.from_epsg((32600 if latitude >= 0 else 32700) + zone)
+    x, y = grid.transform * outline_of(grid.width, grid.height, 100).T
+    places = np.array(rasterio.warp.transform(grid.crs, crs, x, y))
+    (west, south), (east, north) = np.floor(places.min(1) / PIXEL), np.ceil(places.max(1) / PIXEL)
+    width, height = east - west, north - south
+    if not max(width, height) <= WIDEST:
+        raise InputError(
+            f"{name} has sides of up to {max(width, height) * PIXEL / 1000:.0f} km, a map at most "
+            f"{WIDEST * PIXEL / 1000:.0f}; cut it with gdal_translate -projwin"
+        )
+    return Grid(crs, rasterio.Affine(PIXEL, 0, west * PIXEL, 0, -PIXEL, north * PIXEL), int(width), int(height))
 
 
 def on_grid(dataset: rasterio.DatasetReader, grid: Grid, nearest: bool = False) -> rasterio.DatasetReader:
@@ -95,15 +230,40 @@ def on_grid(dataset: rasterio.DatasetReader, grid: Grid, nearest: bool = False) 
 
     With `nearest` they keep their values, which are kinds of something.
     """
-    same = (dataset.width, dataset.height) == (grid.width, grid.height)
-    if same and (grid.crs is None or dataset.transform.almost_equals(grid.transform, 1e-6)) and dataset.crs == grid.crs:
+    own = grid_of_file(dataset)
+    same_size = (own.width, own.height) == (grid.width, grid.height)
+    if same_size and own.transform.almost_equals(grid.transform, 1e-6) and own.crs == grid.crs:
         return dataset
-    finer = dataset.width > grid.width
+    # In another projection an average would reach half a pixel over the edges of the data; GDAL widens the cubic
+    # kernel where pixels are finer.
+    averaged = dataset.width > grid.width and own.crs == grid.crs
     return WarpedVRT(
         dataset,
+        src_crs=_source_crs(own, grid.crs, dataset.name),
+        src_transform=own.transform,
         crs=grid.crs,
         transform=grid.transform,
         width=grid.width,
         height=grid.height,
-        resampling=Resampling.nearest if nearest else Resampling.average if finer else Resampling.cubic,
+        resampling=Resampling.nearest if nearest else Resampling.average if averaged else Resampling.cubic,
     )
+
+
+def _source_crs(grid: Grid, target: CRS | None, name: str) -> CRS | None:
+    """The coordinate reference system of a grid, with the grid's longitudes where they go beyond 180 degrees.
+
+    Raises:
+        InputError: Its datum cannot be kept in that.
+    """
+    longitudes = _corners(grid)[:, 0]
+    if grid.crs is None or not grid.crs.is_geographic or np.abs(longitudes).max() <= 180:
+        return grid.crs
+    middle = (longitudes.min() + longitudes.max()) / 2
+    wrapped = CRS.from_proj4(f"{grid.crs.to_proj4()} +lon_wrap={middle}")
+    latitude = (grid.transform * (grid.width / 2, grid.height / 2))[1]
+    places = np.array([rasterio.warp.transform(crs, target, [middle], [latitude]) for crs in (grid.crs, wrapped)])
+    if not np.allclose(places[0], places[1], atol=PIXEL / 4, rtol=0):  # PROJ's strings do not say every datum
+        raise InputError(
+            f"{name}: longitudes up to {np.abs(longitudes).max():.6g} in {grid.crs}; bring it into UTM first"
+        )
+    return wrapped

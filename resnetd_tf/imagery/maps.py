@@ -15,11 +15,13 @@ import rasterio.shutil
 from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
 from rasterio.windows import Window
 
 from resnetd_tf import figures
 from resnetd_tf.data import rasters, rendering
 from resnetd_tf.errors import InputError, first_line
+from resnetd_tf.imagery.grid import Grid
 from resnetd_tf.imagery.pixels import Scene
 from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
 
@@ -190,21 +192,52 @@ def write_probabilities(
     _write_cog(path, scene, found.shape, stride, "AVERAGE", describe, rows, **profile)
 
 
-def table_of_areas(counts: np.ndarray, classes: tuple[str, ...], hectares: float | None) -> str:
-    """A table as CSV: cells of each class, hectares where pixels have a size, share of all that is mapped.
+def areas_of_classes(grid: Grid, mapped: np.ndarray, pixels: np.ndarray, stride: int, classes: int) -> np.ndarray:
+    """How much of the ground each class has.
+
+    Args:
+        grid: The scene's.
+        mapped: (rows, columns) uint8, the classes of its cells.
+        pixels: (rows, columns) float32, pixels of each cell that are data and wanted.
+        stride: Side of a cell in pixels.
+        classes: Number of classes.
+
+    Returns:
+        (classes,) float64, in hectares, or in pixels where their place is unknown.
+    """
+    hectares = grid.hectares_in_cells(stride)
+    sizes = pixels if hectares is None else pixels * hectares
+    known = mapped != NODATA
+    return np.bincount(mapped[known], sizes[known], minlength=classes)
+
+
+def table_of_areas(counts: np.ndarray, sizes: np.ndarray, classes: tuple[str, ...], has_hectares: bool) -> str:
+    """A table as CSV: cells of each class, hectares where pixels have a size, share of the area that is mapped.
 
     Args:
         counts: (classes,) cells.
+        sizes: (classes,) areas, as `areas_of_classes` measures them.
         classes: Their names.
-        hectares: Of a cell.
+        has_hectares: Whether the areas are in hectares.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["class", "cells", "hectares", "share"])
-    for name, count in zip(classes, counts.tolist()):
-        area = "" if hectares is None else f"{count * hectares:.2f}"
-        writer.writerow([name, count, area, f"{count / max(1, counts.sum()):.6f}"])
+    for name, count, size in zip(classes, counts.tolist(), sizes.tolist()):
+        writer.writerow([name, count, f"{size:.2f}" if has_hectares else "", f"{size / sizes.sum():.6f}"])
     return text.getvalue()
+
+
+def areas_as_text(sizes: np.ndarray, classes: tuple[str, ...], has_hectares: bool) -> str:
+    """The classes of a map with their areas and shares, a line each, and their sum; arguments as `table_of_areas`."""
+    rows = [(name, size) for name, size in zip(classes, sizes.tolist()) if size]
+    rows.append(("all", sizes.sum()))
+    wide = max(len(name) for name, _ in rows)
+    number = "{:>14,.2f} ha" if has_hectares else "{:>14,.0f} pixels"
+    lines = [f"  {name:{wide}}{number.format(size)}{100 * size / sizes.sum():>7.1f} %" for name, size in rows]
+    if not has_hectares:
+        lines.append("  no hectares: the scene has no coordinate reference system (gdal_edit.py -a_srs gives it one)")
+    return "\n".join(lines)
 
 
 def draw(path: pathlib.Path, scene: Scene, classes_of_cells: np.ndarray, stride: int, classes: tuple[str, ...]) -> None:
@@ -212,8 +245,7 @@ def draw(path: pathlib.Path, scene: Scene, classes_of_cells: np.ndarray, stride:
     # As many cells as can be seen.
     shown, step = _overview(scene), max(1, max(classes_of_cells.shape) // SIDE)
     mapped, stride = classes_of_cells[::step, ::step], stride * step
-    figure = Figure(figsize=(13, 6.4), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = _sheet(scene.grid.width / scene.grid.height)
     extent = (0, scene.grid.width, scene.grid.height, 0)
     left.imshow(shown, extent=extent)
     table = ListedColormap([*(np.array(colours(classes)) / 255), (1, 1, 1)])
@@ -226,15 +258,36 @@ def draw(path: pathlib.Path, scene: Scene, classes_of_cells: np.ndarray, stride:
         Patch(color=table(index), label=figures.plain(classes[index])) for index in np.unique(mapped[mapped != NODATA])
     ]
     figure.legend(handles=handles, loc="outside right upper", frameon=False)
-    if pixel := scene.grid.hectares:
-        metres = (pixel * 10_000) ** 0.5
-        length = 10 ** np.floor(np.log10(scene.grid.width * metres / 3))
-        bottom = scene.grid.height * 0.97
-        start = 0.03 * scene.grid.width
-        left.plot([start, start + length / metres], [bottom] * 2, color="white", lw=3)
-        label = f"{length / 1000:g} km" if length >= 1000 else f"{length:g} m"
-        left.text(start, bottom * 0.985, label, color="white", va="bottom")
+    _draw_scale(left, scene.grid)
     figure.savefig(path, dpi=110)
+
+
+def _sheet(aspect: float) -> tuple[Figure, np.ndarray]:
+    """A figure with two axes for pictures of an aspect (width over height): side by side, or wide ones stacked."""
+    stacked = aspect > 1.5
+    width = min(9.0 if stacked else 5.4, 8 * aspect)  # inches
+    height = max(0.4, width / aspect)
+    columns, rows = (1, 2) if stacked else (2, 1)
+    size = (max(1.5, width) * columns + 2.2, max(3.2, rows * height + 0.3))  # with room for the legend
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns)
+
+
+def _draw_scale(axes, grid: Grid) -> None:
+    """Draws a bar of a round length of up to a third of the scene's width, seen on dark and on bright ground."""
+    if grid.hectares is None:
+        return
+    metres = (grid.hectares * 10_000) ** 0.5
+    longest = grid.width * metres / 3
+    power = 10 ** np.floor(np.log10(longest))
+    length = max(step * power for step in (1, 2, 5) if step * power <= longest)
+    start, bottom = 0.03 * grid.width, 0.97 * grid.height
+    edge = [withStroke(linewidth=6, foreground="black")]
+    axes.plot([start, start + length / metres], [bottom] * 2, color="white", lw=3, path_effects=edge)
+    label = f"{length / 1000:g} km" if length >= 1000 else f"{length:g} m"
+    edge = [withStroke(linewidth=2.5, foreground="black")]
+    offset = {"xytext": (0, 5), "textcoords": "offset points"}
+    axes.annotate(label, (start, bottom), **offset, color="white", path_effects=edge)
 
 
 def _overview(scene: Scene) -> np.ndarray:

@@ -28,7 +28,7 @@ class Scene:
         words: What was found and what is applied to it.
         clouds: What hides clouds; `None` where they are mapped.
         left, top: Column and row of the layers' grid at which the scene begins.
-        outlines: GeoJSON geometries in its coordinates, of the area that is wanted; none for all of it.
+        outlines: GeoJSON polygons, in columns and rows of the files, of the area that is wanted; none for all of it.
         files: The files it is read from, each with its size and the time of its last change.
     """
 
@@ -44,8 +44,15 @@ class Scene:
     outlines: tuple[dict, ...] = ()
     files: tuple[tuple[str, int, float], ...] = ()
 
+    @property
+    def margins(self) -> tuple[int, int, int, int]:
+        """Pixels of the files above, below, left and right of the grid: more than none around a part of a scene."""
+        dataset = next(layer.dataset for layer in self.layers if layer)
+        below, right = dataset.height - self.top - self.grid.height, dataset.width - self.left - self.grid.width
+        return self.top, below, self.left, right
+
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
-        """A window's pixels, and where there are any.
+        """A window's pixels, and where there are any; a part of a scene is read beyond its edges too.
 
         Returns:
             (height, width, bands), grey levels as uint8 or digital numbers as uint16, 10,000 times the reflectance; and

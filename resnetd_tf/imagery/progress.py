@@ -21,7 +21,10 @@ SAVED_SECONDS = 10  # from one note of how far a map has come to the next
 def classified(
     classifier: SavedClassifier, scene: Scene, window: int, stride: int, folder: pathlib.Path
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities (rows, columns, classes) and where there are any, in a folder that may have some already."""
+    """Probabilities (rows, columns, classes) and pixels of each cell, in a folder that may have some already.
+
+    Both are float32, as `windows.probabilities` yields them.
+    """
     shape = windows.cells(scene, stride)
     state = folder / "state.json"
     doing = {
@@ -32,6 +35,7 @@ def classified(
         "files": [list(file) for file in scene.files],
         "layers": [layer and [layer.index, layer.offset, layer.gain] for layer in scene.layers],
         "grid": [*shape, scene.grid.width, scene.grid.height, *scene.grid.transform[:6]],
+        "outlines": list(scene.outlines),
         "window": window,
         "stride": stride,
     }
@@ -41,30 +45,30 @@ def classified(
         done = before.pop("rows")
         if before != doing or not 0 < done <= shape[0]:
             done = 0
-    of = {"probabilities.npy": ("float32", (*shape, len(classifier.classes))), "there.npy": ("bool", shape)}
-    if done and not all(_is_whole(folder / name, *kind) for name, kind in of.items()):
+    arrays = {"probabilities.npy": ("float32", (*shape, len(classifier.classes))), "pixels.npy": ("float32", shape)}
+    if done and not all(_is_whole(folder / name, *kind) for name, kind in arrays.items()):
         done = 0
     if not done:
         state.unlink(missing_ok=True)
-    found, there = (_array(folder / name, *kind, bool(done)) for name, kind in of.items())
+    probabilities, pixels = (_array(folder / name, *kind, bool(done)) for name, kind in arrays.items())
     if done:
         print(f"Going on after row {done} of {shape[0]}, of which {folder} has the rest", flush=True)
     bar = keras.utils.Progbar(shape[0] - done, unit_name="row") if sys.stdout.isatty() and done < shape[0] else None
     told = time.monotonic()
     rows = windows.probabilities(classifier.predict, len(classifier.classes), scene, window, stride, done)
-    for row, (values, valid) in enumerate(rows, done):
-        found[row], there[row] = values, valid
+    for row, (values, valid_pixels) in enumerate(rows, done):
+        probabilities[row], pixels[row] = values, valid_pixels
         if bar:
             bar.add(1)
         if time.monotonic() - told > SAVED_SECONDS:
             told = time.monotonic()
-            found.flush()
-            there.flush()
+            probabilities.flush()
+            pixels.flush()
             rundir.write_json(state, {**doing, "rows": row + 1})
-    found.flush()
-    there.flush()
+    probabilities.flush()
+    pixels.flush()
     rundir.write_json(state, {**doing, "rows": shape[0]})
-    return found, there
+    return probabilities, pixels
 
 
 def _changed(path: pathlib.Path) -> float:

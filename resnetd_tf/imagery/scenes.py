@@ -131,7 +131,8 @@ def write_map(
         options: How.
 
     Returns:
-        Cells, seconds, the share of each class, and row and column of the cell where it is most probable.
+        Cells, seconds, the share of each class in the area that is mapped, and row and column of the cell where it is
+        most probable.
 
     Raises:
         InputError: A file is there already, or cannot be written or read; or the classifier has too many classes.
@@ -153,16 +154,16 @@ def write_map(
         except filelock.Timeout:
             raise InputError(f"{folder} is in use by another process; give another --output") from None
         with lock, _removed_without_progress(folder):
-            found, there = progress.classified(classifier, scene, options.window, options.stride, folder)
-            there = there & areas.inside(scene, there.shape, options.stride)
-            mapped, counts = _write(folder, scene, found, there, options, classifier.classes)
-            strongest = _strongest(found, mapped)
+            probabilities, pixels = progress.classified(classifier, scene, options.window, options.stride, folder)
+            mapped, counts, sizes = _write(folder, scene, probabilities, pixels, options, classifier.classes)
+            strongest = _strongest(probabilities, mapped)
             _check_targets(targets, options.overwrite)  # it may have taken hours
             obsolete = set(targets_of(base, probabilities=True).values()).difference(targets.values())
             _publish(folder, targets, obsolete if options.overwrite else ())
             shutil.rmtree(folder, ignore_errors=True)  # Windows keeps the lock's file
     print(f"Written: {', '.join(str(path) for path in targets.values())}")
-    shares = counts / max(1, counts.sum())
+    print(maps.areas_as_text(sizes, classifier.classes, scene.grid.crs is not None), flush=True)
+    shares = sizes / sizes.sum()
     return {
         "cells": int(counts.sum()),
         "seconds": time.monotonic() - started,
@@ -246,12 +247,26 @@ def _write(
     folder: pathlib.Path,
     scene: Scene,
     found: np.ndarray,
-    there: np.ndarray,
+    pixels: np.ndarray,
     options: Options,
     classes: tuple[str, ...],
-) -> tuple[np.ndarray, np.ndarray]:
-    """Writes all files of a map into a folder; the classes of its cells, and the number of those of each class."""
-    mapped = np.stack([maps.best(values, valid, options.min_probability) for values, valid in zip(found, there)])
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Writes all files of a map into a folder.
+
+    Args:
+        folder: Where they go.
+        scene: What was mapped.
+        found: (rows, columns, classes) float32, probabilities.
+        pixels: (rows, columns) float32, pixels of each cell that are data and wanted.
+        options: Stride and output settings.
+        classes: Class names.
+
+    Returns:
+        The classes (rows, columns) of the cells, and (classes,) the cells of each class and their area, as
+        `maps.areas_of_classes` measures it.
+    """
+    known = pixels > 0
+    mapped = np.stack([maps.best(values, valid, options.min_probability) for values, valid in zip(found, known)])
     stride = options.stride
     if (mapped == maps.NODATA).all():
         shutil.rmtree(folder)
@@ -259,10 +274,10 @@ def _write(
     maps.write_classes(folder / "landcover.tif", scene, mapped, stride, classes, options.whole)
     maps.draw(folder / "landcover.png", scene, mapped, stride, classes)
     images.verify(str(folder / "landcover.png"))
-    hectares = scene.grid.hectares and scene.grid.hectares * stride**2
     counts = np.bincount(mapped[mapped != maps.NODATA], minlength=len(classes))
-    table = maps.table_of_areas(counts, classes, hectares)
+    sizes = maps.areas_of_classes(scene.grid, mapped, pixels, stride, len(classes))
+    table = maps.table_of_areas(counts, sizes, classes, scene.grid.crs is not None)
     (folder / "areas.csv").write_text(table, encoding="utf-8")
     if options.probabilities:
-        maps.write_probabilities(folder / "probability.tif", scene, found, there, stride, classes)
-    return mapped, counts
+        maps.write_probabilities(folder / "probability.tif", scene, found, known, stride, classes)
+    return mapped, counts, sizes

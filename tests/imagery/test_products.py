@@ -14,7 +14,7 @@ from rasterio.transform import from_origin
 from rasterio.windows import Window
 
 from resnetd_tf.errors import InputError
-from resnetd_tf.imagery.areas import cut, inside
+from resnetd_tf.imagery.areas import coverage, cut
 from resnetd_tf.imagery.products import open_scene
 from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
 
@@ -443,8 +443,8 @@ def test_areas(tmp_path):
     whole = colours(bands)[part.top : part.top + part.grid.height, part.left : part.left + part.grid.width]
     np.testing.assert_array_equal(found, whole)
     assert valid.all()
-    wanted = inside(part, valid.shape, 1)
-    assert wanted.mean() == pytest.approx(0.5, abs=0.03) and wanted[3, -4] and not wanted[-4, 3]
+    wanted = coverage(part.outlines, Window(part.left, part.top, part.grid.width, part.grid.height))
+    assert wanted.sum() == pytest.approx(60 * 80 / 2, rel=1e-3) and wanted[3, -4] == 1 and wanted[-4, 3] == 0
     assert part.grid.transform * (0, 0) == scene.grid.transform * (part.left, part.top)
     box = cut(scene, f"{min(x)},{min(y)},{max(x)},{max(y)}")
     assert (box.grid.width, box.grid.height) == pytest.approx((60, 80), abs=3)

@@ -175,7 +175,10 @@ def test_what_is_written(tmp_path):
     assert [row["class"] for row in rows] == list(CLASSES)
     counts = np.bincount(mapped[mapped != 255], minlength=4)
     assert [int(row["cells"]) for row in rows] == counts.tolist() and result["cells"] == counts.sum()
-    assert [float(row["hectares"]) for row in rows] == pytest.approx(counts * 10.24)
+    in_cells = (pixels != 0).any(-1).astype(int)[:, :320]  # of the last row of cells 16 rows are the scene's
+    in_cells = np.add.reduceat(in_cells, range(0, 400, 32), axis=0).reshape(13, 10, 32).sum(2)
+    hectares = [in_cells[mapped[:, :10] == index].sum() / 100 for index in range(4)]
+    assert [float(row["hectares"]) for row in rows] == pytest.approx(hectares) and sum(hectares) == 1200
     assert sum(float(row["share"]) for row in rows) == pytest.approx(1, abs=1e-5)
 
     with pytest.raises(InputError, match=r"a_landcover\.tif exists; give another --output, or --overwrite"):
@@ -277,7 +280,7 @@ def test_nothing_of_another_map_is_gone_on_with(tmp_path, monkeypatch):
     band("B03", pixels[::-1, ::-1, 1])
     count, mapped = finished()
     assert count == whole and (mapped != before).any()
-    for name, content in (("state.json", b"[1]"), ("there.npy", b""), ("probabilities.npy", b"damaged")):
+    for name, content in (("state.json", b"[1]"), ("pixels.npy", b""), ("probabilities.npy", b"damaged")):
         for path in tmp_path.glob("map_*"):
             path.unlink()
         interrupted()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from resnetd_tf.data import folder, synthetic, tfds
 from resnetd_tf.data.split_files import digest, files
-from resnetd_tf.data.splits import SPLITS, Dataset, Split, cut
+from resnetd_tf.data.splits import ALL, SPLITS, Dataset, Split, check_name, cut, pixel_digest
 from resnetd_tf.errors import InputError
 
 FOLDER = "folder:"
@@ -28,8 +28,8 @@ def load(
     Args:
         name: A TFDS image classification dataset ("eurosat/rgb", "eurosat/all"), "folder:PATH" for a folder
             of one folder of images a class, or "synthetic".
-        splits: Those wanted of "train", "validation", "test"; for TFDS datasets also TFDS slices such as
-            "train[90%:]".
+        splits: Those wanted of "train", "validation", "test", and "all", every image; for TFDS datasets also TFDS
+            slices such as "train[90%:]".
         data_dir: Where TFDS keeps its datasets; default TFDS's own ($TFDS_DATA_DIR, else
             ~/tensorflow_datasets).
         eurosat_zip: A EuroSAT archive to prepare the dataset from, instead of downloading it.
@@ -58,9 +58,13 @@ def load(
 def _synthetic(splits: Sequence[str]) -> Dataset:
     images, labels = synthetic.draw()
     loaded = {}
-    for split, place in cut(len(labels), splits).items():
+    for split in splits:
+        check_name(split)
+        part = SPLITS.get(split, ALL)
+        place = cut(len(labels), part)
         names = tuple(f"synthetic_{index}" for index in range(place.start, place.stop))
-        loaded[split] = Split(images[place], labels[place], names, SPLITS[split])
+        digests = tuple(map(pixel_digest, images[place]))
+        loaded[split] = Split(images[place], labels[place], names, part, digests)
     return Dataset("synthetic", synthetic.CLASSES, loaded)
 
 

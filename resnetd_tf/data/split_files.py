@@ -32,8 +32,9 @@ def digest(split_files: str) -> str:
 def positions(split_files: str, dataset: str, names: Sequence[str], splits: Sequence[str]) -> dict[str, list[int]]:
     """Where the images of splits are among those of a dataset, in the dataset's order; says how many are in no list.
 
-    A line of a list is a file name; of a .csv file it is the first column. A suffix counts only where it tells images
-    apart, because TorchGeo's lists for 13 bands name JPEGs; the folder before it where the dataset has folders.
+    A line of a list is a file name; of a .csv file it is the first column, or the one that its header names. A suffix
+    counts only where it tells images apart, because TorchGeo's lists for 13 bands name JPEGs; the folder before it
+    where the dataset has folders.
 
     Args:
         split_files: As for `files`.
@@ -72,11 +73,29 @@ def positions(split_files: str, dataset: str, names: Sequence[str], splits: Sequ
     return {split: sorted(found[split]) for split in splits}
 
 
+# How tables call their column of file names, the surest first.
+COLUMNS = "filename file_name filepath file_path path file image_path image_name image_id image img name id".split()
+
+
+def _column(header: list[str]) -> int | None:
+    """The column that a row names as that of the file names; `None` where the row is no header."""
+    names = [cell.strip().lower().replace(" ", "_") for cell in header]
+    return next((names.index(name) for name in COLUMNS if name in names), None)
+
+
+def _rows(table: list[list[str]]) -> list[str]:
+    """The file names of a table, with a header or without."""
+    column = _column(table[0]) if table else None
+    if column is None:
+        return [row[0].strip() for row in table]
+    return [row[column].strip() for row in table[1:] if column < len(row)]
+
+
 def _lines(path: pathlib.Path) -> list[str]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            if path.suffix == ".csv":
-                rows = [row[0].strip() for row in csv.reader(file) if row]
+            if path.suffix.lower() == ".csv":
+                rows = _rows([row for row in csv.reader(file) if row])
             else:
                 rows = [line.strip() for line in file]
         lines = [row for row in rows if row]

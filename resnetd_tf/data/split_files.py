@@ -74,7 +74,21 @@ def positions(split_files: str, dataset: str, names: Sequence[str], splits: Sequ
 
 
 # How tables call their column of file names, the surest first.
-COLUMNS = "filename file_name filepath file_path path file image_path image_name image_id image img name id".split()
+COLUMNS = [
+    "filename",
+    "file_name",
+    "filepath",
+    "file_path",
+    "path",
+    "file",
+    "image_path",
+    "image_name",
+    "image_id",
+    "image",
+    "img",
+    "name",
+    "id",
+]
 
 
 def _column(header: list[str]) -> int | None:

@@ -68,17 +68,22 @@ def finish(
     published = path.exists()
     exported = path if published else folder / "savedmodel"
     free_memory()
-    check = dataset.splits["validation"].images[: comparison.IMAGES]
+    validation, test = dataset.splits["validation"], dataset.splits["test"]
+    check = validation.images[: comparison.IMAGES]
+    epoch = f"epoch {progress.best['epoch']}"
     if not published:
+        print(f"Calibrating {epoch} on {len(validation)} validation images ...", flush=True)
         shutil.rmtree(exported, ignore_errors=True)
         examples = images.of_one_size(check[:LARGEST], *metadata["patch_shape"][:2])
-        network = calibrated(folder, dataset.splits["validation"], metadata)
+        network = calibrated(folder, validation, metadata)
+        print(f"Exporting {epoch} as a SavedModel ...", flush=True)
         savedmodel.write(network, dataset.classes, metadata, exported, examples=examples)
         del network
     expected = open_classifier(folder / "model.keras").predict(check)
     free_memory()
     served = open_classifier(exported)
     free_memory()
+    print(f"Evaluating the SavedModel on {len(check)} validation and {len(test)} test images ...", flush=True)
     agreement = comparison.words(comparison.compared(served.predict(check), expected))
     evaluation = dataclasses.replace(metrics.evaluate(served, dataset, "test"), model=path.name)
     if not published:

@@ -47,6 +47,14 @@ class SavedClassifier:
         return metadata_of(self.path) if self.told is None else self.told
 
     @property
+    def summary(self) -> str:
+        """Where it is, with its network, epochs and test accuracy, in one line."""
+        name = str(self.folder if self.path.is_dir() and self.folder != self.path.parent else self.path)
+        if pretrained.is_shipped(self.path):
+            name = f"{pretrained.EUROSAT}, which comes with resnetd_tf"
+        return f"{name}, {metadata.summary(self.metadata)}"
+
+    @property
     def patch_side(self) -> int:
         return metadata.patch_side(self.metadata)
 

@@ -31,7 +31,7 @@ def evaluate(arguments: list[str]) -> None:
 
     if on_imagenet:
         run.evaluate_on_imagenet(
-            "" if FLAGS.weights else common_flags.model(),
+            None if FLAGS.weights else common_flags.open_model(),
             weights=FLAGS.weights,
             depth=network.depth,
             variant=network.variant,
@@ -39,11 +39,10 @@ def evaluate(arguments: list[str]) -> None:
             split=FLAGS.split or "validation",
             output_dir=FLAGS.output_dir,
             data_dir=FLAGS.data_dir,
-            trust=FLAGS.trust,
         )
     else:
         run.evaluate(
-            common_flags.model(),
+            common_flags.open_model(),
             split=FLAGS.split or "test",
             under_corruptions=FLAGS.corruptions,
             over_turns=FLAGS.turns,

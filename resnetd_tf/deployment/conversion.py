@@ -18,7 +18,7 @@ CALIBRATION = 200  # training images
 
 
 def convert(
-    model: str,
+    model: str | SavedClassifier,
     format: str = "tflite",
     precision: str = "float32",
     output: str | None = None,
@@ -37,7 +37,7 @@ def convert(
     What was found is printed, and kept in NAME.check.json beside a file, in check.json inside a folder.
 
     Args:
-        model: A path as `saved.locate` takes it.
+        model: A path as `saved.locate` takes it, or a classifier that was opened.
         format: One of `formats.PRECISIONS`.
         precision: One of those it is made in.
         output: The file or folder; `None` for one in the run's folder, see `formats.NAMES`.
@@ -54,7 +54,7 @@ def convert(
         InputError: Something given cannot be used, or the export disagrees with the model.
     """
     formats.check(format, precision, batch, output_type)
-    given = open_classifier(model, trust=trust)
+    given = model if isinstance(model, SavedClassifier) else open_classifier(model, trust=trust)
     path = pathlib.Path(output) if output else given.folder / formats.NAMES[format].format(precision)
     formats.check_name(format, path)
     inside = {"savedmodel": path / "assets.extra" / "check.json", "openvino": path / "check.json"}
@@ -63,7 +63,7 @@ def convert(
         rundir.must_not_exist(place)
     made_from, network = given, None
     if format in ("savedmodel", "safetensors") or not _is_alone(given):
-        source, network = open_network(model, trust)
+        source, network = open_network(given.path, trust)
         made_from = open_classifier(source, trust=trust)
     counts = {"validation": None if verify_all else comparison.IMAGES}
     if precision == "int8":

@@ -12,7 +12,7 @@ from resnetd_tf.evaluation.metrics import Images
 
 
 def evaluate(
-    model: str,
+    model: str | saved.SavedClassifier,
     *,
     dataset: str | None = None,
     split: str = "test",
@@ -27,7 +27,7 @@ def evaluate(
     """Evaluates a saved classifier: accuracy, per-class scores, confusion matrix, worst mistakes.
 
     Args:
-        model: A path as `saved.locate` takes it.
+        model: A path as `saved.locate` takes it, or a classifier that was opened.
         dataset: Name of a dataset as for `sources.load`; `None` for the one the model was trained on.
         split: "train", "validation", "test", or a TFDS slice.
         under_corruptions: Measures accuracy and calibration on images that are noisy, blurred, compressed and so on.
@@ -43,7 +43,7 @@ def evaluate(
     Raises:
         InputError: Something given cannot be used.
     """
-    classifier = saved.open_classifier(model, trust=trust)
+    classifier = model if isinstance(model, saved.SavedClassifier) else saved.open_classifier(model, trust=trust)
     name, data_dir, split_files = sources.as_trained(
         classifier.path, classifier.metadata, dataset, data_dir, split_files
     )
@@ -106,7 +106,7 @@ def _under_corruptions(
 
 
 def evaluate_on_imagenet(
-    model: str,
+    model: str | saved.SavedClassifier | None,
     *,
     weights: str | None = None,
     depth: int = 50,
@@ -120,7 +120,7 @@ def evaluate_on_imagenet(
     """Evaluates a classifier of ImageNet's 1000 classes: top-1 and top-5 accuracy, on images cropped in the middle.
 
     Args:
-        model: A path as `saved.locate` takes it; not used where there are weights.
+        model: As for `evaluate`; `None` where there are weights.
         weights: "imagenet" or a file, as `checkpoints.read` takes them, to evaluate instead of a saved model.
         depth, variant: The network that the weights are for.
         dataset, split, data_dir: As for `imagenet.evaluate`.
@@ -135,7 +135,8 @@ def evaluate_on_imagenet(
     """
     place = pathlib.Path()
     if weights is None:
-        classifier = saved.open_classifier(model, trust=trust)
+        assert model is not None
+        classifier = model if isinstance(model, saved.SavedClassifier) else saved.open_classifier(model, trust=trust)
         contender, place = imagenet.from_saved(classifier), classifier.folder
     else:
         contender = imagenet.from_weights(weights, depth, variant)

@@ -87,11 +87,16 @@ def finish(
     agreement = comparison.words(comparison.compared(served.predict(check), expected))
     evaluation = dataclasses.replace(metrics.evaluate(served, dataset, "test"), model=path.name)
     if not published:
-        metadata |= {
+        accuracies = {
             "best_epoch": progress.best["epoch"],
             "validation_accuracy": progress.best["val_accuracy"],
             "test_accuracy": evaluation.result["accuracy"],
             "test_accuracy_interval": evaluation.result["accuracy_interval"],
+        }
+        of_savedmodel = exported / "assets.extra" / "metadata.json"  # goes where the SavedModel goes
+        rundir.write_json(of_savedmodel, json.loads(of_savedmodel.read_text(encoding="utf-8")) | accuracies)
+        metadata |= {
+            **accuracies,
             "training_seconds": progress.seconds,
             "wall_seconds": time.time() - started,
             "peak_memory_gib": peak_memory(),

@@ -1,5 +1,6 @@
 """Opening classifiers, good and bad, and those that version 0.1.0 wrote."""
 
+import json
 import shutil
 import subprocess
 import sys

@@ -3,6 +3,7 @@
 Examples:
     python evaluate.py --model=saved_models/resnet50d
     python evaluate.py --model=my_model.keras --dataset=folder:my_patches --split=validation
+    python evaluate.py --model=eurosat --dataset=folder:my_patches --split=all
     python evaluate.py --model=saved_models/resnet50d --corruptions
     python evaluate.py --dataset=imagenet2012 --variant=d --weights=imagenet
 """
@@ -57,8 +58,8 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "split",
         None,
-        "train, validation or test, as in training, or a TFDS slice such as train[90%:]; default test, or validation "
-        "for ImageNet.",
+        "train, validation or test, as in training, all for every image, or a TFDS slice such as train[90%:]; default "
+        "test, or validation for ImageNet.",
     )
     common_flags.define_dataset(
         "Dataset as for training, or imagenet2012 for 1000 classes; default the one the model was trained on."

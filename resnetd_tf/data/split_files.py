@@ -3,11 +3,12 @@
 import collections
 import csv
 import hashlib
+import io
 import itertools
 import pathlib
 from collections.abc import Sequence
 
-from resnetd_tf.data.splits import SPLITS
+from resnetd_tf.data.splits import SPLITS, Dataset
 from resnetd_tf.errors import InputError, first_line
 
 
@@ -27,6 +28,38 @@ def digest(split_files: str) -> str:
     """SHA-256 of the three lists, in whatever order their lines are; InputError if one cannot be read."""
     lists = ("\n".join(sorted(_lines(path))) for path in files(split_files).values())
     return hashlib.sha256("\0".join(lists).encode()).hexdigest()
+
+
+RECORD = "splits.csv"  # of a run: which images its splits had
+FIELDS = ["name", "split", "blake2b"]
+
+
+def record(dataset: Dataset) -> str:
+    """The images of all splits of a dataset as a CSV table: CLASS/NAME or name, split, digest of the pixels."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(FIELDS)
+    for split, examples in dataset.splits.items():
+        for name, pixel_digest in zip(examples.names, examples.digests, strict=True):
+            writer.writerow(["/".join(pathlib.PurePath(name).parts[-2:]), split, pixel_digest])
+    return table.getvalue()
+
+
+def read_record(path: pathlib.Path) -> dict[str, str]:
+    """The split that each image was in, by the digest of its pixels; the training split counts before others.
+
+    Raises:
+        InputError: The file cannot be read, or is no such table.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            header, *rows = csv.reader(file)
+        if header != FIELDS:
+            raise ValueError(f"its first line is {','.join(header)[:50]!r}")
+        splits = {pixel_digest: split for _, split, pixel_digest in rows}
+        return splits | {pixel_digest: split for _, split, pixel_digest in rows if split == "train"}
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read ({first_line(error)}); restore or delete it") from error
 
 
 def positions(split_files: str, dataset: str, names: Sequence[str], splits: Sequence[str]) -> dict[str, list[int]]:

@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from resnetd_tf import metadata, rundir
+from resnetd_tf.data import split_files
 from resnetd_tf.data.splits import Dataset
 from resnetd_tf.environment import check_backend, environment
 from resnetd_tf.errors import InputError, damage_told
@@ -117,6 +118,7 @@ def go_on(
     # Now, so that the model of a run that dies can be used.
     rundir.write_labels(folder / "labels.txt", dataset.classes)
     rundir.write_json(folder / "metadata.json", described)
+    rundir.write_text(folder / split_files.RECORD, split_files.record(dataset))
     checkpoint.save(folder / unfinished.FOLDER, model, progress, folder / "model.keras")
     interrupted = fit(model, settings, dataset, writer, termination, started, profile)
     writer.write()

@@ -13,6 +13,8 @@ import sys
 import keras
 import psutil
 
+from resnetd_tf.errors import InputError
+
 PROC, CONTROL_GROUPS = pathlib.Path("/proc"), pathlib.Path("/sys/fs/cgroup")
 PACKAGES = ("resnetd_tf", "tensorflow", "keras", "tensorflow-datasets", "numpy")
 
@@ -33,6 +35,19 @@ def environment(packages: tuple[str, ...] = PACKAGES) -> dict:
             "gpus": _gpus(),
         },
     }
+
+
+def check_backend(task: str) -> None:
+    """Raises InputError, before anything is written, if Keras runs on another backend than TensorFlow.
+
+    Args:
+        task: What needs TensorFlow, as the subject of the message: "training".
+    """
+    if (backend := keras.config.backend()) != "tensorflow":
+        raise InputError(
+            f"{task} needs Keras on TensorFlow, and it runs on {backend}; set KERAS_BACKEND=tensorflow before Keras is "
+            "imported. The networks alone run on every backend"
+        )
 
 
 def cores() -> int:

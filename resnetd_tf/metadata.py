@@ -18,6 +18,14 @@ def _count(value: Any) -> bool:
     return type(value) is int and 0 < value <= LARGEST_SIDE
 
 
+def _positive(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _share(value: Any) -> bool:
+    return value is None or (type(value) in (int, float) and 0 <= value <= 1)
+
+
 def _numbers(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(number, int | float) for number in value)
 
@@ -25,14 +33,18 @@ def _numbers(value: Any) -> bool:
 # What other code reads of it, and what that may be; all else is only told to people.
 VALID: dict[str, Callable[[Any], bool]] = {
     "antialias": lambda value: isinstance(value, bool),
+    "best_epoch": _positive,
+    "bands": lambda value: value is None or _text(value),
     "classes": lambda value: isinstance(value, list) and bool(value) and all(map(_text, value)),
     "command": _text,
     "data_dir": lambda value: value is None or _text(value),
     "data_sha256": _text,
     "dataset": _text,
     "depth": _count,
+    "epochs": _positive,
     "exported_precision": _text,
     "image_size": _count,
+    "interrupted": lambda value: isinstance(value, bool),
     "interpolation": lambda value: value in ("bilinear", "bicubic"),
     "largest_patch": _count,
     "normalization": lambda value: (
@@ -41,10 +53,14 @@ VALID: dict[str, Callable[[Any], bool]] = {
         and _numbers(value.get("mean"))
         and _numbers(value.get("std"))
     ),
+    "offset": lambda value: value is None or isinstance(value, int | float),
     "patch_shape": lambda value: isinstance(value, list) and len(value) == 3 and all(map(_count, value)),
     "replicas": _count,
+    "split_sizes": lambda value: isinstance(value, dict) and all(map(_positive, value.values())),
+    "scale": lambda value: value is None or isinstance(value, int | float),
     "split_files": lambda value: value is None or _text(value),
     "split_files_sha256": lambda value: value is None or _text(value),
+    "test_accuracy": _share,
     "variant": _text,
     "weights_source": _text,
 }
@@ -59,6 +75,29 @@ def largest_patch(described: dict[str, Any]) -> int:
     """Side in pixels up to which an image is a patch, and gets a label; what is larger is a scene."""
     of_any_size = str(described.get("dataset")).startswith("folder:")  # whose pictures may differ
     return described.get("largest_patch") or max(2 * patch_side(described), 512 if of_any_size else 0)
+
+
+def summary(described: dict[str, Any]) -> str:
+    """A classifier's network, epochs and test accuracy: "ResNet-50-D, 1 epoch, 71.20 % on eurosat/rgb test".
+
+    Args:
+        described: What metadata.json says; what it does not say is left out, but for the accuracy.
+    """
+    parts = []
+    if depth := described.get("depth"):
+        variant = described.get("variant", "base").removeprefix("base").upper()
+        parts.append(f"ResNet-{depth}" + f"-{variant}" * bool(variant))
+    if epochs := described.get("epochs"):
+        interrupted = described.get("interrupted") and described.get("best_epoch")
+        parts.append(f"epoch {interrupted} of {epochs}" if interrupted else f"{epochs} epoch{'s' * (epochs > 1)}")
+    accuracy, precision = described.get("test_accuracy"), described.get("exported_precision", "float32")
+    if accuracy is None:
+        parts.append("test accuracy not known")
+    else:
+        parts.append(f"{100 * accuracy:.2f} % on {described.get('dataset', 'an unknown dataset')} test")
+        if precision not in ("float32", "float16"):
+            parts.append(f"measured before its export in {precision}")
+    return ", ".join(parts)
 
 
 def read(path: pathlib.Path, needed: Sequence[str] = ()) -> dict[str, Any]:

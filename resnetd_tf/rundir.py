@@ -39,13 +39,16 @@ def temporaries(folder: pathlib.Path) -> dict[pathlib.Path, int]:
 def atomic(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields a temporary path beside `path`; renames it to `path` at the end, deletes it on failure.
 
-    A file that exists is replaced whole, a folder that exists is an error.
+    A file that exists is replaced whole, a folder that exists is an error. Folders that `path` lies in are created.
 
     Raises:
         InputError: The disk is full or the place cannot be written.
     """
     temporary = temporary_name(path)
+    created: list[pathlib.Path] = []
     try:
+        created += [folder for folder in path.parents if not folder.exists()]
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         temporary.replace(path)
     except (OSError, tf.errors.OpError) as error:
@@ -57,6 +60,9 @@ def atomic(path: pathlib.Path) -> Iterator[pathlib.Path]:
                 shutil.rmtree(temporary, ignore_errors=True)
             else:
                 temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # of a folder that is not empty: another process has written there too
+            for folder in [] if path.exists() else created:
+                folder.rmdir()
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
@@ -84,11 +90,12 @@ def write_labels(path: pathlib.Path, classes: tuple[str, ...]) -> None:
 
 
 def must_not_exist(path: pathlib.Path) -> None:
-    """Raises InputError if there is something at `path`, or no folder to put it in."""
+    """Raises InputError if there is something at `path`, or a file where a folder that it lies in must be."""
     if path.exists():
         raise InputError(f"{path} exists already; give another --output")
-    if not path.parent.is_dir():
-        raise InputError(f"{path.parent} is no folder; create it, or give another --output")
+    nearest = next((folder for folder in path.parents if folder.exists()), path.parent)
+    if nearest.exists() and not nearest.is_dir():
+        raise InputError(f"{nearest} is a file, not a folder that {path} could lie in; give another --output")
 
 
 def new_folder(parent: pathlib.Path, name: Callable[[int], str], first: int = 1) -> tuple[int, pathlib.Path]:

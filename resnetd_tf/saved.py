@@ -15,6 +15,7 @@ import tensorflow as tf
 
 import resnetd_tf.networks  # noqa: F401 - networks' own files have its layers
 from resnetd_tf import graphs, metadata, rundir, runtimes
+from resnetd_tf.data import split_files
 from resnetd_tf.data.images import of_one_size, of_type
 from resnetd_tf.errors import InputError, NotOurs, damage_told, first_line
 from resnetd_tf.networks import classifier_files, pretrained, safetensors_files
@@ -45,6 +46,19 @@ class SavedClassifier:
     def metadata(self) -> dict:
         """What is known of its run: `told`, or what `metadata_of` finds."""
         return metadata_of(self.path) if self.told is None else self.told
+
+    @property
+    def split_record(self) -> pathlib.Path | None:
+        """The table of the images that it was trained, validated and tested on, if it lies in the run's folder."""
+        return _beside(self.path, split_files.RECORD)
+
+    @property
+    def summary(self) -> str:
+        """Where it is, with its network, epochs and test accuracy, in one line."""
+        name = str(self.folder if self.path.is_dir() and self.folder != self.path.parent else self.path)
+        if pretrained.is_shipped(self.path):
+            name = f"{pretrained.EUROSAT}, which comes with resnetd_tf"
+        return f"{name}, {metadata.summary(self.metadata)}"
 
     @property
     def patch_side(self) -> int:

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from resnetd_tf import rundir
+from resnetd_tf.errors import InputError
 
 
 def test_whatever_has_a_number_is_taken(tmp_path):
@@ -21,3 +22,31 @@ def test_metadata_is_valid_json(tmp_path):
     rundir.write_json(tmp_path / "metadata.json", content)
     read = json.loads((tmp_path / "metadata.json").read_text(), parse_constant=lambda name: pytest.fail(name))
     assert read == {"loss": None, "rates": [0.5, None], "classes": {"a": {"f1": None}}, "n": 3}
+
+
+def test_folders_of_a_new_file_are_created(tmp_path):
+    path = tmp_path / "a/b/model.tflite"
+    rundir.must_not_exist(path)
+    rundir.write_text(path, "model")
+    assert path.read_text() == "model" and [*path.parent.iterdir()] == [path]
+
+
+def test_folders_are_removed_again_where_nothing_was_written(tmp_path):
+    with pytest.raises(RuntimeError), rundir.atomic(tmp_path / "a/b/savedmodel") as temporary:
+        temporary.mkdir()
+        (temporary / "saved_model.pb").touch()
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "a").mkdir()
+    with pytest.raises(RuntimeError), rundir.atomic(tmp_path / "a/b/model.tflite") as temporary:
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == [tmp_path / "a"] and not list((tmp_path / "a").iterdir())
+
+
+def test_a_file_in_the_way_of_a_folder(tmp_path):
+    (tmp_path / "file").touch()
+    path = tmp_path / "file/models/model.tflite"
+    with pytest.raises(InputError, match=r"file is a file, not a folder that .*model\.tflite could lie in"):
+        rundir.must_not_exist(path)
+    with pytest.raises(InputError, match=r"cannot write .*model\.tflite: Not a directory"):
+        rundir.write_text(path, "model")

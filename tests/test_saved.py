@@ -1,5 +1,6 @@
 """Opening classifiers, good and bad, and those that version 0.1.0 wrote."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -217,3 +218,17 @@ outputs = network((synthetic.draw(4, seed=1)[0] / 127.5 - 1).astype("float32"), 
 np.testing.assert_allclose(outputs, np.load("outputs.npz")["network"], atol=1e-5)
 """
     subprocess.run([sys.executable, "-c", script], check=True, cwd=old, timeout=200)
+
+
+def test_a_classifier_says_where_it_is_and_what_it_reached(run, tmp_path):
+    """Also a SavedModel that was copied without its run."""
+    accuracy = json.loads((run / "run-1/metadata.json").read_text())["test_accuracy"]
+    reached = f"ResNet-10-D, 2 epochs, {100 * accuracy:.2f} % on synthetic test"
+    shutil.copytree(run / "1", tmp_path / "alone")
+    for model, name in (
+        (run, run / "run-1"),
+        (run / "1", run / "run-1"),
+        (run / "run-1/model.keras", run / "run-1/model.keras"),
+        (tmp_path / "alone", tmp_path / "alone"),
+    ):
+        assert open_classifier(model).summary == f"{name}, {reached}"

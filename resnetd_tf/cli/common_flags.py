@@ -10,6 +10,9 @@ from absl import flags
 from resnetd_tf.errors import InputError
 from resnetd_tf.training.settings import RECIPES, Settings
 
+if typing.TYPE_CHECKING:
+    from resnetd_tf.saved import SavedClassifier
+
 flags.disclaim_key_flags()  # they are flags of the program that asks for them
 
 DEFINE: dict[type, Callable] = {
@@ -57,24 +60,43 @@ def define_model() -> None:
     flags.DEFINE_bool("trust", False, "Open a model that holds what no classifier of ours does; it may run anything.")
 
 
-def model(stream: typing.TextIO | None = None) -> str:
-    """The model that --model says, or where it is not given the default; `stream`, or stdout, tells if it is ours."""
+def model() -> str:
+    """The model that --model says, or where it is not given the default."""
     if flags.FLAGS.model:
         return flags.FLAGS.model
     from resnetd_tf import rundir  # which imports TensorFlow
     from resnetd_tf.networks.pretrained import EUROSAT
 
     base = Settings().base
-    if rundir.versions(pathlib.Path(base)):
-        return base
-    print(f"Model: {EUROSAT}, which comes with resnetd_tf; {base} has no finished run", file=stream)
-    return EUROSAT
+    return base if rundir.versions(pathlib.Path(base)) else EUROSAT
+
+
+def open_model(stream: typing.TextIO | None = None) -> "SavedClassifier":
+    """Opens the model of `model`, and prints which one it is, with its epochs and accuracy.
+
+    Args:
+        stream: Where the line goes; `None` for stdout.
+
+    Raises:
+        InputError: As for `saved.open_classifier`.
+    """
+    from resnetd_tf import saved  # which imports TensorFlow
+
+    classifier = saved.open_classifier(model(), trust=flags.FLAGS.trust)
+    reason, base = "", Settings().base
+    if not flags.FLAGS.model:
+        packaged = model() != base
+        reason = (
+            f" ({base} has no finished run)" if packaged else " (the newest run; --model=eurosat for the package's)"
+        )
+    print(f"Model: {classifier.summary}{reason}", file=stream, flush=True)
+    return classifier
 
 
 def define_dataset(text: str) -> None:
     """Defines --dataset, which is `None` if not given, and the flags that say where datasets are."""
     flags.DEFINE_string("dataset", None, text)
-    define_settings("data_dir", "eurosat_zip", "split_files")
+    define_settings("data_dir", "eurosat_zip", "split_files", "bands", "offset", "scale")
 
 
 def refuse(where: str, *names: str) -> None:
@@ -84,6 +106,12 @@ def refuse(where: str, *names: str) -> None:
             raise InputError(f"--{name} has no effect {where}; leave it out")
 
 
-def source() -> dict[str, str | None]:
-    """The arguments `dataset`, `data_dir`, `eurosat_zip` and `split_files` that the flags say."""
-    return {name: flags.FLAGS[name].value for name in ("dataset", "data_dir", "eurosat_zip", "split_files")}
+def source() -> dict[str, typing.Any]:
+    """The arguments `dataset`, `data_dir`, `eurosat_zip`, `split_files` and `reading` that the flags say."""
+    from resnetd_tf.data.rasters import Reading
+
+    values = {name: flags.FLAGS[name].value for name in ("dataset", "data_dir", "eurosat_zip", "split_files")}
+    bands = flags.FLAGS.bands
+    return values | {
+        "reading": Reading(tuple(bands.split(",")) if bands else None, flags.FLAGS.scale, flags.FLAGS.offset)
+    }

@@ -3,6 +3,7 @@
 Examples:
     python evaluate.py --model=saved_models/resnet50d
     python evaluate.py --model=my_model.keras --dataset=folder:my_patches --split=validation
+    python evaluate.py --model=eurosat --dataset=folder:my_patches --split=all
     python evaluate.py --model=saved_models/resnet50d --corruptions
     python evaluate.py --dataset=imagenet2012 --variant=d --weights=imagenet
 """
@@ -31,7 +32,7 @@ def evaluate(arguments: list[str]) -> None:
 
     if on_imagenet:
         run.evaluate_on_imagenet(
-            "" if FLAGS.weights else common_flags.model(),
+            None if FLAGS.weights else common_flags.open_model(),
             weights=FLAGS.weights,
             depth=network.depth,
             variant=network.variant,
@@ -39,11 +40,10 @@ def evaluate(arguments: list[str]) -> None:
             split=FLAGS.split or "validation",
             output_dir=FLAGS.output_dir,
             data_dir=FLAGS.data_dir,
-            trust=FLAGS.trust,
         )
     else:
         run.evaluate(
-            common_flags.model(),
+            common_flags.open_model(),
             split=FLAGS.split or "test",
             under_corruptions=FLAGS.corruptions,
             over_turns=FLAGS.turns,
@@ -58,8 +58,8 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "split",
         None,
-        "train, validation or test, as in training, or a TFDS slice such as train[90%:]; default test, or validation "
-        "for ImageNet.",
+        "train, validation or test, as in training, all for every image, or a TFDS slice such as train[90%:]; default "
+        "test, or validation for ImageNet.",
     )
     common_flags.define_dataset(
         "Dataset as for training, or imagenet2012 for 1000 classes; default the one the model was trained on."

@@ -23,7 +23,7 @@ def export(arguments: list[str]) -> None:
     from resnetd_tf.deployment import conversion
 
     conversion.convert(
-        common_flags.model(),
+        common_flags.open_model(),
         FLAGS.format,
         FLAGS.precision,
         FLAGS.output,

@@ -32,8 +32,12 @@ def predict(paths: list[str]) -> None:
     program.import_tensorflow()
     from resnetd_tf.imagery import labelling
 
+    if FLAGS.server is None:
+        classifier = common_flags.open_model(None if FLAGS.format == "table" else sys.stderr)
+    else:
+        classifier = _served()
     labelling.run(
-        _served() if FLAGS.server is not None else common_flags.model(None if FLAGS.format == "table" else sys.stderr),
+        classifier,
         paths,
         top=FLAGS.top,
         format=FLAGS.format,

@@ -6,8 +6,9 @@ import shlex
 from collections.abc import Sequence
 
 from resnetd_tf.data import folder, synthetic, tfds
+from resnetd_tf.data.rasters import AS_STORED, Reading
 from resnetd_tf.data.split_files import digest, files
-from resnetd_tf.data.splits import SPLITS, Dataset, Split, cut
+from resnetd_tf.data.splits import ALL, SPLITS, Dataset, Split, check_name, cut, pixel_digest
 from resnetd_tf.errors import InputError
 
 FOLDER = "folder:"
@@ -22,14 +23,16 @@ def load(
     split_files: str | None = None,
     image_size: int | None = None,
     interpolation: str = "bilinear",
+    wanted: Sequence[str] | None = None,
+    reading: Reading = AS_STORED,
 ) -> Dataset:
     """Loads splits of a dataset into memory.
 
     Args:
         name: A TFDS image classification dataset ("eurosat/rgb", "eurosat/all"), "folder:PATH" for a folder
             of one folder of images a class, or "synthetic".
-        splits: Those wanted of "train", "validation", "test"; for TFDS datasets also TFDS slices such as
-            "train[90%:]".
+        splits: Those wanted of "train", "validation", "test", and "all", every image; for TFDS datasets also TFDS
+            slices such as "train[90%:]".
         data_dir: Where TFDS keeps its datasets; default TFDS's own ($TFDS_DATA_DIR, else
             ~/tensorflow_datasets).
         eurosat_zip: A EuroSAT archive to prepare the dataset from, instead of downloading it.
@@ -38,11 +41,16 @@ def load(
         image_size: For training, which needs images of one size in a batch: where those of "train" or "validation"
             differ, they are resized to this square. `None` leaves all as they are.
         interpolation: What they are resized with, "bilinear" or "bicubic".
+        wanted: Bands that are needed of raster files in a folder, `sentinel2.RGB_BANDS` or `BANDS`; `None` for all 13
+            where they are there, else the colours.
+        reading: What the user says of raster files in a folder that do not say it themselves.
 
     Raises:
         InputError: The dataset does not exist, cannot be obtained, is damaged or does not fit into memory, or an
             argument has no meaning for it.
     """
+    if reading.flags and not name.startswith(FOLDER):
+        raise InputError(f"{reading.flags} is of no use for dataset {name}: only folders of raster files need it")
     if name != "synthetic" and not name.startswith(FOLDER):
         return tfds.load(name, splits, data_dir, eurosat_zip, split_files, image_size, interpolation)
     for flag, value in (("data_dir", data_dir), ("eurosat_zip", eurosat_zip)):
@@ -52,15 +60,19 @@ def load(
         if split_files:
             raise InputError("--split_files is of no use for dataset synthetic, which has no files")
         return _synthetic(splits)
-    return folder.load(name.removeprefix(FOLDER), splits, split_files, image_size, interpolation)
+    return folder.load(name.removeprefix(FOLDER), splits, split_files, image_size, interpolation, wanted, reading)
 
 
 def _synthetic(splits: Sequence[str]) -> Dataset:
     images, labels = synthetic.draw()
     loaded = {}
-    for split, place in cut(len(labels), splits).items():
+    for split in splits:
+        check_name(split)
+        part = SPLITS.get(split, ALL)
+        place = cut(len(labels), part)
         names = tuple(f"synthetic_{index}" for index in range(place.start, place.stop))
-        loaded[split] = Split(images[place], labels[place], names, SPLITS[split])
+        digests = tuple(map(pixel_digest, images[place]))
+        loaded[split] = Split(images[place], labels[place], names, part, digests)
     return Dataset("synthetic", synthetic.CLASSES, loaded)
 
 
@@ -100,6 +112,20 @@ def as_trained(
     if name.startswith(FOLDER) and not pathlib.Path(name.removeprefix(FOLDER)).is_dir():
         raise InputError(f"{model} was trained on {name}, which is not there; give --dataset=folder:PATH{flag}")
     return name, data_dir or (place if place and pathlib.Path(place).is_dir() else None), lists
+
+
+def reading_as_trained(trained: dict, dataset: str, reading: Reading) -> Reading:
+    """How the numbers of a dataset are read: as given, or as in the training, if that was on the same dataset.
+
+    Args:
+        trained: Metadata of the classifier.
+        dataset: Name of the dataset, as `as_trained` returns it.
+        reading: What the user says now.
+    """
+    if reading.flags or located(dataset, None, None)[0] != trained.get("dataset"):
+        return reading
+    bands = trained.get("bands")
+    return Reading(tuple(bands.split(",")) if bands else None, trained.get("scale"), trained.get("offset"))
 
 
 def tell_of_other_splits(what: str, trained: dict, dataset: str | None, split_files: str | None) -> None:

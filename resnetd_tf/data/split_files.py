@@ -3,11 +3,12 @@
 import collections
 import csv
 import hashlib
+import io
 import itertools
 import pathlib
 from collections.abc import Sequence
 
-from resnetd_tf.data.splits import SPLITS
+from resnetd_tf.data.splits import SPLITS, Dataset
 from resnetd_tf.errors import InputError, first_line
 
 
@@ -29,11 +30,44 @@ def digest(split_files: str) -> str:
     return hashlib.sha256("\0".join(lists).encode()).hexdigest()
 
 
+RECORD = "splits.csv"  # of a run: which images its splits had
+FIELDS = ["name", "split", "blake2b"]
+
+
+def record(dataset: Dataset) -> str:
+    """The images of all splits of a dataset as a CSV table: CLASS/NAME or name, split, digest of the pixels."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(FIELDS)
+    for split, examples in dataset.splits.items():
+        for name, pixel_digest in zip(examples.names, examples.digests, strict=True):
+            writer.writerow(["/".join(pathlib.PurePath(name).parts[-2:]), split, pixel_digest])
+    return table.getvalue()
+
+
+def read_record(path: pathlib.Path) -> dict[str, str]:
+    """The split that each image was in, by the digest of its pixels; the training split counts before others.
+
+    Raises:
+        InputError: The file cannot be read, or is no such table.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            header, *rows = csv.reader(file)
+        if header != FIELDS:
+            raise ValueError(f"its first line is {','.join(header)[:50]!r}")
+        splits = {pixel_digest: split for _, split, pixel_digest in rows}
+        return splits | {pixel_digest: split for _, split, pixel_digest in rows if split == "train"}
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read ({first_line(error)}); restore or delete it") from error
+
+
 def positions(split_files: str, dataset: str, names: Sequence[str], splits: Sequence[str]) -> dict[str, list[int]]:
     """Where the images of splits are among those of a dataset, in the dataset's order; says how many are in no list.
 
-    A line of a list is a file name; of a .csv file it is the first column. A suffix counts only where it tells images
-    apart, because TorchGeo's lists for 13 bands name JPEGs; the folder before it where the dataset has folders.
+    A line of a list is a file name; of a .csv file it is the first column, or the one that its header names. A suffix
+    counts only where it tells images apart, because TorchGeo's lists for 13 bands name JPEGs; the folder before it
+    where the dataset has folders.
 
     Args:
         split_files: As for `files`.
@@ -72,11 +106,43 @@ def positions(split_files: str, dataset: str, names: Sequence[str], splits: Sequ
     return {split: sorted(found[split]) for split in splits}
 
 
+# How tables call their column of file names, the surest first.
+COLUMNS = [
+    "filename",
+    "file_name",
+    "filepath",
+    "file_path",
+    "path",
+    "file",
+    "image_path",
+    "image_name",
+    "image_id",
+    "image",
+    "img",
+    "name",
+    "id",
+]
+
+
+def _column(header: list[str]) -> int | None:
+    """The column that a row names as that of the file names; `None` where the row is no header."""
+    names = [cell.strip().lower().replace(" ", "_") for cell in header]
+    return next((names.index(name) for name in COLUMNS if name in names), None)
+
+
+def _rows(table: list[list[str]]) -> list[str]:
+    """The file names of a table, with a header or without."""
+    column = _column(table[0]) if table else None
+    if column is None:
+        return [row[0].strip() for row in table]
+    return [row[column].strip() for row in table[1:] if column < len(row)]
+
+
 def _lines(path: pathlib.Path) -> list[str]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            if path.suffix == ".csv":
-                rows = [row[0].strip() for row in csv.reader(file) if row]
+            if path.suffix.lower() == ".csv":
+                rows = _rows([row for row in csv.reader(file) if row])
             else:
                 rows = [line.strip() for line in file]
         lines = [row for row in rows if row]

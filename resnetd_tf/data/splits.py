@@ -6,9 +6,8 @@ A split is decoded once and held once, as raw pixels (uint8 for RGB, uint16 DN f
 
 import functools
 import hashlib
-import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +16,30 @@ from resnetd_tf.data import images
 from resnetd_tf.environment import available_memory
 from resnetd_tf.errors import InputError
 
-# The report's 70/20/10 split, as slices of TFDS's only split.
-SPLITS = {"train": "train[:70%]", "validation": "train[70%:90%]", "test": "train[90%:]"}
+ALL = "all"  # every image of a dataset, as TFDS calls it
+
+
+def slices(own: Collection[str] = ("train",)) -> dict[str, str]:
+    """The slice of a dataset that "train", "validation" and "test" are: its own splits, else parts of its train split.
+
+    Args:
+        own: Those of the three names that the dataset has itself.
+
+    Returns:
+        A TFDS slice for each of the three: the report's 70/20/10 split where the dataset has only "train".
+    """
+    cut_off, end = {}, 100  # percent of train that are left
+    for name, share in (("test", 10), ("validation", 20)):
+        if name in own:
+            cut_off[name] = name
+        else:
+            cut_off[name] = f"train[{end - share}%:{f'{end}%' if end < 100 else ''}]"
+            end -= share
+    train = f"train[:{end}%]" if end < 100 else "train"
+    return {"train": train, "validation": cut_off["validation"], "test": cut_off["test"]}
+
+
+SPLITS = slices()
 
 Shape = tuple[int, int, int]  # (height, width, bands)
 
@@ -32,12 +53,14 @@ class Split:
         labels: (n,) int64.
         names: One for each image.
         slice: What it is of the dataset, as TFDS writes it: "train[:70%]".
+        digests: `pixel_digest` of each image as it was read, before any resizing; empty where they were not taken.
     """
 
     images: np.ndarray | list[np.ndarray]
     labels: np.ndarray
     names: tuple[str, ...]
     slice: str
+    digests: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -74,22 +97,36 @@ class Dataset:
         return digest.hexdigest()
 
 
-def cut(count: int, splits: Iterable[str]) -> dict[str, slice]:
-    """Where splits lie among examples that are in a random but fixed order already: 70, 20 and 10 %, as in `SPLITS`.
+def cut(count: int, slice_name: str) -> slice:
+    """Where a slice such as "train[70%:90%]" lies among the images of its split.
 
     Args:
-        count: Number of examples.
-        splits: Those wanted of "train", "validation" and "test".
-
-    Raises:
-        InputError: A split has another name.
+        count: Number of images of the split, which are in a random but fixed order already.
+        slice_name: The slice, as `slices` writes it; a name alone is the whole split.
     """
-    bounds = np.round(np.array([0, 0.7, 0.9, 1]) * count).astype(int).tolist()
-    places = {name: slice(*pair) for name, pair in zip(SPLITS, itertools.pairwise(bounds))}
-    for split in splits:
-        if split not in places:
-            raise InputError(f"split {split!r} is not one of {', '.join(SPLITS)}")
-    return {split: places[split] for split in splits}
+    _, _, bounds = slice_name.rstrip("]").partition("[")
+    start, _, stop = bounds.replace("%", "").partition(":")
+    shares = np.array([int(start or 0) / 100, int(stop or 100) / 100])  # in this order: 0.7 * 45 rounds to 31
+    first, last = np.round(shares * count).astype(int).tolist()
+    return slice(first, last)
+
+
+def check_name(split: str) -> None:
+    """Raises InputError unless a split is "train", "validation", "test" or "all"."""
+    if split not in (*SPLITS, ALL):
+        raise InputError(f"split {split!r} is not one of {', '.join(SPLITS)}, {ALL}")
+
+
+def pixel_digest(image: np.ndarray) -> str:
+    """BLAKE2b of the pixels of an image, 32 hexadecimal digits: whether two images are the same."""
+    return hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).hexdigest()
+
+
+def digested(images: Iterable[np.ndarray], digests: list[str]) -> Iterator[np.ndarray]:
+    """Yields images as they are, and adds the `pixel_digest` of each to a list."""
+    for image in images:
+        digests.append(pixel_digest(image))
+        yield image
 
 
 def must_fit(name: str, shapes: Iterable[Shape], dtype: str) -> None:

@@ -13,7 +13,7 @@ import tensorflow as tf
 from resnetd_tf.data import decoding, eurosat, images
 from resnetd_tf.data.batches import WITHOUT_AUTOTUNING
 from resnetd_tf.data.split_files import files, positions
-from resnetd_tf.data.splits import Dataset, Shape, Split, hold, must_fit, shapes_in_memory
+from resnetd_tf.data.splits import ALL, Dataset, Shape, Split, digested, hold, must_fit, shapes_in_memory, slices
 from resnetd_tf.errors import InputError, first_line
 
 
@@ -35,22 +35,14 @@ def open_builder(name: str, data_dir: str | None):
     if builder.info.supervised_keys is None or len(builder.info.supervised_keys) != 2:
         raise InputError(f"dataset {name!r} has no labelled images to train a classifier on")
     image_key, label_key = builder.info.supervised_keys
+    if not all(isinstance(key, str) and key in builder.info.features for key in (image_key, label_key)):
+        raise InputError(
+            f"dataset {name!r} is labelled {builder.info.supervised_keys}; a classifier needs the name of one image "
+            "and of one label. --dataset=folder:PATH takes the images as files"
+        )
     if not isinstance(builder.info.features[label_key], tfds.features.ClassLabel):
         raise InputError(f"dataset {name!r} has no class labels to train a classifier on")
     return builder, image_key, label_key
-
-
-def slices(builder) -> dict[str, str]:
-    """What "train", "validation" and "test" are of a prepared dataset: its own splits, slices of train for others."""
-    own = set(builder.info.splits)
-    chosen, end = {}, 100  # percent of train that are left
-    for name, share in (("test", 10), ("validation", 20)):
-        if name in own:
-            chosen[name] = name
-        else:
-            chosen[name] = f"train[{end - share}%:{f'{end}%' if end < 100 else ''}]"
-            end -= share
-    return {"train": f"train[:{end}%]" if end < 100 else "train", **chosen}
 
 
 @dataclass(frozen=True)
@@ -69,29 +61,27 @@ class Part:
 
 
 def _sliced(builder, splits: Sequence[str]) -> dict[str, Part]:
-    known = slices(builder)
+    known = slices(builder.info.splits)
     return {split: Part(known.get(split, split), known.get(split, split)) for split in splits}
 
 
 def _listed(builder, split_files: str, splits: Sequence[str]) -> dict[str, Part]:
-    """The examples that lists of file names name.
+    """The examples that lists of file names name; "all" is every example, in a list or not.
 
     Raises:
         InputError: As for `positions`; or examples have no file names.
     """
-    everything = Part("all", "+".join(builder.info.splits))
-    names = []
-    for example in _undecoded(builder, everything).as_numpy_iterator():
-        name = example.get("filename", example.get("file_name"))
-        if name is None:
-            raise InputError(f"--split_files: examples of {builder.info.name} have no file names")
-        names.append(name.decode())
-    found = positions(split_files, builder.info.name, names, splits)
-    paths = files(split_files)
-    return {
-        split: Part(str(paths[split]), everything.slice, np.isin(np.arange(len(names)), found[split]))
-        for split in splits
+    everything = Part(ALL, "+".join(builder.info.splits))
+    names = [name.decode() for name in _undecoded(builder, everything).map(_file_name).as_numpy_iterator()]
+    if not all(names):
+        raise InputError(f"--split_files: examples of {builder.info.name} have no file names")
+    listed = [split for split in splits if split != ALL]
+    places, paths = positions(split_files, builder.info.name, names, listed), files(split_files)
+    chosen = {
+        split: Part(str(paths[split]), everything.slice, np.isin(np.arange(len(names)), places[split]))
+        for split in listed
     }
+    return chosen | ({ALL: everything} if ALL in splits else {})
 
 
 def load(
@@ -121,11 +111,12 @@ def load(
         for split, part in chosen.items():
             labels: list[int] = []
             names: list[str] = []
-            pixels = _examples(builder, part, (image_key, label_key), dtype, labels, names)
+            digests: list[str] = []
+            pixels = digested(_examples(builder, part, (image_key, label_key), dtype, labels, names), digests)
             held = hold(pixels, shapes[split], dtype, interpolation)
             if min(labels) < 0:
                 raise InputError(f"split {split!r} of {name} has no labels, which TFDS gives as -1")
-            loaded[split] = Split(held, np.array(labels, np.int64), tuple(names), part.name)
+            loaded[split] = Split(held, np.array(labels, np.int64), tuple(names), part.name, tuple(digests))
     except ValueError as error:
         raise InputError(f"split {split!r} of {name}: {first_line(error)}") from error
     except (tf.errors.OpError, OSError) as error:
@@ -140,6 +131,8 @@ def _dtype(builder, name: str, image_key: str) -> str:
         InputError: They are not grey levels in RGB, nor digital numbers in 13 bands.
     """
     feature = builder.info.features[image_key]
+    if not isinstance(feature.shape, tuple) or len(feature.shape) != 3:
+        raise InputError(f"dataset {name}: {image_key!r} has shape {feature.shape}; expected (height, width, bands)")
     bands, found = feature.shape[-1], np.dtype(feature.np_dtype).name
     if bands not in (3, 13):
         raise InputError(f"dataset {name}: images have {bands} bands; expected 3 (RGB) or 13 (all of Sentinel-2's)")
@@ -193,6 +186,14 @@ def _shapes(builder, part: Part, image_key: str) -> list[Shape]:
     return [images.shape_of_encoded(io.BytesIO(file)) for file in encoded]
 
 
+def _file_name(example: dict) -> tf.Tensor:
+    """The file name of an example, a number as text; empty where the dataset has none."""
+    name = example.get("filename", example.get("file_name"))
+    if not isinstance(name, tf.Tensor) or name.shape.rank != 0:
+        return tf.constant("")
+    return name if name.dtype == tf.string else tf.strings.as_string(name)
+
+
 def _examples(
     builder, part: Part, keys: tuple[str, str], dtype: str, labels: list[int], names: list[str]
 ) -> Iterator[np.ndarray]:
@@ -204,15 +205,15 @@ def _examples(
         image = example[image_key]
         if image.dtype == tf.string:
             image = decoding.decode(image, feature.shape[-1])
-        name = example.get("filename", example.get("file_name", tf.constant("")))
-        return tf.saturate_cast(image, dtype), example[label_key], name
+        return tf.saturate_cast(image, dtype), example[label_key], _file_name(example)
 
     decoded = _undecoded(builder, part).map(read, num_parallel_calls=tf.data.AUTOTUNE)
     # Batches because each call costs; small ones, because they are in memory beside what is held.
     batch = 1 if None in feature.shape else max(1, min(256, 2**22 // math.prod(feature.shape)))
     batched = decoded.batch(batch).with_options(WITHOUT_AUTOTUNING)
     for pixels, label, name in batched.as_numpy_iterator():
-        names.extend(text.decode() or f"{part.name}#{len(names) + index}" for index, text in enumerate(name))
+        first = len(names)  # now: `extend` lengthens the list while it takes names
+        names.extend(text.decode() or f"{part.name}#{index}" for index, text in enumerate(name, first))
         labels.extend(label)
         yield from pixels
 
@@ -233,7 +234,7 @@ def _damage(builder, error: Exception) -> InputError:
             try:
                 decoding.decode(example[image_key])
             except tf.errors.InvalidArgumentError:
-                name = example["filename"].numpy().decode() if "filename" in example else "an image"
+                name = _file_name(example).numpy().decode() or "an image"
                 return InputError(
                     f"{builder.data_path}: {name} in it is not a readable JPEG or PNG image of 8 bits a colour and at "
                     f"most {images.MAX_PIXELS} pixels; {remedy}, or give its pictures by --dataset=folder:PATH"

@@ -3,7 +3,9 @@
 import numpy as np
 
 from resnetd_tf.data import images, sources
+from resnetd_tf.data.rasters import AS_STORED, Reading
 from resnetd_tf.saved import SavedClassifier
+from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
 
 IMAGES = 256  # to compare on
 
@@ -31,6 +33,7 @@ def patches(
     data_dir: str | None,
     eurosat_zip: str | None,
     split_files: str | None,
+    reading: Reading = AS_STORED,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """The first images of splits of the named dataset, or of the one that the classifier was trained on.
 
@@ -38,7 +41,7 @@ def patches(
         classifier: Whose images they are to be.
         counts: How many of each split; `None` for all.
         dataset: Its name; `None` for the one that the classifier was trained on.
-        data_dir, eurosat_zip, split_files: As for `sources.load`.
+        data_dir, eurosat_zip, split_files, reading: As for `sources.load`.
 
     Returns:
         For each split images (n, height, width, bands) of the size that the classifier was trained on, and labels (n,).
@@ -55,6 +58,8 @@ def patches(
         data_dir=data_dir,
         eurosat_zip=eurosat_zip,
         split_files=split_files,
+        wanted={3: RGB_BANDS, len(BANDS): BANDS}.get(classifier.bands),
+        reading=sources.reading_as_trained(classifier.metadata, name, reading),
         image_size=classifier.metadata.get("image_size"),  # as in training
         interpolation=classifier.metadata.get("interpolation", "bilinear"),
     )

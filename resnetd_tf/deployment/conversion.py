@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from resnetd_tf import rundir
+from resnetd_tf.data.rasters import AS_STORED, Reading
 from resnetd_tf.deployment import comparison, formats, onnx, openvino, savedmodel, tflite, verification, warmup, weights
 from resnetd_tf.errors import InputError, damage_told
 from resnetd_tf.quiet import quiet
@@ -18,7 +19,7 @@ CALIBRATION = 200  # training images
 
 
 def convert(
-    model: str,
+    model: str | SavedClassifier,
     format: str = "tflite",
     precision: str = "float32",
     output: str | None = None,
@@ -30,6 +31,7 @@ def convert(
     data_dir: str | None = None,
     eurosat_zip: str | None = None,
     split_files: str | None = None,
+    reading: Reading = AS_STORED,
     trust: bool = False,
 ) -> pathlib.Path:
     """Exports a classifier for deployment, if it agrees with the model it is made from.
@@ -37,14 +39,14 @@ def convert(
     What was found is printed, and kept in NAME.check.json beside a file, in check.json inside a folder.
 
     Args:
-        model: A path as `saved.locate` takes it.
+        model: A path as `saved.locate` takes it, or a classifier that was opened.
         format: One of `formats.PRECISIONS`.
         precision: One of those it is made in.
         output: The file or folder; `None` for one in the run's folder, see `formats.NAMES`.
         batch, output_type: As for `tflite.write`.
         verify_all: Whether to compare on the whole validation split.
         dataset: What to compare on, and for int8 to calibrate on; `None` for the dataset the model was trained on.
-        data_dir, eurosat_zip, split_files: As for `sources.load`.
+        data_dir, eurosat_zip, split_files, reading: As for `sources.load`.
         trust: As for `saved.open_classifier`.
 
     Returns:
@@ -54,7 +56,7 @@ def convert(
         InputError: Something given cannot be used, or the export disagrees with the model.
     """
     formats.check(format, precision, batch, output_type)
-    given = open_classifier(model, trust=trust)
+    given = model if isinstance(model, SavedClassifier) else open_classifier(model, trust=trust)
     path = pathlib.Path(output) if output else given.folder / formats.NAMES[format].format(precision)
     formats.check_name(format, path)
     inside = {"savedmodel": path / "assets.extra" / "check.json", "openvino": path / "check.json"}
@@ -63,12 +65,12 @@ def convert(
         rundir.must_not_exist(place)
     made_from, network = given, None
     if format in ("savedmodel", "safetensors") or not _is_alone(given):
-        source, network = open_network(model, trust)
+        source, network = open_network(given.path, trust)
         made_from = open_classifier(source, trust=trust)
     counts = {"validation": None if verify_all else comparison.IMAGES}
     if precision == "int8":
         counts["train"] = CALIBRATION
-    splits = comparison.patches(given, counts, dataset, data_dir, eurosat_zip, split_files)
+    splits = comparison.patches(given, counts, dataset, data_dir, eurosat_zip, split_files, reading)
     check, *calibration = (images for images, _ in splits)
     expected = made_from.predict(check)
     with rundir.atomic(path) as temporary:

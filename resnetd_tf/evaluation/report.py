@@ -66,10 +66,10 @@ def plot_history(history: list[dict], path: pathlib.Path) -> None:
     epochs = [row["epoch"] for row in history]
     figure = Figure(figsize=(10, 4))
     for axis, name in zip(figure.subplots(1, 2), ("accuracy", "loss")):
-        axis.plot(epochs, [row[name] for row in history], marker=".", label="training")
-        axis.plot(epochs, [row[f"val_{name}"] for row in history], marker=".", label="validation")
-        axis.set(xlabel="epoch", ylabel=name)
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.plot(epochs, [row[name] for row in history], marker="o", markersize=4, label="training")
+        axis.plot(epochs, [row[f"val_{name}"] for row in history], marker="o", markersize=4, label="validation")
+        axis.set(xlabel="epoch", ylabel=name, xlim=(0.5, len(epochs) + 0.5))
+        axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axis.grid(alpha=0.3)
         axis.legend()
     figures.save(figure, path)

@@ -18,6 +18,7 @@ from resnetd_tf.networks.copies import portable
 from resnetd_tf.training import checkpoint, unfinished
 from resnetd_tf.training.checkpoint import Progress
 from resnetd_tf.training.duration import duration
+from resnetd_tf.training.optimizer import learning_rate_of_epoch
 from resnetd_tf.training.settings import Settings
 from resnetd_tf.training.termination import Termination
 
@@ -28,9 +29,10 @@ class RunWriter(keras.callbacks.Callback):
     On a disk that is full it warns, and tries again after the next epoch.
     """
 
-    def __init__(self, folder: pathlib.Path, settings: Settings, progress: Progress):
+    def __init__(self, folder: pathlib.Path, settings: Settings, progress: Progress, steps_per_epoch: int):
         super().__init__()
         self.folder, self.settings, self.progress = folder, settings, progress
+        self.steps_per_epoch = steps_per_epoch
         self.copy: keras.Model | None = None
         self.copied = self.written = 0  # epochs whose weights are in `copy` and, of this process, in model.keras
         self.start = 0.0
@@ -58,7 +60,8 @@ class RunWriter(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         row = {"epoch": epoch + 1, **logs, "seconds": self.epoch_seconds}
-        row["learning_rate"] = float(self.model.optimizer.learning_rate)
+        # Not the optimizer's, which is that of the next step: zero after the last epoch.
+        row["learning_rate"] = learning_rate_of_epoch(self.settings, self.steps_per_epoch, epoch)
         if not math.isfinite(row["val_loss"]):
             raise Diverged("validation loss is", epoch + 1, self.progress.step)
         if not checkpoint.finite(self.model):

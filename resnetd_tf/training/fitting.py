@@ -58,17 +58,18 @@ def fit(
     )
     left = steps * (settings.epochs - progress.epoch) - progress.step
     callbacks = [
+        keras.callbacks.ProgbarLogger(),  # first, so that it ends its line before others print theirs
         *([AverageReplicas()] if replicas > 1 else []),
         writer,
         StopNotFinite(progress),
-        Logs(writer.folder, dataset.classes),
+        Logs(writer.folder, dataset.classes, progress),
         *([Profile(writer.folder)] if profile else []),
         Checkpoints(writer, termination, settings.checkpoint_minutes, started),
         DurationEstimate(len(validation) / len(training), settings.image_size, left),
     ]
     try:
         if progress.step == steps:
-            validate(model, checks, writer, callbacks)
+            validate(model, checks, writer, callbacks[1:])
         while progress.epoch < settings.epochs:
             first, whole = progress.epoch * steps + progress.step, progress.step == 0
             model.fit(

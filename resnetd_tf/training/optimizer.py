@@ -81,6 +81,18 @@ def learning_rate_schedule(settings: Settings, steps_per_epoch: int) -> keras.op
     )
 
 
+def learning_rate_of_epoch(settings: Settings, steps_per_epoch: int, epoch: int) -> float:
+    """The learning rate of the step in the middle of an epoch.
+
+    Args:
+        settings: Those of the run, the learning rate decided.
+        steps_per_epoch: Steps of each epoch.
+        epoch: Number of the epoch, from 0.
+    """
+    middle = epoch * steps_per_epoch + steps_per_epoch // 2
+    return float(learning_rate_schedule(settings, steps_per_epoch)(middle))
+
+
 def optimizer(settings: Settings, steps_per_epoch: int) -> keras.optimizers.Optimizer:
     """Nesterov SGD with the learning rate's schedule; for float16 the loss is scaled."""
     descent = SGD(learning_rate_schedule(settings, steps_per_epoch), settings.momentum, settings.weight_decay)

@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from resnetd_tf.data import sources
+from resnetd_tf.data.rasters import Reading
 from resnetd_tf.data.splits import Dataset
 from resnetd_tf.errors import InputError
 from resnetd_tf.networks import checkpoints, classifier, pretrained
@@ -85,6 +86,7 @@ def load(settings: Settings, interpolation: str) -> Dataset:
         split_files=settings.split_files,
         image_size=settings.image_size,
         interpolation=interpolation,
+        reading=Reading(tuple(settings.bands.split(",")) if settings.bands else None, settings.scale, settings.offset),
     )
     if dataset.bands != 3 and settings.varied not in (0, RECIPES[settings.recipe]["varied"]):
         raise InputError(

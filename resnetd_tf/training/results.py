@@ -68,25 +68,35 @@ def finish(
     published = path.exists()
     exported = path if published else folder / "savedmodel"
     free_memory()
-    check = dataset.splits["validation"].images[: comparison.IMAGES]
+    validation, test = dataset.splits["validation"], dataset.splits["test"]
+    check = validation.images[: comparison.IMAGES]
+    epoch = f"epoch {progress.best['epoch']}"
     if not published:
+        print(f"Calibrating {epoch} on {len(validation)} validation images ...", flush=True)
         shutil.rmtree(exported, ignore_errors=True)
         examples = images.of_one_size(check[:LARGEST], *metadata["patch_shape"][:2])
-        network = calibrated(folder, dataset.splits["validation"], metadata)
+        network = calibrated(folder, validation, metadata)
+        print(f"Exporting {epoch} as a SavedModel ...", flush=True)
         savedmodel.write(network, dataset.classes, metadata, exported, examples=examples)
         del network
     expected = open_classifier(folder / "model.keras").predict(check)
     free_memory()
     served = open_classifier(exported)
     free_memory()
+    print(f"Evaluating the SavedModel on {len(check)} validation and {len(test)} test images ...", flush=True)
     agreement = comparison.words(comparison.compared(served.predict(check), expected))
     evaluation = dataclasses.replace(metrics.evaluate(served, dataset, "test"), model=path.name)
     if not published:
-        metadata |= {
+        accuracies = {
             "best_epoch": progress.best["epoch"],
             "validation_accuracy": progress.best["val_accuracy"],
             "test_accuracy": evaluation.result["accuracy"],
             "test_accuracy_interval": evaluation.result["accuracy_interval"],
+        }
+        of_savedmodel = exported / "assets.extra" / "metadata.json"  # goes where the SavedModel goes
+        rundir.write_json(of_savedmodel, json.loads(of_savedmodel.read_text(encoding="utf-8")) | accuracies)
+        metadata |= {
+            **accuracies,
             "training_seconds": progress.seconds,
             "wall_seconds": time.time() - started,
             "peak_memory_gib": peak_memory(),

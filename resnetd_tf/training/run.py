@@ -11,8 +11,9 @@ import keras
 import tensorflow as tf
 
 from resnetd_tf import metadata, rundir
+from resnetd_tf.data import split_files
 from resnetd_tf.data.splits import Dataset
-from resnetd_tf.environment import environment
+from resnetd_tf.environment import check_backend, environment
 from resnetd_tf.errors import InputError, damage_told
 from resnetd_tf.normalization import of_classifier
 from resnetd_tf.training import checkpoint, devices, results, unfinished
@@ -41,6 +42,7 @@ def train(settings: Settings, *, resume: bool = False, profile: bool = False) ->
         InputError: Something given cannot be used, training diverged or the disk is full at its end; a run that has
             done nothing yet leaves nothing on disk.
     """
+    check_backend("training")
     started = time.time()
     surroundings = environment()  # now: the source may change while the run goes on
     if settings.deterministic:
@@ -112,10 +114,11 @@ def go_on(
     profile: bool,
 ) -> bool:
     """Trains from where a run has come to; whether it was interrupted after its first epoch."""
-    writer = RunWriter(folder, settings, progress)
+    writer = RunWriter(folder, settings, progress, len(dataset.splits["train"]) // settings.batch_size)
     # Now, so that the model of a run that dies can be used.
     rundir.write_labels(folder / "labels.txt", dataset.classes)
     rundir.write_json(folder / "metadata.json", described)
+    rundir.write_text(folder / split_files.RECORD, split_files.record(dataset))
     checkpoint.save(folder / unfinished.FOLDER, model, progress, folder / "model.keras")
     interrupted = fit(model, settings, dataset, writer, termination, started, profile)
     writer.write()

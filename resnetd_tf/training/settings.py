@@ -5,7 +5,10 @@ Imports nothing that takes long: `--help` and a mistyped flag answer at once.
 
 import dataclasses
 import math
+import numbers
 import operator
+import os
+import typing
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,10 +44,11 @@ def setting(default: Any, text: str, **limits: Any) -> Any:
 class Settings:
     """What to train, on what, and how.
 
-    Raises:
-        InputError: A value is outside its range.
+    `None` is what the recipe says, of a setting that recipes differ in; of `weights` it is "none", as for the networks.
+    Paths become text, NumPy's numbers Python's, and numbers may be given as text.
 
-    `None` is what the recipe says, of a setting that recipes differ in.
+    Raises:
+        InputError: A value has another type, or is outside its range.
     """
 
     recipe: str = setting(
@@ -66,6 +70,17 @@ class Settings:
         None,
         "TRAIN,VALIDATION,TEST: three lists of file names, one a line, that say which images the splits have; default "
         "70/20/10, or the dataset's own splits.",
+    )
+    bands: str | None = setting(
+        None, "B02,B03,B04 and so on: names of the bands of raster files in a folder, where they do not say them."
+    )
+    offset: float | None = setting(
+        None, "Added to the numbers of raster files in a folder; default what they say themselves, else 0."
+    )
+    scale: float | None = setting(
+        None,
+        "Digital numbers (10,000 times the reflectance) for each unit of raster files in a folder, after the offset; "
+        "default what they say themselves, else 1.",
     )
     image_size: int = setting(
         None, "Side in pixels to which the model resizes images; at least 32.", minimum=32, maximum=LARGEST_SIDE
@@ -131,9 +146,14 @@ class Settings:
     output_dir: str | None = setting(None, "Base path of the model; default saved_models/resnet50d and so on.")
 
     def __post_init__(self) -> None:
+        if self.weights is None:  # of keras.applications, and of our networks, random weights
+            object.__setattr__(self, "weights", "none")  # the class is frozen
+        types = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _converted(field, types[field.name], getattr(self, field.name)))
         for name, value in RECIPES.get(self.recipe, {}).items():
             if getattr(self, name) is None:
-                object.__setattr__(self, name, value)  # the class is frozen
+                object.__setattr__(self, name, value)
         for field in dataclasses.fields(self):
             problem = _problem(getattr(self, field.name), **field.metadata)
             smallest = field.name == "depth" and self.depth == SMALLEST_DEPTH
@@ -150,6 +170,38 @@ class Settings:
     def base(self) -> str:
         """Base path of the model: each run becomes its next version."""
         return self.output_dir or f"saved_models/resnet{self.depth}{self.variant.removeprefix('base')}"
+
+
+def _converted(field: dataclasses.Field, annotation: Any, value: Any) -> Any:
+    """The value of a setting as the type that its field has.
+
+    Args:
+        field: The field of the setting.
+        annotation: Its type: `str`, `int`, `float`, `bool`, or one of them or `None`.
+        value: What was given for it.
+
+    Raises:
+        InputError: It is of another type, and cannot mean but one value of this.
+    """
+    kind, *optional = typing.get_args(annotation) or (annotation,)
+    if value is None and (optional or field.name in DEFAULT):
+        return None
+    if hasattr(value, "item") and getattr(value, "shape", None) == ():  # NumPy's
+        value = value.item()
+    try:
+        if kind is bool and isinstance(value, bool):
+            return value
+        if kind is str and isinstance(text := os.fspath(value), str):
+            return str(text)
+        if kind in (int, float) and not isinstance(value, bool) and isinstance(value, numbers.Real | str):
+            if kind is float:
+                return value if isinstance(value, int) else float(value)
+            if float(value).is_integer():
+                return int(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        pass
+    expected = {bool: "True or False", str: "text or a path", int: "a whole number", float: "a number"}[kind]
+    raise InputError(f"--{field.name}={str(value)[:50]}: must be {expected}, not {type(value).__name__}")
 
 
 def _problem(value: Any, help: str, choices=(), **limits: float) -> str | None:

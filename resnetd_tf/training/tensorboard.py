@@ -12,26 +12,27 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from resnetd_tf.errors import first_line
 from resnetd_tf.evaluation import report
 from resnetd_tf.training.callbacks import warn_of_full_disk
+from resnetd_tf.training.checkpoint import Progress
 
 
 class Logs(keras.callbacks.Callback):
     """Writes curves for TensorBoard, named as Keras names them, to logs/train/ and logs/validation/.
 
-    And, of the validation, the confusion matrix as a picture.
+    Of the validation it also writes the confusion matrix as a picture. Steps are epochs, from 1 as in history.csv.
     """
 
-    def __init__(self, folder: pathlib.Path, classes: Sequence[str]):
+    def __init__(self, folder: pathlib.Path, classes: Sequence[str], progress: Progress):
         super().__init__()
-        self.folder, self.classes = folder / "logs", classes
+        self.folder, self.classes, self.progress = folder / "logs", classes, progress
 
     def on_epoch_end(self, epoch, logs=None):
-        rate = float(self.model.optimizer.learning_rate)
+        rate = self.progress.history[-1]["learning_rate"]
         trained = {name: value for name, value in logs.items() if not name.startswith("val_")}
         validated = {name.removeprefix("val_"): value for name, value in logs.items() if name.startswith("val_")}
         with warn_of_full_disk("TensorBoard's logs"):
             for place, values in (("train", trained | {"learning_rate": rate}), ("validation", validated)):
                 writer = tf.summary.create_file_writer(str(self.folder / place))
-                with writer.as_default(epoch):
+                with writer.as_default(epoch + 1):
                     for name, value in values.items():
                         tf.summary.scalar(f"epoch_{name}", value)
                     if place == "validation":

@@ -1,6 +1,7 @@
 """The programs as subprocesses: help, bad input, a disk that is full."""
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -56,6 +57,22 @@ def test_full_disk(bad_input, run, tmp_path):
     assert {path.name for path in base.iterdir()} == {"1", "run-1", "stdout.txt"}
     assert "cannot write" in bad_input("export.py", f"--model={base}", preexec_fn=limit)
     assert not list(base.rglob("*.tflite")) and not list(base.rglob("*.tmp.*"))
+
+
+def test_each_program_says_which_model_answers(run, program, tmp_path):
+    """The newest run in the current folder's saved_models/ is taken before the package's classifier."""
+    shutil.copytree(run, tmp_path / "saved_models/resnet50d")
+    image = tmp_path / "patch.png"
+    Image.fromarray(synthetic.draw(1)[0][0]).save(image)
+    accuracy = json.loads((run / "run-1/metadata.json").read_text())["test_accuracy"]
+    model = f"saved_models/resnet50d/run-1, ResNet-10-D, 2 epochs, {100 * accuracy:.2f} % on synthetic test"
+    line = f"Model: {model} (the newest run; --model=eurosat for the package's)\n"
+    for name, arguments in (("evaluate", ("--split=validation",)), ("export", ()), ("predict", (image,))):
+        result = program(f"{name}.py", *arguments, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.startswith(line) and not result.stderr
+    result = program("predict.py", image, "--format=json", cwd=tmp_path)
+    assert result.returncode == 0 and result.stderr == line and json.loads(result.stdout)
 
 
 def test_output_that_is_read_no_more(run, tmp_path):

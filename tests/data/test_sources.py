@@ -15,7 +15,7 @@ from conftest import eurosat_dir, needs_eurosat, needs_sentinel2, sentinel2_dir
 from PIL import ExifTags, Image, PngImagePlugin
 
 from resnetd_tf.data import decoding, images, sources
-from resnetd_tf.data.splits import SPLITS
+from resnetd_tf.data.splits import SPLITS, cut
 from resnetd_tf.errors import InputError
 from resnetd_tf.normalization import EUROSAT_RGB
 from resnetd_tf.sentinel2 import CLASSES
@@ -55,6 +55,91 @@ def test_folder_is_split_70_20_10(folder):
         for image, label, name in zip(split.images, split.labels, split.names):
             assert CLASSES[label] in name
             np.testing.assert_array_equal(image, np.asarray(Image.open(name)))  # as Pillow decodes it
+
+
+def presplit(root, **counts):
+    """So many images of two classes in each of the folders of splits."""
+    for split, count in counts.items():
+        for index in range(count):
+            name = CLASSES[index % 2]
+            jpeg(root / split / name / f"{split}_{index}.jpg", seed=index, size=8)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("counts", "slices", "sizes"),
+    [
+        ({"train": 24, "val": 6, "test": 4}, ("train", "val", "test"), (24, 6, 4)),
+        ({"Train": 24, "validation": 6, "Test": 4}, ("Train", "validation", "Test"), (24, 6, 4)),
+        ({"train": 20, "test": 6}, ("train[:80%]", "train[80%:]", "test"), (16, 4, 6)),
+        ({"train": 20, "valid": 6}, ("train[:90%]", "valid", "train[90%:]"), (18, 6, 2)),
+        ({"train": 20}, ("train[:70%]", "train[70%:90%]", "train[90%:]"), (14, 4, 2)),
+    ],
+)
+def test_a_folder_that_is_split_already(tmp_path, counts, slices, sizes):
+    """Each split has the images of its folder; what is missing is cut from train, as of TFDS's datasets."""
+    dataset = sources.load(f"folder:{presplit(tmp_path, **counts)}")
+    assert dataset.classes == CLASSES[:2]
+    assert tuple(split.slice for split in dataset.splits.values()) == slices
+    assert tuple(map(len, dataset.splits.values())) == sizes
+    for split in dataset.splits.values():
+        folders = {pathlib.Path(name).parents[1].name for name in split.names}
+        assert folders == {split.slice.partition("[")[0]}
+        for label, name in zip(split.labels, split.names):
+            assert pathlib.Path(name).parent.name == CLASSES[label]
+    names = [name for split in dataset.splits.values() for name in split.names]
+    assert len(set(names)) == len(names) == sum(sizes)
+    assert len(sources.load(f"folder:{tmp_path}", ("all",)).splits["all"]) == sum(sizes)
+
+
+def test_splits_that_a_folder_lacks(tmp_path):
+    presplit(tmp_path / "a", test=4)
+    assert len(sources.load(f"folder:{tmp_path / 'a'}", ("test",)).splits["test"]) == 4
+    with pytest.raises(InputError, match="has test, no train to take validation from"):
+        sources.load(f"folder:{tmp_path / 'a'}", ("validation",))
+    presplit(tmp_path / "b", train=4, val=4, validation=4)
+    with pytest.raises(InputError, match="val and validation are both validation; rename one of them"):
+        sources.load(f"folder:{tmp_path / 'b'}")
+    with pytest.raises(InputError, match=r"train\[80%:\] of 2 images is none; add images"):
+        sources.load(f"folder:{presplit(tmp_path / 'c', train=2, test=2)}", ("validation",))
+
+
+def test_classes_that_are_called_train_and_test(tmp_path):
+    for name in ("train", "test"):
+        for index in range(6):
+            jpeg(tmp_path / name / f"{name}_{index}.jpg", size=8)
+    dataset = sources.load(f"folder:{tmp_path}")
+    assert dataset.classes == ("test", "train") and dataset.splits["train"].slice == "train[:70%]"
+
+
+def test_every_image_of_a_folder(folder, tmp_path):
+    """Fewer than a split into three needs, too."""
+    everything = sources.load(f"folder:{folder}", ("all",)).splits["all"]
+    parts = sources.load(f"folder:{folder}").splits.values()
+    assert everything.names == tuple(name for split in parts for name in split.names) and everything.slice == "all"
+    assert everything.digests == tuple(digest for split in parts for digest in split.digests)
+    assert len(set(everything.digests)) == 30
+    for index in range(4):
+        jpeg(tmp_path / "few" / CLASSES[index % 2] / f"{index}.jpg")
+    assert len(sources.load(f"folder:{tmp_path / 'few'}", ("all",)).splits["all"]) == 4
+    with pytest.raises(InputError, match=r"4 images; a 70/20/10 split needs at least 10\. --split=all"):
+        sources.load(f"folder:{tmp_path / 'few'}", ("test",))
+
+
+def test_an_image_is_known_again_whatever_size_a_batch_needs(folder):
+    for index in range(20):
+        jpeg(folder / CLASSES[0] / f"large{index}.jpg", size=100, seed=index)
+    name = f"folder:{folder}"
+    resized, plain = sources.load(name, ("train",), image_size=48), sources.load(name, ("train",))
+    assert resized.splits["train"].digests == plain.splits["train"].digests
+    assert resized.splits["train"].shape == (48, 48, 3)
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(45, (31, 9, 5)), (27000, (18900, 5400, 2700))])
+def test_splits_stay_where_they_were(count, sizes):
+    """0.7 * 45 is a little less than 31.5: runs were trained on what that gives."""
+    places = [range(count)[cut(count, part)] for part in SPLITS.values()]
+    assert tuple(map(len, places)) == sizes and [index for place in places for index in place] == [*range(count)]
 
 
 def test_folder_of_differing_sizes(folder):
@@ -295,7 +380,7 @@ def test_unknown_names():
         sources.load("no_such")
     with pytest.raises(InputError, match="'eurosat/nir' is unknown"):
         sources.load("eurosat/nir")
-    with pytest.raises(InputError, match="split 'dev' is not one of train, validation, test"):
+    with pytest.raises(InputError, match="split 'dev' is not one of train, validation, test, all"):
         sources.load("synthetic", ("dev",))
 
 

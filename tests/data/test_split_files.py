@@ -54,6 +54,36 @@ def test_folder(folder, tmp_path, capsys):
     assert "4 images of " in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [
+        ("filename,label", "Forest/{}.png,Forest"),
+        (",Filename,Label,ClassName", "7,Forest/{}.png,0,Forest"),  # as EuroSAT's CSV files are spread
+        ("Label,Image Path", "0,Forest/{}.png"),
+        ("0,Forest", "Forest/{}.png,0"),  # no header, and no image
+    ],
+)
+def test_tables_with_a_header(folder, tmp_path, header, row):
+    """The header says which column has the file names; a first row that is no header must name an image."""
+    paths = [tmp_path / f"{split}.CSV" for split in ("train", "validation", "test")]
+    for number, path in enumerate(paths):
+        path.write_text(f"{header}\n{row.format(number)}\n{row.format(number + 3)}\n")
+    split_files = ",".join(map(str, paths))
+    if header == "0,Forest":
+        with pytest.raises(InputError, match="'0' is 2 images of"):
+            sources.load(f"folder:{folder}", split_files=split_files)
+        return
+    splits = sources.load(f"folder:{folder}", split_files=split_files).splits
+    names = [sorted(int(pathlib.Path(name).stem) for name in split.names) for split in splits.values()]
+    assert names == [[0, 3], [1, 4], [2, 5]]
+    assert digest(split_files)
+
+
+def test_all_is_every_image_in_a_list_or_not(folder, tmp_path):
+    split_files = lists(tmp_path, ["Forest/0.png"], ["Forest/1.png"], ["River/2.png"])
+    assert len(sources.load(f"folder:{folder}", ("all",), split_files=split_files).splits["all"]) == 24
+
+
 def test_names_that_are_nearly_the_same(folder, tmp_path):
     """The whole name counts before the one without its suffix; commas and dots may be in it."""
     for number, name in enumerate(("scene.png", "scene.1.png", "a,b.png", "a.png", "twin.png", "twin.jpg")):

@@ -14,7 +14,7 @@ from resnetd_tf.errors import InputError
 from resnetd_tf.saved import open_classifier
 from resnetd_tf.training import Settings, train
 
-CONFIGURATIONS = ("labelled", "unlabelled", "trainless", "sixteen_bits", "floats")
+CONFIGURATIONS = ("labelled", "unlabelled", "trainless", "sixteen_bits", "floats", "numbered", "nested", "video")
 
 
 class ManyClasses(tfds.core.GeneratorBasedBuilder):
@@ -29,9 +29,14 @@ class ManyClasses(tfds.core.GeneratorBasedBuilder):
             image = tfds.features.Image(shape=(None, None, 3), dtype=np.uint16)
         if self.builder_config.name == "floats":
             image = tfds.features.Tensor(shape=(32, 32, 3), dtype=np.float32)
+        if self.builder_config.name == "video":
+            image = tfds.features.Video(shape=(None, 32, 32, 3))
         features = {"image": image, "label": tfds.features.ClassLabel(num_classes=400)}
+        if self.builder_config.name == "numbered":
+            features["filename"] = np.int64
+        keys = ({"pixels": "image"}, "label") if self.builder_config.name == "nested" else ("image", "label")
         features = tfds.features.FeaturesDict(features)
-        return tfds.core.DatasetInfo(builder=self, features=features, supervised_keys=("image", "label"))
+        return tfds.core.DatasetInfo(builder=self, features=features, supervised_keys=keys)
 
     def _split_generators(self, dl_manager):
         raise NotImplementedError
@@ -51,7 +56,8 @@ def prepare(folder, name, splits, size=None, **more):
             shape = size or rng.integers(40, 80, 2)
             image = np.full((*shape, 3), index % 250, "uint8")
             label = index % classes if labelled else -1
-            yield index, {"image": image, "label": label, **{key: f"{index}.png" for key in more}}
+            names = {key: index if "numbered" in name else f"{index}.png" for key in more}
+            yield index, {"image": image, "label": label, **names}
 
     unlabelled = "test" if "unlabelled" in name else None
     builder._split_generators = lambda dl_manager: {
@@ -193,3 +199,38 @@ def test_what_does_not_fit_is_refused_before_it_is_read(tmp_path, monkeypatch):
     for name in ("cifar10", "uc_merced"):
         with pytest.raises(InputError, match=rf"dataset {name}: its images take 0.0 GiB of memory, of which 0.0 GiB"):
             sources.load(name, data_dir=str(tmp_path))
+
+
+def test_images_without_file_names_are_numbered(tmp_path):
+    prepare(tmp_path, "many_classes/labelled", {"train": 600}, (32, 32))
+    loaded = sources.load("many_classes/labelled", ("all",), data_dir=str(tmp_path)).splits["all"]
+    assert loaded.names == tuple(f"all#{index}" for index in range(600))
+
+
+def test_file_names_that_are_numbers(tmp_path):
+    """They name images, in lists of splits too."""
+    builder = prepare(tmp_path / "data", "many_classes/numbered", {"train": 20}, (32, 32), filename=0)
+    order = [str(example["filename"]) for example in builder.as_dataset(split="train").as_numpy_iterator()]
+    paths = [tmp_path / f"{split}.txt" for split in ("train", "validation", "test")]
+    for path, names in zip(paths, (["3", "17"], ["4"], ["0"])):
+        path.write_text("\n".join(names))
+    split_files = ",".join(map(str, paths))
+    named = {"data_dir": str(tmp_path / "data"), "split_files": split_files}
+    splits = sources.load("many_classes/numbered", ("train", "all"), **named).splits
+    assert sorted(splits["train"].names) == ["17", "3"] and list(splits["all"].names) == order
+
+
+@pytest.mark.parametrize("split", ["all", "test"])
+def test_all_is_every_split(tmp_path, split):
+    prepare(tmp_path, "many_classes/labelled", {"train": 30, "validation": 5, "test": 10}, (32, 32))
+    loaded = sources.load("many_classes/labelled", (split,), data_dir=str(tmp_path)).splits[split]
+    assert len(loaded) == {"all": 45, "test": 10}[split] and loaded.slice == split
+
+
+def test_features_that_are_no_image_and_label_are_refused(tmp_path):
+    for name, message in (
+        ("nested", r"is labelled \(\{'pixels': 'image'\}, 'label'\); a classifier needs the name of one image"),
+        ("video", r"'image' has shape \(None, 32, 32, 3\); expected \(height, width, bands\)"),
+    ):
+        with pytest.raises(InputError, match=message):
+            sources.load(f"many_classes/{name}", data_dir=str(tmp_path))

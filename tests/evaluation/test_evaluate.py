@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from resnetd_tf import rundir
-from resnetd_tf.data import sources, synthetic
+from resnetd_tf.data import sources, split_files, synthetic
 from resnetd_tf.errors import InputError
 from resnetd_tf.evaluation import metrics
 from resnetd_tf.evaluation.run import evaluate
@@ -84,6 +84,99 @@ def test_images_of_some_classes(run, program, bad_input, tmp_path):
     (tmp_path / f"pictures/{synthetic.CLASSES[2]}").rename(tmp_path / "pictures/Vineyard")
     assert "pictures has Vineyard; " in bad_input("evaluate.py", *ours, f"--output_dir={tmp_path / 'none'}")
     assert not (tmp_path / "none").exists()
+
+
+@pytest.fixture
+def of_folder(run, tmp_path):
+    """A classifier as one that was trained on a folder of thirty images, and the folder."""
+    folder, model = tmp_path / "patches", tmp_path / "model/run-1"
+    add_images(folder, range(30))
+    shutil.copytree(run / "run-1", model)
+    dataset = sources.load(f"folder:{folder}")
+    sizes = {name: len(split) for name, split in dataset.splits.items()}
+    described = json.loads((model / "metadata.json").read_text()) | {"dataset": dataset.name, "split_sizes": sizes}
+    rundir.write_json(model / "metadata.json", described)
+    rundir.write_text(model / "splits.csv", split_files.record(dataset))
+    return str(model / "model.keras"), folder
+
+
+def add_images(folder, numbers):
+    images, labels = synthetic.draw(100, seed=9)
+    for number in numbers:
+        path = folder / synthetic.CLASSES[labels[number]] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images[number]).save(path)
+
+
+def test_the_share_of_images_that_it_was_trained_on(of_folder, tmp_path, capsys):
+    """Of every image of its folder, and of the same images elsewhere under other names."""
+    model, folder = of_folder
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(folder, elsewhere)
+    for path in list(elsewhere.rglob("*.png")):
+        path.rename(path.with_name(f"renamed_{path.name}"))
+    for number, dataset in enumerate((None, f"folder:{elsewhere}")):
+        result = evaluate(model, split="all", dataset=dataset, output_dir=str(tmp_path / f"o{number}"))
+        printed = capsys.readouterr().out
+        assert "trained on 21 of these 30 images (70.0 %); on those it is better than on others" in printed
+        assert "On the 9 images that it was not trained on: " in printed and "changed" not in printed
+        assert result["count"] == 30 and result["trained_on"] == 21
+        examples = sources.load(f"folder:{folder}", ("validation", "test")).splits.values()
+        right = sum((open_classifier(model).predict(s.images).argmax(1) == labels_of(s)).sum() for s in examples)
+        assert result["not_trained_on"]["accuracy"] == pytest.approx(right / 9)
+        assert json.loads((tmp_path / f"o{number}/metrics.json").read_text())["trained_on"] == 21
+
+
+def labels_of(split):
+    """The labels of a split of a folder, by the classes of the classifier."""
+    return [synthetic.CLASSES.index(pathlib.Path(name).parent.name) for name in split.names]
+
+
+def test_a_folder_that_has_grown_is_told(of_folder, tmp_path, capsys):
+    """New images move the ends of the splits: what is the test split now was in part trained on."""
+    model, folder = of_folder
+    evaluate(model, output_dir=str(tmp_path / "before"))
+    assert "trained on" not in capsys.readouterr().out
+    add_images(folder, range(30, 70))
+    now = sources.load(f"folder:{folder}", ("test",)).splits["test"]
+    new = sum(int(pathlib.Path(name).stem) >= 30 for name in now.names)
+    evaluate(model, split="all", output_dir=str(tmp_path / "all"))
+    printed = capsys.readouterr().out
+    assert "has changed since training: 40 of 70 images of 'all' are new" in printed
+    assert "trained on 21 of these 70 images (30.0 %)" in printed
+    evaluate(model, output_dir=str(tmp_path / "test"))
+    assert f"has changed since training: {new} of 7 images of 'test' are new" in capsys.readouterr().out
+
+
+def test_what_is_known_without_a_record_is_told(of_folder, tmp_path, capsys):
+    """Of runs of earlier versions: the numbers of images alone."""
+    model, folder = of_folder
+    pathlib.Path(model).with_name("splits.csv").unlink()
+    result = evaluate(model, split="all", output_dir=str(tmp_path / "before"))
+    assert "trained on 21 of these 30 images (70.0 %)" in capsys.readouterr().out and "trained_on" not in result
+    add_images(folder, range(30, 50))
+    evaluate(model, output_dir=str(tmp_path / "test"))
+    expected = (
+        "has changed since training: 'test' has 5 images, and had 3; which of them the model was trained on is not"
+    )
+    assert expected in capsys.readouterr().out
+
+
+def test_a_damaged_record_is_named(of_folder, tmp_path):
+    record = pathlib.Path(of_folder[0]).with_name("splits.csv")
+    for text in ("", "my,own,table\n1,2,3\n", "name,split,blake2b\nonly two,columns\n"):
+        record.write_text(text)
+        with pytest.raises(InputError, match=r"splits\.csv: cannot be read \(.*\); restore or delete it"):
+            evaluate(of_folder[0], output_dir=str(tmp_path / "none"))
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_run_records_its_splits(run):
+    """Synthetic images are drawn anew each time, and known again."""
+    splits = sources.load("synthetic").splits
+    split_of = split_files.read_record(run / "run-1/splits.csv")
+    for name, split in splits.items():
+        assert {split_of[digest] for digest in split.digests} == {name}
 
 
 def test_a_failed_evaluation_leaves_no_folder(tmp_path):

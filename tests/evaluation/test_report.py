@@ -41,6 +41,19 @@ def test_pictures(tmp_path, bands, dtype):
         assert np.asarray(Image.open(path)).std() > 5
 
 
+@pytest.mark.parametrize("count", [1, 2, 50])
+def test_epochs_are_whole_numbers(monkeypatch, tmp_path, count):
+    """Of the curves of one epoch, too, whose axis would go from 0.96 to 1.04."""
+    figures = []
+    monkeypatch.setattr(report.figures, "save", lambda figure, path: figures.append(figure))
+    row = {"accuracy": 0.5, "loss": 1.0, "val_accuracy": 0.6, "val_loss": 0.9}
+    report.plot_history([{"epoch": epoch + 1, **row} for epoch in range(count)], tmp_path / "history.png")
+    for axis in figures[0].axes:
+        low, high = axis.get_xlim()
+        ticks = [tick for tick in axis.get_xticks() if low <= tick <= high]
+        assert ticks and all(tick == int(tick) and 1 <= tick <= count for tick in ticks)
+
+
 def test_many_classes(tmp_path):
     """Four hundred: a picture of no more than a few megapixels."""
     names = tuple(f"class {index}" for index in range(400))

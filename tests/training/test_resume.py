@@ -265,7 +265,7 @@ def test_a_validation_loss_that_is_not_finite_ends_the_run(tmp_path):
 
 def test_interrupted_while_the_best_weights_are_copied(model, monkeypatch, tmp_path):
     """The epoch does not count: what is kept is the best of those before it."""
-    writer = callbacks.RunWriter(tmp_path, Settings(epochs=2), checkpoint.Progress())
+    writer = callbacks.RunWriter(tmp_path, Settings(epochs=2, learning_rate=0.1), checkpoint.Progress(), 1)
     writer.set_model(model)
     writer.on_train_begin()
     writer.on_epoch_begin(0)

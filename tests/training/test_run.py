@@ -1,6 +1,8 @@
 """Whole runs on the synthetic dataset."""
 
+import contextlib
 import csv
+import io
 import json
 import re
 import shutil
@@ -51,6 +53,67 @@ def test_a_run_leaves_what_it_promises(run):
     assert f"SavedModel: {run / '1'}" in printed
     assert "validation images: same class for 100.0 %" in printed
     assert re.search(r"\d\.\d\d s a step: about \d+ s for 2 epochs\n", printed)
+
+
+class Terminal(io.StringIO):
+    """Text that is written to a terminal."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.fixture(scope="module")
+def one_epoch(tmp_path_factory):
+    """Folder of a run of one epoch, and what it printed on a terminal."""
+    base, terminal = tmp_path_factory.mktemp("one") / "model", Terminal()
+    settings = {"depth": 10, "dataset": "synthetic", "image_size": 32, "weights": "none", "epochs": 1}
+    with contextlib.redirect_stdout(terminal):
+        train(Settings(**settings, batch_size=700, output_dir=base))
+    return base / "run-1", terminal.getvalue()
+
+
+def test_the_learning_rate_of_an_epoch_is_one_that_it_trained_with(one_epoch):
+    """That of its middle, step 1 of 3: of a warm-up of two steps to 0.4 * 700 / 256 the half."""
+    with (one_epoch[0] / "history.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["learning_rate"]) == pytest.approx(0.4 * 700 / 256 / 2)
+    events = [
+        (event.step, value.tag, tf.make_ndarray(value.tensor))
+        for path in (one_epoch[0] / "logs/train").glob("events*")
+        for record in tf.data.TFRecordDataset(str(path))
+        for event in [event_pb2.Event.FromString(record.numpy())]
+        for value in event.summary.value
+    ]
+    assert [step for step, *_ in events] == [1] * len(events)  # the first epoch, as in history.csv
+    (rate,) = (value for _, tag, value in events if tag == "epoch_learning_rate")
+    assert rate == pytest.approx(float(row["learning_rate"]))
+
+
+def test_on_a_terminal_each_line_stands_alone(one_epoch):
+    lines = re.split(r"[\r\n]", one_epoch[1])
+    assert any("━" in line for line in lines)  # Keras's bar
+    (line,) = (line for line in lines if "Epoch 1 of 1: validation" in line)
+    assert line.startswith("Epoch 1 of 1: validation accuracy")
+
+
+def test_what_follows_the_last_epoch_is_told(one_epoch):
+    """It takes a minute and more of a large dataset."""
+    texts = (
+        "Epoch 1 of 1",
+        "Calibrating epoch 1 on 600 validation images",
+        "Exporting epoch 1 as a SavedModel",
+        "Evaluating the SavedModel on 256 validation and 300 test images",
+        "test accuracy of synthetic",
+    )
+    places = [one_epoch[1].index(text) for text in texts]
+    assert places == sorted(places)
+
+
+def test_training_needs_tensorflow(monkeypatch, tmp_path):
+    monkeypatch.setattr(keras.config, "backend", lambda: "jax")
+    with pytest.raises(InputError, match="training needs Keras on TensorFlow, and it runs on jax; set KERAS_BACKEND"):
+        train(Settings(dataset="synthetic", output_dir=tmp_path / "model"))
+    assert not list(tmp_path.iterdir())
 
 
 def confusion_pictures(folder) -> list[np.ndarray]:

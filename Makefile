@@ -1,3 +1,4 @@
+# make install   sets up .venv alone
 # make demo   trains, evaluates and exports on the embedded dataset; no download
 # make train  the same on EuroSAT
 # make test   runs the tests but the long ones
@@ -12,7 +13,7 @@ BIN := .venv/bin
 
 MODEL ?= saved_models/resnet50d
 
-.PHONY: demo train test test-long test-oldest deploy-check lint
+.PHONY: install demo train test test-long test-oldest deploy-check lint
 
 .venv/installed: setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else \
@@ -20,6 +21,8 @@ MODEL ?= saved_models/resnet50d
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]' --constraint constraints.txt
 	@touch $@
+
+install: .venv/installed
 
 demo: .venv/installed
 	$(BIN)/python train.py --depth=18 --variant=d --dataset=synthetic --image_size=64 --epochs=8 --weights=none \

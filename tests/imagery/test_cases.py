@@ -103,9 +103,11 @@ def predict(classifier, *paths: pathlib.Path, **flags) -> str:
 
 
 def labels_of(classifier, folder: pathlib.Path, **flags) -> dict[str, str]:
-    """The most probable class of each patch in a folder, by file name."""
-    printed = predict(classifier, folder, top=1, format="csv", **flags)
-    rows = csv.DictReader(printed[printed.index("path,class_1") :].splitlines())
+    """The most probable class of each patch in a folder, by file name; nothing but CSV goes to stdout."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        labelling.run(classifier, [str(folder)], top=1, format="csv", **flags)
+    rows = csv.DictReader(printed.getvalue().splitlines())
     return {pathlib.Path(row["path"]).name: row["class_1"] for row in rows}
 
 

@@ -10,9 +10,8 @@ from conftest import ROOT
 
 from resnetd_tf.networks.pretrained import PUBLISHED
 
-PAGES = sorted(
-    path for pattern in ("*.md", "docs/*.md", "benchmarks/*.md", "saved_models/*.md") for path in ROOT.glob(pattern)
-)
+FOLDERS = ("docs", "benchmarks", "samples", "saved_models")
+PAGES = sorted(path for pattern in ("*.md", *(f"{folder}/*.md" for folder in FOLDERS)) for path in ROOT.glob(pattern))
 PROGRAMS = ("train", "evaluate", "predict", "export")
 ids = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 
@@ -59,6 +58,18 @@ def test_modules_and_files(page):
         assert list(ROOT.glob(f"**/{name}.py")), name
     for target in re.findall(r"\bmake ([a-z][\w-]*)", text):
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.M), target
+
+
+@ids
+def test_inputs_exist(page):
+    """A command for images, or a line of Python that opens one, can be pasted in a fresh clone."""
+    text = code(page).replace("\\\n", " ")
+    paths = re.findall(r'"([^"\s]+\.(?:jpg|png|tif|SAFE))"', text)
+    for arguments in re.findall(r"python (?:predict|docs/map_a_product)\.py (.+)", text):
+        paths += [path for path in arguments.partition("#")[0].split() if not path.startswith("--")]
+    paths += re.findall(r"\bsamples/[\w/.*-]*\w", text)
+    for path in paths:
+        assert list(ROOT.glob(path)), path
 
 
 @pytest.fixture(scope="module")

@@ -1,16 +1,12 @@
 """Arrays in and out, for notebooks."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import rasterio
 import rasterio.warp
-from conftest import ROOT
 from PIL import Image
-from products import write_safe
 from test_scenes import by_colour, classifier, drawn, write
 
 from resnetd_tf import imagery
@@ -93,13 +89,3 @@ def test_other_arrays_are_refused():
         imagery.map_scene(classifier(), drawn(64, 64), stride=24)
     with pytest.raises(InputError, match="must be a multiple of --stride=0"):
         imagery.map_scene(classifier(), drawn(64, 64), stride=0)
-
-
-def test_the_script_of_the_docs(run, tmp_path):
-    bands = {name: drawn(200, 200, seed)[..., 0].astype("uint16") * 12 for seed, name in enumerate(RGB_BANDS)}
-    product = write_safe(tmp_path / "product.SAFE", bands)
-    command = [sys.executable, ROOT / "docs/map_a_product.py", product, tmp_path / "map", run]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert "EPSG:32633 200 x 200 pixels" in result.stdout and result.stdout.count("least sure") == 5
-    assert (tmp_path / "map_landcover.tif").is_file() and "Exception ignored" not in result.stderr

@@ -19,6 +19,7 @@ from resnetd_tf.errors import InputError, first_line
 from resnetd_tf.imagery import areas, clouds, maps, progress
 from resnetd_tf.imagery.pixels import Scene
 from resnetd_tf.imagery.products import open_scene
+from resnetd_tf.quiet import quiet
 from resnetd_tf.saved import SavedClassifier
 from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
 
@@ -131,7 +132,8 @@ def write_map(
         with lock, _removed_without_progress(folder):
             found, there = progress.classified(classifier, scene, options.window, options.stride, folder)
             there = there & areas.inside(scene, there.shape, options.stride)
-            mapped, counts = _write(folder, scene, found, there, options, classifier.classes)
+            with quiet(), _writing(base):  # libtiff prints what it also raises
+                mapped, counts = _write(folder, scene, found, there, options, classifier.classes)
             strongest = _strongest(found, mapped)
             _check_targets(targets, options.overwrite)  # it may have taken hours
             obsolete = set(targets_of(base, probabilities=True).values()).difference(targets.values())

@@ -129,7 +129,7 @@ def _write_cog(
     plain = path.with_name(f"{path.stem}-plain.tif")
     place = {"crs": scene.grid.crs, "transform": scene.grid.transform * rasterio.Affine.scale(stride)}
     try:
-        with rasters.without_warnings(), rasterio.Env():  # in which GDAL prints nothing
+        with rasters.without_warnings():
             with rasterio.open(plain, "w", driver="GTiff", height=shape[0], width=shape[1], **place, **profile) as file:
                 describe(file)
                 for window, values in rows():

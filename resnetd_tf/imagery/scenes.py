@@ -20,6 +20,7 @@ from resnetd_tf.errors import InputError, first_line
 from resnetd_tf.imagery import areas, clouds, maps, progress
 from resnetd_tf.imagery.pixels import Scene
 from resnetd_tf.imagery.products import Source, one_source, open_source
+from resnetd_tf.quiet import quiet
 from resnetd_tf.saved import SavedClassifier
 from resnetd_tf.sentinel2 import BANDS, RENDERED_DN, RENDERED_LEVELS, RGB_BANDS
 
@@ -155,7 +156,8 @@ def write_map(
             raise InputError(f"{folder} is in use by another process; give another --output") from None
         with lock, _removed_without_progress(folder):
             probabilities, pixels = progress.classified(classifier, scene, options.window, options.stride, folder)
-            mapped, counts, sizes = _write(folder, scene, probabilities, pixels, options, classifier.classes)
+            with quiet(), _writing(base):  # libtiff prints what it also raises
+                mapped, counts, sizes = _write(folder, scene, probabilities, pixels, options, classifier.classes)
             strongest = _strongest(probabilities, mapped)
             _check_targets(targets, options.overwrite)  # it may have taken hours
             obsolete = set(targets_of(base, probabilities=True).values()).difference(targets.values())

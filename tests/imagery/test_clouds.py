@@ -10,6 +10,7 @@ from products import CRS, ORIGIN, RESOLUTION, cloud_gml, write_band, write_safe
 from rasterio.windows import Window
 
 from resnetd_tf.errors import InputError
+from resnetd_tf.imagery.clouds import mask_file
 from resnetd_tf.imagery.scenes import scene_for
 from resnetd_tf.saved import SavedClassifier
 
@@ -140,7 +141,7 @@ def test_damaged_polygons_are_one_line(tmp_path, content, reason):
 
 @pytest.mark.parametrize("level", ["1C", "2A"])
 @pytest.mark.parametrize("damage", ["truncated", "empty", "codestream"])
-def test_a_damaged_raster_mask_is_one_line(tmp_path, level, damage):
+def test_a_damaged_raster_mask_is_one_line(tmp_path, capfd, level, damage):
     size = (60, 60) if level == "2A" else (20, 20, 3)
     folder = write_product(tmp_path / "product", level, np.random.default_rng(0).integers(0, 2, size).astype("uint8"))
     (mask,) = folder.rglob("*_SCL_20m.jp2" if level == "2A" else "MSK_CLASSI_B00.jp2")
@@ -150,6 +151,7 @@ def test_a_damaged_raster_mask_is_one_line(tmp_path, level, damage):
     mask.write_bytes(damaged[damage])
     with pytest.raises(InputError, match=rf"{mask.name}: the cloud mask cannot be used .*--clouds=keep"):
         scene_for(RGB, [folder])
+    assert capfd.readouterr().err == ""
     assert scene_for(RGB, [folder], keep_clouds=True).read(SCENE)[1].all()
 
 
@@ -168,3 +170,29 @@ def test_a_mask_of_another_place_is_refused(tmp_path):
     write_band(mask, np.zeros((60, 60), "uint8"), 20, "JP2OpenJPEG", crs="EPSG:32632")
     with pytest.raises(InputError, match="its coordinate reference system is EPSG:32632, the scene's is EPSG:32633"):
         scene_for(RGB, [folder])
+
+
+def test_masks_of_tiles_before_december_2016_are_seen(tmp_path):
+    tile = tmp_path / "GRANULE/S2A_OPER_MSI_L1C_TL_SGS__20160615T152456_A005124_T33TUL_N02.04"
+    metadata = tile / "S2A_OPER_MTD_L1C_TL_SGS__20160615T152456_A005124_T33TUL.xml"
+    mask = tile / "QI_DATA/S2A_OPER_MSK_CLOUDS_SGS__20160615T152456_A005124_T33TUL_B00_MSIL1C.gml"
+    mask.parent.mkdir(parents=True)
+    for path in (
+        metadata,
+        mask,
+        mask.with_name("S2A_OPER_MSK_DEFECT_SGS__20160615T152456_A005124_T33TUL_B01_MSIL1C.gml"),
+    ):
+        path.touch()
+    assert mask_file([str(metadata)]) == str(mask)
+
+
+def test_the_scene_classification_goes_before_other_masks(tmp_path):
+    folder = write_product(tmp_path / "product", "2A", np.zeros((60, 60), "uint8"))
+    (tile,) = folder.rglob("MTD_TL.xml")
+    (classification,) = folder.rglob("*_SCL_20m.jp2")
+    (tile.parent / "QI_DATA").mkdir()
+    mask = tile.parent / "QI_DATA/MSK_CLASSI_B00.jp2"
+    mask.touch()
+    assert mask_file([str(tile), str(classification)]) == str(classification)
+    classification.unlink()
+    assert mask_file([str(tile), str(classification)]) == str(mask)

@@ -329,7 +329,7 @@ def test_a_missing_band_is_filled_in(tmp_path):
 
 
 @pytest.mark.parametrize("kibibytes", [0, 1, 2, 4, 8, 16, 64])
-def test_a_full_disk_is_one_line_and_publishes_nothing(tmp_path, kibibytes):
+def test_a_full_disk_is_one_line_and_publishes_nothing(tmp_path, kibibytes, capfd):
     """Files may have no more bytes than that once all is classified, as on a disk that fills up."""
     scene = scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(300, 300))])
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -344,7 +344,8 @@ def test_a_full_disk_is_one_line_and_publishes_nothing(tmp_path, kibibytes):
             write_map(classifier(filling_the_disk), scene, tmp_path / "maps/a", Options(probabilities=True, stride=8))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert "\n" not in str(refusal.value) and not list((tmp_path / "maps").glob("a_*"))
+    assert capfd.readouterr().err == "" and "\n" not in str(refusal.value)
+    assert not list((tmp_path / "maps").glob("a_*"))
     write_map(classifier(), scene, tmp_path / "maps/a", Options(probabilities=True, stride=8))
     assert len(list((tmp_path / "maps").iterdir())) == 5
 

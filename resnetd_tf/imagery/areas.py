@@ -37,14 +37,15 @@ def cut(scene: Scene, area: str) -> Scene:
         for turn in range(-720, 721, 360):
             rings = [_clip(ring + np.array((turn, 0)), reach) for ring in polygon]
             if len(rings[0]):
-                pixels = [_in_pixels(ring, grid).tolist() for ring in rings if len(ring)]
-                outlines.append({"type": "Polygon", "coordinates": pixels})
+                pixels = [_in_pixels(ring, grid) for ring in rings if len(ring)]
+                box = [*pixels[0].min(0).tolist(), *pixels[0].max(0).tolist()]
+                outlines.append({"type": "Polygon", "coordinates": [ring.tolist() for ring in pixels], "bbox": box})
     # A field that is given twice has its area once.
-    outlines = [outline for index, outline in enumerate(outlines) if outline not in outlines[:index]]
-    corners = np.array([corner for outline in outlines for corner in outline["coordinates"][0]]).reshape(-1, 2)
+    outlines = list({json.dumps(outline): outline for outline in outlines}.values())
+    boxes = np.array([outline["bbox"] for outline in outlines]).reshape(-1, 4)
     size = (grid.width, grid.height)
-    start = np.clip(np.floor(corners.min(0, initial=np.inf) + SLACK), 0, size)
-    stop = np.clip(np.ceil(corners.max(0, initial=-np.inf) - SLACK), 0, size)
+    start = np.clip(np.floor(boxes[:, :2].min(0, initial=np.inf) + SLACK), 0, size)
+    stop = np.clip(np.ceil(boxes[:, 2:].max(0, initial=-np.inf) - SLACK), 0, size)
     if not (start < stop).all():
         raise InputError(f"--area={area}: {scene.name} does not reach there")
     (left, top), (width, height) = start.astype(int).tolist(), (stop - start).astype(int).tolist()
@@ -145,7 +146,7 @@ def coverage(outlines: Sequence[dict], window: Window) -> np.ndarray:
     """How much of each pixel lies in polygons.
 
     Args:
-        outlines: GeoJSON polygons, as `Scene.outlines` has them.
+        outlines: GeoJSON polygons with their boxes, as `Scene.outlines` has them.
         window: Pixels of the scene's files.
 
     Returns:
@@ -154,6 +155,11 @@ def coverage(outlines: Sequence[dict], window: Window) -> np.ndarray:
     """
     covered = np.zeros((window.height, window.width))
     for outline in outlines:
+        left, top, right, bottom = outline["bbox"]
+        if right <= window.col_off or left >= window.col_off + window.width:
+            continue
+        if bottom <= window.row_off or top >= window.row_off + window.height:
+            continue
         rings = [np.array(ring) - (window.col_off, window.row_off) for ring in outline["coordinates"]]
         outer, *holes = (_ring_coverage(ring, covered.shape) for ring in rings)
         covered += np.maximum(outer - sum(holes), 0)

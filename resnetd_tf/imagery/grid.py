@@ -8,7 +8,7 @@ import rasterio
 import rasterio.transform
 import rasterio.warp
 from rasterio.crs import CRS
-from rasterio.enums import Resampling
+from rasterio.enums import ColorInterp, Resampling
 from rasterio.vrt import WarpedVRT
 
 from resnetd_tf.errors import InputError, damage_told
@@ -195,9 +195,8 @@ def _fit(name: str, points: Sequence[rasterio.control.GroundControlPoint]) -> ra
 
 def _metric(grid: Grid, name: str) -> Grid:
     """The grid of 10 m of one that has a coordinate reference system: in that, unless it distorts lengths."""
-    nominal = (
-        np.hypot(*np.reshape(grid.transform[:6], (2, 3))[:, :2]) * grid.meters
-    )  # of steps along a row and a column
+    # Of steps along a row and along a column.
+    nominal = np.hypot(*np.reshape(grid.transform[:6], (2, 3))[:, :2]) * grid.meters
     lengths = np.hypot(*np.moveaxis(ground_steps(grid), -1, 0))
     if not np.allclose(lengths, nominal, rtol=DISTORTION, atol=0):
         return _in_utm(grid, name)
@@ -237,6 +236,8 @@ def on_grid(dataset: rasterio.DatasetReader, grid: Grid, nearest: bool = False) 
     # In another projection an average would reach half a pixel over the edges of the data; GDAL widens the cubic
     # kernel where pixels are finer.
     averaged = dataset.width > grid.width and own.crs == grid.crs
+    # Where nothing declares no data, what lies outside of the file is told from black ground by an alpha band.
+    masked = own.crs != grid.crs and dataset.nodata is None and ColorInterp.alpha not in dataset.colorinterp
     return WarpedVRT(
         dataset,
         src_crs=_source_crs(own, grid.crs, dataset.name),
@@ -245,6 +246,7 @@ def on_grid(dataset: rasterio.DatasetReader, grid: Grid, nearest: bool = False) 
         transform=grid.transform,
         width=grid.width,
         height=grid.height,
+        add_alpha=masked,
         resampling=Resampling.nearest if nearest else Resampling.average if averaged else Resampling.cubic,
     )
 

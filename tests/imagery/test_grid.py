@@ -14,7 +14,7 @@ from test_scenes import classifier, drawn, write_map
 
 from resnetd_tf.errors import InputError
 from resnetd_tf.imagery import maps, windows
-from resnetd_tf.imagery.grid import Grid, ground_steps
+from resnetd_tf.imagery.grid import Grid, grid_of, ground_steps, on_grid
 from resnetd_tf.imagery.pixels import Scene
 from resnetd_tf.imagery.products import open_scene
 from resnetd_tf.imagery.scenes import Options
@@ -86,6 +86,16 @@ def test_scenes_of_distorting_projections_are_brought_to_metres_of_the_ground(
     scene = open_scene([write(tmp_path / "scene.tif", crs, transform)])
     assert str(scene.grid.crs).startswith("EPSG:32") and scene.grid.transform[:2] == (10, 0)
     assert mapped_hectares(scene) == pytest.approx(geodesic_hectares(crs, transform), rel=0.01)
+
+
+def test_what_lies_outside_of_a_resampled_scene_is_told_from_black_ground(tmp_path):
+    transform = placed("EPSG:4326", 15, 45, (1.2e-4, 9e-5), 30)
+    path = write(tmp_path / "scene.tif", "EPSG:4326", transform, np.zeros((SIDE, SIDE, 3), "uint8"))
+    with rasterio.open(path) as dataset:
+        grid = grid_of([dataset])
+        valid = on_grid(dataset, grid).read_masks(1) > 0
+    hectares = geodesic_hectares("EPSG:4326", transform)
+    assert valid.sum() * grid.hectares == pytest.approx(hectares, rel=0.005) and not valid[0, 0]
 
 
 @pytest.mark.parametrize(("crs", "longitude", "latitude"), TRUE)

@@ -5,7 +5,7 @@ import pathlib
 import re
 import xml.etree.ElementTree as ElementTree
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,7 +19,7 @@ from rasterio.crs import CRS
 from rasterio.windows import Window
 
 from resnetd_tf.data import rasters
-from resnetd_tf.errors import damage_told
+from resnetd_tf.errors import InputError, damage_told
 from resnetd_tf.imagery.grid import Grid, on_grid
 
 # Classes of L2A's scene classification: cloud shadow, cloud of medium and high probability, thin cirrus, snow.
@@ -53,21 +53,25 @@ class CloudMask(Protocol):
         ...
 
 
-def mask_file(files: Iterable[str]) -> str | None:
-    """The best cloud mask of a product; `None` where it has none.
+def mask_files(files: Iterable[str]) -> tuple[str, ...]:
+    """The best cloud mask of each granule of a product; none where a granule has none.
 
     Args:
         files: The product's files, as GDAL lists them.
     """
-    candidates = []
-    for file in sorted(set(files)):
-        if TILE_METADATA.search(file):
-            folder = TILE_METADATA.sub("QI_DATA", file)
-            if _path(folder).is_dir():
-                candidates += sorted(f"{folder}/{entry.name}" for entry in _path(folder).iterdir())
-        elif SCENE_CLASSIFICATION.search(file) and _path(file).exists():
-            candidates.append(file)
-    return next((file for pattern, *_ in MASKS for file in candidates if pattern.search(file)), None)
+    names = sorted(set(files))
+    classification = [file for file in names if SCENE_CLASSIFICATION.search(file) and _path(file).exists()]
+    masks: list[str] = []
+    for folder in [TILE_METADATA.sub("QI_DATA", file) for file in names if TILE_METADATA.search(file)]:
+        entries = (
+            sorted(f"{folder}/{entry.name}" for entry in _path(folder).iterdir()) if _path(folder).is_dir() else []
+        )
+        candidates = entries + (classification if len(classification) == 1 else [])
+        best = next((file for pattern, *_ in MASKS for file in candidates if pattern.search(file)), None)
+        if best is None:
+            return ()
+        masks.append(best)
+    return tuple(masks) or tuple(classification[:1])
 
 
 def _path(file: str) -> pathlib.Path | zipfile.Path:
@@ -76,16 +80,27 @@ def _path(file: str) -> pathlib.Path | zipfile.Path:
     return zipfile.Path(zipped[1]) / zipped[2] if zipped else pathlib.Path(file)
 
 
-def open_mask(path: str, grid: Grid) -> CloudMask:
-    """Opens a cloud mask on the grid of a scene.
+def open_mask(paths: Sequence[str], grid: Grid) -> CloudMask | None:
+    """Opens the cloud mask of a scene on its grid; `None` where there is none.
 
     Args:
-        path: The mask's file, as `mask_file` returns it.
+        paths: The masks of its granules, as `mask_files` returns them.
         grid: The scene's grid.
 
     Raises:
-        InputError: The mask is damaged or lies elsewhere.
+        InputError: A mask is damaged or lies elsewhere.
     """
+    masks = [_open_mask(path, grid) for path in paths]
+    if len(masks) < 2:
+        return next(iter(masks), None)
+    drawn = [mask for mask in masks if isinstance(mask, PolygonMask)]
+    if len(drawn) < len(masks):
+        raise InputError(f"{paths[1]}: rasters of clouds for several granules are not read; --clouds=keep maps without")
+    polygons = tuple(polygon for mask in drawn for polygon in mask.polygons)
+    return PolygonMask(paths[0], grid, polygons, np.concatenate([mask.extents for mask in drawn]))
+
+
+def _open_mask(path: str, grid: Grid) -> "RasterMask | PolygonMask":
     with _damage_named(path):
         if path.endswith(".gml"):
             return _polygon_mask(path, grid)

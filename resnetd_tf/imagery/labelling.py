@@ -13,7 +13,8 @@ from resnetd_tf.data.rasters import Reading
 from resnetd_tf.errors import InputError
 from resnetd_tf.imagery import explain as why
 from resnetd_tf.imagery import patches, scenes, windows
-from resnetd_tf.imagery.products import Source, find_sources
+from resnetd_tf.imagery.grid import grid_of
+from resnetd_tf.imagery.products import RASTERS, Source, find_sources
 from resnetd_tf.saved import SavedClassifier, open_classifier, open_network
 
 
@@ -140,17 +141,27 @@ def _map(
 
 
 def is_patch(source: Source, largest: int) -> bool:
-    """Whether a source is an image of at most `largest` pixels a side, or no image at all, which `patches` tells."""
+    """Whether a source is an image of at most `largest` pixels of 10 m a side.
+
+    So is what is no image at all: `patches` says what is wrong with it.
+    """
     if source.metadata or len(source.files) > 1:
         return False
     (file,) = source.files
     try:
         (height, width, _), _ = images.header(file, max_pixels=2**62)
     except InputError:  # its bands are not known, if it is an image
-        try:
-            height, width = rasters.open_raster(str(file)).shape
-        except InputError:
-            return True
+        height = width = 0
+    if height and file.suffix.lower() not in RASTERS:
+        return max(height, width) <= largest
+    try:
+        dataset = rasters.open_raster(str(file))
+        height, width = max(height, dataset.height), max(width, dataset.width)
+        if dataset.crs or dataset.gcps[0]:  # pixels of 20 m are no patch of half the side
+            grid = grid_of([dataset])
+            height, width = max(height, grid.height), max(width, grid.width)
+    except InputError:
+        pass
     return max(height, width) <= largest
 
 

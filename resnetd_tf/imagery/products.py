@@ -237,7 +237,7 @@ def open_source(
     source: Source, wanted: Sequence[str] = RGB_BANDS, reading: Reading = AS_STORED, keep_clouds: bool = False
 ) -> Scene:
     """Opens a scene that was found; arguments and errors are those of `open_scene`."""
-    band_set, mask_file = _band_set(source, wanted, reading)
+    band_set, mask_files = _band_set(source, wanted, reading)
     if band_set.is_picture and len(wanted) != 3:
         raise InputError(f"{source.name} is a picture of three colours, the classifier takes {len(wanted)} bands")
     if band_set.is_picture and (reading.scale is not None or reading.offset is not None):
@@ -271,8 +271,8 @@ def open_source(
         picture=band_set.is_picture,
         fill=tuple(reading.fill or (0,) * len(wanted)),
         words=description,
-        clouds=clouds.open_mask(mask_file, grid) if mask_file and not keep_clouds else None,
-        files=rasters.files_of(datasets, *([mask_file] if mask_file else [])),
+        clouds=None if keep_clouds else clouds.open_mask(mask_files, grid),
+        files=rasters.files_of(datasets, *mask_files),
     )
 
 
@@ -302,18 +302,18 @@ def _checked(source: Source, band_set: BandSet, bands: dict[str, Band], reading:
     )
 
 
-def _band_set(source: Source, wanted: Collection[str], reading: Reading) -> tuple[BandSet, str | None]:
-    """The bands of a scene, and the file of its cloud mask."""
+def _band_set(source: Source, wanted: Collection[str], reading: Reading) -> tuple[BandSet, tuple[str, ...]]:
+    """The bands of a scene, and the files of its cloud masks."""
     if source.metadata or len(source.files) > 1:
         if reading.bands:
             raise InputError(
                 f"--bands={','.join(reading.bands)} is of one file that does not say what its bands are; "
                 f"{source.name} says it"
             )
-        return _open_product(source, wanted, reading) if source.metadata else (_open_files(source, reading), None)
+        return _open_product(source, wanted, reading) if source.metadata else (_open_files(source, reading), ())
     (file,) = source.files
     takes_picture = len(wanted) == 3 and reading.scale is None and reading.offset is None
-    return rasters.open_bands(file, reading, takes_picture), None
+    return rasters.open_bands(file, reading, takes_picture), ()
 
 
 def _open_files(source: Source, reading: Reading) -> BandSet:
@@ -331,8 +331,8 @@ def _open_files(source: Source, reading: Reading) -> BandSet:
     return BandSet(bands, False, f"one file per band: {' and '.join(sorted(texts))}")
 
 
-def _open_product(source: Source, wanted: Collection[str], reading: Reading) -> tuple[BandSet, str | None]:
-    """The bands of a product, and its cloud mask as `clouds.mask_file` names it.
+def _open_product(source: Source, wanted: Collection[str], reading: Reading) -> tuple[BandSet, tuple[str, ...]]:
+    """The bands of a product, and the cloud masks of its granules.
 
     Digital numbers are offset as the metadata says, and scaled to 10,000 times the reflectance.
 
@@ -365,5 +365,5 @@ def _open_product(source: Source, wanted: Collection[str], reading: Reading) -> 
     description += rasters.conversion_text(list(bands.values()), "as its metadata say", reading)
     if level == "L2A":
         description += "; EuroSAT is of L1C, as seen from above the atmosphere: expect less of L2A"
-    mask_file = clouds.mask_file(file for dataset in datasets for file in dataset.files)
-    return BandSet(bands, False, description, is_calibrated=True), mask_file
+    mask_files = clouds.mask_files(file for dataset in datasets for file in dataset.files)
+    return BandSet(bands, False, description, is_calibrated=True), mask_files

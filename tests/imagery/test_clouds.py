@@ -10,7 +10,7 @@ from products import CRS, ORIGIN, RESOLUTION, cloud_gml, write_band, write_safe
 from rasterio.windows import Window
 
 from resnetd_tf.errors import InputError
-from resnetd_tf.imagery.clouds import mask_file
+from resnetd_tf.imagery.clouds import mask_files
 from resnetd_tf.imagery.scenes import scene_for
 from resnetd_tf.saved import SavedClassifier
 
@@ -183,7 +183,7 @@ def test_masks_of_tiles_before_december_2016_are_seen(tmp_path):
         mask.with_name("S2A_OPER_MSK_DEFECT_SGS__20160615T152456_A005124_T33TUL_B01_MSIL1C.gml"),
     ):
         path.touch()
-    assert mask_file([str(metadata)]) == str(mask)
+    assert mask_files([str(metadata)]) == (str(mask),)
 
 
 def test_the_scene_classification_goes_before_other_masks(tmp_path):
@@ -193,6 +193,6 @@ def test_the_scene_classification_goes_before_other_masks(tmp_path):
     (tile.parent / "QI_DATA").mkdir()
     mask = tile.parent / "QI_DATA/MSK_CLASSI_B00.jp2"
     mask.touch()
-    assert mask_file([str(tile), str(classification)]) == str(classification)
+    assert mask_files([str(tile), str(classification)]) == (str(classification),)
     classification.unlink()
-    assert mask_file([str(tile), str(classification)]) == str(mask)
+    assert mask_files([str(tile), str(classification)]) == (str(mask),)

@@ -87,7 +87,6 @@ def test_holes_and_polygons_over_each_other_are_counted_once(tmp_path, scene_pat
         ([[outer, hole]], 75),
         ([[outer], [outer]], 100),
         ([[hole], [outer, hole]], 100),
-        ([[outer, hole], [outer]], 100),
     ):
         part = cut(scene, geojson(tmp_path / "field.geojson", *polygons))
         assert mapped_hectares(part) == pytest.approx(hectares, rel=5e-3)

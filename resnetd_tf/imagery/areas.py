@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Sequence
+from math import ceil, floor
 
 import numpy as np
 import rasterio
@@ -39,9 +40,9 @@ def cut(scene: Scene, area: str) -> Scene:
             if len(rings[0]):
                 pixels = [_in_pixels(ring, grid) for ring in rings if len(ring)]
                 box = [*pixels[0].min(0).tolist(), *pixels[0].max(0).tolist()]
-                outlines.append({"type": "Polygon", "coordinates": [ring.tolist() for ring in pixels], "bbox": box})
+                outlines.append({"coordinates": pixels, "bbox": box})
     # A field that is given twice has its area once.
-    outlines = list({json.dumps(outline): outline for outline in outlines}.values())
+    outlines = list({b"".join(ring.tobytes() for ring in each["coordinates"]): each for each in outlines}.values())
     boxes = np.array([outline["bbox"] for outline in outlines]).reshape(-1, 4)
     size = (grid.width, grid.height)
     start = np.clip(np.floor(boxes[:, :2].min(0, initial=np.inf) + SLACK), 0, size)
@@ -146,7 +147,7 @@ def coverage(outlines: Sequence[dict], window: Window) -> np.ndarray:
     """How much of each pixel lies in polygons.
 
     Args:
-        outlines: GeoJSON polygons with their boxes, as `Scene.outlines` has them.
+        outlines: Polygons with their boxes, as `Scene.outlines` has them.
         window: Pixels of the scene's files.
 
     Returns:
@@ -155,14 +156,13 @@ def coverage(outlines: Sequence[dict], window: Window) -> np.ndarray:
     """
     covered = np.zeros((window.height, window.width))
     for outline in outlines:
-        left, top, right, bottom = outline["bbox"]
-        if right <= window.col_off or left >= window.col_off + window.width:
-            continue
-        if bottom <= window.row_off or top >= window.row_off + window.height:
-            continue
-        rings = [np.array(ring) - (window.col_off, window.row_off) for ring in outline["coordinates"]]
-        outer, *holes = (_ring_coverage(ring, covered.shape) for ring in rings)
-        covered += np.maximum(outer - sum(holes), 0)
+        west, north, east, south = outline["bbox"]
+        first, last = max(0, floor(west - window.col_off)), min(window.width, ceil(east - window.col_off))
+        top, bottom = max(0, floor(north - window.row_off)), min(window.height, ceil(south - window.row_off))
+        if first < last and top < bottom:
+            origin, shape = (window.col_off + first, window.row_off + top), (bottom - top, last - first)
+            outer, *holes = (_ring_coverage(ring - origin, shape) for ring in outline["coordinates"])
+            covered[top:bottom, first:last] += np.maximum(outer - sum(holes), 0)
     return np.where(covered < LEAST, 0, np.minimum(covered, 1))
 
 

@@ -273,14 +273,18 @@ def _sheet(aspect: float) -> tuple[Figure, np.ndarray]:
     return figure, figure.subplots(rows, columns)
 
 
+def round_length(longest: float) -> float:
+    """The longest length of up to `longest` that is 1, 2 or 5 times a power of ten."""
+    power = 10 ** np.floor(np.log10(longest))
+    return max(step * power for step in (1, 2, 5) if step * power <= longest)
+
+
 def _draw_scale(axes, grid: Grid) -> None:
     """Draws a bar of a round length of up to a third of the scene's width, seen on dark and on bright ground."""
     if grid.hectares is None:
         return
     metres = (grid.hectares * 10_000) ** 0.5
-    longest = grid.width * metres / 3
-    power = 10 ** np.floor(np.log10(longest))
-    length = max(step * power for step in (1, 2, 5) if step * power <= longest)
+    length = round_length(grid.width * metres / 3)
     start, bottom = 0.03 * grid.width, 0.97 * grid.height
     edge = [withStroke(linewidth=6, foreground="black")]
     axes.plot([start, start + length / metres], [bottom] * 2, color="white", lw=3, path_effects=edge)

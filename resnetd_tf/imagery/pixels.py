@@ -28,7 +28,8 @@ class Scene:
         words: What was found and what is applied to it.
         clouds: What hides clouds; `None` where they are mapped.
         left, top: Column and row of the layers' grid at which the scene begins.
-        outlines: GeoJSON polygons of the area that is wanted, in columns and rows of the files; none for all of it.
+        outlines: Polygons of the area that is wanted, in columns and rows of the files; none for all of it. Each has
+            its rings (n, 2) as "coordinates", the outer one first, and as "bbox" the least and greatest of each.
         files: The files it is read from, each with its size and the time of its last change.
     """
 

@@ -1,6 +1,7 @@
 """How far a map has come, kept on disk: where it is interrupted, the same call goes on."""
 
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -27,6 +28,7 @@ def classified(
     """
     shape = windows.cells(scene, stride)
     state = folder / "state.json"
+    rings = [ring for outline in scene.outlines for ring in outline["coordinates"]]
     doing = {
         # One on a server can be replaced meanwhile: nothing is gone on with.
         "model": [str(classifier.path), _changed(classifier.path) if classifier.told is None else time.time()],
@@ -35,7 +37,7 @@ def classified(
         "files": [list(file) for file in scene.files],
         "layers": [layer and [layer.index, layer.offset, layer.gain] for layer in scene.layers],
         "grid": [*shape, scene.grid.width, scene.grid.height, *scene.grid.transform[:6]],
-        "outlines": list(scene.outlines),
+        "outlines": hashlib.sha256(b"".join(ring.tobytes() for ring in rings)).hexdigest(),
         "window": window,
         "stride": stride,
     }

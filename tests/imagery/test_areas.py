@@ -83,7 +83,11 @@ def test_holes_and_polygons_over_each_other_are_counted_once(tmp_path, scene_pat
     scene = open_scene([scene_path])
     outer, hole = (in_degrees(scene, turned_square(size, (150, 150), 10)) for size in (100, 25))
     neighbour = in_degrees(scene, turned_square(100, (160, 150), 10))
-    for polygons, hectares in (([[outer, hole]], 75), ([[outer], [outer]], 100), ([[hole], [outer, hole]], 100)):
+    for polygons, hectares in (
+        ([[outer, hole]], 75),
+        ([[outer], [outer]], 100),
+        ([[hole], [outer, hole]], 100),
+    ):
         part = cut(scene, geojson(tmp_path / "field.geojson", *polygons))
         assert mapped_hectares(part) == pytest.approx(hectares, rel=5e-3)
     shared = 100 * (1 - 0.1 * np.cos(np.radians(10))) * (1 - 0.1 * np.sin(np.radians(10)))
@@ -92,14 +96,14 @@ def test_holes_and_polygons_over_each_other_are_counted_once(tmp_path, scene_pat
 
 
 def test_coverage_is_the_area_of_a_polygon_within_each_pixel():
-    corners = [(2.25, 3.5), (7.75, 3.5), (7.75, 8.1), (2.25, 8.1), (2.25, 3.5)]
-    rectangle = {"type": "Polygon", "coordinates": [corners], "bbox": [2.25, 3.5, 7.75, 8.1]}
+    corners = np.array([(2.25, 3.5), (7.75, 3.5), (7.75, 8.1), (2.25, 8.1), (2.25, 3.5)])
+    rectangle = {"coordinates": [corners], "bbox": [2.25, 3.5, 7.75, 8.1]}
     shares = coverage([rectangle], Window(0, 0, 10, 12))
     assert shares.sum() == pytest.approx(5.5 * 4.6) and shares[3, 2] == pytest.approx(0.75 / 2) and shares[5, 5] == 1
     np.testing.assert_allclose(coverage([rectangle], Window(3, 4, 4, 5)), shares[4:9, 3:7])
     assert not coverage([rectangle], Window(8, 0, 4, 12)).any() and not coverage([rectangle], Window(0, 9, 9, 5)).any()
-    corners = [(0, 0), (10, 10), (10, 0), (0, 10), (0, 0)]
-    bow_tie = {"type": "Polygon", "coordinates": [corners], "bbox": [0, 0, 10, 10]}
+    corners = np.array([(0, 0), (10, 10), (10, 0), (0, 10), (0, 0)])
+    bow_tie = {"coordinates": [corners], "bbox": [0, 0, 10, 10]}
     assert coverage([bow_tie], Window(0, 0, 10, 10)).sum() == pytest.approx(50)
 
 

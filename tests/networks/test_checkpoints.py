@@ -228,7 +228,7 @@ def thirteen_bands():
 
 def test_thirteen_bands_of_unknown_order_are_refused(thirteen_bands, tmp_path):
     save_file(thirteen_bands, tmp_path / "unknown.safetensors")
-    with pytest.raises(ValueError, match=r"takes 13 bands in an order that the file does not tell.*'bands': 'B01 B02"):
+    with pytest.raises(ValueError, match=r"takes 13 bands, in an order that the file does not tell.*'bands': 'B01 B02"):
         checkpoints.read(tmp_path / "unknown.safetensors", 18, "b")
 
 

@@ -24,6 +24,25 @@ class Statistics:
     std: tuple[float, ...]
     dtype: str
 
+    def normalize(self, pixels: np.ndarray) -> np.ndarray:
+        """Subtracts the mean of each band and divides by its standard deviation.
+
+        Args:
+            pixels: (..., height, width, bands), grey levels from 0 to 255 or DN, as `dtype` says.
+
+        Returns:
+            float32 of the same shape.
+
+        Raises:
+            ValueError: There are other bands, or the pixels are scaled to 0..1 already.
+        """
+        pixels = np.asarray(pixels)
+        if pixels.ndim < 3 or pixels.shape[-1] != len(self.mean):
+            raise ValueError(f"pixels of shape {pixels.shape}; expected (..., height, width, {len(self.mean)})")
+        if pixels.dtype.kind == "f" and pixels.size and 0 < pixels.max() <= 1 and (pixels % 1).any():
+            raise ValueError(f"no pixel is above {pixels.max():.3g}; give {self.dtype} values, not scaled to 0..1")
+        return ((pixels - np.array(self.mean)) / np.array(self.std)).astype("float32")
+
 
 def _grey_levels(name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> Statistics:
     """Statistics for uint8 RGB from values that are relative to 255."""

@@ -18,7 +18,9 @@ from resnetd_tf import graphs, metadata, rundir, runtimes
 from resnetd_tf.data import split_files
 from resnetd_tf.data.images import of_one_size, of_type
 from resnetd_tf.errors import InputError, NotOurs, damage_told, first_line
-from resnetd_tf.networks import classifier_files, pretrained, safetensors_files
+from resnetd_tf.networks import checkpoints, classifier_files, pretrained, safetensors_files
+
+NO_PREPROCESSING = "{path} is no classifier: it lacks the preprocessing that `train.py` puts in front"
 
 
 @dataclass(frozen=True)
@@ -142,8 +144,8 @@ def open_network(model: str | pathlib.Path, trust: bool = False) -> tuple[pathli
         raise InputError(f"{found}: its run's model.keras is needed, and {path} is missing")
     with damage_told(f"model {path}: cannot be loaded"):
         network = classifier_files.load(path, trust)
-    if not {"normalization", "resizing"} <= {layer.name for layer in network.layers}:
-        raise InputError(f"{path} is no classifier: it lacks the preprocessing that `train.py` puts in front")
+    if not checkpoints.is_classifier(network):
+        raise InputError(NO_PREPROCESSING.format(path=path))
     return path, network
 
 
@@ -171,6 +173,9 @@ def open_classifier(model: str | pathlib.Path, batch_size: int = 64, trust: bool
     if not isinstance(classes, int) or classes < 1:
         raise InputError(f"model {path}: its output is not one probability a class")
     dtype = tf.as_dtype(spec.dtype).as_numpy_dtype
+    if not trust and not np.issubdtype(dtype, np.integer):
+        # Raw pixels are whole numbers; floats are what a bare network takes, and pixels make it answer by chance.
+        raise InputError(NO_PREPROCESSING.format(path=path) + f", and takes {np.dtype(dtype).name} values")
 
     def predict(images: np.ndarray | list[np.ndarray]) -> np.ndarray:
         probabilities = np.empty((len(images), classes), "float32")
@@ -200,6 +205,8 @@ def _open_file(path: pathlib.Path, trust: bool) -> tuple[Callable, keras.KerasTe
     """A function from pixels to probabilities, the tensor it takes, and its number of classes."""
     network = classifier_files.load(path, trust)
     pixels = network.inputs[0]
+    if keras.config.backend() != "tensorflow":
+        return network.predict_on_batch, pixels, network.output_shape[-1]
     specification = tf.TensorSpec(pixels.shape, pixels.dtype)  # one graph for all sizes
     function = tf.function(lambda pixels: network(pixels, training=False), [specification])
     return lambda pixels: function(tf.constant(pixels)).numpy(), pixels, network.output_shape[-1]

@@ -1,6 +1,7 @@
 """Opening classifiers, good and bad, and those that version 0.1.0 wrote."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from conftest import ROOT
 from PIL import Image
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
+import resnetd_tf
 from resnetd_tf.data import synthetic
 from resnetd_tf.errors import InputError
 from resnetd_tf.saved import open_classifier
@@ -57,6 +59,46 @@ def test_pixels_that_the_model_does_not_take(run, change, message):
         classifier.predict(change(image))
     whole = classifier.predict(image[np.newaxis].astype("float64"))
     np.testing.assert_array_equal(whole, classifier.predict([image]))
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".tflite"])
+def test_a_network_without_preprocessing_is_no_classifier(suffix, tmp_path):
+    """Raw pixels would all get a label, nearly all of them wrong."""
+    network = resnetd_tf.resnet(10, "d", input_shape=(32, 32, 3), classes=4)
+    path = tmp_path / f"network{suffix}"
+    if suffix == ".keras":
+        network.save(path)
+    else:
+        path.write_bytes(tf.lite.TFLiteConverter.from_keras_model(network).convert())
+    message = r"is no classifier: it lacks the preprocessing that `train\.py` puts in front, and takes float32 values"
+    with pytest.raises(InputError, match=message):
+        open_classifier(path)
+
+
+def test_the_classifier_in_the_package_is_float32_under_any_policy():
+    images = synthetic.draw(4, seed=1)[0]
+    expected = resnetd_tf.eurosat().predict(images)
+    keras.config.set_dtype_policy("bfloat16")
+    try:
+        probabilities = resnetd_tf.eurosat().predict(images)
+        assert keras.config.dtype_policy().name == "bfloat16"
+    finally:
+        keras.config.set_dtype_policy("float32")
+    np.testing.assert_array_equal(probabilities, expected)
+
+
+@pytest.mark.long
+def test_the_classifier_in_the_package_answers_the_same_on_jax(tmp_path):
+    pytest.importorskip("jax")
+    script = """
+import numpy as np, resnetd_tf
+from resnetd_tf.data import synthetic
+np.save("probabilities.npy", resnetd_tf.eurosat().predict(synthetic.draw(4, seed=1)[0]))
+"""
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path, env=environment, timeout=200)
+    expected = resnetd_tf.eurosat().predict(synthetic.draw(4, seed=1)[0])
+    np.testing.assert_allclose(np.load(tmp_path / "probabilities.npy"), expected, atol=1e-4)
 
 
 def refused(path, what):

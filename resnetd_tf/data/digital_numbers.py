@@ -122,10 +122,8 @@ class Sample:
         """What numbers, taken as they are, were divided by to be stored; `None` if nothing shows it."""
         if (self.gain != 1).any():
             return None
-        telling = (
-            text for scale, text, *_ in SCALES if scale != 0.1 and self.on_grid(scale)
-        )  # DN can be rounded to tens
-        return next(telling, None)
+        # Steps of ten tell nothing: digital numbers can be rounded.
+        return next((text for scale, text, *_ in SCALES if scale != 0.1 and self.on_grid(scale)), None)
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization` as one kernel, FusedBatchNormV3, on TensorFlow.
 
     Takes channels-last images (batch, height, width, channels). Statistics are those of the replica's own
-    batch, or of all replicas' if `synchronized`, as in Keras. `mask`, `renorm`, `synchronized` and other shapes
-    take Keras's path.
+    batch, or of all replicas' if `synchronized`, as in Keras. `mask`, `renorm`, `synchronized`, other shapes and
+    statistics in another type than float32, which the kernel does not take, take Keras's path.
     """
 
     @property
@@ -30,6 +30,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             and self.center
             and not (self.renorm or self.synchronized)
             and self.compute_dtype != "float64"
+            and self.variable_dtype == "float32"
         )
 
     def call(self, inputs, training=None, mask=None):

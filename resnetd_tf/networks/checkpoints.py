@@ -5,13 +5,15 @@ import hashlib
 import pathlib
 import re
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+import h5py
 import keras
 import numpy as np
 
 from resnetd_tf.errors import InputError, NotOurs, first_line
-from resnetd_tf.networks import keras_applications, keras_files, pretrained, safetensors_files
+from resnetd_tf.networks import keras_applications, keras_files, pretrained, safetensors_files, state_dicts
 from resnetd_tf.normalization import IMAGENET, Statistics, of_classifier
 
 
@@ -55,7 +57,7 @@ def read(weights: str | pathlib.Path, depth: int, variant: str) -> Checkpoint:
         weights: "imagenet" for the published checkpoint (`pretrained.PUBLISHED`), "eurosat" for the classifier that
             ships with this package, or the path of a .keras file of ours (a network or a classifier), a .weights.h5
             file of a network of ours, a .safetensors file of a classifier of ours, or a .safetensors state dict of
-            timm's or torchvision's ResNet, which is taken to expect images that are normalised as ImageNet's are.
+            timm's or torchvision's ResNet, whose RGB images are taken to be normalised as ImageNet's are.
         depth, variant: As for `resnetd_tf.resnet`.
 
     Raises:
@@ -75,29 +77,58 @@ def read(weights: str | pathlib.Path, depth: int, variant: str) -> Checkpoint:
     if weights == pretrained.EUROSAT or pretrained.is_shipped(path):
         path = pretrained.shipped()
     if not path.is_file():
-        raise ValueError(f"weights {path}: no such file; give one, imagenet, eurosat or none")
+        raise ValueError(_why_no_file(path))
     if path.suffix in (".pth", ".pt", ".bin"):
         raise ValueError(
             f"weights {path}: loading a pickle runs code in it; convert it where you trust it: "
             'safetensors.torch.save_file(torch.load(path, weights_only=True), "weights.safetensors")'
         )
     if path.suffix == ".safetensors":
-        tensors, described = _read(path, safetensors_files.read), _read(path, safetensors_files.description)
-        if described is None:
-            return Checkpoint(str(path), tensors, IMAGENET, "bicubic", path)
-        network = (described["depth"], described["variant"])
-        if network != (depth, variant):
-            raise ValueError(
-                f"weights {weights}: of depth {network[0]}, variant {network[1]}, not {depth}, {variant}; "
-                f"give --depth={network[0]} --variant={network[1]}"
-            )
-        statistics = dataclasses.replace(of_classifier(described), name=str(weights))
-        return Checkpoint(str(weights), tensors, statistics, described["interpolation"], path, described["image_size"])
-    if path.suffix == ".keras":
-        return _read(path, _keras)
-    if path.name.endswith(".weights.h5"):
-        return Checkpoint(str(path), {}, file=path)
-    raise ValueError(f"weights {path}: expected a .keras, .weights.h5 or .safetensors file")
+        described = _read(path, safetensors_files.description)
+        if described:
+            _check_architecture(weights, (described["depth"], described["variant"]), depth, variant)
+            statistics = dataclasses.replace(of_classifier(described), name=str(weights))
+            tensors, interpolation = _read(path, safetensors_files.read), described["interpolation"]
+            return Checkpoint(str(weights), tensors, statistics, interpolation, path, described["image_size"])
+        reader = _state_dict
+    elif path.suffix == ".keras":
+        reader = _keras
+    elif path.name.endswith(".weights.h5"):
+        reader = _weights_h5
+    else:
+        raise ValueError(f"weights {path}: expected a .keras, .weights.h5 or .safetensors file")
+    checkpoint, stored = _read(path, reader)
+    _check_architecture(path, stored, depth, variant, "a state dict" if reader is _state_dict else None)
+    return checkpoint
+
+
+def statistics(weights: str | pathlib.Path, depth: int = 50, variant: str = "d") -> Statistics:
+    """The mean and standard deviation that a checkpoint needs its images normalised with.
+
+    Example:
+        images = resnetd_tf.statistics("imagenet", depth=50, variant="base").normalize(pixels)
+
+    Args:
+        weights: As for `read`. Nothing is fetched for "imagenet".
+        depth, variant: As for `resnetd_tf.resnet`.
+
+    Raises:
+        ValueError: The file cannot be read, is of another network, or does not tell.
+    """
+    known = pretrained.find(depth, variant) if weights == "imagenet" else read(weights, depth, variant)
+    if known.statistics is None:
+        raise ValueError(f"weights {weights}: the file does not tell what its images were normalised with")
+    return known.statistics
+
+
+def _why_no_file(path: pathlib.Path) -> str:
+    if path.is_dir():
+        files = [*path.glob("model.keras"), *path.glob("run-*/model.keras")]
+        newest = max(files, key=lambda file: file.stat().st_mtime, default=path / "model.keras")
+        return f"weights {path}: is a folder; give the file, such as {newest}"
+    if str(path) in ("none", "auto"):
+        return f'weights {path}: no such file; in Python None gives random weights, "imagenet" published ones'
+    return f"weights {path}: no such file; give one, imagenet, eurosat or none"
 
 
 def _read(path: pathlib.Path, reader):
@@ -105,21 +136,89 @@ def _read(path: pathlib.Path, reader):
         return reader(path)
     except (InputError, NotOurs) as error:
         raise ValueError(f"weights {path}: {error}") from error
-    except Exception as error:  # zipfile, Keras and safetensors each have their own for a damaged file
+    except Exception as error:  # zipfile, h5py, Keras and safetensors each have their own for a damaged file
         raise ValueError(f"weights {path}: cannot be read, damaged or truncated ({first_line(error)})") from error
 
 
-def _keras(path: pathlib.Path) -> Checkpoint:
+def architecture(layer_names: Iterable[str]) -> tuple[int, str]:
+    """Depth and variant of a network of ours, as the names of its layers tell them.
+
+    For basic blocks, where the variants "base" and "b" are the same, it is "b".
+
+    Args:
+        layer_names: The names of all layers. Those without weights, padding and pooling, show where the strides are.
+
+    Raises:
+        NotOurs: The layers are not those of a network of ours.
+    """
+    names = set(layer_names)
+    convolutions = sum(bool(re.fullmatch(r"stage\d_block\d+_\d_conv", name)) for name in names)
+    if not convolutions:
+        examples = ", ".join(sorted(names)[:3])
+        raise NotOurs(f"no network of this package, which has a layer stage1_block1_1_conv; it has {examples}")
+    bottleneck = "stage1_block1_3_conv" in names
+    variant = "base" if bottleneck and "stage2_block1_2_conv_pad" not in names else "b"
+    if "stem_3_conv" in names:
+        variant = "d" if "stage2_block1_shortcut_pool" in names else "c"
+    return 2 + convolutions, variant  # with the stem and the head
+
+
+def _check_architecture(
+    weights: str | pathlib.Path, stored: tuple[int, str], depth: int, variant: str, undecided: str | None = None
+) -> None:
+    """Raises ValueError unless weights of the stored depth and variant are those of this network.
+
+    Args:
+        undecided: The kind of file, if "b" stands for "base" too because the file tells them not apart.
+    """
+    same = {"base", "b"} if depth < 50 else set()  # of basic blocks
+    if stored[0] == depth and (stored[1] == variant or {stored[1], variant} <= same):
+        return
+    note = ""
+    if undecided and stored == (depth, "b") and variant == "base":
+        note = f" ({undecided} of base has the same names and shapes; those of timm and torchvision are b)"
+    raise ValueError(
+        f"weights {weights}: of depth {stored[0]}, variant {stored[1]}, not {depth}, {variant}{note}; "
+        f"give --depth={stored[0]} --variant={stored[1]}"
+    )
+
+
+def is_classifier(model: keras.Model) -> bool:
+    """Whether a model has the preprocessing of `classifier.build`, and a network after it."""
+    names = {layer.name for layer in model.layers}
+    return {"normalization", "resizing"} <= names and isinstance(model.layers[-1], keras.Model)
+
+
+def _keras(path: pathlib.Path) -> tuple[Checkpoint, tuple[int, str]]:
+    """The weights in a .keras file, with their depth and variant."""
     model = keras_files.load(path)
-    is_classifier = any(layer.name == "normalization" for layer in model.layers)
-    network = model.layers[-1] if is_classifier else model
+    network = model.layers[-1] if is_classifier(model) else model
+    stored = architecture(layer.name for layer in network.layers)
     tensors = {name: keras.ops.convert_to_numpy(weight) for name, weight in _keras_names(network).items()}
-    if not is_classifier:
-        return Checkpoint(str(path), tensors, file=path)
+    if network is model:
+        return Checkpoint(str(path), tensors, file=path), stored
     normalization, resizing = model.get_layer("normalization"), model.get_layer("resizing")
     mean, variance = (np.ravel(values) for values in (normalization.mean, normalization.variance))
     statistics = Statistics(str(path), tuple(mean.tolist()), tuple(np.sqrt(variance).tolist()), model.inputs[0].dtype)
-    return Checkpoint(str(path), tensors, statistics, resizing.interpolation, path, resizing.height)
+    return Checkpoint(str(path), tensors, statistics, resizing.interpolation, path, resizing.height), stored
+
+
+def _weights_h5(path: pathlib.Path) -> tuple[Checkpoint, tuple[int, str]]:
+    """A .weights.h5 file, whose weights Keras itself loads, with their depth and variant."""
+    with h5py.File(path) as file:
+        names = [group["vars"].attrs.get("name") for group in file["layers"].values()]
+    if None in names:  # earlier Keras than ours wrote it
+        raise NotOurs("does not name its layers, so that depth and variant cannot be told; give a .keras file")
+    return Checkpoint(str(path), {}, file=path), architecture(names)
+
+
+def _state_dict(path: pathlib.Path) -> tuple[Checkpoint, tuple[int, str]]:
+    """The weights in a .safetensors file that is not of ours, with their depth and variant."""
+    tensors, prefix = state_dicts.without_prefix(safetensors_files.read(path))
+    tensors = state_dicts.in_eurosat_order(tensors, safetensors_files.band_names(path))
+    statistics = IMAGENET if state_dicts.bands(tensors) == 3 else None
+    source = f"{path} (tensors under {prefix!r})" if prefix else str(path)
+    return Checkpoint(source, tensors, statistics, "bicubic", path), state_dicts.architecture(tensors)
 
 
 def _keras_names(network: keras.Model) -> dict[str, keras.Variable]:
@@ -148,7 +247,7 @@ def state_dict_names(network: keras.Model) -> dict[str, keras.Variable]:
     return {f"{names[n]}.{attributes[w.name]}": w for n, layer in layers.items() for w in layer.weights}
 
 
-def assign(network: keras.Model, checkpoint: Checkpoint, *, whole: bool = False) -> None:
+def assign(network: keras.Model, checkpoint: Checkpoint, *, exact: bool = False) -> None:
     """Puts a checkpoint into a network of the same architecture.
 
     A head of another number of classes stays as it is, as does one that the checkpoint lacks; a first
@@ -156,23 +255,18 @@ def assign(network: keras.Model, checkpoint: Checkpoint, *, whole: bool = False)
 
     Args:
         network: A network as `resnetd_tf.resnet` builds it.
-        whole: Whether head and first convolution must fit too.
+        exact: Whether head and first convolution must fit too.
 
     Raises:
-        ValueError: Tensors are missing, left over or of another shape; nothing is assigned then.
+        ValueError: Tensors are missing, left over, of another shape or no finite numbers; nothing is assigned then.
     """
     if checkpoint.file and checkpoint.file.name.endswith(".weights.h5"):
-        try:
-            with warnings.catch_warnings(action="ignore"):  # Keras warns of every layer before it refuses
-                return network.load_weights(checkpoint.file)
-        except Exception as error:  # h5py has its own for a damaged file
-            message = f"weights {checkpoint.source} do not fit {network.name}: {first_line(error)}"
-            raise ValueError(message) from error
+        return _load_weights_h5(network, checkpoint)
     tensors = {name: tensor for name, tensor in checkpoint.tensors.items() if not name.endswith("num_batches_tracked")}
     of_keras = all("/" in name for name in tensors)
     expected = _keras_names(network) if of_keras else state_dict_names(network)
     named = expected.keys() | tensors.keys()
-    head = set() if whole else {name for name in named if name.startswith(("predictions/", "fc."))}
+    head = set() if exact else {name for name in named if name.startswith(("predictions/", "fc."))}
     values, problems = {}, []
     for name, weight in expected.items():
         shape = tuple(weight.shape)
@@ -184,7 +278,7 @@ def assign(network: keras.Model, checkpoint: Checkpoint, *, whole: bool = False)
             continue
         tensor = tensors[name]
         value = tensor if of_keras else tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor.T
-        first = weight is network.get_layer("stem_1_conv").kernel and not whole
+        first = weight is network.get_layer("stem_1_conv").kernel and not exact
         if first and value.shape[2:3] == (3,) != weight.shape[2:3]:
             value = adapt_bands(value, weight.shape[2])
         if value.shape == tuple(weight.shape):
@@ -192,13 +286,46 @@ def assign(network: keras.Model, checkpoint: Checkpoint, *, whole: bool = False)
         elif name not in head:
             problems.append(f"{name} is {tensor.shape}, expected {shape}")
     problems += [f"{name} is not in the network" for name in tensors if name not in expected and name not in head]
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ValueError(f"weights {checkpoint.source} do not fit {network.name}: {'; '.join(problems[:3])}{more}")
+    problems += _impossible_values(values)
+    _refuse(network, checkpoint, problems)
     if not head <= values.keys():  # all of the head or nothing
         values = {name: value for name, value in values.items() if name not in head}
     for name, value in values.items():
         expected[name].assign(value)
+
+
+def _load_weights_h5(network: keras.Model, checkpoint: Checkpoint) -> None:
+    before = network.get_weights()
+    try:
+        with warnings.catch_warnings(action="ignore"):  # Keras warns of every layer before it refuses
+            network.load_weights(checkpoint.file)
+        arrays = {name: keras.ops.convert_to_numpy(weight) for name, weight in _keras_names(network).items()}
+        problems = _impossible_values(arrays)
+    except Exception as error:  # h5py has its own for a damaged file
+        problems = [first_line(error)]
+    if problems:
+        network.set_weights(before)
+    _refuse(network, checkpoint, problems)
+
+
+def _impossible_values(values: dict[str, np.ndarray]) -> list[str]:
+    """What is wrong with the numbers of weights, whatever their shapes."""
+    problems = []
+    for name, value in values.items():
+        if value.dtype.kind in "biu":
+            problems.append(f"{name} holds {value.dtype}, as quantised weights do, not floats")
+        elif infinite := int(value.size - np.isfinite(value).sum()):
+            problems.append(f"{infinite} of {value.size} numbers of {name} are not finite: its training diverged")
+        elif name.endswith(("running_var", "moving_variance")) and (value < 0).any():
+            problems.append(f"{name} holds negative variances")
+    return problems
+
+
+def _refuse(network: keras.Model, checkpoint: Checkpoint, problems: list[str]) -> None:
+    """Raises ValueError with the first three problems, if there are any."""
+    if problems:
+        rest = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise ValueError(f"weights {checkpoint.source} do not fit {network.name}: {'; '.join(problems[:3])}{rest}")
 
 
 def adapt_bands(kernel: np.ndarray, bands: int) -> np.ndarray:

@@ -1,9 +1,10 @@
 """A classifier's file as a Keras model."""
 
+import contextlib
 import pathlib
+from collections.abc import Iterator
 
 import keras
-import numpy as np
 
 from resnetd_tf.networks import checkpoints, classifier, keras_files, safetensors_files
 
@@ -29,16 +30,28 @@ def _from_safetensors(path: pathlib.Path) -> keras.Model:
         raise ValueError("it has weights alone, no classifier; `train.py --weights` can start from it")
     depth, variant, classes = (described[name] for name in ("depth", "variant", "classes"))
     checkpoint = checkpoints.read(path, depth, variant)
-    if not all(np.isfinite(tensor).all() for tensor in checkpoint.tensors.values()):
-        raise ValueError("not all of its weights are finite numbers")
     assert checkpoint.statistics is not None
-    model = classifier.build(
-        depth,
-        variant,
-        classes=len(classes),
-        statistics=checkpoint.statistics,
-        image_size=described["image_size"],
-        interpolation=checkpoint.interpolation,
-    )
-    checkpoints.assign(model.layers[-1], checkpoint, whole=True)
+    with _float32():
+        model = classifier.build(
+            depth,
+            variant,
+            classes=len(classes),
+            statistics=checkpoint.statistics,
+            image_size=described["image_size"],
+            interpolation=checkpoint.interpolation,
+        )
+    checkpoints.assign(model.layers[-1], checkpoint, exact=True)
     return model
+
+
+@contextlib.contextmanager
+def _float32() -> Iterator[None]:
+    """Builds layers in float32, whatever policy the caller has set for models of its own."""
+    policy, floatx = keras.config.dtype_policy(), keras.config.floatx()
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
+    try:
+        yield
+    finally:
+        keras.config.set_floatx(floatx)
+        keras.config.set_dtype_policy(policy)

@@ -33,6 +33,7 @@ class Conv2D(keras.layers.Conv2D):
 
     def build(self, input_shape):
         super().build(input_shape)
+        self.decided_shape = tuple(input_shape[1:])  # (height, width, bands) that the choices below are for
         simple = (
             keras.config.backend() == "tensorflow"
             and not tf.config.list_physical_devices("GPU")
@@ -54,6 +55,9 @@ class Conv2D(keras.layers.Conv2D):
         )
 
     def call(self, inputs):
+        # Images decoded in `tf.data` have no static size, whatever size the layer was built for.
+        if tuple(inputs.shape[1:]) != self.decided_shape:
+            return super().call(inputs)
         if self.as_matrix_product:
             _, height, width, bands = inputs.shape
             kernel = tf.reshape(self.kernel, (bands, self.filters))

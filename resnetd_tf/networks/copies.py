@@ -9,7 +9,7 @@ def keras_class(layer: keras.layers.Layer) -> type[keras.layers.Layer]:
 
 
 def with_keras_layers(model: keras.Model, **changes) -> keras.Model:
-    """An uncompiled copy in Keras's own layers only, with the same weights.
+    """Copies a model, uncompiled, into Keras's own layers with the same weights, for a single device.
 
     Args:
         model: A network, or a classifier.
@@ -17,7 +17,10 @@ def with_keras_layers(model: keras.Model, **changes) -> keras.Model:
     """
 
     def clone(layer):
-        return keras_class(layer).from_config({**layer.get_config(), **changes})
+        config = {**layer.get_config(), **changes}
+        if "synchronized" in config:
+            config["synchronized"] = False  # on TensorFlow alone can a layer be synchronized
+        return keras_class(layer).from_config(config)
 
     uncompiled = keras.Model(model.input, model.output, name=model.name)  # the optimizer is not copied
     copy = keras.models.clone_model(uncompiled, clone_function=clone, recursive=True)
@@ -28,7 +31,7 @@ def with_keras_layers(model: keras.Model, **changes) -> keras.Model:
 def portable(model: keras.Model) -> keras.Model:
     """A copy in float32, in Keras's own layers only and none of them frozen, with the same weights.
 
-    This is what is saved: `keras.saving.load_model` opens it without this package, and it runs on hardware
-    that lacks the precision the model was trained in.
+    This is what is saved: `keras.saving.load_model` opens it without this package, on any backend, and it runs on
+    hardware that lacks the precision the model was trained in. `keras_files.save` writes it for earlier Keras too.
     """
     return with_keras_layers(model, dtype="float32", trainable=True)

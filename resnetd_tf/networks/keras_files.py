@@ -1,4 +1,4 @@
-"""Opening .keras files, ours and those from elsewhere.
+"""Writing .keras files, and opening ours and those from elsewhere.
 
 A .keras file can name any function or layer that is installed, and Keras calls them: its safe mode lets through
 `TFSMLayer`, which runs a graph. So its configuration is read first, and holds only what our networks contain.
@@ -6,6 +6,7 @@ A .keras file can name any function or layer that is installed, and Keras calls 
 
 import json
 import pathlib
+import shutil
 import zipfile
 
 import keras
@@ -35,6 +36,51 @@ KERAS = {
     "keras.src.models.functional": {"Functional"},
 }
 OURS = {"BatchNormalization", "Conv2D", "Resizing"}  # registered as resnetd_tf>NAME, in modules that were moved about
+
+# Arguments that Keras 3.10 to 3.14 do not all know, with the values that leave out what they stand for.
+NEWER_DEFAULTS = {
+    "input_axes": None,
+    "output_axes": None,
+    "quantization_config": None,
+    "renorm": False,
+    "renorm_clipping": None,
+    "renorm_momentum": 0.99,
+}
+
+
+def save(model: keras.Model, path: pathlib.Path) -> None:
+    """Writes a .keras file that Keras 3.10 and later open.
+
+    Earlier versions refuse every argument that they do not know, even at its default: those are left out.
+
+    Args:
+        model: A model in Keras's own layers, as `copies.portable` makes it.
+        path: The file; one that exists is replaced.
+    """
+    complete = path.with_name(f"{path.stem}.complete.keras")
+    try:
+        model.save(complete)
+        with zipfile.ZipFile(complete) as source, zipfile.ZipFile(path, "w") as target:
+            for member in source.infolist():
+                with source.open(member) as content, target.open(member.filename, "w", force_zip64=True) as copy:
+                    if member.filename == "config.json":
+                        copy.write(json.dumps(_without_newer_defaults(json.load(content))).encode())
+                    else:
+                        shutil.copyfileobj(content, copy, 2**20)
+    finally:
+        complete.unlink(missing_ok=True)
+
+
+def _without_newer_defaults(config):
+    if isinstance(config, list):
+        return [_without_newer_defaults(value) for value in config]
+    if isinstance(config, dict):
+        return {
+            key: _without_newer_defaults(value)
+            for key, value in config.items()
+            if key not in NEWER_DEFAULTS or value != NEWER_DEFAULTS[key]
+        }
+    return config
 
 
 def load(path: pathlib.Path, trust: bool = False) -> keras.Model:

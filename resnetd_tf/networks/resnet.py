@@ -144,6 +144,7 @@ def resnet(
     *,
     include_top: bool = True,
     weights: str | None = None,
+    input_tensor: keras.KerasTensor | None = None,
     input_shape: tuple[int | None, int | None, int] | None = None,
     pooling: str | None = None,
     classes: int = 1000,
@@ -164,6 +165,9 @@ def resnet(
         weights: `None` for random weights, "imagenet" for a published checkpoint
             (`pretrained.PUBLISHED`), or a path: see `checkpoints.read`. A head of another size stays random; a first
             convolution of 3 bands is adapted to other numbers (`checkpoints.adapt_bands`).
+            `resnetd_tf.statistics` gives the mean and standard deviation to normalise images with.
+        input_tensor: Normalised float images (batch, height, width, bands) from `keras.Input` or from layers, which
+            the returned model then contains; `None` for an input of its own.
         input_shape: (height, width, bands), `None` for a size left open. At least 32 pixels; default
             (None, None, 3).
         pooling: Without the top: `None` for the feature map (batch, height / output_stride, width /
@@ -182,6 +186,31 @@ def resnet(
     Raises:
         ValueError: An argument is outside its list, or `weights` cannot be fetched, read or fitted.
     """
+    _check_arguments(depth, variant, pooling, output_stride)
+    images = keras.Input(input_shape or (None, None, 3), name="images") if input_tensor is None else input_tensor
+    _check_images(images, input_shape)
+    x = stages(stem(images, VARIANTS[variant]), depth, VARIANTS[variant], output_stride)
+    if include_top or pooling == "avg":
+        x = layers.GlobalAveragePooling2D(name="average_pool")(x)
+    elif pooling == "max":
+        x = layers.GlobalMaxPooling2D(name="max_pool")(x)
+    if include_top:
+        # Logits and probabilities in float32 under any precision policy.
+        x = layers.Dense(classes, classifier_activation, dtype="float32", name="predictions")(x)
+    name = name or f"resnet{depth}{variant.removeprefix('base')}"
+    model = keras.Model(images, x, name=name)
+    for layer in model.layers:
+        if isinstance(layer, BatchNormalization):
+            layer.synchronized = synchronized
+    if weights is not None:
+        checkpoints.assign(model, checkpoints.read(weights, depth, variant))
+    if input_tensor is None:
+        return model
+    sources = keras.utils.get_source_inputs(input_tensor)
+    return keras.Model(sources[0] if len(sources) == 1 else sources, x, name=name)
+
+
+def _check_arguments(depth: int, variant: str, pooling: str | None, output_stride: int) -> None:
     if keras.config.image_data_format() != "channels_last":
         raise ValueError("images have their channels last here: keras.config.set_image_data_format('channels_last')")
     if depth not in DEPTHS:
@@ -192,23 +221,20 @@ def resnet(
         raise ValueError(f"output stride {output_stride} is not one of 8, 16, 32")
     if pooling not in (None, "avg", "max"):
         raise ValueError(f"pooling {pooling!r} is not one of None, 'avg', 'max'")
-    input_shape = input_shape or (None, None, 3)
-    if any(size is not None and size < 32 for size in input_shape[:2]):
-        raise ValueError(f"input size {input_shape[0]}x{input_shape[1]} is below the smallest, 32x32")
 
-    inputs = keras.Input(input_shape, name="images")
-    x = stages(stem(inputs, VARIANTS[variant]), depth, VARIANTS[variant], output_stride)
-    if include_top or pooling == "avg":
-        x = layers.GlobalAveragePooling2D(name="average_pool")(x)
-    elif pooling == "max":
-        x = layers.GlobalMaxPooling2D(name="max_pool")(x)
-    if include_top:
-        # Logits and probabilities in float32 under any precision policy.
-        x = layers.Dense(classes, classifier_activation, dtype="float32", name="predictions")(x)
-    model = keras.Model(inputs, x, name=name or f"resnet{depth}{variant.removeprefix('base')}")
-    for layer in model.layers:
-        if isinstance(layer, BatchNormalization):
-            layer.synchronized = synchronized
-    if weights is not None:
-        checkpoints.assign(model, checkpoints.read(weights, depth, variant))
-    return model
+
+def _check_images(images: keras.KerasTensor, input_shape: tuple | None) -> None:
+    """Raises ValueError if a network cannot take these images, or if `input_shape` contradicts them."""
+    if not keras.utils.is_keras_tensor(images):
+        raise ValueError(f"input_tensor is of type {type(images).__name__}; give the output of keras.Input or a layer")
+    shape = tuple(images.shape)
+    if len(shape) != 4 or shape[3] is None:
+        raise ValueError(f"input_tensor has shape {shape}; expected (batch, height, width, bands) with known bands")
+    if "float" not in images.dtype:
+        raise ValueError(f"input_tensor holds {images.dtype}, raw pixels; the network takes normalised float images")
+    if input_shape and tuple(input_shape) != shape[1:]:
+        raise ValueError(
+            f"input_shape {tuple(input_shape)} contradicts input_tensor, of shape {shape[1:]}; leave one out"
+        )
+    if any(size is not None and size < 32 for size in shape[1:3]):
+        raise ValueError(f"input size {shape[1]}x{shape[2]} is below the smallest, 32x32")

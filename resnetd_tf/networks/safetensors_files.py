@@ -31,9 +31,19 @@ def description(path: pathlib.Path) -> dict | None:
         InputError: It lacks what a classifier needs, or says what cannot be.
         Exception: What safetensors and json raise for a damaged file.
     """
-    with safetensors.safe_open(path, framework="numpy") as file:
-        text = (file.metadata() or {}).get(KEY)
+    text = _header(path).get(KEY)
     return None if text is None else metadata.check(json.loads(text), path, NEEDED)
+
+
+def band_names(path: pathlib.Path) -> tuple[str, ...] | None:
+    """The names of the bands that whoever wrote a state dict put under "bands"; `None` where nobody did."""
+    text = _header(path).get("bands")
+    return None if text is None else tuple(text.replace(",", " ").split())
+
+
+def _header(path: pathlib.Path) -> dict[str, str]:
+    with safetensors.safe_open(path, framework="numpy") as file:
+        return file.metadata() or {}
 
 
 def write(tensors: dict[str, np.ndarray], described: dict, path: pathlib.Path) -> None:

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from resnetd_tf import rundir
 from resnetd_tf.errors import InputError, first_line
+from resnetd_tf.networks import keras_files
 from resnetd_tf.networks.copies import portable
 from resnetd_tf.training import checkpoint, unfinished
 from resnetd_tf.training.checkpoint import Progress
@@ -99,7 +100,7 @@ class RunWriter(keras.callbacks.Callback):
         if self.unwritten:
             assert self.copy is not None
             with rundir.atomic(self.folder / "model.keras") as temporary:
-                self.copy.save(temporary)
+                keras_files.save(self.copy, temporary)
             self.written = self.copied
 
 

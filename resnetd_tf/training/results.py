@@ -121,7 +121,7 @@ def calibrated(folder: pathlib.Path, validation: Split, metadata: dict) -> keras
     metadata["temperature"] = calibration.temperature(validation.labels, probabilities)
     calibration.divide_logits(network, metadata["temperature"])
     with rundir.atomic(path) as temporary:
-        network.save(temporary)
+        keras_files.save(network, temporary)
     return network
 
 

@@ -14,11 +14,13 @@ import pytest
 from conftest import THREE_STEPS
 from safetensors.numpy import save, save_file
 
+import resnetd_tf
 from benchmarks import parity
 from resnetd_tf.data.splits import Dataset, Split
 from resnetd_tf.networks import checkpoints, classifier, pretrained
 from resnetd_tf.networks.resnet import resnet
-from resnetd_tf.normalization import EUROSAT_ALL, EUROSAT_RGB, IMAGENET
+from resnetd_tf.normalization import CAFFE, EUROSAT_ALL, EUROSAT_RGB, IMAGENET
+from resnetd_tf.sentinel2 import BANDS
 from resnetd_tf.training.preparation import normalization
 
 
@@ -82,7 +84,7 @@ def test_a_first_convolution_for_other_bands(state_dict, safetensors, bands):
 
 def test_checkpoints_that_do_not_fit(state_dict, safetensors, tmp_path):
     with pytest.raises(ValueError, match=r"do not fit resnet34d: layer\d\S* \(\d+,.*\) is missing; .* and \d+ more"):
-        resnet(34, "d", weights=safetensors)
+        checkpoints.assign(resnet(34, "d"), checkpoints.Checkpoint("small", state_dict))
     spare = {**state_dict, "layer4.1.bn2.spare": np.ones(3)}
     with pytest.raises(ValueError, match=r"layer4\.1\.bn2\.\w+ is not in the network"):
         checkpoints.assign(resnet(18, "d"), checkpoints.Checkpoint("spare", spare))
@@ -95,6 +97,186 @@ def test_checkpoints_that_do_not_fit(state_dict, safetensors, tmp_path):
     (tmp_path / "weights.pth").write_bytes(b"")
     with pytest.raises(ValueError, match="loading a pickle runs code"):
         resnet(18, "d", weights=tmp_path / "weights.pth")
+
+
+def save_all_formats(network, folder):
+    """The files of a network that this package starts from, as Keras and PyTorch's users write them."""
+    network.save(folder / "network.keras")
+    network.save_weights(folder / "network.weights.h5")
+    save_file(parity.draw_state_dict(network), folder / "network.safetensors")
+    return [folder / f"network{suffix}" for suffix in (".keras", ".weights.h5", ".safetensors")]
+
+
+@pytest.mark.parametrize(("variant", "requested"), [("base", "b"), ("b", "base"), ("c", "d"), ("d", "c")])
+def test_weights_of_another_variant_are_refused(variant, requested, tmp_path):
+    for path in save_all_formats(resnet(50, variant, classes=4), tmp_path):
+        if variant == "base" and path.suffix == ".safetensors":
+            continue  # a state dict of base is none of b by its names alone
+        with pytest.raises(
+            ValueError, match=f"of depth 50, variant {variant}, not 50, {requested}.*--variant={variant}"
+        ):
+            checkpoints.read(path, 50, requested)
+
+
+def test_weights_of_another_depth_are_refused(tmp_path):
+    for path in save_all_formats(resnet(10, "d", classes=4), tmp_path):
+        checkpoints.read(path, 10, "d")
+        with pytest.raises(ValueError, match="of depth 10, variant d, not 18, d; give --depth=10 --variant=d"):
+            checkpoints.read(path, 18, "d")
+
+
+@pytest.mark.parametrize("network", [(10, "d"), (34, "b"), (34, "c"), (50, "base"), (50, "b"), (101, "d")])
+def test_layer_names_tell_depth_and_variant(network):
+    layers = resnet(*network, output_stride=8 if network[0] == 50 else 32).layers
+    assert checkpoints.architecture(layer.name for layer in layers) == network
+
+
+def test_basic_blocks_are_the_same_in_base_and_b(tmp_path):
+    for path in save_all_formats(resnet(10, "base", classes=4), tmp_path):
+        for variant in ("base", "b"):
+            checkpoints.assign(resnet(10, variant, classes=4), checkpoints.read(path, 10, variant))
+
+
+def test_a_state_dict_does_not_tell_base_from_b(tmp_path):
+    save_file(parity.draw_state_dict(resnet(50, "b")), tmp_path / "timm.safetensors")
+    resnet(50, "b", weights=tmp_path / "timm.safetensors")
+    with pytest.raises(ValueError, match=r"a state dict of base has the same names .* timm and torchvision are b"):
+        resnet(50, "base", weights=tmp_path / "timm.safetensors")
+
+
+def test_models_of_others_are_named_as_such(tmp_path):
+    """Not as damaged files: one without our layer "resizing", one in Keras's layers alone, a classifier's weights."""
+    images = keras.Input((32, 32, 3))
+    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Normalization(name="normalization")(images))
+    user_model = keras.Model(images, keras.layers.Dense(2)(pooled))
+    user_model.save(tmp_path / "other.keras")
+    user_model.save_weights(tmp_path / "other.weights.h5")
+    model = classifier.build(18, "d", classes=2, statistics=EUROSAT_RGB, image_size=32)
+    model.save_weights(tmp_path / "classifier.weights.h5")
+    save_file({"stages.0.weight": np.ones(3)}, tmp_path / "other.safetensors")
+    for name in ("other.keras", "other.weights.h5", "classifier.weights.h5"):
+        with pytest.raises(ValueError, match=f"{name}: no network of this package.*it has "):
+            checkpoints.read(tmp_path / name, 18, "d")
+    with pytest.raises(ValueError, match=r"none of its 1 tensors is layer1\.0.*its first is stages\.0\.weight"):
+        checkpoints.read(tmp_path / "other.safetensors", 18, "d")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_no_finite_numbers_are_refused(value, state_dict, tmp_path):
+    """In every format, and nothing is assigned."""
+    broken = {name: tensor.copy() for name, tensor in state_dict.items()}
+    broken["layer3.0.bn1.bias"][7] = value
+    save_file(broken, tmp_path / "broken.safetensors")
+    network = resnet(18, "d", classes=10)
+    beta = network.get_layer("stage3_block1_1_bn").beta
+    beta.assign(np.where(np.arange(256) == 7, value, 0))
+    network.save(tmp_path / "broken.keras")
+    network.save_weights(tmp_path / "broken.weights.h5")
+    beta.assign(np.zeros(256))
+    before = network.get_weights()
+    for suffix in (".safetensors", ".keras", ".weights.h5"):
+        checkpoint = checkpoints.read(tmp_path / f"broken{suffix}", 18, "d")
+        with pytest.raises(ValueError, match=r"1 of 256 numbers of \S+ are not finite"):
+            checkpoints.assign(network, checkpoint)
+        for old, new in zip(before, network.get_weights()):
+            np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("bn1.running_var", lambda tensor: -tensor, "bn1.running_var holds negative variances"),
+        ("layer1.0.conv1.weight", lambda tensor: tensor.astype("int8"), "holds int8, as quantised weights do"),
+    ],
+)
+def test_numbers_that_no_weights_are_made_of_are_refused(name, change, message, state_dict):
+    broken = {**state_dict, name: change(state_dict[name])}
+    with pytest.raises(ValueError, match=message):
+        checkpoints.assign(resnet(18, "d", classes=10), checkpoints.Checkpoint("broken", broken))
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.vision_encoder.", "backbone."])
+def test_a_prefix_of_all_tensors_is_taken_off_and_named(prefix, state_dict, tmp_path):
+    save_file({prefix + name: tensor for name, tensor in state_dict.items()}, tmp_path / "wrapped.safetensors")
+    checkpoint = checkpoints.read(tmp_path / "wrapped.safetensors", 18, "d")
+    assert checkpoint.source.endswith(f"wrapped.safetensors (tensors under '{prefix}')")
+    network = resnet(18, "d", classes=10)
+    checkpoints.assign(network, checkpoint)
+    np.testing.assert_array_equal(network.get_layer("predictions").bias, state_dict["fc.bias"])
+
+
+def test_prefixes_that_leave_a_choice_are_refused(state_dict, tmp_path):
+    query, key = ({f"encoder_{kind}.{name}": t for name, t in state_dict.items()} for kind in "qk")
+    save_file(query | key, tmp_path / "two.safetensors")
+    with pytest.raises(ValueError, match=r"holds 2 networks, under the prefixes 'encoder_k\.' and 'encoder_q\.'"):
+        checkpoints.read(tmp_path / "two.safetensors", 18, "d")
+    save_file(query | {"projector.weight": np.ones(3)}, tmp_path / "more.safetensors")
+    with pytest.raises(
+        ValueError, match=r"under the prefix 'encoder_q\.', 1 tensors such as projector\.weight are not"
+    ):
+        checkpoints.read(tmp_path / "more.safetensors", 18, "d")
+
+
+TORCHGEO = "B1 B2 B3 B4 B5 B6 B7 B8 B8A B9 B10 B11 B12"
+
+
+@pytest.fixture(scope="module")
+def thirteen_bands():
+    """As TorchGeo's of 13 bands, without a head."""
+    return parity.draw_state_dict(resnet(18, "b", input_shape=(None, None, 13), include_top=False))
+
+
+def test_thirteen_bands_of_unknown_order_are_refused(thirteen_bands, tmp_path):
+    save_file(thirteen_bands, tmp_path / "unknown.safetensors")
+    with pytest.raises(ValueError, match=r"takes 13 bands, in an order that the file does not tell.*'bands': 'B01 B02"):
+        checkpoints.read(tmp_path / "unknown.safetensors", 18, "b")
+
+
+def test_thirteen_named_bands_come_in_eurosats_order(thirteen_bands, tmp_path):
+    save_file(thirteen_bands, tmp_path / "named.safetensors", {"bands": TORCHGEO})
+    checkpoint = checkpoints.read(tmp_path / "named.safetensors", 18, "b")
+    network = resnet(18, "b", input_shape=(None, None, 13), include_top=False)
+    checkpoints.assign(network, checkpoint)
+    theirs = [f"B{name[1:]:0>2}" for name in TORCHGEO.split()]
+    kernel = thirteen_bands["conv1.weight"].transpose(2, 3, 1, 0)
+    for place, band in enumerate(BANDS):
+        ours = network.get_layer("stem_1_conv").kernel[:, :, place]
+        np.testing.assert_array_equal(ours, kernel[:, :, theirs.index(band)])
+    assert checkpoint.statistics is None  # the file does not tell, and ImageNet's are of three bands
+
+
+@pytest.mark.parametrize("bands", ["B01 B02", TORCHGEO.replace("B12", "B11"), TORCHGEO.replace("B12", "VV")])
+def test_names_that_are_not_of_thirteen_bands_are_refused(bands, thirteen_bands, tmp_path):
+    save_file(thirteen_bands, tmp_path / "named.safetensors", {"bands": bands})
+    with pytest.raises(ValueError, match=r"takes 13 bands, its header names \d+: .*; name each once, as B01 B02"):
+        checkpoints.read(tmp_path / "named.safetensors", 18, "b")
+
+
+def test_weights_that_are_no_file_say_what_to_give(tmp_path):
+    with pytest.raises(ValueError, match=r"weights none: .*in Python None gives random weights"):
+        resnet(18, "d", weights="none")
+    (tmp_path / "run-1").mkdir()
+    (tmp_path / "run-1/model.keras").touch()
+    with pytest.raises(ValueError, match=r"is a folder; give the file, such as .*run-1.model\.keras"):
+        resnet(18, "d", weights=tmp_path)
+
+
+def test_statistics_are_those_of_each_checkpoint(safetensors, tmp_path):
+    assert resnetd_tf.statistics("imagenet", 50, "base") == CAFFE
+    assert resnetd_tf.statistics("imagenet", 50, "d") == resnetd_tf.statistics(safetensors, 18, "d") == IMAGENET
+    np.testing.assert_allclose(resnetd_tf.statistics("eurosat").mean, EUROSAT_RGB.mean)
+    resnet(18, "d").save(tmp_path / "network.keras")
+    with pytest.raises(ValueError, match="does not tell what its images were normalised with"):
+        resnetd_tf.statistics(tmp_path / "network.keras", 18, "d")
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [(np.full((2, 2, 3), 0.5), "scaled to 0..1"), (np.ones((2, 2, 1)), "expected"), (np.ones(3), "expected")],
+)
+def test_pixels_that_statistics_are_not_for_are_refused(pixels, message):
+    with pytest.raises(ValueError, match=message):
+        IMAGENET.normalize(pixels)
 
 
 def test_nothing_is_assigned_where_something_does_not_fit(state_dict):

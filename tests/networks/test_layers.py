@@ -95,6 +95,48 @@ def test_convolutions_that_are_matrix_products():
     assert found() == [[], []]
 
 
+def test_a_network_of_a_fixed_size_trains_on_batches_of_unknown_size():
+    """As `tf.io.decode_jpeg` makes them: the static shape is (None, None, None, 3)."""
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    images, labels = rng.normal(size=(8, 64, 64, 3)).astype("float32"), np.arange(8) % 2
+    losses = []
+    for shape in ((None, 64, 64, 3), (None, None, None, 3)):
+        keras.utils.set_random_seed(0)
+        model = resnet(10, "d", input_shape=(64, 64, 3), classes=2)
+        model.compile(keras.optimizers.SGD(0.01), "sparse_categorical_crossentropy")
+        types = (tf.TensorSpec(shape), tf.TensorSpec((None,), tf.int64))
+        batches = tf.data.Dataset.from_generator(lambda: [(images, labels)], output_signature=types)
+        losses.append(model.fit(batches.repeat(), steps_per_epoch=2, shuffle=False, verbose=0).history["loss"])
+    np.testing.assert_allclose(*losses, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 1), (3, 2)])
+def test_a_convolution_takes_other_sizes_than_it_was_built_for(kernel, stride):
+    """From even sides, whose pixels are cut into pairs, to odd ones."""
+    layers = [kind(4, kernel, strides=stride, use_bias=False) for kind in (Conv2D, keras.layers.Conv2D)]
+    for layer in layers:
+        layer.build((None, 6, 6, 5))
+    layers[1].set_weights(layers[0].get_weights())
+    images = np.random.default_rng(0).normal(size=(3, 7, 9, 5)).astype("float32")
+    assert_close(*(results_of_training(layer, images) for layer in layers), "float32")
+
+
+@pytest.mark.parametrize("policy", ["bfloat16", "float16", "float64"])
+def test_a_network_trains_under_a_pure_policy(policy):
+    """Weights and statistics of that type: not what TensorFlow's fused batch normalisation takes."""
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = resnet(10, "d", input_shape=(32, 32, 3), classes=2)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert model.get_layer("stem_1_bn").moving_mean.dtype == policy
+    model.compile(keras.optimizers.SGD(0.01), "sparse_categorical_crossentropy")
+    images = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype("float32")
+    assert np.isfinite(model.fit(images, np.arange(4) % 2, verbose=0).history["loss"]).all()
+
+
 def test_frozen_batch_norm_keeps_its_statistics():
     layer = BatchNormalization()
     layer.trainable = False

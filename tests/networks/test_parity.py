@@ -12,8 +12,12 @@ import keras
 import numpy as np
 import pytest
 from conftest import ROOT
+from nets import randomize
 
+import resnetd_tf
 from benchmarks import parity
+from resnetd_tf.networks import checkpoints, keras_applications
+from resnetd_tf.normalization import IMAGENET
 
 
 def test_the_comparisons_are_as_many_as_docs_say():
@@ -41,6 +45,23 @@ def test_logits_are_keras_applications(depth, bands):
     expected = parity.theirs(*case, model)
     np.testing.assert_allclose(model(parity.images(case[3], bands)), expected, atol=1e-4)
     assert np.abs(expected).max() > 0.1
+
+
+def test_grey_levels_normalised_with_the_statistics_give_keras_applications_logits():
+    """Ours with the statistics of `resnetd_tf.statistics`, theirs with its own preprocessing."""
+    model = parity.ours("keras.applications", 50, "base", (64, 64), 32, 3)
+    options = {"classes": parity.CLASSES, "classifier_activation": None}
+    peer = keras.applications.ResNet50(weights=None, input_shape=(64, 64, 3), **options)
+    randomize(peer)
+    checkpoints.assign(model, checkpoints.Checkpoint("keras.applications", keras_applications.tensors(peer)))
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3)).astype("float32")
+    expected = np.asarray(peer(keras.applications.resnet.preprocess_input(pixels.copy())))
+
+    def relative_error(statistics):
+        return np.abs(np.asarray(model(statistics.normalize(pixels))) - expected).max() / np.abs(expected).max()
+
+    assert relative_error(resnetd_tf.statistics("imagenet", 50, "base")) < 1e-5
+    assert relative_error(IMAGENET) > 0.1
 
 
 @pytest.mark.long

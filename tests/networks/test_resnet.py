@@ -86,8 +86,8 @@ def test_weights_of_another_architecture(tmp_path):
     same = resnet(18, "d", classes=10, weights=path)
     for ours, loaded in zip(model.weights, same.weights):
         np.testing.assert_array_equal(ours, loaded)
-    with pytest.raises(ValueError, match="do not fit"):  # and Keras warns of no layer
-        resnet(34, "d", classes=10, weights=path)
+    with pytest.raises(ValueError, match="do not fit"):  # a head of another size, and Keras warns of no layer
+        resnet(18, "d", classes=7, weights=path)
 
 
 def test_blocks_begin_as_identities():
@@ -122,11 +122,52 @@ def test_builders_are_as_in_keras_applications(name):
     builder = getattr(resnetd_tf, name)
     theirs = inspect.signature(keras.applications.ResNet50).parameters
     ours = inspect.signature(builder).parameters
-    assert [argument for argument in theirs if argument in ours] == list(ours)[:-1]
+    assert list(theirs) == list(ours)[:-1]  # and in their order: all can be given by place
     assert f"resnetd_tf.{name}(classes=10, input_shape=(64, 64, 3))" in builder.__doc__
     model = builder(classes=10, input_shape=(64, 64, 3))
     assert model.output_shape == (None, 10) and model.name == name.lower().removesuffix("-")
-    assert builder(False, None, pooling="avg", name="features").output_shape == (None, 2048)
+    assert builder(False, None, None, (64, 64, 3), "avg", name="features").output_shape == (None, 2048)
+
+
+def test_an_input_tensor_is_the_networks_input():
+    """With what the user has computed before it, as in keras.applications, and with weights of a network alone."""
+    pixels = keras.Input((64, 64, 3))
+    images = keras.layers.Normalization(mean=(1, 2, 3), variance=(4, 4, 4))(pixels)
+    model = resnet(10, "d", input_tensor=images, classes=4)
+    alone = resnet(10, "d", classes=4)
+    randomize(alone)
+    for layer in alone.layers[1:]:
+        model.get_layer(layer.name).set_weights(layer.get_weights())
+    values = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype("float32")
+    np.testing.assert_allclose(model(values), alone((values - (1, 2, 3)) / 2), atol=1e-5)
+    assert model.input is pixels and model.get_layer("stage3").output.shape == (None, 4, 4, 256)
+
+
+def test_an_input_tensor_takes_weights(tmp_path):
+    alone = resnet(10, "d", classes=4)
+    randomize(alone)
+    alone.save_weights(tmp_path / "alone.weights.h5")
+    alone.save(tmp_path / "alone.keras")
+    for path in tmp_path.iterdir():
+        pixels = keras.Input((64, 64, 3))
+        model = resnet(10, "d", input_tensor=keras.layers.Normalization()(pixels), classes=4, weights=path)
+        np.testing.assert_array_equal(model.get_layer("stem_2_bn").gamma, alone.get_layer("stem_2_bn").gamma)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "shape", "message"),
+    [
+        (np.zeros((1, 64, 64, 3)), None, "of type ndarray; give the output of keras.Input"),
+        (keras.Input((64, 64, 3), dtype="uint8"), None, "holds uint8, raw pixels"),
+        (keras.Input((64, 64, None)), None, "with known bands"),
+        (keras.Input((64, 3)), None, "expected .batch, height, width, bands."),
+        (keras.Input((31, 64, 3)), None, "31x64 is below the smallest"),
+        (keras.Input((64, 64, 3)), (64, 64, 13), r"input_shape \(64, 64, 13\) contradicts input_tensor"),
+    ],
+)
+def test_input_tensors_that_are_no_images(tensor, shape, message):
+    with pytest.raises(ValueError, match=message):
+        resnet(10, "d", input_tensor=tensor, input_shape=shape)
 
 
 def test_settings_offer_the_networks_there_are():

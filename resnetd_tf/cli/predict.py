@@ -13,6 +13,7 @@ Examples:
 """
 
 import sys
+import typing
 
 from absl import flags
 
@@ -32,10 +33,8 @@ def predict(paths: list[str]) -> None:
     program.import_tensorflow()
     from resnetd_tf.imagery import labelling
 
-    if FLAGS.server is None:
-        classifier = common_flags.open_model(None if FLAGS.format == "table" else sys.stderr)
-    else:
-        classifier = _served()
+    stream = sys.stdout if FLAGS.format == "table" else sys.stderr  # labels as JSON or CSV are to stay such
+    classifier = common_flags.open_model(stream) if FLAGS.server is None else _served(stream)
     labelling.run(
         classifier,
         paths,
@@ -60,10 +59,14 @@ def predict(paths: list[str]) -> None:
     )
 
 
-def _served():
+def _served(stream: typing.TextIO):
+    """The classifier on the server that --server says; prints which one it is."""
     from resnetd_tf.deployment import client
 
-    return client.classifier(FLAGS.server, FLAGS.model_name, FLAGS.version, FLAGS.timeout)
+    classifier = client.classifier(FLAGS.server, FLAGS.model_name, FLAGS.version, FLAGS.timeout)
+    version = "the newest version" if FLAGS.version is None else f"version {FLAGS.version}"
+    print(f"Model: {FLAGS.model_name} at {FLAGS.server}, {version} there, test accuracy not known", file=stream)
+    return classifier
 
 
 def define_flags() -> None:

@@ -145,6 +145,8 @@ def test_predict_asks_a_server(addresses, program, bad_input, expected, tmp_path
     server = (f"--server={addresses['grpc']}", "--model_name=small")
     result = program("predict.py", *server, "--top=1", "--format=json", tmp_path / "a.webp", tmp_path / "b.png")
     assert result.returncode == 2 and "1 of 2 images have no label" in result.stderr
+    model = f"Model: small at {addresses['grpc']}, the newest version there, test accuracy not known\n"
+    assert result.stderr.startswith(model)
     (found,) = json.loads(result.stdout)
     ((name, probability),) = found["probabilities"].items()
     answer = expected.predict(image)[0]

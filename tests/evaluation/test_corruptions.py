@@ -60,7 +60,7 @@ def test_evaluation(run, program, tmp_path):
     assert found["count"] == 300 and 0 < found["calibration_error"] < 1
     assert (tmp_path / "out/corruptions.png").is_file()
     printed = result.stdout.splitlines()
-    assert len(printed) == len(rows) + 4  # columns, clean, mean, files
+    assert len(printed) == len(rows) + 5  # model, columns, clean, mean, files
     assert f"{100 * found['mean_accuracy']:.2f} % in the mean over {len(rows)} corruptions" in printed[-2]
 
 

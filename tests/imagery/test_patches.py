@@ -24,8 +24,8 @@ def test_labels(run, program, tmp_path):
     result = program("predict.py", f"--model={run}", *sorted(tmp_path.glob("*.png")))
     assert result.returncode == 0, result.stderr
     expected = open_classifier(run).predict(images).argmax(axis=1)
-    lines = result.stdout.splitlines()
-    assert len(lines) == 10
+    model, *lines = result.stdout.splitlines()
+    assert model.startswith(f"Model: {run / 'run-1'}, ") and len(lines) == 10
     for index, line in enumerate(lines):
         assert line.startswith(f"{tmp_path / str(index)}.png: {synthetic.CLASSES[expected[index]]} ")
     assert (expected == labels).mean() > 0.3
@@ -55,7 +55,9 @@ def test_folders_formats_and_bad_files(run, program, tmp_path):
     paths[2].write_bytes(b"no image")
     result = program("predict.py", model, *paths, "--format=json", "--top=1")
     assert result.returncode == 2
-    assert result.stderr.startswith(f"predict.py: 1 of 8 images have no label: {paths[2]}: not a readable image")
+    model, problem = result.stderr.splitlines()
+    assert model.startswith("Model: ")
+    assert problem.startswith(f"predict.py: 1 of 8 images have no label: {paths[2]}: not a readable image")
     assert [row["path"] for row in json.loads(result.stdout)] == [str(path) for path in paths if path != paths[2]]
 
 

@@ -49,7 +49,7 @@ def test_one_answer(program, folder, tmp_path):
     predicted = program("predict.py", f"--model={base}", "--top=10", *split.names)
     assert predicted.returncode == 0, predicted.stderr
     printed = np.zeros((len(split), 10))
-    for row, line in zip(printed, predicted.stdout.splitlines()):
+    for row, line in zip(printed, predicted.stdout.splitlines()[1:], strict=True):  # the first says which model
         for name, percent in re.findall(r"(\w+) ([\d.]+) %", line):
             row[synthetic.CLASSES.index(name)] = float(percent) / 100
     assert np.mean(printed.argmax(1) == split.labels) == first["accuracy"]

@@ -16,9 +16,10 @@ from resnetd_tf.errors import InputError, damage_told
 DEGREES = CRS.from_epsg(4326)
 PIXEL = 10.0  # metres, of EuroSAT's patches
 WIDEST = 120_000  # pixels of a side, of what is brought into one zone of UTM
-# Share by which a projection may change lengths before a scene leaves it: UTM changes them by 0.004, the
-# equal-area projection of Europe (EPSG:3035) by 0.022 at its farthest, Mercator by 0.41 at 45 degrees.
+# Share by which lengths on the ground may vary within a scene, and pixels differ from 10 m, before they are resampled.
+# UTM changes lengths by 0.004, Mercator within a tile of 110 km at 45 degrees by 0.009.
 DISTORTION = 0.025
+SKEW = 0.05  # cosine of the angle between rows and columns on the ground, from which on a scene is resampled
 PLANAR = 0.005  # share by which a pixel's area may differ from that of the map, to be taken from the map
 LATTICE = 5  # points a side at which a grid is measured
 
@@ -114,7 +115,7 @@ def middle_of(grid: Grid) -> tuple[float, float]:
 def grid_of(datasets: Sequence[rasterio.DatasetReader]) -> Grid:
     """The grid of 10 m that files of one extent have in common.
 
-    Files in degrees, or in a projection that distorts lengths there, get the UTM zone of their middle. Without
+    Files in degrees, or in a projection whose scale varies within them, get the UTM zone of their middle. Without
     coordinate reference system pixels stay as they are.
 
     Raises:
@@ -194,15 +195,22 @@ def _fit(name: str, points: Sequence[rasterio.control.GroundControlPoint]) -> ra
 
 
 def _metric(grid: Grid, name: str) -> Grid:
-    """The grid of 10 m of one that has a coordinate reference system: in that, unless it distorts lengths."""
-    # Of steps along a row and along a column.
-    nominal = np.hypot(*np.reshape(grid.transform[:6], (2, 3))[:, :2]) * grid.meters
-    lengths = np.hypot(*np.moveaxis(ground_steps(grid), -1, 0))
-    if not np.allclose(lengths, nominal, rtol=DISTORTION, atol=0):
+    """The grid of 10 m of one that has a coordinate reference system.
+
+    In a projection that has one scale all over the scene, such as Mercator of a small part, it keeps its direction and
+    its reference system: pixels that are 10 m on the ground stay as they are.
+    """
+    steps = ground_steps(grid)
+    lengths = np.hypot(*np.moveaxis(steps, -1, 0))  # of steps along a row and along a column
+    means = lengths.reshape(-1, 2).mean(axis=0)
+    has_one_scale = np.allclose(lengths, means, rtol=DISTORTION, atol=0)
+    across, down = np.moveaxis(steps, -2, 0)
+    is_square = np.abs((across * down).sum(axis=-1)).max() <= SKEW * means.prod()
+    if not (grid.crs and grid.crs.is_projected and has_one_scale and is_square):
         return _in_utm(grid, name)
-    if np.allclose(nominal, PIXEL, rtol=1e-3, atol=0):
+    if np.allclose(means, PIXEL, rtol=DISTORTION, atol=0):
         return grid
-    width, height = (max(1, round(side * step / PIXEL)) for side, step in zip((grid.width, grid.height), nominal))
+    width, height = (max(1, round(side * step / PIXEL)) for side, step in zip((grid.width, grid.height), means))
     scaled = grid.transform * rasterio.Affine.scale(grid.width / width, grid.height / height)
     return Grid(grid.crs, scaled, width, height)
 

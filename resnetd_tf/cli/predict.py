@@ -4,9 +4,10 @@ An image of about the size of the training's patches gets a label. Whatever is l
 Sentinel-2 products (a .SAFE folder or its .zip), GeoTIFFs, one file per band, true-colour pictures.
 
 Examples:
-    python predict.py field.jpg forest.png
+    python predict.py samples/patches
     python predict.py --model=saved_models/mine --top=10 *.jpg
     python predict.py my_patches --format=csv --picture=labels.png
+    python predict.py samples/scene.tif --output=maps/wachapreague
     python predict.py S2B_MSIL1C_20240601.SAFE --output=maps/june
     python predict.py --server=grpc://localhost:8500 --model_name=resnet50d my_patches
     python predict.py T33UUP_B02.jp2 T33UUP_B03.jp2 T33UUP_B04.jp2 --stride=16 --probabilities
@@ -46,7 +47,7 @@ def predict(paths: list[str]) -> None:
         window=FLAGS.window,
         stride=FLAGS.stride,
         output=FLAGS.output,
-        bands=FLAGS.bands,
+        bands=FLAGS.bands and FLAGS.bands.split(","),
         scale=FLAGS.scale,
         offset=FLAGS.offset,
         missing=FLAGS.missing,
@@ -102,18 +103,12 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "output", None, "Of maps: what their files' names begin with, or a folder/; default the scene's name."
     )
-    flags.DEFINE_list("bands", None, "Of scenes: what the bands of a file are, as B02,B03,B04, where it does not say.")
-    flags.DEFINE_float("offset", None, "Of scenes: added to what is stored; default what a product says, else 0.")
-    flags.DEFINE_float(
-        "scale",
-        None,
-        "Of scenes: what makes 10,000 times the reflectance of what is stored, after the offset; default 1.",
-    )
+    common_flags.define_settings("bands", "offset", "scale")
     flags.DEFINE_enum(
         "missing",
         "refuse",
         ["refuse", "mean"],
-        "Of scenes that lack a band: refuse, or fill in the training's mean.",
+        "What becomes of images that lack a band: they are refused, or get the training's mean.",
     )
     flags.DEFINE_string(
         "area", None, "Of scenes: the part to map, W,S,E,N in degrees (W > E across 180) or a .geojson file."

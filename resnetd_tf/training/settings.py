@@ -72,15 +72,15 @@ class Settings:
         "70/20/10, or the dataset's own splits.",
     )
     bands: str | None = setting(
-        None, "B02,B03,B04 and so on: names of the bands of raster files in a folder, where they do not say them."
+        None, "Names of the bands of raster files that do not say them, in their order, as B04,B03,B02."
     )
     offset: float | None = setting(
-        None, "Added to the numbers of raster files in a folder; default what they say themselves, else 0."
+        None, "Added to the numbers that raster files store; default what a product or the file says, else 0."
     )
     scale: float | None = setting(
         None,
-        "Digital numbers (10,000 times the reflectance) for each unit of raster files in a folder, after the offset; "
-        "default what they say themselves, else 1.",
+        "Digital numbers (10,000 times the reflectance) for each unit that raster files store, after the offset; "
+        "default what the file says, else 1.",
     )
     image_size: int = setting(
         None, "Side in pixels to which the model resizes images; at least 32.", minimum=32, maximum=LARGEST_SIDE

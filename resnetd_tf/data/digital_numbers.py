@@ -133,13 +133,13 @@ class Check:
     Attributes:
         settled_by: The flag that says otherwise: "scale" or "offset"; "none" where no flag does.
         applies: Whether it is so.
-        seen: What was seen and what it would mean.
+        finding: What was seen and what it would mean.
         otherwise: What to do if the numbers are right all the same.
     """
 
     settled_by: str
     applies: Callable[[Sample], bool]
-    seen: Callable[[Sample], str]
+    finding: Callable[[Sample], str]
     otherwise: str = ""
 
 
@@ -231,7 +231,7 @@ def fault(sample: Sample, scale_known: bool = False, offset_known: bool = False)
         if not known[check.settled_by] and not too_small and check.applies(sample):
             advice = _advice(sample, check, scale_known, offset_known)
             otherwise = "" if advice.split(" ")[0] == check.otherwise.split(" ")[0] else check.otherwise
-            return "; ".join(part for part in (check.seen(sample), advice, otherwise) if part)
+            return "; ".join(part for part in (check.finding(sample), advice, otherwise) if part)
     return None
 
 
@@ -251,7 +251,7 @@ def _advice(sample: Sample, check: Check, scale_known: bool, offset_known: bool)
                 continue
             offset = sample.offset if keeps_offset else np.full_like(sample.offset, added / scale)
             tried = replace(sample, gain=np.full_like(sample.gain, scale), offset=offset)
-            if not any(other.applies(tried) for other in CHECKS):
+            if not any(check.applies(tried) for check in CHECKS):
                 unlike = sum(_distance(median, name) for median, name in zip(tried.medians, tried.names))
                 flags = [f"--scale={scale:.5g}"] if scale != now else []
                 flags += [f"--offset={added / scale:.5g}"] if added or not flags else []

@@ -187,27 +187,31 @@ def _bands_of(path: pathlib.Path, band_set: BandSet, wanted: Sequence[str] | Non
 
 
 def _read_bands(path: pathlib.Path, band_set: BandSet, wanted: Sequence[str], reading: Reading) -> Patch:
-    """A patch of bands, its missing pixels filled with the mean of the others."""
-    bands = {name: band_set.bands[name] for name in wanted if name in band_set.bands}
-    stored = rasters.read(list(bands.values()))
-    valid = rasters.valid_mask(list(bands.values()), stored)
-    numbers = stored if band_set.is_picture else rasters.to_digital_numbers(list(bands.values()), stored, valid)
+    """A patch of bands, missing pixels filled with the mean of the others; all of its bands are checked."""
+    names = list(band_set.bands)
+    bands = list(band_set.bands.values())
+    stored = rasters.read(bands)
+    valid = rasters.valid_mask(bands, stored)
+    numbers = stored if band_set.is_picture else rasters.to_digital_numbers(bands, stored, valid)
     if valid.mean() < LEAST_VALID:
         raise InputError(f"{path}: {100 * (1 - valid.mean()):.0f} % of its pixels have no data")
     if not valid.all():
         numbers[~valid] = np.rint(numbers[valid].mean(axis=0))
-    if band_set.is_picture:
-        return Patch(numbers, band_set.description)
-    step = max(1, int((valid.size / CHECKED_PIXELS) ** 0.5))
-    seen, seen_valid = (array[::step, ::step] for array in (stored, valid))
-    fault = rasters.number_fault(band_set, bands, seen, seen_valid, reading) if seen_valid.any() else None
-    if len(wanted) == 3:
-        return Patch(rendering.stored(rendering.rendered(numbers)), band_set.description, fault)
-    pixels = np.empty((*numbers.shape[:2], len(wanted)), "uint16")
+    pixels = np.empty((*numbers.shape[:2], len(wanted)), numbers.dtype)
     if reading.fill is not None:
         pixels[:] = np.rint(reading.fill)
-    for place, name in enumerate(bands):
-        pixels[..., wanted.index(name)] = numbers[..., place]
+    for place, name in enumerate(wanted):
+        if name in names:
+            pixels[..., place] = numbers[..., names.index(name)]
+    if band_set.is_picture:
+        return Patch(pixels, band_set.description)
+    step = max(1, int((valid.size / CHECKED_PIXELS) ** 0.5))
+    sample, sample_valid = stored[::step, ::step], valid[::step, ::step]
+    fault = None
+    if sample_valid.any():
+        fault = rasters.number_fault(band_set, band_set.bands, sample, sample_valid, reading)
+    if len(wanted) == 3:
+        pixels = rendering.stored(rendering.rendered(pixels))
     return Patch(pixels, band_set.description, fault)
 
 

@@ -55,7 +55,7 @@ def map_scene(
 
     Args:
         classifier: Of RGB, or of EuroSAT's 13 bands.
-        scene: As `scenes.scene_for` opens it; or its pixels of 10 m as `patches.taken` takes them; there is
+        scene: As `scenes.scene_for` opens it; or its pixels of 10 m as `patches.check_array` takes them; there is
             nothing where all bands are 0.
         window: Side in pixels of the windows that are classified; default the side of the training's patches.
         stride: Side of a cell, of which the window's is a multiple; default half a window.
@@ -78,11 +78,11 @@ def map_scene(
 
 
 def _of_array(classifier: SavedClassifier, pixels: np.ndarray, checked: bool) -> _InMemory:
-    pixels = patches.taken("the scene", pixels, classifier)
+    all_bands, pixels = pixels, patches.check_array("the scene", pixels, classifier)
     valid = (pixels != 0).any(-1)
     if pixels.dtype == "uint16":
         valid &= ~digital_numbers.impossible(pixels)
         step = tuple(slice(None, None, max(1, side // SAMPLE)) for side in valid.shape)
-        if checked and (fault := patches.array_fault(pixels[step])):
+        if checked and (fault := patches.array_fault(all_bands[step])):
             raise InputError(f"the scene: {fault}. Of an array change the numbers, or give checked=False")
     return _InMemory(pixels, valid)

@@ -22,7 +22,7 @@ DRAWN = 60  # patches in a picture
 COLUMNS = 6  # of it
 
 
-def taken(name: str, pixels: np.ndarray, classifier: SavedClassifier) -> np.ndarray:
+def check_array(name: str, pixels: np.ndarray, classifier: SavedClassifier) -> np.ndarray:
     """The bands of an array that a classifier takes, before they are rendered.
 
     Args:
@@ -68,11 +68,12 @@ def read(path: str | pathlib.Path, classifier: SavedClassifier, reading: Reading
 def array_fault(pixels: np.ndarray) -> str | None:
     """Why numbers of an array (height, width, 3 or 13) uint16 can hardly be digital numbers; `None` if they can."""
     names = RGB_BANDS if pixels.shape[-1] == 3 else BANDS
+    pixels = np.asarray(pixels, pixels.dtype.newbyteorder("="))
     stored = pixels[(pixels != 0).any(axis=-1) & ~digital_numbers.impossible(pixels)].astype("float64")
     if not stored.size:
         return None
     sample = digital_numbers.Sample(names, stored, np.zeros(len(names)), np.ones(len(names)), pixels.dtype)
-    return digital_numbers.fault(sample)
+    return (digital_numbers.order_fault(stored) if len(names) == len(BANDS) else None) or digital_numbers.fault(sample)
 
 
 def predict(
@@ -82,7 +83,7 @@ def predict(
 
     Args:
         classifier: What to label them with.
-        images: Files, or arrays as `taken` takes them, of any sizes.
+        images: Files, or arrays as `check_array` takes them, of any sizes.
         checked: Whether arrays of uint16 are refused if their numbers can hardly be digital numbers.
 
     Raises:
@@ -90,7 +91,7 @@ def predict(
     """
     if isinstance(images, str | pathlib.Path):
         images = [images]
-    taken_images: list[np.ndarray] = []
+    pixel_arrays: list[np.ndarray] = []
     faults: dict[pathlib.Path, str] = {}
     for index, image in enumerate(images):
         if isinstance(image, str | pathlib.Path):
@@ -98,16 +99,16 @@ def predict(
             pixels, name, fault = patch.pixels, pathlib.Path(image), patch.fault
         else:
             name = pathlib.Path(f"image {index}")
-            pixels = taken(str(name), np.asarray(image), classifier)
-            fault = array_fault(pixels) if checked and pixels.dtype == "uint16" else None
+            pixels = check_array(str(name), np.asarray(image), classifier)
+            fault = array_fault(np.asarray(image)) if checked and pixels.dtype == "uint16" else None
             if pixels.dtype == "uint16" and classifier.bands == 3:
                 pixels = rendering.stored(rendering.rendered(pixels))
-        taken_images.append(pixels)
+        pixel_arrays.append(pixels)
         if fault:
             faults[name] = fault
-    for name, fault in doubtful(faults, len(taken_images)).items():
+    for name, fault in doubtful(faults, len(pixel_arrays)).items():
         raise InputError(f"{name}: {fault}. Of an array change the numbers, or give checked=False")
-    return classifier.predict(taken_images)
+    return classifier.predict(pixel_arrays)
 
 
 def label(
@@ -193,8 +194,8 @@ def read_together(
         del patches[path]
     if counted:
         path, fault = next(iter(counted.items()))
-        more = f" (and {len(counted) - 1} more images that are like it)" if len(counted) > 1 else ""
-        errors.append(f"{path}: {fault}{more}")
+        like_it = f" (and {len(counted) - 1} more images that are like it)" if len(counted) > 1 else ""
+        errors.append(f"{path}: {fault}{like_it}")
     return patches, errors
 
 

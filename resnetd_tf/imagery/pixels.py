@@ -65,8 +65,8 @@ class Scene:
         bands = [layer for layer in self.layers if layer]
         place = Window(window.col_off + self.left, window.row_off + self.top, window.width, window.height)
         # So much is kept of what was decoded, as scenes are read from the top; else it would be a share of all memory.
-        kept = max(SMALLEST_CACHE, rasters.row_of_blocks(bands) * 3 // 2)
-        with rasterio.Env(GDAL_CACHEMAX=kept):
+        cache_bytes = max(SMALLEST_CACHE, rasters.row_of_blocks(bands) * 3 // 2)
+        with rasterio.Env(GDAL_CACHEMAX=cache_bytes):
             stored = rasters.read(bands, place)
             valid = rasters.valid_mask(bands, stored, place)
             if self.clouds:

@@ -57,11 +57,11 @@ def find_sources(paths: Sequence[str | pathlib.Path]) -> list[Source]:
     """
     sources: list[Source] = []
     band_files: list[pathlib.Path] = []
-    for given in paths:
-        path = pathlib.Path(given)
+    for text in paths:
+        path = pathlib.Path(text)
         if not path.exists():
-            advice = "addresses are not read; download the file" if "://" in str(given) else "give another"
-            raise InputError(f"{given}: no such file or folder; {advice}")
+            advice = "addresses are not read; download the file" if "://" in str(text) else "give another"
+            raise InputError(f"{text}: no such file or folder; {advice}")
         if path.is_dir():
             sources += _in_folder(path)
         elif products := _products_at(path):
@@ -99,10 +99,10 @@ def _zones(metadata: str, name: str) -> list[Source]:
     """A product as a scene for each UTM zone of its tiles: those of before December 2016 can have several."""
     if "_OPER_" not in metadata.rsplit("/", 1)[-1]:
         return [Source(name, metadata=metadata)]
-    found = sorted({subdataset.rsplit(":", 1)[-1] for subdataset in rasters.open_raster(metadata).subdatasets})
-    if len(found) < 2:
+    zones = sorted({subdataset.rsplit(":", 1)[-1] for subdataset in rasters.open_raster(metadata).subdatasets})
+    if len(zones) < 2:
         return [Source(name, metadata=metadata)]
-    return [Source(f"{name}/{zone}", metadata=metadata, zone=zone) for zone in found]
+    return [Source(f"{name}/{zone}", metadata=metadata, zone=zone) for zone in zones]
 
 
 def _in_folder(folder: pathlib.Path) -> list[Source]:
@@ -112,8 +112,8 @@ def _in_folder(folder: pathlib.Path) -> list[Source]:
         products = [source for file in files if METADATA.fullmatch(file.name) for source in _products_at(file)]
         zips = [file for file in files if file.suffix.lower() == ".zip"] if pattern == "*" else []
         if products or zips:
-            beside = _without_products(folder) if zips else []
-            return products + [source for file in zips for source in _products_at(file)] + beside
+            unpacked = _unpacked_products(folder) if zips else []
+            return products + [source for file in zips for source in _products_at(file)] + unpacked
     parts = [folder, *(part for part in folder.rglob("*") if part.is_dir() and PARTS.fullmatch(part.name))]
     parts = [part for part in parts if not {"QI_DATA", "AUX_DATA", "HTML"} & set(part.relative_to(folder).parts)]
     rasters_here = [file for part in parts for file in sorted(part.iterdir()) if file.suffix.lower() in RASTERS]
@@ -133,7 +133,7 @@ def _in_folder(folder: pathlib.Path) -> list[Source]:
     return [Source(str(file), (file,)) for file in files]
 
 
-def _without_products(folder: pathlib.Path) -> list[Source]:
+def _unpacked_products(folder: pathlib.Path) -> list[Source]:
     """The products in folders beside zips."""
     files = sorted(file for file in folder.glob("*/*") if METADATA.fullmatch(file.name))
     return [source for file in files for source in _products_at(file)]
@@ -263,7 +263,7 @@ def open_source(
         description += f"; resampled to {grid.width} x {grid.height} pixels of 10 m"
     on_one_grid = {name: dataclasses.replace(band, dataset=warped[id(band.dataset)]) for name, band in chosen.items()}
     if not band_set.is_picture:
-        description += _checked(source, band_set, on_one_grid, reading)
+        description += _checked(source, band_set, list(chosen), reading)
     return Scene(
         name=source.name,
         grid=grid,
@@ -276,12 +276,18 @@ def open_source(
     )
 
 
-def _checked(source: Source, band_set: BandSet, bands: dict[str, Band], reading: Reading) -> str:
+def _checked(source: Source, band_set: BandSet, names: list[str], reading: Reading) -> str:
     """Looks at numbers all over a scene; what stands for missing data without being declared, in words.
+
+    Bands that tell more than those that are read are looked at too: the near infrared, cirrus, all of 13 without names.
 
     Raises:
         InputError: There is no data, or numbers cannot be digital numbers.
     """
+    if len(source.files) == 1:
+        telling = band_set.bands if band_set.is_unnamed else ("B08", "B10")
+        names = names + [name for name in telling if name in band_set.bands and name not in names]
+    bands = {name: band_set.bands[name] for name in names}
     chosen = list(bands.values())
     height, width = chosen[0].dataset.shape
     shape = (min(SAMPLE, height), min(SAMPLE, width))

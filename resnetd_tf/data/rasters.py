@@ -253,7 +253,9 @@ def _places(dataset: rasterio.DatasetReader, path: pathlib.Path) -> list[tuple[r
     Raises:
         InputError: It has no bands, or variables that are no images of one band.
     """
-    pages = [name for name in dataset.subdatasets if not name.startswith("SENTINEL2_")]
+    parts_of_file = dataset.tags(ns="SUBDATASETS")  # in `dataset.subdatasets` the tenth follows the first
+    keys = sorted((key for key in parts_of_file if key.endswith("_NAME")), key=lambda key: int(key.split("_")[1]))
+    pages = [parts_of_file[key] for key in keys if not parts_of_file[key].startswith("SENTINEL2_")]
     if dataset.count == 1 and _has_rows_as_pages(dataset, len(pages)):
         dataset, pages = _without_pages(path), []
     if dataset.count > 1 or (dataset.count == 1 and len(pages) < 2):

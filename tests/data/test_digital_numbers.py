@@ -1,0 +1,112 @@
+"""Numbers that cannot be digital numbers are refused with flags that make them right."""
+
+import re
+
+import numpy as np
+import pytest
+import rasterio
+from conftest import ROOT
+
+from resnetd_tf.data.digital_numbers import Sample, fault, impossible, order_fault
+from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
+
+
+@pytest.fixture(scope="module")
+def dn() -> np.ndarray:
+    """Digital numbers (n, 13) of the patches in samples/."""
+    pixels = []
+    for path in sorted((ROOT / "samples/patches_13_bands").rglob("*.tif")):
+        with rasterio.open(path) as file:
+            pixels.append(file.read().reshape(13, -1).T)
+    return np.concatenate(pixels)
+
+
+def sample(numbers: np.ndarray, dtype: str, names=RGB_BANDS, scale: float = 1, offset: float = 0) -> Sample:
+    stored = numbers[:, [BANDS.index(name) for name in names]].astype(dtype)
+    count = len(names)
+    return Sample(
+        tuple(names),
+        stored.astype("float64"),
+        np.full(count, float(offset)),
+        np.full(count, float(scale)),
+        stored.dtype,
+    )
+
+
+@pytest.mark.parametrize("names", [RGB_BANDS, (*RGB_BANDS, "B08"), BANDS], ids=["colours", "four", "all"])
+@pytest.mark.parametrize("dtype", ["uint16", "int16", "float32", "float64"])
+def test_digital_numbers_raise_no_doubt(dn, names, dtype):
+    assert fault(sample(dn, dtype, names)) is None
+
+
+STORED = {
+    "offset left in": (lambda dn: dn + 1000, "uint16"),
+    "offset left in, with a lake": (
+        lambda dn: np.concatenate([dn[len(dn) // 9 :] + 1000, dn[::9] * 0 + 985]),
+        "uint16",
+    ),
+    "offset taken away twice": (lambda dn: dn - 1000.0, "int16"),
+    "reflectance": (lambda dn: dn / 1e4, "float32"),
+    "reflectance with the offset": (lambda dn: (dn + 1000) / 1e4, "float32"),
+    "true colour of floats": (lambda dn: np.minimum(dn / 4e3, 1), "float32"),
+    "65535 for a reflectance of 1": (lambda dn: np.rint(dn * 6.5535), "uint16"),
+    "65535 for 1, with the offset": (lambda dn: np.rint((dn + 1000) * 6.5535), "uint16"),
+    "true colour of 16 bits": (lambda dn: np.minimum(np.rint(dn * 16.38375), 65535), "uint16"),
+    "255 for a reflectance of 1": (lambda dn: np.rint(dn / 1e4 * 255), "uint8"),
+    "per cent": (lambda dn: dn / 100, "float32"),
+    "times 1,000": (lambda dn: dn / 10, "float32"),
+    "times 100,000": (lambda dn: dn * 10.0, "int32"),
+}
+
+
+@pytest.mark.parametrize("kind", STORED)
+@pytest.mark.parametrize("names", [RGB_BANDS, (*RGB_BANDS, "B08")], ids=["colours", "four"])
+def test_the_advice_gives_the_digital_numbers_back(dn, kind, names):
+    store, dtype = STORED[kind]
+    message = fault(sample(store(dn), dtype, names))
+    assert message, kind
+    advice = next(part for part in message.split("; ") if part.endswith("makes digital numbers of them"))
+    options = [dict(re.findall(r"--(scale|offset)=(\S+)", option)) for option in advice.split(" or ")]
+    scale, offset = (float(options[0].get(name, default)) for name, default in (("scale", 1), ("offset", 0)))
+    advised = sample(store(dn), dtype, names, scale, offset)
+    assert fault(advised, "scale" in options[0], "offset" in options[0]) is None
+    expected = sample(dn, "float64", names).dn
+    below = expected < 3900  # true colours end at 4,000
+    if "lake" not in kind:
+        np.testing.assert_allclose(advised.dn[below], expected[below], atol=25)
+    else:
+        assert (scale, offset) == (1, -1000)
+
+
+def test_an_offset_that_leaves_nothing_is_refused_although_it_is_given(dn):
+    message = fault(sample(dn, "uint16", offset=-1000), offset_known=True)
+    assert re.search(r"not above 0 after the offset of -1000.*--offset=0", message)
+
+
+def test_what_the_user_says_is_not_doubted(dn):
+    assert fault(sample(dn + 1000, "uint16"), offset_known=True) is None
+    assert fault(sample(dn * 6.5535, "uint16"), scale_known=True, offset_known=True) is None
+    assert fault(sample(dn * 6.5535 + 6553.5, "uint16", scale=0.15259), scale_known=True)  # of the scale alone
+
+
+def test_numbers_below_zero_without_sign_are_named(dn):
+    message = fault(sample((dn.astype(int) - 1000) % 65536, "uint16"))
+    assert re.search(r"of its numbers are from 64536 to 65534, .* give the file as it was before", message)
+
+
+def test_rounding_to_tens_tells_nothing(dn):
+    assert fault(sample(np.rint(dn / 10) * 10, "uint16")) is None
+
+
+@pytest.mark.parametrize("order", ["products", "reversed", "products reversed"])
+def test_another_order_of_13_bands_is_seen(dn, order):
+    product = sorted(BANDS, key=lambda name: (int(name[1:].rstrip("A")), name))
+    names = {"products": product, "reversed": BANDS[::-1], "products reversed": product[::-1]}[order]
+    assert order_fault(dn) is None
+    message = order_fault(dn[:, [BANDS.index(name) for name in names]])
+    assert f"name them, as --bands={','.join(names)}" in message
+
+
+def test_numbers_that_no_reflectance_has_stand_for_missing_data():
+    numbers = np.array([[-9999, 5, 5], [65535, 64535, 65535], [-1000, -1000, -1000], [-300, -200, 9], [65535, 900, 9]])
+    assert impossible(numbers).tolist() == [True, True, True, False, False]

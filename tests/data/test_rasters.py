@@ -1,0 +1,221 @@
+"""Bands in raster files: their names, their digital numbers, and where there is data."""
+
+import json
+
+import numpy as np
+import pytest
+import rasterio
+import rasterio.shutil
+import tifffile
+from conftest import ROOT
+from rasterio.transform import from_origin
+
+from resnetd_tf.data import images, rasters
+from resnetd_tf.data.rasters import Reading, open_bands
+from resnetd_tf.errors import InputError
+from resnetd_tf.sentinel2 import BANDS, RGB_BANDS, band_name, split_band
+
+PATCH = next((ROOT / "samples/patches_13_bands").rglob("River*.tif"))
+
+
+@pytest.fixture(scope="module")
+def dn() -> np.ndarray:
+    """Digital numbers (64, 64, 13) of a patch, in EuroSAT's order."""
+    with rasterio.open(PATCH) as file:
+        return np.moveaxis(file.read(), 0, -1)
+
+
+def write(path, pixels: np.ndarray, names=None, driver="GTiff", **profile):
+    """Writes (height, width, bands) as a file whose descriptions are names."""
+    height, width, count = pixels.shape
+    place = {"crs": "EPSG:32633", "transform": from_origin(5e5, 5e6, 10, 10)}
+    shape = {"height": height, "width": width, "count": count, "dtype": pixels.dtype}
+    with rasterio.open(path, "w", driver=driver, **shape, **place, **profile) as file:
+        file.write(np.moveaxis(pixels, -1, 0))
+        if names:
+            file.descriptions = names
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "band"),
+    [
+        ("B4", "B04"),
+        ("b8a", "B8A"),
+        ("B4_median", "B04"),
+        ("B04_10m", "B04"),
+        ("S2_B04", "B04"),
+        ("0_B11", "B11"),
+        ("Band 4", "B04"),
+        ("band_12", "B12"),
+        ("Red, 665 nm", "B04"),
+        ("Red edge 1", "B05"),
+        ("nir08", "B8A"),
+        ("SWIR 2", "B12"),
+        ("SCL", None),
+        ("TCI_R", None),
+        ("B13", None),
+        ("B02_B03", None),
+        ("band_data", None),
+        ("", None),
+    ],
+)
+def test_names_of_bands(text, band):
+    assert band_name(text) == band
+
+
+@pytest.mark.parametrize(
+    ("stem", "template", "band"),
+    [
+        ("T33TUL_20240601T100029_B02_10m", "T33TUL_20240601T100029_{band}_10m", "B02"),
+        ("ga_s2am_ard_3-2-1_33TUL_2024-06-01_final_band04", "ga_s2am_ard_3-2-1_33TUL_2024-06-01_final_{band}", "B04"),
+        ("2018-10-13, Sentinel-2B L1C, B04", "2018-10-13, Sentinel-2B L1C, {band}", "B04"),
+        ("red", "{band}", "B04"),
+        ("infrared", "infrared", None),
+        ("T33_B02_B03", "T33_B02_B03", None),
+        ("Forest_12", "Forest_12", None),
+    ],
+)
+def test_names_of_files_of_one_band(stem, template, band):
+    assert split_band(stem) == (template, band)
+
+
+GEE = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B10", "B11", "B12")
+
+
+@pytest.mark.parametrize("form", ["named", "pages", "planar pages", "rows as pages", "netCDF", "JPEG 2000"])
+def test_thirteen_bands_come_out_in_the_same_order(tmp_path, dn, form):
+    shuffled = dn[..., [BANDS.index(f"B{name[1:].zfill(2)}") for name in GEE]]
+    path = tmp_path / "patch.tif"
+    if form == "named":
+        write(path, shuffled, GEE, interleave="band")
+    elif form == "JPEG 2000":
+        path = write(tmp_path / "patch.jp2", shuffled, driver="JP2OpenJPEG", QUALITY="100", REVERSIBLE="YES")
+    elif form == "planar pages":
+        tifffile.imwrite(path, np.moveaxis(dn, -1, 0))
+    elif form == "rows as pages":
+        tifffile.imwrite(path, dn)
+    elif form == "pages":
+        with tifffile.TiffWriter(path) as file:
+            for index in range(13):
+                file.write(dn[..., index], contiguous=False)
+    else:
+        path = tmp_path / "patch.nc"
+        rasterio.shutil.copy(write(tmp_path / "x.tif", shuffled), path, driver="netCDF")
+    named = form in ("netCDF", "JPEG 2000")  # which do not keep descriptions
+    patch = images.read_patch(path, reading=Reading(GEE) if named else rasters.AS_STORED)
+    np.testing.assert_array_equal(patch.pixels, dn)
+    assert patch.fault is None
+
+
+def test_thirteen_bands_without_names_in_another_order_are_refused(tmp_path, dn):
+    with pytest.raises(InputError, match=r"band 4 is the darkest, not band 10 .*--bands=B8A,B12,B11,B10"):
+        images.read(write(tmp_path / "reversed.tif", np.ascontiguousarray(dn[..., ::-1])))
+
+
+def colours(dn: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(dn[..., [BANDS.index(name) for name in RGB_BANDS]])
+
+
+@pytest.mark.parametrize("said_by", ["file", "STAC", "STAC 1.1", "metadata", "name", "flags"])
+def test_scale_and_offset_are_taken_from_where_they_are_said(tmp_path, dn, said_by):
+    expected = images.read_patch(write(tmp_path / "dn.tif", colours(dn), RGB_BANDS)).pixels
+    stored, reading = colours(dn) + np.uint16(1000), rasters.AS_STORED
+    name = "S2A_MSIL1C_20240601T100031_N0510_R122_T33TUM_20240601T120000.tif" if said_by == "name" else "x.tif"
+    path = write(tmp_path / name, stored, RGB_BANDS)
+    said = {"scale": 0.0001, "offset": -0.1}
+    if said_by == "file":
+        with rasterio.open(path, "r+") as file:
+            file.scales, file.offsets = [said["scale"]] * 3, [said["offset"]] * 3
+    elif said_by == "metadata":
+        with rasterio.open(path, "r+") as file:
+            file.update_tags(QUANTIFICATION_VALUE="10000")
+            for index in (1, 2, 3):
+                file.update_tags(index, RADIO_ADD_OFFSET="-1000")
+    elif said_by.startswith("STAC"):
+        key = "bands" if "1.1" in said_by else "raster:bands"
+        bands = [{f"raster:{name}": value for name, value in said.items()} if key == "bands" else said] * 3
+        item = {"stac_version": "1.1.0", "assets": {"visual": {"href": f"./{name}", key: bands}}}
+        (tmp_path / "item.json").write_text(json.dumps(item))
+    elif said_by == "flags":
+        reading = Reading(offset=-1000)
+    patch = images.read_patch(path, reading=reading)
+    assert patch.fault is None and "offset -1000 " in patch.description
+    np.testing.assert_array_equal(patch.pixels, expected)
+
+
+def test_flags_go_before_what_the_file_says(tmp_path, dn):
+    path = write(tmp_path / "x.tif", colours(dn), RGB_BANDS)
+    with rasterio.open(path, "r+") as file:
+        file.scales, file.offsets = [0.5] * 3, [3.0] * 3
+    expected = images.read_patch(write(tmp_path / "dn.tif", colours(dn), RGB_BANDS)).pixels
+    np.testing.assert_array_equal(images.read_patch(path, reading=Reading(scale=1, offset=0)).pixels, expected)
+
+
+def test_names_of_a_stac_item_name_bands(tmp_path, dn):
+    path = write(tmp_path / "x.tif", colours(dn)[..., ::-1])
+    bands = [{"name": name} for name in ("blue", "green", "red")]
+    item = {"stac_version": "1.0.0", "assets": {"data": {"href": "https://example.org/a/x.tif", "eo:bands": bands}}}
+    (tmp_path / "item.json").write_text(json.dumps(item))
+    expected = images.read_patch(write(tmp_path / "dn.tif", colours(dn), RGB_BANDS)).pixels
+    np.testing.assert_array_equal(images.read_patch(path).pixels, expected)
+
+
+def test_numbers_of_bands_are_no_names(tmp_path, dn):
+    path = write(tmp_path / "x.tif", colours(dn), ("Band 1", "Band 2", "Band 3"))
+    with pytest.raises(InputError, match=r"3 bands of uint16 that are called Band 1, .*--bands=B04,B03,B02"):
+        images.read(path)
+
+
+def test_a_picture_whose_colours_are_named_in_another_order_is_turned_around(tmp_path):
+    pixels = np.random.default_rng(0).integers(1, 255, (64, 64, 3)).astype("uint8")
+    path = write(tmp_path / "bgr.tif", pixels, ("B02", "B03", "B04"))
+    np.testing.assert_array_equal(images.read_patch(path).pixels, pixels[..., ::-1])
+
+
+@pytest.mark.parametrize("count", [5, 13])
+def test_more_than_four_bands_of_8_bits_are_no_picture(tmp_path, count):
+    pixels = np.random.default_rng(0).integers(1, 255, (64, 64, count)).astype("uint8")
+    with pytest.raises(InputError, match=rf"{count} bands of uint8 that have no names; name all of them"):
+        images.read(write(tmp_path / "x.tif", pixels))
+    tifffile.imwrite(tmp_path / "pages.tif", np.moveaxis(pixels, -1, 0))
+    with pytest.raises(InputError, match=rf"{count} bands of uint8 that have no names"):
+        images.read(tmp_path / "pages.tif")
+
+
+def test_a_band_that_is_not_used_is_told(tmp_path, dn):
+    four = np.concatenate([colours(dn), colours(dn)[..., :1]], axis=-1)
+    band_set = open_bands(write(tmp_path / "x.tif", four, (*RGB_BANDS, "SCL")), rasters.AS_STORED)
+    assert band_set.description.endswith("; band 4 of the file, no band of Sentinel-2, not used")
+    picture = write(tmp_path / "picture.tif", (four // 20).astype("uint8"), photometric="MINISBLACK")
+    assert open_bands(picture, rasters.AS_STORED).description.endswith("; band 4 not used")
+
+
+def test_numbers_of_a_picture_cannot_be_explained(tmp_path):
+    path = ROOT / "samples/patches/River/River_1198.jpg"
+    with pytest.raises(InputError, match=r"is a picture of 8 bits, .*: no --offset=-1000"):
+        images.read_patch(path, reading=Reading(offset=-1000))
+
+
+def test_black_under_full_alpha_is_data(tmp_path):
+    pixels = np.random.default_rng(0).integers(1, 255, (64, 64, 4)).astype("uint8")
+    pixels[:, :32, :3], pixels[..., 3] = 0, 255
+    pixels[:8, :, 3] = 0
+    path = write(tmp_path / "x.tif", pixels, photometric="RGB", alpha="YES")
+    bands = list(open_bands(path, rasters.AS_STORED).bands.values())
+    valid = rasters.valid_mask(bands, rasters.read(bands))
+    assert not valid[:8].any() and valid[8:].all()
+
+
+def test_nodata_of_zero_in_one_band_is_dark_water(tmp_path, dn):
+    pixels = colours(dn)
+    pixels[:, :20, 0] = 0
+    pixels[:, :10] = 0
+    bands = list(open_bands(write(tmp_path / "x.tif", pixels, RGB_BANDS, nodata=0), rasters.AS_STORED).bands.values())
+    valid = rasters.valid_mask(bands, rasters.read(bands))
+    assert not valid[:, :10].any() and valid[:, 10:].all()
+
+
+def test_a_patch_alone_may_be_as_bright_as_with_an_offset_and_many_may_not():
+    faults = {ROOT / str(place): "darkest" for place in range(2)}
+    assert images.doubtful(faults, 20) == {} and images.doubtful(faults, 4) == faults

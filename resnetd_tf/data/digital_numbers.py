@@ -241,6 +241,8 @@ def _advice(sample: Sample, check: Check, scale_known: bool, offset_known: bool)
         return ""
     now, highest = float(sample.gain.max()), float(sample.stored.max())
     scales = [(scale, text) for scale, text, least, most in SCALES if least < highest <= most]
+    if sample.dtype == "uint8":
+        scales = [(scale, text) for scale, text in scales if text.startswith("255 ")]
     if scale_known or check.settled_by == "offset":
         scales = [(now, "")]
     fitting = []

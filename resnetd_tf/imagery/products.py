@@ -21,6 +21,7 @@ from resnetd_tf.imagery.grid import grid_of, on_grid
 from resnetd_tf.imagery.pixels import SAMPLE, Scene
 from resnetd_tf.sentinel2 import RGB_BANDS, band_name, split_band
 
+COARSE = 25  # metres: pixels that are larger show too little of what patches of 10 m show
 RASTERS = (".jp2", ".tif", ".tiff", ".img", ".vrt")  # suffixes of files that can be one band of a scene
 # Metadata of products, also as they were until December 2016.
 METADATA = re.compile(r"(?:MTD_MSI|S2._OPER_MTD_SAF)(L1C|L2A)(?:_.*)?\.xml")
@@ -261,6 +262,9 @@ def open_source(
         description += f"; no {', '.join(missing)}: the training's mean instead"
     if any(warped[id(dataset)] is not dataset for dataset in datasets):
         description += f"; resampled to {grid.width} x {grid.height} pixels of 10 m"
+        pixels = max(dataset.width * dataset.height for dataset in datasets)
+        if grid.hectares and (metres := 10 * (grid.width * grid.height / pixels) ** 0.5) > COARSE:
+            description += f" from pixels of {metres:.0f} m: the classifier knows ground of 10 m, expect little"
     on_one_grid = {name: dataclasses.replace(band, dataset=warped[id(band.dataset)]) for name, band in chosen.items()}
     if not band_set.is_picture:
         description += _checked(source, band_set, list(chosen), reading)

@@ -107,7 +107,7 @@ def test_thirteen_bands(capsys, tmp_path):
     for index in range(40):
         path = tmp_path / "data" / "ab"[index % 2] / f"{index}.tif"
         path.parent.mkdir(parents=True, exist_ok=True)
-        tifffile.imwrite(path, rng.normal(1500 + 500 * (index % 2), 400, (48, 48, 13)).clip(0).astype("uint16"))
+        tifffile.imwrite(path, rng.normal(900 + 500 * (index % 2), 400, (48, 48, 13)).clip(0).astype("uint16"))
     small = {"depth": 10, "image_size": 32, "weights": "none", "epochs": 4, "batch_size": 14}
     train(Settings(**small, dataset=f"folder:{tmp_path / 'data'}", output_dir=str(tmp_path / "model")))
     shutil.move(tmp_path / "model/1", tmp_path / "alone")

@@ -91,4 +91,4 @@ def test_bad_input(bad_input, data_dir, run, tmp_path):
     line = bad_input("evaluate.py", "--depth=18", weights_flag, f"--data_dir={tmp_path}")
     assert "imagenet2012/5.1.0 is not in" in line and "ILSVRC2012_img_val.tar" in line
     line = bad_input("evaluate.py", "--depth=50", weights_flag, f"--data_dir={data_dir}")
-    assert "do not fit resnet50d" in line
+    assert "of depth 18, variant d, not 50, d" in line

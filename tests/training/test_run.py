@@ -260,7 +260,7 @@ def test_pixels_are_varied_as_asked_and_more_and_more(monkeypatch, tmp_path):
     for index in range(20):
         path = tmp_path / f"patches/{index % 2}/{index}.tif"
         path.parent.mkdir(parents=True, exist_ok=True)
-        tifffile.imwrite(path, np.full((32, 32, 13), 900 + index, "uint16"))
+        tifffile.imwrite(path, np.full((32, 32, 13), 600 + index, "uint16"))
     bands = small | {
         "dataset": f"folder:{tmp_path / 'patches'}",
         "output_dir": str(tmp_path / "bands"),

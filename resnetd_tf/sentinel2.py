@@ -72,18 +72,27 @@ BAND_WORDS = {
     "swir2": "B12",
     "swir22": "B12",
 }
+LETTERS = {"r": "B04", "g": "B03", "b": "B02", "n": "B08", "grn": "B03", "blu": "B02"}  # of descriptions alone
 _NUMBERED = re.compile(r"(?<![0-9a-z])(?:b|band[ _-]*)0*(1[0-2]|[1-9]|8a)(?![0-9a-z])", re.IGNORECASE)
 _BESIDE = re.compile(r"\b(?:median|mean|band|toa|boa|sr|reflectance|s2|sentinel2?|(?:10|20|60)m)\b")
 
 
 def band_name(text: str | None) -> str | None:
-    """The band that a description names: "B4", "b04_median", "S2_B04", "Band 4", "Red, 665 nm"; `None` for others."""
-    text = (text or "").split(",")[0].split("(")[0]
+    """The band that a description names: "B4", "b04_median", "S2_B04", "Band 4", "Red, 665 nm"; `None` for others.
+
+    A word in brackets goes before a number, as in "Band 1 (Red)".
+    """
+    text = (text or "").split(",")[0]
+    in_brackets = re.search(r"\(([^)]*)\)", text)
+    if in_brackets and (word := band_name(in_brackets[1])):
+        return word
+    text = text.split("(")[0]
     numbered = {f"B{number.upper().zfill(2)}" for number in _NUMBERED.findall(text)}
     if numbered:
         return numbered.pop() if len(numbered) == 1 else None
     letters = _BESIDE.sub(" ", re.sub(r"[^0-9a-z]+", " ", text.lower()))
-    return BAND_WORDS.get(letters.replace(" ", ""))
+    word = letters.replace(" ", "")
+    return BAND_WORDS.get(word) or LETTERS.get(word)
 
 
 def split_band(stem: str) -> tuple[str, str | None]:

@@ -16,7 +16,8 @@ from resnetd_tf.sentinel2 import ADDED_DN, BANDS, MEDIAN_DN, RENDERED_DN, RGB_BA
 # cloud are brighter than RENDERED_DN in all colours, of scenes with a wrong scale 45 % and more.
 MOST_WHITE = 0.4  # share of the pixels
 MOST_DARK = 0.25  # share of numbers that are not above 0, in the colour that has least: clear water has no red
-DARKEST = 900  # DN: the first percentile of the darkest band, of which the raw patches together have 5 to 241
+LOW = 3  # per cent of the pixels: less than soft edges of clouds and of a swath make up
+DARKEST = 900  # DN of the darkest band's low percentile, of which the raw patches together have 5 to 290
 DIMMEST = 300  # DN: the 99th percentile of the brightest colour; L1C has more than 590 everywhere, from the air alone
 HIGHEST_MEDIAN = 10_000  # DN of the near infrared: a reflectance of 1, more than snow has
 WRAPPED = 65_536 - ADDED_DN  # what numbers below 0 become in 16 bits without sign
@@ -87,12 +88,11 @@ class Sample:
 
     @functools.cached_property
     def darkest(self) -> float:
-        """The first percentile of the darkest band, without stored zeros: edges of a swath are no dark ground."""
-        least = np.inf
-        for column, stored in zip(self.dn.T, self.stored.T):
-            if (stored != 0).any():
-                least = min(least, float(np.percentile(column[stored != 0], 1)))
-        return least
+        """The third percentile of the darkest band, without stored zeros: edges of a swath are no dark ground."""
+        if self.stored.all():
+            return float(np.percentile(self.dn, LOW, axis=0).min())
+        columns = [column[stored != 0] for column, stored in zip(self.dn.T, self.stored.T)]
+        return min((float(np.percentile(column, LOW)) for column in columns if column.size), default=np.inf)
 
     @functools.cached_property
     def wrapped(self) -> float:
@@ -109,13 +109,19 @@ class Sample:
 
     def on_grid(self, scale: float) -> bool:
         """Whether numbers are whole digital numbers divided by a scale, which then must have been it."""
-        stored = self.stored.ravel()[:5_000]
-        are_whole = bool((stored == np.rint(stored)).mean() >= ON_GRID)
-        if scale not in GRIDS or are_whole != (scale < 1) or len(np.unique(stored)) < 20:
+        stored, are_whole = self._some
+        if scale not in GRIDS or are_whole != (scale < 1):
             return False
         values = stored * scale
         tolerance = 0.5 * scale + 1e-3 if are_whole else 0.01
-        return float((np.abs(values - np.rint(values)) <= tolerance).mean()) >= ON_GRID and values.max() < 65_536
+        fits = (np.abs(values - np.rint(values)) <= tolerance).mean() >= ON_GRID and values.max() < 65_536
+        return bool(fits) and len(np.unique(stored)) >= 20
+
+    @functools.cached_property
+    def _some(self) -> tuple[np.ndarray, bool]:
+        """Stored numbers from everywhere, at most 10,000, and whether they are whole."""
+        stored = self.stored.ravel()[:: max(1, self.stored.size // 5_000)]
+        return stored, bool((stored == np.rint(stored)).mean() >= ON_GRID)
 
     @functools.cached_property
     def exported_as(self) -> str | None:
@@ -135,12 +141,29 @@ class Check:
         applies: Whether it is so.
         finding: What was seen and what it would mean.
         otherwise: What to do if the numbers are right all the same.
+        doubts_flags: Whether it holds against what the user says too.
+        can_be_bright_ground: Whether bright ground looks so too, in one patch.
     """
 
     settled_by: str
     applies: Callable[[Sample], bool]
     finding: Callable[[Sample], str]
     otherwise: str = ""
+    doubts_flags: bool = False
+    can_be_bright_ground: bool = False
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why numbers cannot be digital numbers.
+
+    Attributes:
+        text: What was seen, what it would mean, and the flags that settle it.
+        can_be_bright_ground: Whether it may be nothing, in one patch among others.
+    """
+
+    text: str
+    can_be_bright_ground: bool = False
 
 
 CHECKS = (
@@ -195,6 +218,7 @@ CHECKS = (
             f"{s.offset.min():g}, as after one that was taken away twice"
         ),
         "--offset=0 leaves it out",
+        doubts_flags=True,
     ),
     Check(
         "offset",
@@ -209,15 +233,16 @@ CHECKS = (
         "offset",
         lambda s: s.darkest >= DARKEST,
         lambda s: (
-            f"its darkest band is at {s.darkest:,.0f} DN or more in 99 % of the pixels, as with the {ADDED_DN:,} that "
-            "products since baseline 04.00 add"
+            f"its darkest band is at {s.darkest:,.0f} DN or more in {100 - LOW} % of the pixels, as with the "
+            f"{ADDED_DN:,} that products since baseline 04.00 add"
         ),
         "--offset=0 says that there is none",
+        can_be_bright_ground=True,
     ),
 )
 
 
-def fault(sample: Sample, scale_known: bool = False, offset_known: bool = False) -> str | None:
+def fault(sample: Sample, scale_known: bool = False, offset_known: bool = False) -> Fault | None:
     """What is wrong with numbers, with the flags that settle it; `None` if they can be digital numbers.
 
     Args:
@@ -225,14 +250,19 @@ def fault(sample: Sample, scale_known: bool = False, offset_known: bool = False)
         scale_known, offset_known: Whether the user or a product's metadata says them. They are not doubted then, but
             for an offset that leaves less than nothing.
     """
+    known = {"scale": scale_known, "offset": offset_known, "none": False}
     for check in CHECKS:
-        known = {"scale": scale_known, "offset": offset_known and not (sample.offset < 0).any(), "none": False}
-        too_small = check is CHECKS[-1] and offset_known
-        if not known[check.settled_by] and not too_small and check.applies(sample):
+        if (not known[check.settled_by] or check.doubts_flags) and check.applies(sample):
             advice = _advice(sample, check, scale_known, offset_known)
             otherwise = "" if advice.split(" ")[0] == check.otherwise.split(" ")[0] else check.otherwise
-            return "; ".join(part for part in (check.finding(sample), advice, otherwise) if part)
+            text = "; ".join(part for part in (check.finding(sample), advice, otherwise) if part)
+            return Fault(text, check.can_be_bright_ground)
     return None
+
+
+def pooled(samples: Sequence[Sample]) -> Sample:
+    """The numbers of several files that are read alike, as one sample."""
+    return replace(samples[0], stored=np.concatenate([sample.stored for sample in samples]))
 
 
 def _advice(sample: Sample, check: Check, scale_known: bool, offset_known: bool) -> str:
@@ -245,26 +275,35 @@ def _advice(sample: Sample, check: Check, scale_known: bool, offset_known: bool)
         scales = [(scale, text) for scale, text in scales if text.startswith("255 ")]
     if scale_known or check.settled_by == "offset":
         scales = [(now, "")]
-    fitting = []
+    options = []
     for place, (scale, text) in enumerate(scales):
-        for added in (0, -ADDED_DN, ADDED_DN):
+        for added in _offsets_to_try(sample, check, scale == now, offset_known):
             keeps_offset = offset_known and check.settled_by == "scale"
-            if keeps_offset and added:
-                continue
             offset = sample.offset if keeps_offset else np.full_like(sample.offset, added / scale)
             tried = replace(sample, gain=np.full_like(sample.gain, scale), offset=offset)
-            if not any(check.applies(tried) for check in CHECKS):
-                unlike = sum(_distance(median, name) for median, name in zip(tried.medians, tried.names))
-                flags = [f"--scale={scale:.5g}"] if scale != now else []
-                flags += [f"--offset={added / scale:.5g}"] if added or not flags else []
-                meaning = f" ({text})" if text and scale != now and text != sample.exported_as else ""
-                unlike += (added > 0) + 0.3 * (added < 0 and scale != now)
-                fitting.append((sample.on_grid(scale), unlike, place, " ".join(flags) + meaning))
-    if not fitting:
+            problems = [other for other in CHECKS if other.applies(tried)]
+            is_bright = any(problem.can_be_bright_ground for problem in problems)
+            if len(problems) > is_bright or (is_bright and added > 0):
+                continue
+            flags = [f"--scale={scale:.5g}"] if scale != now else []
+            flags += [f"--offset={added / scale:.5g}"] if added or not flags else []
+            if is_bright and not added and not offset_known:
+                flags += [f"(and --offset={-ADDED_DN / scale:.5g} if it holds the {ADDED_DN:,} of baseline 04.00)"]
+            meaning = f" ({text})" if text and scale != now and text != sample.exported_as else ""
+            unlike = sum(_distance(median, name) for median, name in zip(tried.medians, tried.names))
+            options.append((sample.on_grid(scale), unlike + (added > 0), place, " ".join(flags) + meaning))
+    if not options:
         return "" if check.otherwise else "give --scale and --offset"
-    fitting.sort(key=lambda option: (not option[0], option[1], option[2]))  # the scale as it is comes first
-    best = fitting[:1] if fitting[0][0] else [option for option in fitting if option[1] <= fitting[0][1] + 0.5][:2]
-    return f"{' or '.join(option[3] for option in best)} makes digital numbers of them"
+    options.sort(key=lambda option: (not option[0], option[1], option[2]))  # the scale as it is comes first
+    best = options[:1] if options[0][0] else [option for option in options if option[1] <= options[0][1] + 0.5][:2]
+    return f"{' or '.join(option[3] for option in best)} would make digital numbers of them"
+
+
+def _offsets_to_try(sample: Sample, check: Check, keeps_scale: bool, offset_known: bool) -> Sequence[int]:
+    """Digital numbers that may have to be added, for a fault of the scale or of the offset."""
+    if check.settled_by == "offset":
+        return (0, -ADDED_DN, ADDED_DN) if (sample.offset < 0).any() else (-ADDED_DN, ADDED_DN)
+    return (0, -ADDED_DN) if keeps_scale and not offset_known else (0,)
 
 
 def _distance(median: float, name: str) -> float:
@@ -276,7 +315,12 @@ def _distance(median: float, name: str) -> float:
 def impossible(dn: np.ndarray) -> np.ndarray:
     """Where digital numbers (..., k) stand for missing data that no file declares: -9999, 65535; (...) bool."""
     any_below, all_below, all_above = IMPOSSIBLE
-    return np.asarray((dn < any_below).any(axis=-1) | (dn < all_below).all(axis=-1) | (dn > all_above).all(axis=-1))
+    columns = [dn[..., place] for place in range(dn.shape[-1])]  # one by one: much faster than along the last axis
+    above = functools.reduce(np.logical_and, (column > all_above for column in columns))
+    if dn.dtype.kind == "u":
+        return above
+    below = functools.reduce(np.logical_and, (column < all_below for column in columns))
+    return above | below | functools.reduce(np.logical_or, (column < any_below for column in columns))
 
 
 def order_fault(stored: np.ndarray) -> str | None:
@@ -289,14 +333,16 @@ def order_fault(stored: np.ndarray) -> str | None:
     darkest = int(medians.argmin())
     if medians[darkest] > 0.7 * medians[BANDS.index("B10")]:
         return None
+    order = _order(darkest)
+    naming = f"name them, as --bands={','.join(order)} if that is their order" if order else "name them with --bands"
     return (
         f"its 13 bands have no names, and band {darkest + 1} is the darkest, not band 10 as in EuroSAT's order "
-        f"(median {medians[darkest]:.4g} and {medians[9]:.4g}); name them, as --bands={','.join(_order(darkest))}"
+        f"(median {medians[darkest]:.4g} and {medians[9]:.4g}); {naming}"
     )
 
 
 def _order(darkest: int) -> Sequence[str]:
-    """The order of 13 bands in which B10 has this place: of products, or one of the two reversed."""
+    """The order of 13 bands in which B10 has this place: of products, or one of the two reversed; else none."""
     product = sorted(BANDS, key=lambda name: (int(name[1:].rstrip("A")), name))
     orders = (product, product[::-1], BANDS[::-1])
-    return next((order for order in orders if order.index("B10") == darkest), product)
+    return next((order for order in orders if order.index("B10") == darkest), ())

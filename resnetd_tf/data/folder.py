@@ -83,17 +83,18 @@ def _pixels(
         InputError: An image cannot be read, or the numbers of too many cannot be what they are taken for.
     """
     descriptions: set[str] = set()
-    faults: dict[pathlib.Path, str] = {}
+    doubts = images.Doubts()
     for path in paths:
         patch = images.read_patch(path, wanted, reading)
-        if patch.fault:
-            faults[path] = patch.fault
+        doubts.add(path, patch)
         if patch.description and patch.description not in descriptions:
             descriptions.add(patch.description)
             print(f"Images of {name}: {patch.description}")
         yield patch.pixels
-    for path, fault in images.doubtful(faults, len(paths)).items():
-        raise InputError(f"{path}, one of {len(faults)} such images of {len(paths)}: {fault}")
+    for reason in doubts.refusals():
+        raise InputError(reason)
+    if note := doubts.note():
+        print(f"Images of {name}: {note}")
 
 
 Images = tuple[str, list[pathlib.Path]]  # what a split is of the dataset, and its images

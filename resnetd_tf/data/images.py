@@ -1,6 +1,7 @@
 """From image files to pixels: pictures through Pillow, bands of Sentinel-2 through GDAL."""
 
 import contextlib
+import dataclasses
 import logging
 import pathlib
 import threading
@@ -15,7 +16,8 @@ import PIL.ImageFile
 import PIL.ImageOps
 import tensorflow as tf
 
-from resnetd_tf.data import rasters, rendering
+from resnetd_tf.data import digital_numbers, rasters, rendering
+from resnetd_tf.data.digital_numbers import Fault, Sample
 from resnetd_tf.data.rasters import AS_STORED, BandSet, Reading
 from resnetd_tf.errors import InputError, first_line
 from resnetd_tf.sentinel2 import BANDS, RGB_BANDS, band_name
@@ -38,6 +40,8 @@ TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 JPEG2000 = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
 LEAST_VALID = 0.5  # share of the pixels of a patch that must be data
 CHECKED_PIXELS = 512  # of a patch, whose numbers are looked at
+POOLED = 100  # faulty patches whose numbers are looked at together
+PICTURE_COLOURS = {"red", "palette", "cyan", "Y"}  # of TIFFs that are pictures, which Pillow makes RGB
 MOST_DOUBTFUL = 0.2  # share of patches whose numbers are doubtful: of EuroSAT's own, alone in three bands, 11 % are
 MODES = {"1", "CMYK", "HSV", "L", "LA", "LAB", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "YCbCr"}
 
@@ -50,11 +54,13 @@ class Patch:
         pixels: (height, width, 3) uint8 RGB, or (height, width, 13) uint16 digital numbers in `sentinel2.BANDS`' order.
         description: How stored numbers were read; empty of a picture.
         fault: Why they can hardly be digital numbers, and what to do; `None` if nothing is doubtful.
+        sample: Some of the stored numbers; `None` of a picture.
     """
 
     pixels: np.ndarray
     description: str = ""
-    fault: str | None = None
+    fault: Fault | None = None
+    sample: Sample | None = None
 
 
 def read(path: str | pathlib.Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -76,7 +82,7 @@ def read(path: str | pathlib.Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     header(path, max_pixels)
     patch = read_patch(path)
     if patch.fault:
-        raise InputError(f"{path}: {patch.fault}")
+        raise InputError(f"{path}: {patch.fault.text}")
     return patch.pixels
 
 
@@ -129,13 +135,49 @@ def header(
     return (height, width, bands), "uint8" if bands == 3 else "uint16"
 
 
-def doubtful(faults: dict[pathlib.Path, str], count: int) -> dict[pathlib.Path, str]:
-    """The faults that count, of `count` patches that belong together.
+class Doubts:
+    """Which patches of a list have numbers that cannot be right.
 
-    A patch alone can be so bright that it looks as if an offset was left in. Only where more are doubtful than of
-    EuroSAT's own, they all are.
+    A patch alone can be so bright that it looks as if an offset was left in. Only where more of those that are read
+    alike are doubtful than of EuroSAT's own, all of them are refused; any other fault refuses its patch at once.
     """
-    return faults if len(faults) > MOST_DOUBTFUL * count else {}
+
+    def __init__(self) -> None:
+        self.paths: dict[str, list[pathlib.Path]] = {}
+        self.faulty: dict[str, dict[pathlib.Path, Patch]] = {}
+
+    def add(self, path: pathlib.Path, patch: Patch) -> None:
+        """Takes note of a patch; its pixels are not kept."""
+        if not patch.description:
+            return
+        self.paths.setdefault(patch.description, []).append(path)
+        if patch.fault:
+            numbers = dataclasses.replace(patch, pixels=np.empty(0))
+            self.faulty.setdefault(patch.description, {})[path] = numbers
+
+    def note(self) -> str:
+        """What to say of bright patches that are not refused; empty where there are none."""
+        refused = {path for paths in self.refusals().values() for path in paths}
+        bright = [path for faulty in self.faulty.values() for path in faulty if path not in refused]
+        count = sum(map(len, self.paths.values()))
+        return f"{len(bright)} of {count} images are as bright as if an offset was in them" if bright else ""
+
+    def refusals(self) -> dict[str, list[pathlib.Path]]:
+        """Patches that are refused, by the reason why."""
+        refused: dict[str, list[pathlib.Path]] = {}
+        for description, faulty in self.faulty.items():
+            paths = self.paths[description]
+            first = next(iter(faulty.values()))
+            if len(faulty) > MOST_DOUBTFUL * len(paths):
+                samples = [patch.sample for patch in faulty.values() if patch.sample][:POOLED]
+                together = digital_numbers.fault(digital_numbers.pooled(samples)) or first.fault
+                also = f" (so for {len(faulty)} of {len(paths)} images)" if len(paths) > 1 else ""
+                refused[f"{next(iter(faulty))}: {together.text if together else ''}{also}"] = paths
+                continue
+            for path, patch in faulty.items():
+                if patch.fault and not patch.fault.can_be_bright_ground:
+                    refused[f"{path}: {patch.fault.text}"] = [path]
+        return refused
 
 
 def _raster(path: pathlib.Path, reading: Reading) -> BandSet | None:
@@ -147,55 +189,63 @@ def _raster(path: pathlib.Path, reading: Reading) -> BandSet | None:
     with path.open("rb") as file:
         start = file.read(8)
         file.seek(0)
-        may_hold_bands = start.startswith((*TIFF, *JPEG2000))
-        if not may_hold_bands:
-            try:
-                with _opened(file):
-                    pass
-            except PIL.UnidentifiedImageError:
-                try:  # such as a VRT or an ENVI file
-                    return rasters.open_bands(path, reading)
-                except InputError as error:
-                    if "not a raster file" not in str(error):
-                        raise
-    if may_hold_bands and not _is_picture(path, reading):
-        return rasters.open_bands(path, reading, takes_picture=reading.scale is None and reading.offset is None)
+        if start.startswith((*TIFF, *JPEG2000)):
+            band_set = _tiff(path, reading)
+            if band_set:
+                return band_set
+        try:
+            with _picture(file):
+                pass
+        except PIL.UnidentifiedImageError:
+            with contextlib.suppress(rasters.NoRaster):  # else such as a VRT or an ENVI file
+                return rasters.open_bands(path, reading)
+            raise
     if reading.flags:
         raise InputError(f"{path} is a picture of 8 bits, whose colours are taken as they are: no {reading.flags}")
     return None
 
 
-def _is_picture(path: pathlib.Path, reading: Reading) -> bool:
-    """Whether a TIFF or JPEG 2000 has at most four bands of 8 bits without names, or is only Pillow's to read."""
+def _tiff(path: pathlib.Path, reading: Reading) -> BandSet | None:
+    """The bands of a TIFF or JPEG 2000; `None` of a picture, or of what GDAL does not open."""
     try:
         dataset = rasters.open_raster(str(path))
-    except InputError:
-        return True
+    except rasters.NoRaster:
+        return None
     has_names = any(map(band_name, dataset.descriptions)) or reading.bands is not None
-    return set(dataset.dtypes) == {"uint8"} and dataset.count <= 4 and not has_names and len(dataset.subdatasets) < 2
+    is_small = set(dataset.dtypes) == {"uint8"} and dataset.count <= 4 and len(dataset.subdatasets) < 2
+    colours = {colour.name for colour in dataset.colorinterp}
+    is_picture = dataset.count == 1 or bool(colours & PICTURE_COLOURS) or (dataset.count == 2 and "alpha" in colours)
+    if is_small and not has_names and is_picture:
+        return None
+    takes_picture = reading.scale is None and reading.offset is None
+    return rasters.open_bands(path, reading, takes_picture, dataset)
 
 
 def _bands_of(path: pathlib.Path, band_set: BandSet, wanted: Sequence[str] | None, reading: Reading) -> Sequence[str]:
     """The bands that are read of a file."""
     if wanted is None:
         wanted = BANDS if set(BANDS) <= band_set.bands.keys() else RGB_BANDS
-    missing = [band for band in wanted if band not in band_set.bands]
-    if missing and (reading.fill is None or len(missing) == len(wanted)):
-        fills_in = "; --missing=mean fills in" if len(wanted) > 3 else ""  # a colour is a third of what is seen
-        raise InputError(f"{path} has no {', '.join(missing)}, which the classifier takes{fills_in}")
+    rasters.missing_bands(str(path), band_set, wanted, reading)
     return wanted
 
 
 def _read_bands(path: pathlib.Path, band_set: BandSet, wanted: Sequence[str], reading: Reading) -> Patch:
     """A patch of bands, missing pixels filled with the mean of the others; all of its bands are checked."""
-    names = list(band_set.bands)
-    bands = list(band_set.bands.values())
+    names, bands = list(band_set.bands), list(band_set.bands.values())
     stored = rasters.read(bands)
     valid = rasters.valid_mask(bands, stored)
+    step = max(1, int((valid.size / CHECKED_PIXELS) ** 0.5))
+    is_declared = valid[::step, ::step].copy()
     numbers = stored if band_set.is_picture else rasters.to_digital_numbers(bands, stored, valid)
-    if valid.mean() < LEAST_VALID:
+    fault = sample = None
+    if not band_set.is_picture and is_declared.any():
+        some = valid[::step, ::step]
+        looked_at = some if some.sum() > is_declared.sum() // 2 else is_declared  # else the scale makes them impossible
+        sample = rasters.sample_of(band_set.bands, stored[::step, ::step], looked_at)
+        fault = rasters.number_fault(band_set, sample, reading)
+    if valid.mean() < LEAST_VALID and not fault:
         raise InputError(f"{path}: {100 * (1 - valid.mean()):.0f} % of its pixels have no data")
-    if not valid.all():
+    if not valid.all() and valid.any():
         numbers[~valid] = np.rint(numbers[valid].mean(axis=0))
     pixels = np.empty((*numbers.shape[:2], len(wanted)), numbers.dtype)
     if reading.fill is not None:
@@ -203,16 +253,9 @@ def _read_bands(path: pathlib.Path, band_set: BandSet, wanted: Sequence[str], re
     for place, name in enumerate(wanted):
         if name in names:
             pixels[..., place] = numbers[..., names.index(name)]
-    if band_set.is_picture:
-        return Patch(pixels, band_set.description)
-    step = max(1, int((valid.size / CHECKED_PIXELS) ** 0.5))
-    sample, sample_valid = stored[::step, ::step], valid[::step, ::step]
-    fault = None
-    if sample_valid.any():
-        fault = rasters.number_fault(band_set, band_set.bands, sample, sample_valid, reading)
-    if len(wanted) == 3:
+    if len(wanted) == 3 and not band_set.is_picture:
         pixels = rendering.stored(rendering.rendered(pixels))
-    return Patch(pixels, band_set.description, fault)
+    return Patch(pixels, "" if band_set.is_picture else band_set.description, fault, sample)
 
 
 @contextlib.contextmanager

@@ -22,12 +22,14 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.vrt import WarpedVRT
 
 from resnetd_tf.data import digital_numbers
-from resnetd_tf.data.digital_numbers import Sample
-from resnetd_tf.errors import InputError, damage_told
+from resnetd_tf.data.digital_numbers import Fault, Sample
+from resnetd_tf.errors import InputError, damage_told, first_line
 from resnetd_tf.sentinel2 import ADDED_DN, BANDS, RGB_BANDS, band_name
 
 BLOCK = 1024  # rows of a block in Sentinel-2's JPEG 2000
 BASELINE = re.compile(r"S2[A-D]_MSIL(?:1C|2A)_\d{8}T\d{6}_N(\d{4})_")
+COLOURS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+COMMON = 0.01  # share of the pixels
 REFLECTANCE_SCALE = 0.5  # a declared scale below makes reflectances, one above digital numbers
 
 
@@ -39,12 +41,14 @@ class Band:
         dataset: The file, opened by rasterio.
         index: Number of the band in the file, from 1.
         offset, gain: A digital number is (stored + offset) * gain.
+        fill: A number that stands for missing data where every band has it, though the file does not say so.
     """
 
     dataset: rasterio.DatasetReader
     index: int
     offset: float = 0.0
     gain: float = 1.0
+    fill: float | None = None
 
     @property
     def dtype(self) -> np.dtype:
@@ -53,11 +57,6 @@ class Band:
     @property
     def nodata(self) -> float | None:
         return self.dataset.nodatavals[self.index - 1]
-
-    @property
-    def has_mask(self) -> bool:
-        """Whether a mask or an alpha band of the file says where there is data."""
-        return MaskFlags.per_dataset in self.dataset.mask_flag_enums[self.index - 1]
 
     def digital_numbers(self, stored: np.ndarray) -> np.ndarray:
         """Stored numbers as digital numbers, float32; 0 where they are not finite."""
@@ -125,6 +124,10 @@ class BandSet:
     is_unnamed: bool = False
 
 
+class NoRaster(InputError):
+    """GDAL does not open a file."""
+
+
 def datasets(bands: Sequence[Band]) -> list[rasterio.DatasetReader]:
     """The files of bands, each once."""
     return list({id(band.dataset): band.dataset for band in bands}.values())
@@ -138,9 +141,13 @@ def open_raster(path: str) -> rasterio.DatasetReader:
     """
     if "://" in path and not pathlib.Path(path).exists():
         raise InputError(f"{path}: an address of the web is not read; download the file first")
-    with damage_told(f"{path}: not a raster file that GDAL reads", "; remove or replace it"), without_warnings():
-        dataset = rasterio.open(path)
-    return dataset
+    try:
+        with without_warnings():
+            return rasterio.open(path)
+    except Exception as error:
+        raise NoRaster(
+            f"{path}: not a raster file that GDAL reads ({first_line(error)}); remove or replace it"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -151,18 +158,21 @@ def without_warnings() -> Iterator[None]:
         yield
 
 
-def open_bands(path: pathlib.Path, reading: Reading, takes_picture: bool = True) -> BandSet:
+def open_bands(
+    path: pathlib.Path, reading: Reading, takes_picture: bool = True, dataset: rasterio.DatasetReader | None = None
+) -> BandSet:
     """Opens the bands of one file: a GeoTIFF, VRT, JPEG 2000, netCDF or whatever else GDAL opens.
 
     Args:
         path: The file.
         reading: What the user says of it.
         takes_picture: Whether 8 bits with named colours may be a picture, rather than digital numbers.
+        dataset: The file, if it is opened already.
 
     Raises:
         InputError: GDAL does not open it, its bands are not known or are named twice.
     """
-    dataset = open_raster(str(path))
+    dataset = dataset or open_raster(str(path))
     places = _places(dataset, path)
     dtype = np.dtype(places[0][0].dtypes[places[0][1] - 1])
     if dtype.kind == "c" or dtype.kind not in "iuf":
@@ -180,7 +190,9 @@ def open_bands(path: pathlib.Path, reading: Reading, takes_picture: bool = True)
     chosen = [(name, place, item) for name, place, item in zip(names, places, stac) if name]
     bands, sources = {}, set()
     for name, (band_dataset, index), item in chosen:
-        offset, gain, source = _conversion(band_dataset, index, path, item)
+        offset, gain, source = 0.0, 1.0, ""
+        if reading.scale is None or reading.offset is None:
+            offset, gain, source = _conversion(band_dataset, index, path, item)
         bands[name] = _as_given(Band(band_dataset, index, offset, gain), reading)
         sources.add(source)
     unused = [place for place, name in enumerate(names, 1) if not name]
@@ -193,6 +205,19 @@ def open_bands(path: pathlib.Path, reading: Reading, takes_picture: bool = True)
     if is_unnamed:
         description += "; without names, in EuroSAT's order"
     return BandSet(bands, False, description, is_unnamed=is_unnamed)
+
+
+def missing_bands(name: str, band_set: BandSet, wanted: Sequence[str], reading: Reading) -> list[str]:
+    """The wanted bands that a file or a scene of that name lacks.
+
+    Raises:
+        InputError: Nothing fills them in, or all are missing.
+    """
+    missing = [band for band in wanted if band not in band_set.bands]
+    if missing and (reading.fill is None or len(missing) == len(wanted)):
+        fills_in = "; --missing=mean fills in" if len(wanted) > 3 else ""  # a colour is a third of what is seen
+        raise InputError(f"{name} has no {', '.join(missing)}, which the classifier takes{fills_in}")
+    return missing
 
 
 def conversion_text(bands: Sequence[Band], source: str, reading: Reading) -> str:
@@ -301,9 +326,11 @@ def _labels(places: list[tuple[rasterio.DatasetReader, int]]) -> list[str | None
     """What a file calls its bands: GDAL's descriptions, or those of products and netCDF."""
     labels: list[str | None] = []
     for dataset, index in places:
-        tags = dataset.tags(index)
-        texts = (dataset.descriptions[index - 1], tags.get("BANDNAME"), tags.get("NETCDF_VARNAME"))
-        labels.append(next(filter(None, texts), None))
+        label = dataset.descriptions[index - 1]
+        if not label and (dataset is not places[0][0] or dataset.tags(1)):  # which the first band tells
+            tags = dataset.tags(index)
+            label = tags.get("BANDNAME") or tags.get("NETCDF_VARNAME")
+        labels.append(label)
     return labels
 
 
@@ -314,14 +341,18 @@ def _names(path: pathlib.Path, places: list, reading: Reading, stac: list[dict],
             raise InputError(f"--bands names {len(reading.bands)} bands, {path} has {len(places)}")
         return [band_name(band) for band in reading.bands]
     labels = _labels(places)
-    numbered = [re.fullmatch(r"(b|band)\W*0*(\d+)", (label or "").lower()) for label in labels]
+    numbered = [re.fullmatch(r"(b|band)[\W_]*0*(\d+)", (label or "").lower()) for label in labels]
     counts = all(match and int(match[2]) == place for place, match in enumerate(numbered, 1))
-    in_full = counts and all(match and match[1] == "band" for match in numbered)
-    if in_full or (counts and dtype == "uint8" and len(places) <= 4):  # numbers of bands in the file, not names
+    in_full = all(match and match[1] == "band" for match in numbered)
+    if counts and (in_full or len(places) <= 4 or len(places) == len(BANDS)):  # numbers in the file, not names
         labels = [None] * len(places)
     names = [band_name(label) for label in labels]
     if not any(names):
-        names = [band_name(item.get("name") or item.get("common_name")) for item in stac]
+        names = [band_name(str(item.get("name") or item.get("common_name") or "")) for item in stac]
+    colours = [dataset.colorinterp[index - 1] for dataset, index in places]
+    if not any(names) and all(colours.count(colour) == 1 for colour in COLOURS):
+        names = [dict(zip(COLOURS, RGB_BANDS)).get(colour) for colour in colours]
+        return names if dtype != "uint8" else [None] * len(places)  # a picture's are looked at by `_colours`
     if not any(names) and len(places) == len(BANDS) and dtype != "uint8":
         return list(BANDS)  # EuroSAT's own files say nothing
     return names
@@ -330,6 +361,8 @@ def _names(path: pathlib.Path, places: list, reading: Reading, stac: list[dict],
 def _without_names(dataset, path: pathlib.Path, places: list, dtype: np.dtype) -> str:
     if dataset.driver in ("PNG", "JPEG", "GIF", "BMP", "WEBP") or (dtype == "uint8" and len(places) <= 4):
         return f"{path}: {dtype} or of a palette, of unknown scale; convert it to RGB of 8 bits"
+    if len(places) == 1:
+        return f"{path}: one band of {dtype}; give the files of the other bands too, named as ..._B04.tif"
     called = ", ".join(filter(None, _labels(places)))
     naming = f"are called {called}" if called else "have no names"
     return f"{path}: {len(places)} bands of {dtype} that {naming}; name all of them, as {_example(len(places))}"
@@ -357,9 +390,8 @@ def _colours(dataset: rasterio.DatasetReader, names: list[str | None]) -> Sequen
         return None
     if dataset.count == 2 and dataset.colorinterp[1] != ColorInterp.alpha:
         return None
-    colours = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
-    if set(colours) <= set(dataset.colorinterp):
-        return [dataset.colorinterp.index(colour) + 1 for colour in colours]
+    if set(COLOURS) <= set(dataset.colorinterp):
+        return [dataset.colorinterp.index(colour) + 1 for colour in COLOURS]
     return (1, 2, 3) if dataset.count > 2 else (1, 1, 1)  # the last of two or four is transparency
 
 
@@ -380,8 +412,8 @@ def _conversion(
     """Offset and gain of a band as the file says them, and where: metadata of a product, scale and offset of GDAL
     (or CF), a STAC item beside it, the name of a product.
     """
-    of_band, of_file = dataset.tags(index), dataset.tags()
-    is_of_product = {"RADIO_ADD_OFFSET", "BOA_ADD_OFFSET"} & of_band.keys()
+    of_file = dataset.tags()
+    is_of_product = {"RADIO_ADD_OFFSET", "BOA_ADD_OFFSET"} & dataset.tags(index).keys()
     is_of_product |= {"QUANTIFICATION_VALUE", "BOA_QUANTIFICATION_VALUE"} & of_file.keys()
     scale, offset = dataset.scales[index - 1], dataset.offsets[index - 1]
     source = "as the file says"
@@ -389,13 +421,15 @@ def _conversion(
         band = calibrated(dataset, index, str(path), of_file, AS_STORED)
         return band.offset, band.gain, "as its metadata say"
     if (scale, offset) == (1.0, 0.0):
-        scale, offset = float(item.get("scale", 1.0)), float(item.get("offset", 0.0))
+        with damage_told(f"{path}: scale and offset of its STAC item cannot be used"):
+            scale, offset = float(item.get("scale", 1.0)), float(item.get("offset", 0.0))
         source = "as its STAC item says"
     if (scale, offset) != (1.0, 0.0):
         if not (math.isfinite(scale) and scale > 0 and math.isfinite(offset)):
             raise InputError(f"{path}: says a scale of {scale} and an offset of {offset}; give --scale and --offset")
         return offset / scale, scale * (10_000 if scale < REFLECTANCE_SCALE else 1), source
-    baseline = BASELINE.search(str(path.absolute()))
+    products = [parent.name for parent in path.absolute().parents if parent.suffix.upper() == ".SAFE"]
+    baseline = next(filter(None, map(BASELINE.search, [path.name, *products])), None)
     if baseline and int(baseline[1]) >= 400 and np.dtype(dataset.dtypes[index - 1]).kind in "iu":
         return -float(ADDED_DN), 1.0, f"as of baseline {baseline[1][:2]}.{baseline[1][2:]} in its name"
     return 0.0, 1.0, ""
@@ -407,17 +441,19 @@ def _stac_bands(path: pathlib.Path, count: int) -> list[dict]:
     Those of `raster:bands` and `eo:bands`, or of STAC 1.1's `bands`; empty where there is no item for the file.
     """
     if path.parent.is_dir():
-        asset = _stac_assets(path.parent, path.parent.stat().st_mtime_ns).get(path.name)
+        items = [(file, file.stat().st_mtime_ns) for file in sorted(path.parent.glob("*.json"))]
+        asset = _stac_assets(tuple(items)).get(path.name) if items else None
         if asset:
-            return [_stac_band(asset, place) for place in range(count)]
+            with damage_told(f"{path}: its STAC item cannot be read", "; remove or mend it"):
+                return [_stac_band(asset, place) for place in range(count)]
     return [{}] * count
 
 
 @functools.lru_cache(maxsize=4)
-def _stac_assets(folder: pathlib.Path, changed_ns: int) -> dict[str, dict]:
-    """The assets of the STAC items in a folder by the name of their file; `changed_ns` renews what is cached."""
+def _stac_assets(items: tuple[tuple[pathlib.Path, int], ...]) -> dict[str, dict]:
+    """The assets of STAC items by the name of their file; the items' times of change renew what is cached."""
     assets: dict[str, dict] = {}
-    for file in sorted(folder.glob("*.json")):
+    for file, _ in items:
         with contextlib.suppress(OSError, ValueError, AttributeError, TypeError, KeyError):
             item = json.loads(file.read_text(encoding="utf-8"))
             if "stac_version" in item:
@@ -427,8 +463,9 @@ def _stac_assets(folder: pathlib.Path, changed_ns: int) -> dict[str, dict]:
 
 def _stac_band(asset: dict, place: int) -> dict:
     merged: dict = {}
-    for source in (asset.get("eo:bands"), asset.get("raster:bands"), asset.get("bands")):
-        if source and place < len(source):
+    for key in ("eo:bands", "raster:bands", "bands"):
+        source = asset.get(key) or []
+        if place < len(source):
             merged |= {key.removeprefix("raster:").removeprefix("eo:"): value for key, value in source[place].items()}
     of_asset = {key: asset[f"raster:{key}"] for key in ("scale", "offset") if f"raster:{key}" in asset}
     return {key: value for key, value in (of_asset | merged).items() if value is not None}
@@ -477,25 +514,28 @@ def valid_mask(
     """Where stored numbers, which `read` returned, are data: (height, width) bool.
 
     The file's mask or alpha decides. Without one there is no data where every band has the file's nodata or 0: a zero
-    in one band alone is dark water. A nodata below 0 and what is no number count in any band; so does 0 where an offset
-    is taken away, since data is stored above it.
+    in one band alone is dark water, and 255 in one colour is bright. Any other nodata, and what is no number, count in
+    any band; so does 0 where an offset is taken away, since data is stored above it.
     """
+    masked = {id(dataset) for dataset in datasets(bands) if MaskFlags.per_dataset in dataset.mask_flag_enums[0]}
     valid = np.ones(stored.shape[:2], bool)
     is_empty = np.ones(stored.shape[:2], bool)
+    is_filled = np.ones(stored.shape[:2], bool)
     for place, band in enumerate(bands):
         column, nodata = stored[..., place], band.nodata
         if stored.dtype.kind == "f":
             valid &= np.isfinite(column)
-        is_nodata = column == nodata if nodata is not None and not np.isnan(nodata) else np.zeros_like(valid)
-        if nodata is not None and nodata < 0:
+        is_nodata = np.zeros_like(valid) if nodata is None or np.isnan(nodata) else column == nodata
+        if nodata and band.dtype != "uint8":
             valid &= ~is_nodata
         if band.offset < 0 and band.dtype.kind in "iu":
             valid &= column != 0
-        is_empty &= is_nodata if band.has_mask else is_nodata | (column == 0)
-    for band in {id(band.dataset): band for band in bands if band.has_mask}.values():
+        is_empty &= is_nodata if id(band.dataset) in masked else is_nodata | (column == 0)
+        is_filled &= column == band.fill if band.fill is not None else False
+    for band in {id(band.dataset): band for band in bands if id(band.dataset) in masked}.values():
         with damage_told(f"{band.dataset.name}: its mask cannot be read"):
             valid &= band.dataset.read_masks(band.index, window=window, out_shape=shape) > 0
-    return valid & ~is_empty
+    return valid & ~is_empty & ~is_filled
 
 
 def to_digital_numbers(bands: Sequence[Band], stored: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -512,25 +552,44 @@ def to_digital_numbers(bands: Sequence[Band], stored: np.ndarray, valid: np.ndar
     return numbers if numbers.dtype == "uint16" else np.clip(numbers, 0, 65_535).astype("uint16")
 
 
-def number_fault(
-    band_set: BandSet, bands: dict[str, Band], stored: np.ndarray, valid: np.ndarray, reading: Reading
-) -> str | None:
-    """Why stored numbers can hardly be what they are taken for, with the flags that settle it; `None` if they can.
+def sample_of(bands: dict[str, Band], stored: np.ndarray, valid: np.ndarray) -> Sample:
+    """Numbers of named bands where there is data, to be judged by `digital_numbers.fault`.
 
     Args:
-        band_set: The bands of the file.
-        bands: Those that were read, by name.
+        bands: The bands, by name.
         stored: (height, width, bands), as `read` returns it.
-        valid: (height, width) bool, where there is data: somewhere.
-        reading: What the user said of the numbers.
+        valid: (height, width) bool, where there is data.
     """
     offset = np.array([band.offset for band in bands.values()])
     gain = np.array([band.gain for band in bands.values()])
-    sample = Sample(tuple(bands), stored[valid].astype("float64"), offset, gain, stored.dtype)
-    if band_set.is_unnamed and len(bands) == len(BANDS) and (fault := digital_numbers.order_fault(sample.stored)):
-        return fault
+    return Sample(tuple(bands), stored[valid].astype("float64"), offset, gain, stored.dtype)
+
+
+def number_fault(band_set: BandSet, sample: Sample, reading: Reading) -> Fault | None:
+    """Why numbers of a file can hardly be what they are taken for, with the flags that settle it; `None` if they can.
+
+    Args:
+        band_set: The bands of the file.
+        sample: Numbers of them, at least one pixel.
+        reading: What the user said of the numbers.
+    """
+    if band_set.is_unnamed and len(sample.names) == len(BANDS):
+        order = digital_numbers.order_fault(sample.stored)
+        if order:
+            return Fault(order)
     known = band_set.is_calibrated
     return digital_numbers.fault(sample, known or reading.scale is not None, known or reading.offset is not None)
+
+
+def common_fill(stored: np.ndarray, valid: np.ndarray) -> float | None:
+    """A number that more than a hundredth of the pixels have in every band, as no ground has; `None` for none."""
+    if stored.shape[-1] < 3:
+        return None
+    equal = (stored == stored[..., :1]).all(axis=-1) & valid
+    values, counts = np.unique(stored[..., 0][equal], return_counts=True)
+    if not len(values) or not COMMON * valid.sum() < counts.max() < valid.sum():
+        return None
+    return float(values[counts.argmax()])
 
 
 def undeclared(bands: Sequence[Band], stored: np.ndarray, valid: np.ndarray) -> dict[float, float]:

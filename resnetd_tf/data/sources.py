@@ -122,10 +122,14 @@ def reading_as_trained(trained: dict, dataset: str, reading: Reading) -> Reading
         dataset: Name of the dataset, as `as_trained` returns it.
         reading: What the user says now.
     """
-    if reading.flags or located(dataset, None, None)[0] != trained.get("dataset"):
+    if located(dataset, None, None)[0] != trained.get("dataset"):
         return reading
-    bands = trained.get("bands")
-    return Reading(tuple(bands.split(",")) if bands else None, trained.get("scale"), trained.get("offset"))
+    bands = tuple(trained["bands"].split(",")) if trained.get("bands") else None
+    return Reading(
+        reading.bands or bands,
+        trained.get("scale") if reading.scale is None else reading.scale,
+        trained.get("offset") if reading.offset is None else reading.offset,
+    )
 
 
 def tell_of_other_splits(what: str, trained: dict, dataset: str | None, split_files: str | None) -> None:

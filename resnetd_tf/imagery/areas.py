@@ -32,6 +32,8 @@ def cut(scene: Scene, area: str) -> Scene:
     """
     if scene.grid.crs is None:
         raise InputError(f"--area={area}: {scene.name} has no coordinate reference system to find it by")
+    if scene.outlines:
+        raise InputError(f"--area={area}: {scene.name} is a part of a scene already; cut the whole scene")
     grid, reach = scene.grid, _reach(scene.grid)
     outlines = []
     for polygon in _polygons(area):
@@ -89,7 +91,7 @@ def _polygons(area: str) -> list[list[np.ndarray]]:
         polygons += [polygon for part in parts if part["type"] == "MultiPolygon" for polygon in part["coordinates"]]
     if not polygons:
         raise InputError(f"--area={area}: has no polygons")
-    with damage_told(f"--area={area}: its coordinates are no degrees, longitude first"):
+    with damage_told(f"--area={area}: its coordinates are no degrees, longitude first; save it as EPSG:4326"):
         return [[_ring(points) for points in polygon] for polygon in polygons]
 
 

@@ -1,5 +1,6 @@
 """Land cover of scenes as NumPy arrays, for notebooks."""
 
+import pathlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from resnetd_tf.errors import InputError
 from resnetd_tf.imagery import maps, patches, windows
 from resnetd_tf.imagery.grid import Grid
 from resnetd_tf.imagery.pixels import SAMPLE, Scene
-from resnetd_tf.imagery.scenes import Options
+from resnetd_tf.imagery.scenes import Options, scene_for
 from resnetd_tf.saved import SavedClassifier
 
 
@@ -44,7 +45,7 @@ class _InMemory:
 
 def map_scene(
     classifier: SavedClassifier,
-    scene: Scene | np.ndarray,
+    scene: Scene | np.ndarray | str | pathlib.Path,
     *,
     window: int | None = None,
     stride: int | None = None,
@@ -55,8 +56,8 @@ def map_scene(
 
     Args:
         classifier: Of RGB, or of EuroSAT's 13 bands.
-        scene: As `scenes.scene_for` opens it; or its pixels of 10 m as `patches.check_array` takes them; there is
-            nothing where all bands are 0.
+        scene: As `scenes.scene_for` opens it, or a path for it; or its pixels of 10 m as `patches.check_array` takes
+            them. There is nothing where all bands are 0 or a masked array's mask says so.
         window: Side in pixels of the windows that are classified; default the side of the training's patches.
         stride: Side of a cell, of which the window's is a multiple; default half a window.
         min_probability: Cells whose best class is less probable have none.
@@ -67,6 +68,8 @@ def map_scene(
         InputError: It cannot be mapped by this classifier, or a number is outside its range.
     """
     maps.check_classes(classifier.classes)
+    if isinstance(scene, str | pathlib.Path):
+        scene = scene_for(classifier, [scene])
     pixels = _of_array(classifier, scene, checked) if isinstance(scene, np.ndarray) else scene
     options = Options.of(classifier, window=window, stride=stride, min_probability=min_probability)
     shape = windows.cells(pixels, options.stride)
@@ -78,11 +81,13 @@ def map_scene(
 
 
 def _of_array(classifier: SavedClassifier, pixels: np.ndarray, checked: bool) -> _InMemory:
-    all_bands, pixels = pixels, patches.check_array("the scene", pixels, classifier)
+    all_bands, pixels = pixels, patches.check_array("the scene", np.asarray(pixels), classifier)
     valid = (pixels != 0).any(-1)
+    if isinstance(all_bands, np.ma.MaskedArray):
+        valid &= ~np.ma.getmaskarray(all_bands).any(axis=-1)
     if pixels.dtype == "uint16":
         valid &= ~digital_numbers.impossible(pixels)
         step = tuple(slice(None, None, max(1, side // SAMPLE)) for side in valid.shape)
-        if checked and (fault := patches.array_fault(all_bands[step])):
-            raise InputError(f"the scene: {fault}. Of an array change the numbers, or give checked=False")
+        if checked and (fault := patches.array_patch(np.asarray(all_bands)[step]).fault):
+            raise InputError(f"the scene: {fault.text}; {patches.UNCHECKED}")
     return _InMemory(pixels, valid)

@@ -10,15 +10,17 @@ import numpy as np
 
 from resnetd_tf import figures
 from resnetd_tf.data import digital_numbers, images, rendering
-from resnetd_tf.data.images import doubtful
+from resnetd_tf.data.images import Doubts, Patch
 from resnetd_tf.data.rasters import AS_STORED, Reading
 from resnetd_tf.errors import InputError
 from resnetd_tf.saved import SavedClassifier
 from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
 
+UNCHECKED = "checked=False takes an array as it is, reading= says what numbers of files mean"
 FORMATS = ("table", "json", "csv")
 TOGETHER = 512  # files that are read before they are classified
 DRAWN = 60  # patches in a picture
+SHOWN = 5  # images whose faults are told
 COLUMNS = 6  # of it
 
 
@@ -48,7 +50,7 @@ def check_array(name: str, pixels: np.ndarray, classifier: SavedClassifier) -> n
     return pixels
 
 
-def read(path: str | pathlib.Path, classifier: SavedClassifier, reading: Reading = AS_STORED) -> images.Patch:
+def read(path: str | pathlib.Path, classifier: SavedClassifier, reading: Reading = AS_STORED) -> Patch:
     """An image file as a classifier takes it; one of bands for a classifier of RGB as EuroSAT's pictures show them.
 
     Raises:
@@ -65,26 +67,32 @@ def read(path: str | pathlib.Path, classifier: SavedClassifier, reading: Reading
     return patch
 
 
-def array_fault(pixels: np.ndarray) -> str | None:
-    """Why numbers of an array (height, width, 3 or 13) uint16 can hardly be digital numbers; `None` if they can."""
+def array_patch(pixels: np.ndarray) -> Patch:
+    """An array (height, width, 3 or 13) uint16 of digital numbers as a patch, whose numbers are looked at."""
     names = RGB_BANDS if pixels.shape[-1] == 3 else BANDS
     pixels = np.asarray(pixels, pixels.dtype.newbyteorder("="))
     stored = pixels[(pixels != 0).any(axis=-1) & ~digital_numbers.impossible(pixels)].astype("float64")
     if not stored.size:
-        return None
+        return Patch(pixels)
     sample = digital_numbers.Sample(names, stored, np.zeros(len(names)), np.ones(len(names)), pixels.dtype)
-    return (digital_numbers.order_fault(stored) if len(names) == len(BANDS) else None) or digital_numbers.fault(sample)
+    order = digital_numbers.order_fault(stored) if len(names) == len(BANDS) else None
+    fault = digital_numbers.Fault(order) if order else digital_numbers.fault(sample)
+    return Patch(pixels, f"arrays of {len(names)} bands", fault, sample)
 
 
 def predict(
-    classifier: SavedClassifier, images: Sequence[np.ndarray | str | pathlib.Path], checked: bool = True
+    classifier: SavedClassifier,
+    images: Sequence[np.ndarray | str | pathlib.Path],
+    reading: Reading = AS_STORED,
+    checked: bool = True,
 ) -> np.ndarray:
     """Probabilities of the classes of patches, (n, classes) float32.
 
     Args:
         classifier: What to label them with.
         images: Files, or arrays as `check_array` takes them, of any sizes.
-        checked: Whether arrays of uint16 are refused if their numbers can hardly be digital numbers.
+        reading: Names of bands, scale and offset of files that do not say them.
+        checked: Whether images are refused if their numbers can hardly be digital numbers.
 
     Raises:
         InputError: One of them cannot be read, or has other bands.
@@ -92,22 +100,23 @@ def predict(
     if isinstance(images, str | pathlib.Path):
         images = [images]
     pixel_arrays: list[np.ndarray] = []
-    faults: dict[pathlib.Path, str] = {}
+    doubts = Doubts()
     for index, image in enumerate(images):
+        patch: Patch | None
         if isinstance(image, str | pathlib.Path):
-            patch = read(image, classifier)
-            pixels, name, fault = patch.pixels, pathlib.Path(image), patch.fault
+            patch, name = read(image, classifier, reading), pathlib.Path(image)
+            pixels = patch.pixels
         else:
             name = pathlib.Path(f"image {index}")
             pixels = check_array(str(name), np.asarray(image), classifier)
-            fault = array_fault(np.asarray(image)) if checked and pixels.dtype == "uint16" else None
+            patch = array_patch(np.asarray(image)) if pixels.dtype == "uint16" else None
             if pixels.dtype == "uint16" and classifier.bands == 3:
                 pixels = rendering.stored(rendering.rendered(pixels))
         pixel_arrays.append(pixels)
-        if fault:
-            faults[name] = fault
-    for name, fault in doubtful(faults, len(pixel_arrays)).items():
-        raise InputError(f"{name}: {fault}. Of an array change the numbers, or give checked=False")
+        if patch and checked:
+            doubts.add(name, patch)
+    for reason in doubts.refusals():
+        raise InputError(f"{reason}; {UNCHECKED}")
     return classifier.predict(pixel_arrays)
 
 
@@ -174,28 +183,30 @@ def label(
     if explain and drawn:
         explain([(path.name, image) for image, path, _ in drawn])
     without = len(paths) - len(listed)
-    return [f"{without} of {len(paths)} images have no label: {'; '.join(bad)}"] if bad else []
+    more = [f"and {len(bad) - SHOWN} more"] if len(bad) > SHOWN else []
+    return [f"{without} of {len(paths)} images have no label: {'; '.join(bad[:SHOWN] + more)}"] if bad else []
 
 
 def read_together(
     paths: Sequence[pathlib.Path], classifier: SavedClassifier, reading: Reading
-) -> tuple[dict[pathlib.Path, images.Patch], list[str]]:
+) -> tuple[dict[pathlib.Path, Patch], list[str]]:
     """Image files that belong together by path, and what is wrong with those that are left out."""
-    patches: dict[pathlib.Path, images.Patch] = {}
+    patches: dict[pathlib.Path, Patch] = {}
     errors: list[str] = []
     for path in paths:
         try:
             patches[path] = read(path, classifier, reading)
         except InputError as error:
             errors.append(str(error))
-    faults = {path: patch.fault for path, patch in patches.items() if patch.fault}
-    counted = doubtful(faults, len(patches))
-    for path in counted:
-        del patches[path]
-    if counted:
-        path, fault = next(iter(counted.items()))
-        like_it = f" (and {len(counted) - 1} more images that are like it)" if len(counted) > 1 else ""
-        errors.append(f"{path}: {fault}{like_it}")
+    doubts = Doubts()
+    for path, patch in patches.items():
+        doubts.add(path, patch)
+    for reason, refused in doubts.refusals().items():
+        errors.append(reason)
+        for path in refused:
+            del patches[path]
+    if note := doubts.note():
+        print(f"Patches: {note}", file=sys.stderr)
     return patches, errors
 
 

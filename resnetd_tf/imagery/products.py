@@ -4,13 +4,17 @@
 on one grid of pixels of 10 m.
 """
 
+import contextlib
 import dataclasses
+import os
 import pathlib
 import re
+import sys
 import zipfile
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import rasterio
 
 from resnetd_tf.data import images, rasters
@@ -21,6 +25,7 @@ from resnetd_tf.imagery.grid import grid_of, on_grid
 from resnetd_tf.imagery.pixels import SAMPLE, Scene
 from resnetd_tf.sentinel2 import RGB_BANDS, band_name, split_band
 
+DARK_PICTURE = 40  # grey levels: the darkest patches of EuroSAT, of water, reach 63
 COARSE = 25  # metres: pixels that are larger show too little of what patches of 10 m show
 RASTERS = (".jp2", ".tif", ".tiff", ".img", ".vrt")  # suffixes of files that can be one band of a scene
 # Metadata of products, also as they were until December 2016.
@@ -67,11 +72,21 @@ def find_sources(paths: Sequence[str | pathlib.Path]) -> list[Source]:
             sources += _in_folder(path)
         elif products := _products_at(path):
             sources += products
+        elif path.suffix.lower() == ".zip":
+            raise InputError(f"{path}: holds no Sentinel-2 product (MTD_MSI*.xml); unzip it and give what is in it")
         elif path.suffix.lower() in RASTERS and split_band(path.stem)[1] and len(paths) > 1:
             band_files.append(path)
         else:
             sources.append(Source(str(path), (path,)))
-    return sources + _grouped(band_files)
+    unique = {}
+    for source in sources + _grouped(band_files):
+        unique[source.zone, source.metadata and _path_of(source.metadata), *map(_path_of, source.files)] = source
+    return list(unique.values())
+
+
+def _path_of(path: str | pathlib.Path) -> str:
+    """A path that is the same for all names of a file."""
+    return os.path.realpath(path)
 
 
 def _products_at(path: pathlib.Path) -> list[Source]:
@@ -85,8 +100,6 @@ def _products_at(path: pathlib.Path) -> list[Source]:
     with damage_told(f"{path}: cannot be read as a zip"), zipfile.ZipFile(path) as archive:
         names = [name for name in archive.namelist() if METADATA.fullmatch(name.rsplit("/", 1)[-1])]
     names = [name for name in names if name.count("/") <= 2]
-    if not names and path.suffix.lower() == ".zip":
-        raise InputError(f"{path}: holds no Sentinel-2 product (MTD_MSI*.xml); unzip it and give what is in it")
     if names and str(path.absolute()).count("{") != str(path.absolute()).count("}"):
         raise InputError(f"{path}: GDAL cannot open a zip of that name; rename it, without braces")
     sources = []
@@ -107,37 +120,53 @@ def _zones(metadata: str, name: str) -> list[Source]:
 
 
 def _in_folder(folder: pathlib.Path) -> list[Source]:
-    """Everything in a folder that can be mapped or labelled."""
-    for pattern in ("*", "*/*"):
-        files = sorted(folder.glob(pattern))
-        products = [source for file in files if METADATA.fullmatch(file.name) for source in _products_at(file)]
-        zips = [file for file in files if file.suffix.lower() == ".zip"] if pattern == "*" else []
-        if products or zips:
-            unpacked = _unpacked_products(folder) if zips else []
-            return products + [source for file in zips for source in _products_at(file)] + unpacked
-    parts = [folder, *(part for part in folder.rglob("*") if part.is_dir() and PARTS.fullmatch(part.name))]
-    parts = [part for part in parts if not {"QI_DATA", "AUX_DATA", "HTML"} & set(part.relative_to(folder).parts)]
-    rasters_here = [file for part in parts for file in sorted(part.iterdir()) if file.suffix.lower() in RASTERS]
-    band_files = [file for file in rasters_here if split_band(file.stem)[1]]
-    is_part = len(parts) > 1 or PARTS.fullmatch(folder.name)
-    if is_part and (product := _product_around(folder)):
+    """Everything in a folder that can be mapped or labelled; says which files beside bands are not used."""
+    if PARTS.fullmatch(folder.name) and (product := _product_around(folder)):
         return [product]
-    if len({split_band(file.stem)[1] for file in band_files}) > 1 or (band_files and is_part):
-        groups = _grouped(band_files)
-        return [dataclasses.replace(groups[0], name=str(folder))] if len(groups) == 1 else groups
-    if is_part:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    metadata = [file for file in files if METADATA.fullmatch(file.name)]
+    products = [source for file in metadata for source in _products_at(file)]
+    roots = [file.parent for file in metadata]
+    files = [file for file in files if not any(root in file.parents for root in roots)]
+    zips = [file for file in files if file.suffix.lower() == ".zip"]
+    products += [source for file in zips for source in _products_at(file)]
+    is_part = not products and any(PARTS.fullmatch(part.name) for part in (folder, *folder.iterdir()))
+    band_files = [file for file in files if _is_of_one_band(file, folder)]
+    if len({split_band(file.stem)[1] for file in band_files}) < 2 and not is_part:
+        band_files = []
+    scenes = _grouped(band_files)
+    if len(scenes) == 1 and not products:
+        scenes = [dataclasses.replace(scenes[0], name=str(folder))]
+    around = {file.parent for file in band_files}
+    others = [file for file in image_files(folder) if file in files and file not in band_files]
+    unused = [file for file in others if file.parent in around or is_part]
+    if unused and scenes:
+        names = ", ".join(file.name for file in unused[:8]) + ", ..." * (len(unused) > 8)
+        print(f"Not used of {folder}: {len(unused)} files beside the bands, {names}", file=sys.stderr)
+    if is_part and not scenes:
         raise InputError(f"{folder}: a part of a product without files of bands (..._B04.jp2); give the whole product")
-    if not (files := image_files(folder)):
+    sources = products + scenes + [Source(str(file), (file,)) for file in others if file not in unused]
+    if not sources:
         raise InputError(
             f"{folder}: holds no picture, no MTD_MSI*.xml of a product and no files of bands (..._B04.jp2)"
         )
-    return [Source(str(file), (file,)) for file in files]
+    return sources
 
 
-def _unpacked_products(folder: pathlib.Path) -> list[Source]:
-    """The products in folders beside zips."""
-    files = sorted(file for file in folder.glob("*/*") if METADATA.fullmatch(file.name))
-    return [source for file in files for source in _products_at(file)]
+def _is_of_one_band(file: pathlib.Path, folder: pathlib.Path) -> bool:
+    """Whether a file in a folder, or in the parts of a product in it, is one band by its name and its content."""
+    inner = file.relative_to(folder).parts[:-1]
+    if (
+        file.suffix.lower() not in RASTERS
+        or not split_band(file.stem)[1]
+        or {"QI_DATA", "AUX_DATA", "HTML"} & set(inner)
+    ):
+        return False
+    if inner and not all(map(PARTS.fullmatch, inner)):
+        return False
+    with contextlib.suppress(InputError):
+        return rasters.open_raster(str(file)).count == 1
+    return True  # damaged, which is told when it is read
 
 
 def _product_around(folder: pathlib.Path) -> Source | None:
@@ -245,10 +274,7 @@ def open_source(
         raise InputError(
             f"{source.name} is a picture of 8 bits, whose colours are taken as they are: no --scale, no --offset"
         )
-    missing = [band for band in wanted if band not in band_set.bands]
-    if missing and (reading.fill is None or len(missing) == len(wanted)):
-        fills_in = "; --missing=mean fills in" if len(wanted) > 3 else ""  # a colour is a third of what is seen
-        raise InputError(f"{source.name} has no {', '.join(missing)}, which the classifier takes{fills_in}")
+    missing = rasters.missing_bands(source.name, band_set, wanted, reading)
     chosen = {name: band_set.bands[name] for name in wanted if name in band_set.bands}
     for dataset in rasters.datasets(list(chosen.values())):
         if dataset.driver == "PNG":  # of which GDAL reads what is there, and makes up the rest
@@ -265,9 +291,13 @@ def open_source(
         pixels = max(dataset.width * dataset.height for dataset in datasets)
         if grid.hectares and (metres := 10 * (grid.width * grid.height / pixels) ** 0.5) > COARSE:
             description += f" from pixels of {metres:.0f} m: the classifier knows ground of 10 m, expect little"
+    if band_set.is_picture:
+        _check_picture(source, list(chosen.values()))
+    else:
+        fill, text = _checked(source, band_set, list(chosen), reading)
+        description += text
+        chosen = {name: dataclasses.replace(band, fill=fill) for name, band in chosen.items()}
     on_one_grid = {name: dataclasses.replace(band, dataset=warped[id(band.dataset)]) for name, band in chosen.items()}
-    if not band_set.is_picture:
-        description += _checked(source, band_set, list(chosen), reading)
     return Scene(
         name=source.name,
         grid=grid,
@@ -280,8 +310,20 @@ def open_source(
     )
 
 
-def _checked(source: Source, band_set: BandSet, names: list[str], reading: Reading) -> str:
-    """Looks at numbers all over a scene; what stands for missing data without being declared, in words.
+def _check_picture(source: Source, bands: list[Band]) -> None:
+    """Raises InputError if a picture is so dark that its numbers can hardly be grey levels."""
+    height, width = bands[0].dataset.shape
+    levels = rasters.read(bands, shape=(min(SAMPLE, height), min(SAMPLE, width)))
+    brightest = float(np.percentile(levels.reshape(-1, len(bands)), 99, axis=0).max())
+    if 0 < brightest < DARK_PICTURE:
+        raise InputError(
+            f"{source.name}: 99 % of its grey levels are at most {brightest:.0f} of 255, too dark for a picture; if "
+            "they are reflectances in per cent, --scale=100 with --bands makes digital numbers of them"
+        )
+
+
+def _checked(source: Source, band_set: BandSet, names: list[str], reading: Reading) -> tuple[float | None, str]:
+    """Looks at numbers all over a scene: which one stands for missing data without being declared, and says so.
 
     Bands that tell more than those that are read are looked at too: the near infrared, cirrus, all of 13 without names.
 
@@ -295,18 +337,26 @@ def _checked(source: Source, band_set: BandSet, names: list[str], reading: Readi
     chosen = list(bands.values())
     height, width = chosen[0].dataset.shape
     shape = (min(SAMPLE, height), min(SAMPLE, width))
+    dtypes = {str(band.dtype): name for name, band in bands.items()}
+    if len(dtypes) > 1:
+        kinds = " and ".join(f"{name} is {dtype}" for dtype, name in dtypes.items())
+        raise InputError(f"{source.name}: {kinds}, which do not mean the same; give bands of one kind")
     stored = rasters.read(chosen, shape=shape)
     valid = rasters.valid_mask(chosen, stored, shape=shape)
+    fill = None if band_set.is_calibrated else rasters.common_fill(stored, valid)
+    if fill is not None:
+        chosen = [dataclasses.replace(band, fill=fill) for band in chosen]
+        valid = rasters.valid_mask(chosen, stored, shape=shape)
     looked_at = valid.copy()
     rasters.to_digital_numbers(chosen, stored, valid)
     if not looked_at.any():
         raise InputError(f"{source.name} has no data, or none that was seen; nothing to map")
     if valid.sum() > looked_at.sum() // 2:  # else it is the scale that makes numbers impossible
         looked_at = valid
-    if fault := rasters.number_fault(band_set, bands, stored, looked_at, reading):
-        raise InputError(f"{source.name}: {fault}")
+    if fault := rasters.number_fault(band_set, rasters.sample_of(bands, stored, looked_at), reading):
+        raise InputError(f"{source.name}: {fault.text}")
     shares = rasters.undeclared(chosen, stored, valid)
-    return "".join(
+    return fill, "".join(
         f"; {100 * share:.1f} % of the pixels are {value:g} in every band: no data, though the file does not say so"
         for value, share in shares.items()
     )

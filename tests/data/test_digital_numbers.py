@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import rasterio
-from conftest import ROOT
+from conftest import ROOT, needs_sentinel2, sentinel2_dir
 
 from resnetd_tf.data.digital_numbers import Sample, fault, impossible, order_fault
 from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
@@ -63,9 +63,9 @@ STORED = {
 @pytest.mark.parametrize("names", [RGB_BANDS, (*RGB_BANDS, "B08")], ids=["colours", "four"])
 def test_the_advice_gives_the_digital_numbers_back(dn, kind, names):
     store, dtype = STORED[kind]
-    message = fault(sample(store(dn), dtype, names))
-    assert message, kind
-    advice = next(part for part in message.split("; ") if part.endswith("makes digital numbers of them"))
+    doubt = fault(sample(store(dn), dtype, names))
+    assert doubt, kind
+    advice = next(part for part in doubt.text.split("; ") if part.endswith("would make digital numbers of them"))
     options = [dict(re.findall(r"--(scale|offset)=(\S+)", option)) for option in advice.split(" or ")]
     scale, offset = (float(options[0].get(name, default)) for name, default in (("scale", 1), ("offset", 0)))
     advised = sample(store(dn), dtype, names, scale, offset)
@@ -78,9 +78,55 @@ def test_the_advice_gives_the_digital_numbers_back(dn, kind, names):
         assert (scale, offset) == (1, -1000)
 
 
+@needs_sentinel2
+@pytest.mark.parametrize("kind", [kind for kind in STORED if "twice" not in kind and "lake" not in kind])
+def test_the_advice_is_right_for_each_patch_alone(kind):
+    """Bright ground without water is no reason to take an offset away, nor to take another scale."""
+    store, dtype = STORED[kind]
+    wrong = []
+    for path in sorted((sentinel2_dir() / "eurosat_all").rglob("*.tif")):
+        with rasterio.open(path) as file:
+            dn = file.read().reshape(13, -1).T
+        doubt = fault(sample(store(dn), dtype))
+        advice = next(part for part in doubt.text.split("; ") if part.endswith("would make digital numbers of them"))
+        options = advice.replace("(and ", "(").split(" or ")
+        scales = {float(found) for option in options for found in re.findall(r"--scale=(\S+)", option)} or {1.0}
+        definite = re.search(r"--offset", re.sub(r"\(.*?\)", "", advice)) is not None
+        true_scale = {
+            "reflectance": 10_000,
+            "true colour of floats": 4_000,
+            "65535 for": 0.15259,
+            "true colour of 16": 0.061036,
+            "255": 39.216,
+            "per cent": 100,
+            "times 1,000": 10,
+            "times 100,000": 0.1,
+            "offset": 1,
+        }[
+            next(
+                name
+                for name in (
+                    "true colour of floats",
+                    "true colour of 16",
+                    "65535 for",
+                    "255",
+                    "per cent",
+                    "times 1,000",
+                    "times 100,000",
+                    "reflectance",
+                    "offset",
+                )
+                if kind.startswith(name)
+            )
+        ]
+        if true_scale not in scales or (definite and "offset" not in kind):
+            wrong.append((path.name, doubt.text))
+    assert not wrong, (len(wrong), wrong[0])
+
+
 def test_an_offset_that_leaves_nothing_is_refused_although_it_is_given(dn):
-    message = fault(sample(dn, "uint16", offset=-1000), offset_known=True)
-    assert re.search(r"not above 0 after the offset of -1000.*--offset=0", message)
+    doubt = fault(sample(dn, "uint16", offset=-1000), offset_known=True)
+    assert re.search(r"not above 0 after the offset of -1000.*--offset=0", doubt.text)
 
 
 def test_what_the_user_says_is_not_doubted(dn):
@@ -90,8 +136,8 @@ def test_what_the_user_says_is_not_doubted(dn):
 
 
 def test_numbers_below_zero_without_sign_are_named(dn):
-    message = fault(sample((dn.astype(int) - 1000) % 65536, "uint16"))
-    assert re.search(r"of its numbers are from 64536 to 65534, .* give the file as it was before", message)
+    doubt = fault(sample((dn.astype(int) - 1000) % 65536, "uint16"))
+    assert re.search(r"of its numbers are from 64536 to 65534, .* give the file as it was before", doubt.text)
 
 
 def test_rounding_to_tens_tells_nothing(dn):

@@ -30,7 +30,7 @@ def test_two_dates_are_two_scenes(tmp_path):
     (tmp_path / f"T33TUL_20210101T100029_{RGB_BANDS[0]}.tif").unlink()
     assert names([tmp_path]) == ["T33TUL_20210101T100029", "T33TUL_20210601T100029"]
     incomplete, complete = find_sources([tmp_path])
-    assert open_source(complete).read
+    assert open_source(complete).grid.width == 60
     with pytest.raises(InputError, match=r"T33TUL_20210101T100029 has no B04"):
         open_source(incomplete)
     with pytest.raises(InputError, match=r"2 scenes are given, .*T33TUL_20210101T100029 and .*20210601T100029 first"):
@@ -95,6 +95,37 @@ def test_each_product_of_a_zip_is_found(tmp_path):
     pack(folder, path, "two.SAFE")
     assert names([path]) == ["one.SAFE", "two.SAFE"]
     assert all(open_source(source).grid.width == 60 for source in find_sources([path]))
+
+
+def test_a_folder_is_all_used_or_said(tmp_path, capsys):
+    for name in RGB_BANDS:
+        write_band(tmp_path / f"T33TUL_{name}.tif", band())
+    write_band(tmp_path / "T33TUL_SCL.tif", band())
+    assert len(find_sources([tmp_path])) == 1
+    assert "1 files beside the bands, T33TUL_SCL.tif" in capsys.readouterr().err
+    write_safe(tmp_path / "deep/2024/x.SAFE", bands_of_a_product())
+    write_band(tmp_path / "y.SAFE/GRANULE/z/IMG_DATA/T33TUL_B04.tif", band())
+    shutil.rmtree(tmp_path / "y.SAFE")
+    assert sorted(names([tmp_path])) == ["T33TUL", "x.SAFE"]
+
+
+def test_a_picture_beside_a_product_is_mapped_too(tmp_path):
+    write_safe(tmp_path / "x.SAFE", bands_of_a_product())
+    write_band(tmp_path / "scene.tif", band())
+    assert sorted(names([tmp_path])) == ["scene.tif", "x.SAFE"]
+
+
+def test_what_is_given_twice_counts_once(tmp_path):
+    folder = write_safe(tmp_path / "x.SAFE", bands_of_a_product())
+    write_band(tmp_path / "scene.tif", band())
+    given = [tmp_path, folder, folder / "MTD_MSIL1C.xml", tmp_path / "scene.tif"]
+    assert len(find_sources(given)) == 2
+
+
+def test_files_of_several_bands_are_no_bands_by_their_names(tmp_path):
+    for name in ("patch_b1.tif", "patch_b2.tif"):
+        shutil.copy(ROOT / "samples/scene.tif", tmp_path / name)
+    assert names([tmp_path]) == ["patch_b1.tif", "patch_b2.tif"]
 
 
 @pytest.mark.parametrize("part", ["GRANULE", "GRANULE/*", "GRANULE/*/IMG_DATA"])

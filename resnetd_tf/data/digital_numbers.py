@@ -273,6 +273,8 @@ def _advice(sample: Sample, check: Check, scale_known: bool, offset_known: bool)
     scales = [(scale, text) for scale, text, least, most in SCALES if least < highest <= most]
     if sample.dtype == "uint8":
         scales = [(scale, text) for scale, text in scales if text.startswith("255 ")]
+    if sample.exported_as:  # whose steps leave no other
+        scales = [(scale, text) for scale, text in scales if text == sample.exported_as]
     if scale_known or check.settled_by == "offset":
         scales = [(now, "")]
     options = []
@@ -303,7 +305,7 @@ def _offsets_to_try(sample: Sample, check: Check, keeps_scale: bool, offset_know
     """Digital numbers that may have to be added, for a fault of the scale or of the offset."""
     if check.settled_by == "offset":
         return (0, -ADDED_DN, ADDED_DN) if (sample.offset < 0).any() else (-ADDED_DN, ADDED_DN)
-    return (0, -ADDED_DN) if keeps_scale and not offset_known else (0,)
+    return (0, -ADDED_DN) if (keeps_scale or sample.exported_as) and not offset_known else (0,)
 
 
 def _distance(median: float, name: str) -> float:

@@ -188,9 +188,10 @@ def read_scene(path: pathlib.Path, area: pathlib.Path | None) -> None:
 
     classifier = SavedClassifier(pathlib.Path("model"), path.parent, CLASSES, 3, np.asarray, {})
     scene = scenes.scene_for(classifier, [path], area=None if area is None else str(area))
-    areas.inside(scene, windows.cells(scene, 32), 32)
     for row in range(0, scene.grid.height, windows.STRIP):
-        scene.read(Window(0, row, scene.grid.width, min(windows.STRIP, scene.grid.height - row)))
+        window = Window(0, row, scene.grid.width, min(windows.STRIP, scene.grid.height - row))
+        scene.read(window)
+        areas.coverage(scene.outlines, window)
 
 
 def write_files(folder: pathlib.Path) -> None:

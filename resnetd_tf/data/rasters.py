@@ -172,7 +172,12 @@ def open_bands(
     Raises:
         InputError: GDAL does not open it, its bands are not known or are named twice.
     """
-    dataset = dataset or open_raster(str(path))
+    with damage_told(f"{path}: cannot be read, damaged or truncated"):
+        return _band_set(path, reading, takes_picture, dataset or open_raster(str(path)))
+
+
+def _band_set(path: pathlib.Path, reading: Reading, takes_picture: bool, dataset: rasterio.DatasetReader) -> BandSet:
+    """The bands of an opened file, as `open_bands` returns them."""
     places = _places(dataset, path)
     dtype = np.dtype(places[0][0].dtypes[places[0][1] - 1])
     if dtype.kind == "c" or dtype.kind not in "iuf":

@@ -2,9 +2,9 @@
 
 Read `labelling` (what `predict.py` does) first, then `patches` (labels for images of one class) and `scenes`
 (maps). `products` finds and opens what people have, `data.rasters` reads bands and their numbers, `clouds` the masks of
-products. `grid` is where pixels lie, `pixels` a scene, `areas` a part of it; `windows` goes over a scene, `progress`
-keeps how far that has come, `maps` writes the result. `explain` shows where the network looked. In a notebook: `predict`
-and `map_scene`, with arrays in and out.
+products. `grid` is where pixels lie, `pixels` a scene, `areas` a part of it. `windows` goes over a scene, `progress`
+keeps how far that has come, `maps` writes the result. `explain` shows where the network looked. In a notebook:
+`predict` and `map_scene`, with arrays in and out.
 """
 
 import lazy_loader

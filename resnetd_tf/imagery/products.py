@@ -331,8 +331,9 @@ def _checked(source: Source, band_set: BandSet, names: list[str], reading: Readi
         InputError: There is no data, or numbers cannot be digital numbers.
     """
     if len(source.files) == 1:
-        telling = band_set.bands if band_set.is_unnamed else ("B08", "B10")
-        names = names + [name for name in telling if name in band_set.bands and name not in names]
+        names = names + [name for name in ("B08", "B10") if name in band_set.bands and name not in names]
+    if band_set.is_unnamed:
+        names = list(band_set.bands)  # in the order of the file
     bands = {name: band_set.bands[name] for name in names}
     chosen = list(bands.values())
     height, width = chosen[0].dataset.shape

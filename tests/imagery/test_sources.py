@@ -5,6 +5,7 @@ import zipfile
 
 import numpy as np
 import pytest
+import rasterio
 from conftest import ROOT
 from products import write_band, write_safe
 
@@ -95,6 +96,15 @@ def test_each_product_of_a_zip_is_found(tmp_path):
     pack(folder, path, "two.SAFE")
     assert names([path]) == ["one.SAFE", "two.SAFE"]
     assert all(open_source(source).grid.width == 60 for source in find_sources([path]))
+
+
+def test_the_order_of_13_bands_without_names_is_checked_of_scenes_too(tmp_path):
+    path = next((ROOT / "samples/patches_13_bands").rglob("River*.tif"))
+    assert "without names, in EuroSAT's order" in open_scene(path).words
+    with rasterio.open(path) as file, rasterio.open(tmp_path / "x.tif", "w", **file.profile) as reversed_file:
+        reversed_file.write(file.read()[::-1])
+    with pytest.raises(InputError, match=r"band 4 is the darkest, .*--bands=B8A,B12,B11,B10,B09"):
+        open_scene(tmp_path / "x.tif")
 
 
 def test_a_folder_is_all_used_or_said(tmp_path, capsys):

@@ -283,7 +283,7 @@ def _advice(sample: Sample, check: Check, scale_known: bool, offset_known: bool)
             keeps_offset = offset_known and check.settled_by == "scale"
             offset = sample.offset if keeps_offset else np.full_like(sample.offset, added / scale)
             tried = replace(sample, gain=np.full_like(sample.gain, scale), offset=offset)
-            problems = [other for other in CHECKS if other.applies(tried)]
+            problems = [each for each in CHECKS if each.applies(tried)]
             is_bright = any(problem.can_be_bright_ground for problem in problems)
             if len(problems) > is_bright or (is_bright and added > 0):
                 continue

@@ -183,8 +183,8 @@ def label(
     if explain and drawn:
         explain([(path.name, image) for image, path, _ in drawn])
     without = len(paths) - len(listed)
-    more = [f"and {len(bad) - SHOWN} more"] if len(bad) > SHOWN else []
-    return [f"{without} of {len(paths)} images have no label: {'; '.join(bad[:SHOWN] + more)}"] if bad else []
+    shown = bad[:SHOWN] + [f"and {len(bad) - SHOWN} more"] * (len(bad) > SHOWN)
+    return [f"{without} of {len(paths)} images have no label: {'; '.join(shown)}"] if bad else []
 
 
 def read_together(

@@ -127,7 +127,7 @@ def _in_folder(folder: pathlib.Path) -> list[Source]:
     metadata = [file for file in files if METADATA.fullmatch(file.name)]
     products = [source for file in metadata for source in _products_at(file)]
     roots = [file.parent for file in metadata]
-    files = [file for file in files if not any(root in file.parents for root in roots)]
+    files = [file for file in files if not any(file.is_relative_to(root) for root in roots)]
     zips = [file for file in files if file.suffix.lower() == ".zip"]
     products += [source for file in zips for source in _products_at(file)]
     is_part = not products and any(PARTS.fullmatch(part.name) for part in (folder, *folder.iterdir()))
@@ -138,14 +138,14 @@ def _in_folder(folder: pathlib.Path) -> list[Source]:
     if len(scenes) == 1 and not products:
         scenes = [dataclasses.replace(scenes[0], name=str(folder))]
     around = {file.parent for file in band_files}
-    others = [file for file in image_files(folder) if file in files and file not in band_files]
-    unused = [file for file in others if file.parent in around or is_part]
+    pictures = sorted(set(image_files(folder)) & set(files) - set(band_files))
+    unused = {file for file in pictures if file.parent in around or is_part}
     if unused and scenes:
-        names = ", ".join(file.name for file in unused[:8]) + ", ..." * (len(unused) > 8)
+        names = ", ".join(sorted(file.name for file in unused)[:8]) + ", ..." * (len(unused) > 8)
         print(f"Not used of {folder}: {len(unused)} files beside the bands, {names}", file=sys.stderr)
     if is_part and not scenes:
         raise InputError(f"{folder}: a part of a product without files of bands (..._B04.jp2); give the whole product")
-    sources = products + scenes + [Source(str(file), (file,)) for file in others if file not in unused]
+    sources = products + scenes + [Source(str(file), (file,)) for file in pictures if file not in unused]
     if not sources:
         raise InputError(
             f"{folder}: holds no picture, no MTD_MSI*.xml of a product and no files of bands (..._B04.jp2)"
@@ -156,13 +156,9 @@ def _in_folder(folder: pathlib.Path) -> list[Source]:
 def _is_of_one_band(file: pathlib.Path, folder: pathlib.Path) -> bool:
     """Whether a file in a folder, or in the parts of a product in it, is one band by its name and its content."""
     inner = file.relative_to(folder).parts[:-1]
-    if (
-        file.suffix.lower() not in RASTERS
-        or not split_band(file.stem)[1]
-        or {"QI_DATA", "AUX_DATA", "HTML"} & set(inner)
-    ):
+    if file.suffix.lower() not in RASTERS or not split_band(file.stem)[1]:
         return False
-    if inner and not all(map(PARTS.fullmatch, inner)):
+    if not all(map(PARTS.fullmatch, inner)):  # a class's folder, or a product's QI_DATA
         return False
     with contextlib.suppress(InputError):
         return rasters.open_raster(str(file)).count == 1

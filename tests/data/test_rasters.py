@@ -125,10 +125,10 @@ def test_scale_and_offset_are_taken_from_where_they_are_said(tmp_path, dn, said_
     stored, reading = colours(dn) + np.uint16(1000), rasters.AS_STORED
     name = "S2A_MSIL1C_20240601T100031_N0510_R122_T33TUM_20240601T120000.tif" if said_by == "name" else "x.tif"
     path = write(tmp_path / name, stored, RGB_BANDS)
-    said = {"scale": 0.0001, "offset": -0.1}
+    scale_and_offset = {"scale": 0.0001, "offset": -0.1}
     if said_by == "file":
         with rasterio.open(path, "r+") as file:
-            file.scales, file.offsets = [said["scale"]] * 3, [said["offset"]] * 3
+            file.scales, file.offsets = [scale_and_offset["scale"]] * 3, [scale_and_offset["offset"]] * 3
     elif said_by == "metadata":
         with rasterio.open(path, "r+") as file:
             file.update_tags(QUANTIFICATION_VALUE="10000")
@@ -136,7 +136,12 @@ def test_scale_and_offset_are_taken_from_where_they_are_said(tmp_path, dn, said_
                 file.update_tags(index, RADIO_ADD_OFFSET="-1000")
     elif said_by.startswith("STAC"):
         key = "bands" if "1.1" in said_by else "raster:bands"
-        bands = [{f"raster:{name}": value for name, value in said.items()} if key == "bands" else said] * 3
+        prefixed = {f"raster:{name}": value for name, value in scale_and_offset.items()}
+        bands = [prefixed if key == "bands" else scale_and_offset] * 3
+            {f"raster:{name}": value for name, value in scale_and_offset.items()}
+            if key == "bands"
+            else scale_and_offset
+        ] * 3
         item = {"stac_version": "1.1.0", "assets": {"visual": {"href": f"./{name}", key: bands}}}
         (tmp_path / "item.json").write_text(json.dumps(item))
     elif said_by == "flags":

@@ -138,10 +138,6 @@ def test_scale_and_offset_are_taken_from_where_they_are_said(tmp_path, dn, said_
         key = "bands" if "1.1" in said_by else "raster:bands"
         prefixed = {f"raster:{name}": value for name, value in scale_and_offset.items()}
         bands = [prefixed if key == "bands" else scale_and_offset] * 3
-            {f"raster:{name}": value for name, value in scale_and_offset.items()}
-            if key == "bands"
-            else scale_and_offset
-        ] * 3
         item = {"stac_version": "1.1.0", "assets": {"visual": {"href": f"./{name}", key: bands}}}
         (tmp_path / "item.json").write_text(json.dumps(item))
     elif said_by == "flags":

@@ -191,7 +191,11 @@ def _band_set(path: pathlib.Path, reading: Reading, takes_picture: bool, dataset
         raise InputError(_without_names(dataset, path, places, dtype))
     repeated = sorted({name for name in names if name and names.count(name) > 1})
     if repeated:
-        raise InputError(f"{path}: {', '.join(repeated)} is there twice; name all bands, as {_example(len(names))}")
+        once = [name if name and name not in names[:place] else "x" for place, name in enumerate(names)]
+        raise InputError(
+            f"{path}: {', '.join(repeated)} is there twice; name the bands that are meant, as --bands={','.join(once)} "
+            "(x for the others)"
+        )
     chosen = [(name, place, item) for name, place, item in zip(names, places, stac) if name]
     bands, sources = {}, set()
     for name, (band_dataset, index), item in chosen:

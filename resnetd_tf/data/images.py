@@ -41,7 +41,7 @@ JPEG2000 = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
 LEAST_VALID = 0.5  # share of the pixels of a patch that must be data
 CHECKED_PIXELS = 512  # of a patch, whose numbers are looked at
 POOLED = 100  # faulty patches whose numbers are looked at together
-PICTURE_COLOURS = {"red", "palette", "cyan", "Y"}  # of TIFFs that are pictures, which Pillow makes RGB
+PICTURE_COLOURS = {"red", "palette", "cyan", "Y"}  # first ones of TIFFs that are pictures, which Pillow makes RGB
 MOST_DOUBTFUL = 0.2  # share of patches whose numbers are doubtful: of EuroSAT's own, alone in three bands, 11 % are
 MODES = {"1", "CMYK", "HSV", "L", "LA", "LAB", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "YCbCr"}
 
@@ -213,8 +213,8 @@ def _tiff(path: pathlib.Path, reading: Reading) -> BandSet | None:
         return None
     has_names = any(map(band_name, dataset.descriptions)) or reading.bands is not None
     is_small = set(dataset.dtypes) == {"uint8"} and dataset.count <= 4 and len(dataset.subdatasets) < 2
-    colours = {colour.name for colour in dataset.colorinterp}
-    is_picture = dataset.count == 1 or bool(colours & PICTURE_COLOURS) or (dataset.count == 2 and "alpha" in colours)
+    colours = [colour.name for colour in dataset.colorinterp]
+    is_picture = len(colours) == 1 or colours[0] in PICTURE_COLOURS or colours[1:] == ["alpha"]
     if is_small and not has_names and is_picture:
         return None
     takes_picture = reading.scale is None and reading.offset is None

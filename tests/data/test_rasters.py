@@ -9,6 +9,7 @@ import rasterio
 import rasterio.shutil
 import tifffile
 from conftest import ROOT
+from rasterio.enums import ColorInterp
 from rasterio.transform import from_origin
 
 from resnetd_tf.data import images, rasters
@@ -287,6 +288,14 @@ def test_flags_settle_a_scale_that_cannot_be(tmp_path, dn):
     with pytest.raises(InputError, match="says a scale of -1"):
         images.read_patch(path)
     assert images.read_patch(path, reading=Reading(scale=1, offset=0)).fault is None
+
+
+def test_the_colours_of_a_picture_are_those_that_the_file_says(tmp_path):
+    pixels = np.random.default_rng(0).integers(1, 255, (64, 64, 3)).astype("uint8")
+    path = write(tmp_path / "x.tif", pixels, photometric="MINISBLACK")
+    with rasterio.open(path, "r+") as file:
+        file.colorinterp = [ColorInterp.blue, ColorInterp.green, ColorInterp.red]
+    np.testing.assert_array_equal(images.read(path), pixels[..., ::-1])
 
 
 def test_three_bands_of_8_bits_without_colours_are_a_picture_for_patches_too(tmp_path):

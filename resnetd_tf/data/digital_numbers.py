@@ -277,9 +277,11 @@ def _advice(sample: Sample, check: Check, scale_known: bool, offset_known: bool)
         scales = [(scale, text) for scale, text in scales if text == sample.exported_as]
     if scale_known or check.settled_by == "offset":
         scales = [(now, "")]
-    options = []
+    options: list[tuple[bool, float, int, str]] = []
     for place, (scale, text) in enumerate(scales):
         for added in _offsets_to_try(sample, check, scale == now, offset_known):
+            if added < 0 and options and options[-1][2] == place:  # it is right without
+                continue
             keeps_offset = offset_known and check.settled_by == "scale"
             offset = sample.offset if keeps_offset else np.full_like(sample.offset, added / scale)
             tried = replace(sample, gain=np.full_like(sample.gain, scale), offset=offset)

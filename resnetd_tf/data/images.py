@@ -215,10 +215,22 @@ def _tiff(path: pathlib.Path, reading: Reading) -> BandSet | None:
     is_small = set(dataset.dtypes) == {"uint8"} and dataset.count <= 4 and len(dataset.subdatasets) < 2
     colours = [colour.name for colour in dataset.colorinterp]
     is_picture = len(colours) == 1 or colours[0] in PICTURE_COLOURS or colours[1:] == ["alpha"]
+    if dataset.driver != "GTiff":
+        is_picture = _pillow_decodes(path)
     if is_small and not has_names and is_picture:
         return None
     takes_picture = reading.scale is None and reading.offset is None
     return rasters.open_bands(path, reading, takes_picture, dataset)
+
+
+def _pillow_decodes(path: pathlib.Path) -> bool:
+    """Whether Pillow reads all of a picture: of the JPEG 2000 that GDAL writes it reads some not."""
+    try:
+        with path.open("rb") as file, _opened(file) as image:
+            image.load()
+    except (OSError, ValueError, SyntaxError):
+        return False
+    return True
 
 
 def _bands_of(path: pathlib.Path, band_set: BandSet, wanted: Sequence[str] | None, reading: Reading) -> Sequence[str]:

@@ -332,7 +332,7 @@ def test_pictures_of_16_bits_are_refused(tmp_path, name):
         path.write_bytes(content)
     else:
         Image.fromarray(np.full((8, 8), 3000, "uint16")).save(path)
-    with pytest.raises(InputError, match=rf"{name}: (16 bits a colour|\d bands of uint16 that have no names)"):
+    with pytest.raises(InputError, match=rf"{name}: (16 bits a colour|one band of uint16|3 bands of uint16)"):
         images.read(path)
 
 

@@ -140,6 +140,13 @@ def small_classifier():
     return classifier.with_preprocessing(keras.Model(images, probabilities, name="small"), EUROSAT_RGB, "bilinear")
 
 
+def smallest_network():
+    """A network of the package, for kinds of weights that are compared with its layers."""
+    from resnetd_tf.networks.resnet import resnet
+
+    return resnet(10, "d", input_shape=(32, 32, 3), classes=10)
+
+
 def write_scenes(folder: pathlib.Path) -> None:
     """Writes a valid file of every kind that maps read: scenes of 120 x 120 pixels."""
     import numpy as np
@@ -221,7 +228,7 @@ def write_files(folder: pathlib.Path) -> None:
     sources.load("eurosat/rgb", ("test",), data_dir=str(folder / "tfds"), eurosat_zip=str(folder / "EuroSAT.zip"))
 
     model = portable(small_classifier())
-    network = model.layers[-1]
+    network = smallest_network()
     model.save(folder / "model.keras")
     network.save_weights(folder / "network.weights.h5")
     order = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}  # PyTorch's
@@ -249,7 +256,7 @@ def reader(kind: str, folder: pathlib.Path) -> Callable[[pathlib.Path], object]:
     pixels, model, records = synthetic.draw(1, seed=1)[0], folder / "savedmodel", str(folder / "tfds")
     if kind.endswith("request"):
         served = tf.saved_model.load(str(model)).signatures["encoded"]
-    network = small_classifier().layers[-1] if kind in (".weights.h5", ".safetensors") else None
+    network = smallest_network() if kind in (".weights.h5", ".safetensors") else None
 
     def request(path):
         with contextlib.suppress(tf.errors.InvalidArgumentError):
@@ -257,7 +264,7 @@ def reader(kind: str, folder: pathlib.Path) -> Callable[[pathlib.Path], object]:
 
     def assign(path):
         try:
-            checkpoints.assign(network, checkpoints.read(path, 50, "d"))
+            checkpoints.assign(network, checkpoints.read(path, 10, "d"))
         except ValueError as error:  # as `training.preparation` and `evaluation.imagenet` do
             raise InputError(str(error)) from error
 

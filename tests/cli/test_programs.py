@@ -59,6 +59,7 @@ def test_full_disk(bad_input, run, tmp_path):
     assert not list(base.rglob("*.tflite")) and not list(base.rglob("*.tmp.*"))
 
 
+@pytest.mark.long
 def test_each_program_says_which_model_answers(run, program, tmp_path):
     """The newest run in the current folder's saved_models/ is taken before the package's classifier."""
     shutil.copytree(run, tmp_path / "saved_models/resnet50d")

@@ -29,6 +29,8 @@ from resnetd_tf.errors import InputError
 from resnetd_tf.imagery import labelling
 from resnetd_tf.sentinel2 import BANDS, CLASSES, RGB_BANDS
 
+pytestmark = pytest.mark.long  # a minute of maps by the classifier in the package
+
 SAMPLES = ROOT / "samples"
 BEFORE, SINCE = sorted(SAMPLES.glob("S2A_MSIL1C_*.SAFE"))  # baseline 04.00, which adds 1,000 to digital numbers
 PATCHES = SAMPLES / "patches_13_bands"

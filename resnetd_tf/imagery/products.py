@@ -272,11 +272,11 @@ def open_source(
         )
     missing = rasters.missing_bands(source.name, band_set, wanted, reading)
     chosen = {name: band_set.bands[name] for name in wanted if name in band_set.bands}
-    for dataset in rasters.datasets(list(chosen.values())):
+    datasets = rasters.datasets(list(chosen.values()))
+    for dataset in datasets:
         if dataset.driver == "PNG":  # of which GDAL reads what is there, and makes up the rest
             with damage_told(f"{dataset.name}: cannot be read, damaged or truncated"):
                 images.verify(dataset.name)
-    datasets = rasters.datasets(list(chosen.values()))
     grid = grid_of(datasets)
     warped = {id(dataset): on_grid(dataset, grid) for dataset in datasets}
     description = band_set.description

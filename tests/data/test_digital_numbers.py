@@ -90,7 +90,7 @@ def test_the_advice_is_right_for_each_patch_alone(kind):
         doubt = fault(sample(store(dn), dtype))
         advice = next(part for part in doubt.text.split("; ") if part.endswith("would make digital numbers of them"))
         options = advice.replace("(and ", "(").split(" or ")
-        scales = {float(found) for option in options for found in re.findall(r"--scale=(\S+)", option)} or {1.0}
+        scales = {float(scale) for option in options for scale in re.findall(r"--scale=(\S+)", option)} or {1.0}
         definite = re.search(r"--offset", re.sub(r"\(.*?\)", "", advice)) is not None
         true_scale = {
             "reflectance": 10_000,

@@ -223,9 +223,9 @@ def test_nodata_of_zero_in_one_band_is_dark_water(tmp_path, dn):
 def test_bright_ground_is_doubted_only_among_few(dn):
     """Of EuroSAT's own patches one in nine is as bright as if an offset was in it."""
     bright = images.Patch(dn, "bands", Fault("darkest", can_be_bright_ground=True))
-    for others, is_refused in ((20, False), (3, True)):
+    for count, is_refused in ((20, False), (3, True)):
         doubts = images.Doubts()
-        for place in range(others):
+        for place in range(count):
             doubts.add(ROOT / f"{place}.tif", images.Patch(dn, "bands"))
         doubts.add(ROOT / "bright.tif", dataclasses.replace(bright, sample=sample_of(dn + 1000)))
         assert bool(doubts.refusals()) == is_refused

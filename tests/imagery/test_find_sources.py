@@ -128,8 +128,8 @@ def test_a_picture_beside_a_product_is_mapped_too(tmp_path):
 def test_what_is_given_twice_counts_once(tmp_path):
     folder = write_safe(tmp_path / "x.SAFE", bands_of_a_product())
     write_band(tmp_path / "scene.tif", band())
-    given = [tmp_path, folder, folder / "MTD_MSIL1C.xml", tmp_path / "scene.tif"]
-    assert len(find_sources(given)) == 2
+    paths = [tmp_path, folder, folder / "MTD_MSIL1C.xml", tmp_path / "scene.tif"]
+    assert len(find_sources(paths)) == 2
 
 
 def test_files_of_several_bands_are_no_bands_by_their_names(tmp_path):

@@ -55,6 +55,7 @@ def run(notebook: nbformat.NotebookNode, name: str, folder: pathlib.Path) -> Non
         timeout=LIMIT_SECONDS,
         kernel_name="python3",
         shutdown_kernel="immediate",
+        coalesce_streams=True,
         resources={"metadata": {"path": str(folder)}},
         config=Config({"KernelManager": {"transport": "ipc"}}),  # TCP would warn that it is not encrypted
     )

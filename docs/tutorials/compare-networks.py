@@ -138,9 +138,11 @@ plt.show()
 # same 540 images. Without EuroSAT it measures the ten images in `samples/patches`.
 
 # %%
-images_to_evaluate = "--split=train[70%:72%]" if has_eurosat else "--dataset=folder:samples/patches --split=all"
-# !rm -rf saved_models/tutorials/compare
-# !python evaluate.py --model=eurosat {images_to_evaluate} --output_dir=saved_models/tutorials/compare
+os.environ["IMAGES"] = "--split=train[70%:72%]" if has_eurosat else "--dataset=folder:samples/patches --split=all"
+
+# %% language="bash"
+# rm -rf saved_models/tutorials/compare
+# python evaluate.py --model=eurosat $IMAGES --output_dir=saved_models/tutorials/compare
 
 # %% alt="The images that the packaged classifier labels wrongly, with true and predicted class"
 from IPython.display import Image
@@ -148,7 +150,8 @@ from IPython.display import Image
 Image("saved_models/tutorials/compare/mistakes.png", width=700)
 
 # %% [markdown]
-# The remaining mistakes look different: they are pairs of classes that people confuse too, such as two kinds of crops.
+# The classifier that saw every training image confuses few classes, and people would hesitate at many of these images
+# too.
 #
 # ## Next
 #

@@ -13,7 +13,7 @@ import pathlib
 import shutil
 
 has_eurosat = (pathlib.Path(os.environ.get("TFDS_DATA_DIR", "")) / "eurosat/rgb/2.0.0").is_dir()
-dataset = "eurosat/rgb" if has_eurosat else "folder:samples/patches"
+os.environ["DATASET"] = "eurosat/rgb" if has_eurosat else "folder:samples/patches"
 shutil.rmtree("saved_models/tutorials/deploy", ignore_errors=True)
 
 # %% [markdown]
@@ -21,8 +21,8 @@ shutil.rmtree("saved_models/tutorials/deploy", ignore_errors=True)
 #
 # In int8, weights and intermediate results are whole numbers of 8 bits. Validation images calibrate their ranges.
 
-# %%
-# !python export.py --model=eurosat --format=tflite --precision=int8 --dataset={dataset} \
+# %% language="bash"
+# python export.py --model=eurosat --format=tflite --precision=int8 --dataset=$DATASET \
 #   --output=saved_models/tutorials/deploy/eurosat.tflite
 
 # %% [markdown]
@@ -49,8 +49,8 @@ print(CLASSES[probabilities.argmax()], f"{100 * probabilities.max():.2f} %")
 #
 # TensorFlow Serving reads a SavedModel from a numbered folder below the folder with the model's name.
 
-# %%
-# !python export.py --model=eurosat --format=savedmodel --dataset={dataset} \
+# %% language="bash"
+# python export.py --model=eurosat --format=savedmodel --dataset=$DATASET \
 #   --output=saved_models/tutorials/deploy/eurosat/1
 
 # %% [markdown]
@@ -71,15 +71,14 @@ server = subprocess.Popen(
     stderr=subprocess.DEVNULL,
 )
 ports = json.loads(server.stdout.readline())
-print(sorted(ports))
+os.environ["GRPC_PORT"] = str(ports["grpc"])
 
 # %% [markdown]
 # `predict.py` asks a server instead of opening a model. The client needs the address and the model's name. A real
 # TensorFlow Serving listens on port 8500 for gRPC and on port 8501 for REST.
 
-# %%
-# !python predict.py --server=grpc://localhost:{ports["grpc"]} --model_name=eurosat samples/patches/Forest \
-#   samples/patches/River
+# %% language="bash"
+# python predict.py --server=grpc://localhost:$GRPC_PORT --model_name=eurosat samples/patches/Forest samples/patches/River
 
 # %% [markdown]
 # Any program that speaks HTTP can ask as well. The request holds the file of the image, in Base64.
@@ -95,11 +94,15 @@ answer = requests.post(
     json={"signature_name": "encoded", "instances": [{"b64": content}]},
     timeout=30,
 )
-print(answer.json())
+prediction = answer.json()["predictions"][0]
+print(prediction["top_class"], f"{100 * max(prediction['probabilities']):.2f} %")
+
+# %% [markdown]
+# At the end, the stand-in is stopped.
 
 # %%
 server.terminate()
-server.wait()
+print("The server ended with code", server.wait())
 
 # %% [markdown]
 # ## Next

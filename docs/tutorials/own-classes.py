@@ -63,8 +63,8 @@ print(counts)
 # %% [markdown]
 # ## Evaluate
 #
-# Twenty test images say little, as the width of the interval shows. The validation images are twice as many, but training
-# chose its best epoch on them.
+# `train.py` ended with the accuracy on the test images. Twenty images say little, as the width of the interval shows. The
+# validation images are twice as many, but training chose its best epoch on them, so their accuracy is too high.
 
 # %% language="bash"
 # python evaluate.py --model=saved_models/tutorials/own-classes/model --split=validation \
@@ -90,8 +90,9 @@ Image(work / "validation/confusion_matrix.png", width=420)
 Image("maps/own-classes_landcover.png", width=900)
 
 # %% [markdown]
-# The packaged classifier called the marsh a river, because it knows no wetland. The classifier with own classes
-# separates land, shore and water.
+# The packaged classifier called the flooded marsh east of the town a river, because it knows no wetland. The new
+# classifier calls it water, because its patches say so: the index is positive there. A classifier is as good as the rule
+# behind its patches. `map.py` colours own classes in the order of their names, so water is not blue.
 #
 # ## Next
 #

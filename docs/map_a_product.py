@@ -29,11 +29,11 @@ def map_product(product: str, output: str, model: str, overwrite: bool) -> None:
     """
     # 1. A trained classifier, and the bands of the product that it takes; what is applied to them is printed.
     classifier = resnetd_tf.open_classifier(model)
-    scene = imagery.scene_for(classifier, [product])
+    scene = imagery.open_scene_for(classifier, [product])
     print(scene.words, scene.grid.crs, f"{scene.grid.width} x {scene.grid.height} pixels")
 
     # 2. The map, as files that QGIS opens. A cell is stride x stride pixels of 10 m.
-    options = imagery.Options(stride=32, probabilities=True, overwrite=overwrite)
+    options = imagery.MapOptions(stride=32, probabilities=True, overwrite=overwrite)
     result = imagery.write_map(classifier, scene, output, options)
     for name, share in result["shares"].items():
         print(f"{name}: {100 * share:.1f} %")

@@ -12,7 +12,7 @@ import statistics
 from absl import flags
 
 from benchmarks import contest, runs
-from resnetd_tf.cli import common_flags, program
+from resnetd_tf.cli import program
 from resnetd_tf.training.settings import Settings
 
 FLAGS = flags.FLAGS
@@ -62,13 +62,13 @@ def ablation(arguments: list[str]) -> None:
 
 
 def main() -> None:
-    common_flags.define_settings("recipe", "image_size", "depth", "variant", "epochs")
+    program.define_settings_flags("recipe", "image_size", "depth", "variant", "epochs")
     flags.DEFINE_string(  # a corruption takes as long as an evaluation
         "judged", "train[70%:75%]", "What corruptions are measured on, a part of the validation split."
     )
     flags.DEFINE_string("runs_dir", "saved_models/ablation", "Where the runs are kept.")
     contest.define_output_dir()
-    program.run(ablation, takes_arguments=True)
+    program.run_program(ablation, takes_arguments=True)
 
 
 if __name__ == "__main__":

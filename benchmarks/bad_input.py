@@ -137,7 +137,7 @@ def small_classifier():
     x = resnet.norm(resnet.conv(images, 4, 3, "stem_1_conv", stride=2), "stem_1_bn")
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU()(x))
     probabilities = keras.layers.Dense(10, activation="softmax", name="predictions")(x)
-    return classifier.with_preprocessing(keras.Model(images, probabilities, name="small"), EUROSAT_RGB, "bilinear")
+    return classifier.add_preprocessing(keras.Model(images, probabilities, name="small"), EUROSAT_RGB, "bilinear")
 
 
 def smallest_network():
@@ -189,16 +189,17 @@ def read_scene(path: pathlib.Path, area: pathlib.Path | None) -> None:
     import numpy as np
     from rasterio.windows import Window
 
-    from resnetd_tf.imagery import areas, scenes, windows
+    from resnetd_tf.imagery import landcover, sliding_window
+    from resnetd_tf.imagery.scene import area_coverage
     from resnetd_tf.saved import SavedClassifier
     from resnetd_tf.sentinel2 import CLASSES
 
     classifier = SavedClassifier(pathlib.Path("model"), path.parent, CLASSES, 3, np.asarray, {})
-    scene = scenes.scene_for(classifier, [path], area=None if area is None else str(area))
-    for row in range(0, scene.grid.height, windows.STRIP):
-        window = Window(0, row, scene.grid.width, min(windows.STRIP, scene.grid.height - row))
+    scene = landcover.open_scene_for(classifier, [path], area=None if area is None else str(area))
+    for row in range(0, scene.grid.height, sliding_window.STRIP_ROWS):
+        window = Window(0, row, scene.grid.width, min(sliding_window.STRIP_ROWS, scene.grid.height - row))
         scene.read(window)
-        areas.coverage(scene.outlines, window)
+        area_coverage(scene.outlines, window)
 
 
 def write_files(folder: pathlib.Path) -> None:
@@ -208,13 +209,13 @@ def write_files(folder: pathlib.Path) -> None:
     import safetensors.numpy
     import tifffile
 
-    from resnetd_tf.data import sources, synthetic
-    from resnetd_tf.deployment import savedmodel, tflite
+    from resnetd_tf.data import datasets, synthetic
+    from resnetd_tf.deployment import converters, savedmodel
     from resnetd_tf.networks import checkpoints
-    from resnetd_tf.networks.copies import portable
+    from resnetd_tf.networks.layers import portable_copy
     from resnetd_tf.sentinel2 import CLASSES
 
-    pictures = [PIL.Image.fromarray(pixels) for pixels in synthetic.draw(20, seed=1)[0]]
+    pictures = [PIL.Image.fromarray(pixels) for pixels in synthetic.draw_scenes(20, seed=1)[0]]
     for suffix in ("jpg", "png", "webp", "tif"):
         pictures[0].save(folder / f"picture.{suffix}")
     bands = np.random.default_rng(0).integers(0, 3000, (16, 16, 13)).astype("uint16")
@@ -225,19 +226,21 @@ def write_files(folder: pathlib.Path) -> None:
             name, content = CLASSES[index % 2], io.BytesIO()
             picture.save(content, "JPEG")
             archive.writestr(f"2750/{name}/{name}_{index}.jpg", content.getvalue())
-    sources.load("eurosat/rgb", ("test",), data_dir=str(folder / "tfds"), eurosat_zip=str(folder / "EuroSAT.zip"))
+    datasets.load_dataset(
+        "eurosat/rgb", ("test",), data_dir=str(folder / "tfds"), eurosat_zip=str(folder / "EuroSAT.zip")
+    )
 
-    model = portable(small_classifier())
+    model = portable_copy(small_classifier())
     network = smallest_network()
     model.save(folder / "model.keras")
     network.save_weights(folder / "network.weights.h5")
     order = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}  # PyTorch's
-    tensors = {name: np.asarray(value) for name, value in checkpoints.state_dict_names(network).items()}
+    tensors = {name: np.asarray(value) for name, value in checkpoints.pytorch_names(network).items()}
     tensors = {name: np.ascontiguousarray(value.transpose(order[value.ndim])) for name, value in tensors.items()}
     safetensors.numpy.save_file(tensors, folder / "network.safetensors")
     described = {"dataset": "synthetic", "data_dir": None, "patch_shape": (64, 64, 3), "weights_source": "random"}
-    savedmodel.write(model, CLASSES, described, folder / "savedmodel")
-    tflite.write(folder / "savedmodel", (64, 64, 3), CLASSES, described, folder / "model.tflite")
+    savedmodel.write_savedmodel(model, CLASSES, described, folder / "savedmodel")
+    converters.write_tflite(folder / "savedmodel", (64, 64, 3), CLASSES, described, folder / "model.tflite")
 
 
 def reader(kind: str, folder: pathlib.Path) -> Callable[[pathlib.Path], object]:
@@ -247,13 +250,13 @@ def reader(kind: str, folder: pathlib.Path) -> Callable[[pathlib.Path], object]:
         return lambda path: read_scene(scene, path if kind == "GeoJSON" else None)
     import tensorflow as tf
 
-    from resnetd_tf.data import images, sources, synthetic
-    from resnetd_tf.deployment import conversion
+    from resnetd_tf.data import datasets, images, synthetic
+    from resnetd_tf.deployment import export
     from resnetd_tf.evaluation import run
     from resnetd_tf.networks import checkpoints
     from resnetd_tf.saved import open_classifier
 
-    pixels, model, records = synthetic.draw(1, seed=1)[0], folder / "savedmodel", str(folder / "tfds")
+    pixels, model, records = synthetic.draw_scenes(1, seed=1)[0], folder / "savedmodel", str(folder / "tfds")
     if kind.endswith("request"):
         served = tf.saved_model.load(str(model)).signatures["encoded"]
     network = smallest_network() if kind in (".weights.h5", ".safetensors") else None
@@ -264,24 +267,24 @@ def reader(kind: str, folder: pathlib.Path) -> Callable[[pathlib.Path], object]:
 
     def assign(path):
         try:
-            checkpoints.assign(network, checkpoints.read(path, 10, "d"))
+            checkpoints.assign_weights(network, checkpoints.read_checkpoint(path, 10, "d"))
         except ValueError as error:  # as `training.preparation` and `evaluation.imagenet` do
             raise InputError(str(error)) from error
 
     def prepare(path):
         with tempfile.TemporaryDirectory(dir=folder) as place:
-            sources.load("eurosat/rgb", ("test",), data_dir=place, eurosat_zip=str(path))
+            datasets.load_dataset("eurosat/rgb", ("test",), data_dir=place, eurosat_zip=str(path))
 
     def evaluate_and_export(path):
         with tempfile.TemporaryDirectory(dir=folder) as place:
             run.evaluate(str(model), output_dir=f"{place}/evaluation")
-            conversion.convert(str(model), output=f"{place}/model.tflite")
+            export.export_classifier(str(model), output=f"{place}/model.tflite")
 
     return {
         "JPEG in a request": request,
         "PNG in a request": request,
         "EuroSAT zip": prepare,
-        "TFRecord": lambda path: sources.load("eurosat/rgb", data_dir=records),
+        "TFRecord": lambda path: datasets.load_dataset("eurosat/rgb", data_dir=records),
         ".keras": lambda path: open_classifier(path).predict(pixels),
         ".weights.h5": assign,
         ".safetensors": assign,
@@ -289,7 +292,7 @@ def reader(kind: str, folder: pathlib.Path) -> Callable[[pathlib.Path], object]:
         "labels.txt": lambda path: open_classifier(model),
         "metadata.json": evaluate_and_export,
         "TFLite": lambda path: open_classifier(path).predict(pixels),
-    }.get(kind, images.read)
+    }.get(kind, images.read_image)
 
 
 def silence(folder: str) -> None:
@@ -312,7 +315,7 @@ def write(folder: str, kinds: list[str]) -> None:
 def work(folder: str, connection) -> None:
     """What a process does that reads damaged files, which come through a connection with their kinds."""
     silence(folder)
-    from resnetd_tf.environment import free_memory
+    from resnetd_tf.environment import release_memory
 
     known = None
     while True:
@@ -334,7 +337,7 @@ def work(folder: str, connection) -> None:
         except BaseException:
             outcome = traceback.format_exc()
         path.write_bytes(valid)
-        free_memory()
+        release_memory()
         connection.send(outcome)
 
 
@@ -411,7 +414,7 @@ def try_kind(kind: str, files: str, readers: queue.Queue) -> tuple[str, collecti
 
 def bad_input(arguments: list[str]) -> None:
     program.import_tensorflow()
-    from resnetd_tf.environment import cores
+    from resnetd_tf.environment import core_count
 
     kinds = list(SCENE_KINDS if FLAGS.only == ["scenes"] else FLAGS.only or KINDS)
     if unknown := set(kinds) - set(KINDS):
@@ -425,7 +428,7 @@ def bad_input(arguments: list[str]) -> None:
             sys.exit(pathlib.Path(files, "log.txt").read_text())
         print("| kind | result | InputError | failure |\n|---|---|---|---|", flush=True)
         readers: queue.Queue = queue.Queue()
-        for _ in range(cores()):
+        for _ in range(core_count()):
             readers.put(Reader(files))
         tasks = (kinds, itertools.repeat(files), itertools.repeat(readers))
         with concurrent.futures.ThreadPoolExecutor(readers.qsize()) as pool:
@@ -440,4 +443,4 @@ def bad_input(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    program.run(bad_input)
+    program.run_program(bad_input)

@@ -128,7 +128,7 @@ def define_output_dir() -> None:
 
 def keep(name: str, lines: list[str], results: dict, folder: pathlib.Path | None = None) -> None:
     """Writes a table, NAME.md, and what is behind it, NAME.json, to a folder, by default --output_dir."""
-    from resnetd_tf import rundir  # which imports TensorFlow
+    from resnetd_tf import rundir
 
     folder = folder or pathlib.Path(flags.FLAGS.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -204,9 +204,9 @@ def _write(name: str, folder: pathlib.Path, rounds: int, results: list[dict], ta
     # Imported here: while contestants work they should not share the machine with this one's libraries.
     if os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow":
         program.import_tensorflow()
-    from resnetd_tf.environment import environment
+    from resnetd_tf.environment import environment_info
 
-    surroundings = environment(PEERS)
+    surroundings = environment_info(PEERS)
     hardware, versions = surroundings["hardware"], surroundings["versions"]
     heading = (
         f"`python -m benchmarks.{' '.join([name, *sys.argv[1:]])}`, {rounds} rounds, contestants in turn. "

@@ -15,8 +15,8 @@ import numpy as np
 from absl import flags
 
 from benchmarks import contest
-from resnetd_tf.cli import common_flags, program
-from resnetd_tf.deployment.formats import NAMES, PRECISIONS
+from resnetd_tf.cli import program
+from resnetd_tf.deployment import DEFAULT_NAMES, PRECISIONS
 
 FLAGS = flags.FLAGS
 BATCH = 32
@@ -31,16 +31,16 @@ HEADER = [
 def measure(path: pathlib.Path, images: np.ndarray, labels: np.ndarray, expected: np.ndarray, calls: int) -> dict:
     """What is in a row of the table, by name."""
     from resnetd_tf import runtimes
-    from resnetd_tf.deployment import comparison, verification
+    from resnetd_tf.deployment import export
 
-    probabilities = runtimes.run(path, images)["probabilities"]
+    probabilities = runtimes.run_exported(path, images)["probabilities"]
     result = {
-        "megabytes": verification.megabytes(path),
+        "megabytes": export.size_megabytes(path),
         "accuracy": float((probabilities.argmax(1) == labels).mean()),
-        **comparison.compared(probabilities, expected),
+        **export.compare_probabilities(probabilities, expected),
     }
-    result |= verification.latency(path, images[:BATCH], calls)
-    batches = runtimes.run(path, images[:BATCH], 0, BATCH, calls)["seconds_of_batches"]
+    result |= export.measure_latency(path, images[:BATCH], calls)
+    batches = runtimes.run_exported(path, images[:BATCH], 0, BATCH, calls)["seconds_of_batches"]
     result["images_per_second"] = BATCH / float(np.median(batches))
     return result
 
@@ -57,19 +57,21 @@ def row(format: str, precision: str, found: dict) -> str:
 def check(arguments: list[str]) -> None:
     program.import_tensorflow()
     from resnetd_tf import rundir
-    from resnetd_tf.deployment import comparison, conversion
-    from resnetd_tf.saved import open_classifier, open_network
+    from resnetd_tf.deployment import export
+    from resnetd_tf.saved import open_classifier, open_keras_model
 
-    classifier = open_classifier(common_flags.model(), trust=FLAGS.trust)
-    source, _ = open_network(classifier.path, trust=FLAGS.trust)
-    ((images, labels),) = comparison.patches(classifier, {"test": FLAGS.images}, **common_flags.source())
+    classifier = open_classifier(program.model_path_from_flags(), trust=FLAGS.trust)
+    source, _ = open_keras_model(classifier.path, trust=FLAGS.trust)
+    ((images, labels),) = export.load_comparison_images(
+        classifier, {"test": FLAGS.images}, **program.dataset_arguments()
+    )
     expected = open_classifier(source, trust=FLAGS.trust).predict(images)
     if FLAGS.output_dir:
         folder = pathlib.Path(FLAGS.output_dir)
-        rundir.must_not_exist(folder)
+        rundir.require_absent(folder)
         folder.mkdir()
     else:
-        _, folder = rundir.new_folder(classifier.folder, "deployment-{}".format)
+        _, folder = rundir.create_numbered_folder(classifier.folder, "deployment-{}".format)
     lines = [
         f"{source}: right on {100 * (expected.argmax(1) == labels).mean():.2f} % of {len(images)} test images.",
         "",
@@ -79,9 +81,9 @@ def check(arguments: list[str]) -> None:
     results = {}
     for format in FLAGS.formats:
         for precision in PRECISIONS[format]:
-            path = folder / NAMES[format].format(precision)
+            path = folder / DEFAULT_NAMES[format].format(precision)
             with contextlib.redirect_stdout(io.StringIO()):
-                conversion.convert(str(source), format, precision, str(path), **common_flags.source())
+                export.export_classifier(str(source), format, precision, str(path), **program.dataset_arguments())
             results[f"{format} {precision}"] = found = measure(path, images, labels, expected, FLAGS.calls)
             lines.append(row(format, precision, found))
             print(lines[-1], flush=True)
@@ -90,13 +92,13 @@ def check(arguments: list[str]) -> None:
 
 
 def main() -> None:
-    common_flags.define_model()
-    common_flags.define_dataset("Whose test split; default that of the dataset the model was trained on.")
+    program.define_model_flags()
+    program.define_dataset_flags("Whose test split; default that of the dataset the model was trained on.")
     flags.DEFINE_multi_enum("formats", FORMATS, FORMATS, "What to export; given several times, several.")
     flags.DEFINE_integer("images", 10**9, "Test images at most.", lower_bound=1)
     flags.DEFINE_integer("calls", 200, "Calls that are timed.", lower_bound=1)
     flags.DEFINE_string("output_dir", None, "A new folder; default deployment-K in the run's folder.")
-    program.run(check)
+    program.run_program(check)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from benchmarks import contest, runs
-from resnetd_tf.cli import common_flags, program
+from resnetd_tf.cli import program
 from resnetd_tf.errors import InputError
 from resnetd_tf.training.settings import Settings
 
@@ -51,7 +51,7 @@ def write_pictures(folder: pathlib.Path, dataset: "Dataset", classes: list[str])
             path = folder / dataset.classes[label] / pathlib.Path(name).with_suffix(".png")
             if dataset.classes[label] in classes and not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                with rundir.atomic(path) as temporary:
+                with rundir.write_atomically(path) as temporary:
                     Image.fromarray(pixels).save(temporary, "PNG")
 
 
@@ -60,11 +60,11 @@ def compare(arguments: list[str]) -> None:
         raise InputError(f"--unseen={','.join(FLAGS.unseen)}: expected two classes")
     runs.check(arguments, OWN)
     program.import_tensorflow()
-    from resnetd_tf.data import sources
+    from resnetd_tf.data import datasets
 
     settings = Settings(image_size=FLAGS.image_size)
     place = pathlib.Path(FLAGS.runs_dir) / "-".join([*sorted(FLAGS.unseen), str(settings.image_size)])
-    dataset = sources.load("eurosat/rgb")
+    dataset = datasets.load_dataset("eurosat/rgb")
     if unknown := set(FLAGS.unseen) - set(dataset.classes):
         raise InputError(f"--unseen: {', '.join(unknown)} not among {', '.join(dataset.classes)}")
     of = {
@@ -113,12 +113,12 @@ def compare(arguments: list[str]) -> None:
 
 
 def main() -> None:
-    common_flags.define_settings("image_size")
+    program.define_settings_flags("image_size")
     flags.DEFINE_list("unseen", ["Highway", "River"], "The two classes that the weights have not seen.")
     flags.DEFINE_integer("seeds", 3, "Trainings of each kind, each on other images.", lower_bound=1, upper_bound=3)
     flags.DEFINE_string("runs_dir", "saved_models/few_images", "Where the runs are kept.")
     contest.define_output_dir()
-    program.run(compare, takes_arguments=True)
+    program.run_program(compare, takes_arguments=True)
 
 
 if __name__ == "__main__":

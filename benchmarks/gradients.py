@@ -35,23 +35,23 @@ def main(arguments) -> None:
     program.import_tensorflow()
     import keras
 
-    from resnetd_tf.data import batches as pipeline
-    from resnetd_tf.data import sources
+    from resnetd_tf.data import datasets
+    from resnetd_tf.data.batches import training_batches
     from resnetd_tf.training.optimizer import compile_classifier
-    from resnetd_tf.training.settings import FROM_SCRATCH, Settings
+    from resnetd_tf.training.settings import LEARNING_RATE_FROM_SCRATCH, Settings
 
-    settings = Settings(epochs=1, learning_rate=FROM_SCRATCH)
-    split = sources.load("eurosat/rgb", ("train",)).splits["train"]
+    settings = Settings(epochs=1, learning_rate=LEARNING_RATE_FROM_SCRATCH)
+    split = datasets.load_dataset("eurosat/rgb", ("train",)).splits["train"]
     keras.utils.set_random_seed(0)
     trained = train_step.our_classifier(64, "float32", fast=False)
     compile_classifier(trained, settings, 2 * STEPS)
-    batches = list(pipeline.for_training(split, 10, settings.batch_size, seed=1).take(BATCHES))
+    batches = list(training_batches(split, 10, settings.batch_size, seed=1).take(BATCHES))
     print("| steps | precision | layers | error, median | error, largest | scale, lowest to highest |")
     print("|---|---|---|---|---|---|")
     for steps in (0, STEPS):
         if steps:
             trained.fit(
-                pipeline.for_training(split, 10, settings.batch_size, seed=0),
+                training_batches(split, 10, settings.batch_size, seed=0),
                 steps_per_epoch=steps,
                 verbose=0,
                 shuffle=False,
@@ -73,4 +73,4 @@ def main(arguments) -> None:
 
 
 if __name__ == "__main__":
-    program.run(main)
+    program.run_program(main)

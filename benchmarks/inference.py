@@ -56,13 +56,13 @@ def ours(size: int, precision: str, batch: int):
     from resnetd_tf import normalization
     from resnetd_tf.deployment import savedmodel
     from resnetd_tf.networks import classifier
-    from resnetd_tf.networks.checkpoints import Checkpoint, assign
+    from resnetd_tf.networks.checkpoints import Checkpoint, assign_weights
 
-    model = classifier.build(50, "d", classes=CLASSES, statistics=normalization.EUROSAT_RGB, image_size=size)
+    model = classifier.build_classifier(50, "d", classes=CLASSES, statistics=normalization.EUROSAT_RGB, image_size=size)
     network = model.layers[-1]
-    assign(network, Checkpoint("random weights", draw_state_dict(network)))
+    assign_weights(network, Checkpoint("random weights", draw_state_dict(network)))
     classes = tuple(map(str, range(CLASSES)))
-    return saved_model_rate(lambda path: savedmodel.write(model, classes, {}, path, precision), size, batch)
+    return saved_model_rate(lambda path: savedmodel.write_savedmodel(model, classes, {}, path, precision), size, batch)
 
 
 def exported(build: Callable, size: int, precision: str, batch: int):
@@ -83,9 +83,9 @@ def timm(size: int, precision: str, batch: int):
     import timm
     import torch
 
-    from resnetd_tf.environment import cores
+    from resnetd_tf.environment import core_count
 
-    torch.set_num_threads(cores())
+    torch.set_num_threads(core_count())
     model = timm.create_model("resnet50d", num_classes=CLASSES).eval().to(memory_format=torch.channels_last)
     pixels = torch.from_numpy(images(size, batch)[0]).permute(0, 3, 1, 2)
 
@@ -114,13 +114,13 @@ def floats(pixels: np.ndarray) -> np.ndarray:
 def onnx_runtime(size: int, precision: str, batch: int):
     import onnxruntime
 
-    from resnetd_tf.environment import cores
+    from resnetd_tf.environment import core_count
 
     if precision != "float32":
         raise NotImplementedError(f"ONNX Runtime does not compute in {precision} on CPUs")
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = cores()
+        options.intra_op_num_threads = core_count()
         session = onnxruntime.InferenceSession(onnx(size, batch, folder), options, ["CPUExecutionProvider"])
     (input_,) = session.get_inputs()
     pixels = images(size, batch)[0]
@@ -130,10 +130,10 @@ def onnx_runtime(size: int, precision: str, batch: int):
 def openvino(size: int, precision: str, batch: int):
     import openvino
 
-    from resnetd_tf.environment import cores
+    from resnetd_tf.environment import core_count
 
     hints = {"INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision]}
-    hints["INFERENCE_NUM_THREADS"] = cores()
+    hints["INFERENCE_NUM_THREADS"] = core_count()
     with tempfile.TemporaryDirectory() as folder:
         compiled = openvino.Core().compile_model(onnx(size, batch, folder), "CPU", hints)
     pixels = images(size, batch)[0]

@@ -46,12 +46,12 @@ def memory() -> float:
 def ours(precision: str, batch: int, varied: float = 0.0) -> Epochs:
     import tensorflow_datasets  # noqa: F401 - counts as a library
 
-    from resnetd_tf.data import batches, sources
+    from resnetd_tf.data import batches, datasets
 
     before = memory()
-    loaded = sources.load("eurosat/rgb")
+    loaded = datasets.load_dataset("eurosat/rgb")
     split = loaded.splits["train"]
-    pipeline = batches.for_training(split, len(loaded.classes), batch, varied=varied).take(len(split) // batch)
+    pipeline = batches.training_batches(split, len(loaded.classes), batch, varied=varied).take(len(split) // batch)
     epochs = Epochs(lambda: pipeline, before)
     epochs.loaded = loaded  # all three splits, as training has them
     return epochs
@@ -97,9 +97,9 @@ def tfds_cached(precision: str, batch: int) -> Epochs:
 def pytorch(precision: str, batch: int) -> Epochs:
     import torch
 
-    from resnetd_tf.data import sources
+    from resnetd_tf.data import datasets
 
-    split = sources.load("eurosat/rgb", ("train",)).splits["train"]
+    split = datasets.load_dataset("eurosat/rgb", ("train",)).splits["train"]
     before = memory()
 
     class Patches(torch.utils.data.Dataset):

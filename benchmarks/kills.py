@@ -130,4 +130,4 @@ def kills(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    program.run(kills, takes_arguments=True)
+    program.run_program(kills, takes_arguments=True)

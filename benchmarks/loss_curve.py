@@ -28,13 +28,13 @@ def compile_with_keras_sgd(model, settings) -> None:
     """As `optimizer.compile_classifier` does, with Keras's optimizer where that takes ours."""
     import keras
 
-    from resnetd_tf.training.optimizer import learning_rate_schedule, loss
+    from resnetd_tf.training.optimizer import learning_rate_schedule, make_loss
 
     optimizer = keras.optimizers.SGD(
         learning_rate_schedule(settings, STEPS), settings.momentum, nesterov=True, weight_decay=settings.weight_decay
     )
     optimizer.exclude_from_weight_decay([weight for weight in model.trainable_weights if len(weight.shape) == 1])
-    model.compile(optimizer, loss(settings), metrics=["accuracy"], jit_compile=False)
+    model.compile(optimizer, make_loss(settings), metrics=["accuracy"], jit_compile=False)
 
 
 def curve(splits: dict, precision: str, settings, seed: int, fast: bool) -> list[float]:
@@ -42,7 +42,7 @@ def curve(splits: dict, precision: str, settings, seed: int, fast: bool) -> list
     import keras
 
     from benchmarks import train_step
-    from resnetd_tf.data import batches as pipeline
+    from resnetd_tf.data.batches import evaluation_batches, training_batches
     from resnetd_tf.training.optimizer import compile_classifier
 
     keras.utils.clear_session()
@@ -52,9 +52,9 @@ def curve(splits: dict, precision: str, settings, seed: int, fast: bool) -> list
         compile_classifier(model, settings, STEPS)
     else:
         compile_with_keras_sgd(model, settings)
-    batches = pipeline.for_training(splits["train"], 10, settings.batch_size, seed=seed)
+    batches = training_batches(splits["train"], 10, settings.batch_size, seed=seed)
     parts = model.fit(batches, epochs=STEPS // PART, steps_per_epoch=PART, verbose=0, shuffle=False).history["loss"]
-    return [*parts, 100 * model.evaluate(pipeline.from_split(splits["validation"], 10, 64), verbose=0)[1]]
+    return [*parts, 100 * model.evaluate(evaluation_batches(splits["validation"], 10, 64), verbose=0)[1]]
 
 
 def print_row(name: str, values: list[float]) -> None:
@@ -64,12 +64,12 @@ def print_row(name: str, values: list[float]) -> None:
 
 def main(arguments) -> None:
     program.import_tensorflow()
-    from resnetd_tf.data import sources
-    from resnetd_tf.training.settings import FROM_SCRATCH, Settings
+    from resnetd_tf.data import datasets
+    from resnetd_tf.training.settings import LEARNING_RATE_FROM_SCRATCH, Settings
 
-    rate = FROM_SCRATCH if FLAGS.learning_rate is None else FLAGS.learning_rate
+    rate = LEARNING_RATE_FROM_SCRATCH if FLAGS.learning_rate is None else FLAGS.learning_rate
     settings = Settings(epochs=1, learning_rate=rate)
-    splits = sources.load("eurosat/rgb", ("train", "validation")).splits
+    splits = datasets.load_dataset("eurosat/rgb", ("train", "validation")).splits
     print(f"{FLAGS.precision}, learning rate {rate}\n")
     print("| | " + " | ".join(str(step) for step in range(PART, STEPS + 1, PART)) + " | accuracy |")
     print("|---" * (STEPS // PART + 2) + "|")
@@ -85,4 +85,4 @@ def main(arguments) -> None:
 
 
 if __name__ == "__main__":
-    program.run(main)
+    program.run_program(main)

@@ -22,7 +22,7 @@ import numpy as np
 from absl import flags
 
 from benchmarks import contest
-from resnetd_tf.cli import common_flags, program
+from resnetd_tf.cli import program
 
 FLAGS = flags.FLAGS
 BANDS = ("B02", "B03", "B04")
@@ -33,16 +33,16 @@ def draw(folder: pathlib.Path, side: int) -> list[str]:
     import rasterio
 
     from resnetd_tf.data import synthetic
-    from resnetd_tf.sentinel2 import RENDERED_DN, RENDERED_LEVELS
+    from resnetd_tf.sentinel2 import BRIGHTEST_DN, RENDERED_LEVELS
 
-    images = synthetic.draw(200)[0]
+    images = synthetic.draw_scenes(200)[0]
     count = -(-side // synthetic.SIZE)
     chosen = np.random.default_rng(0).integers(0, len(images), (count, count))
     place = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 399_960, 0, -10, 5_100_000)}
     profile = {"height": side, "width": side, "count": 1, "dtype": "uint16", "QUALITY": "100", "REVERSIBLE": "YES"}
     paths = []
     for channel, band in enumerate(reversed(BANDS)):
-        dn = np.rint((images[..., channel] - 1.0) * RENDERED_DN / RENDERED_LEVELS).clip(0).astype("uint16")
+        dn = np.rint((images[..., channel] - 1.0) * BRIGHTEST_DN / RENDERED_LEVELS).clip(0).astype("uint16")
         pixels = dn[chosen].swapaxes(1, 2).reshape(count * synthetic.SIZE, -1)[:side, :side]
         paths.append(str(folder / f"T33TUL_{side}_{band}.jp2"))
         with rasterio.open(paths[-1], "w", driver="JP2OpenJPEG", **profile, **place) as file:
@@ -52,11 +52,13 @@ def draw(folder: pathlib.Path, side: int) -> list[str]:
 
 def rates(classifier, paths: list[str], rounds: int) -> tuple[list[float], list[float]]:
     """Windows a second of maps, and of the classifier alone, round after round."""
-    from resnetd_tf.imagery import scenes, windows
+    from resnetd_tf.imagery import landcover, sliding_window
 
-    scene = scenes.scene_for(classifier, paths)
-    options = scenes.Options.of(classifier, None, None)
-    rows, columns = (count - options.window // options.stride + 1 for count in windows.cells(scene, options.stride))
+    scene = landcover.open_scene_for(classifier, paths)
+    options = landcover.MapOptions.of(classifier, None, None)
+    rows, columns = (
+        count - options.window // options.stride + 1 for count in sliding_window.map_shape(scene, options.stride)
+    )
     pixels = np.random.default_rng(0).integers(0, 256, (columns, options.window, options.window, 3), "uint8")
     own, mapped = [], []
     classifier.predict(pixels)
@@ -66,7 +68,7 @@ def rates(classifier, paths: list[str], rounds: int) -> tuple[list[float], list[
             classifier.predict(pixels)
         own.append(rows * columns / (time.perf_counter() - start))
         start = time.perf_counter()
-        for _ in windows.probabilities(
+        for _ in sliding_window.classify_rows(
             classifier.predict, len(classifier.classes), scene, options.window, options.stride
         ):
             pass
@@ -92,9 +94,9 @@ def command(model: str, paths: list[str], folder: pathlib.Path) -> tuple[float, 
 def mosaics(classifier, split: str) -> dict[str, float]:
     """The share of a split's images that is right one by one, at their centres in maps, and of the cells of those."""
     from resnetd_tf import imagery
-    from resnetd_tf.deployment import comparison
+    from resnetd_tf.deployment import export
 
-    ((images, labels),) = comparison.patches(classifier, {split: None}, None, None, None, None)
+    ((images, labels),) = export.load_comparison_images(classifier, {split: None}, None, None, None, None)
     count, side = min(20, math.isqrt(len(images))), min(images.shape[1:3]) // 2 * 2
     images, right = images[:, :side, :side], {"alone": [], "centres": [], "cells": []}
     for start in range(0, len(images) - count**2 + 1, count**2):
@@ -112,7 +114,7 @@ def maps(arguments: list[str]) -> None:
     program.import_tensorflow()
     from resnetd_tf.saved import open_classifier
 
-    model = common_flags.model()
+    model = program.model_path_from_flags()
     classifier = open_classifier(model)
     of_mosaics = mosaics(classifier, FLAGS.split)
     alone, centres, cells = (100 * of_mosaics[name] for name in ("alone", "centres", "cells"))
@@ -143,12 +145,12 @@ def maps(arguments: list[str]) -> None:
 
 
 def main() -> None:
-    common_flags.define_model()
+    program.define_model_flags()
     flags.DEFINE_list("sides", ["2048", "8192"], "Sides of the scenes in pixels.")
     flags.DEFINE_enum("split", "test", ["validation", "test"], "Whose patches are laid side by side.")
     flags.DEFINE_integer("rounds", 5, "Rounds of the rates.", lower_bound=1)
     contest.define_output_dir()
-    program.run(maps, takes_arguments=True)
+    program.run_program(maps, takes_arguments=True)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ import zlib
 import keras
 import numpy as np
 
-from resnetd_tf.networks import keras_applications
-from resnetd_tf.networks.checkpoints import Checkpoint, assign, state_dict_names
+from resnetd_tf.networks import checkpoints
+from resnetd_tf.networks.checkpoints import Checkpoint, assign_weights, pytorch_names
 from resnetd_tf.networks.resnet import resnet
 from resnetd_tf.training.settings import DEPTHS
 
@@ -52,7 +52,7 @@ def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
 def draw_state_dict(model: keras.Model) -> dict[str, np.ndarray]:
     """Random tensors for a network of ours, under PyTorch's names and in its layouts."""
     tensors = {}
-    for name, weight in state_dict_names(model).items():
+    for name, weight in pytorch_names(model).items():
         shape = tuple(weight.shape)
         tensors[name] = draw(name, (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1])
     return tensors
@@ -70,7 +70,7 @@ def ours(peer, depth, variant, size, stride, bands) -> keras.Model:
     """Our network, with random weights: logits (2, 10), or pooled features for KerasHub, whose backbone ends there."""
     top = {"include_top": False, "pooling": "avg"} if peer == "KerasHub" else {"classes": CLASSES}
     model = resnet(depth, variant, input_shape=(*size, bands), classifier_activation=None, output_stride=stride, **top)
-    assign(model, Checkpoint("random weights", draw_state_dict(model)))
+    assign_weights(model, Checkpoint("random weights", draw_state_dict(model)))
     return model
 
 
@@ -97,7 +97,7 @@ def keras_applications_outputs(depth, size, bands, model) -> np.ndarray:
             shape = tuple(weight.shape)
             drawn = draw(f"{layer.name}.{kinds.get(weight.name, weight.name)}", shape[::-1])
             weight.assign(drawn.T)
-    assign(model, Checkpoint("keras.applications", keras_applications.tensors(peer)))
+    assign_weights(model, Checkpoint("keras.applications", checkpoints.convert_keras_applications(peer)))
     return keras.ops.convert_to_numpy(peer(images(size, bands)[..., ::-1]))  # BGR
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags
 
 from benchmarks import contest
-from resnetd_tf.cli import common_flags, program
+from resnetd_tf.cli import program
 
 FLAGS = flags.FLAGS
 BAD = 100  # every so many requests
@@ -33,7 +33,7 @@ def files() -> list[bytes]:
     from resnetd_tf.data import synthetic
 
     encoded = []
-    for index, image in enumerate(synthetic.draw(64)[0]):
+    for index, image in enumerate(synthetic.draw_scenes(64)[0]):
         file, picture = io.BytesIO(), Image.fromarray(image)
         (picture.resize((96, 96)) if index % 2 else picture).save(file, "JPEG", quality=95)
         encoded.append(file.getvalue())
@@ -81,9 +81,9 @@ def load(arguments: list[str]) -> None:
 
     from resnetd_tf.deployment import client
     from resnetd_tf.errors import InputError
-    from resnetd_tf.saved import locate
+    from resnetd_tf.saved import locate_model
 
-    path = locate(common_flags.model())
+    path = locate_model(program.model_path_from_flags())
     if not path.is_dir() or not path.name.isdecimal():
         raise InputError(f"{path}: give a folder of versions, which a server can serve")
     base = path.parent
@@ -135,11 +135,11 @@ def load(arguments: list[str]) -> None:
 
 
 def main() -> None:
-    common_flags.define_model()
+    program.define_model_flags()
     flags.DEFINE_float("seconds", 60, "How long, by each protocol.", lower_bound=0.1)
     flags.DEFINE_integer("connections", 8, "Connections at once.", lower_bound=1)
     contest.define_output_dir()
-    program.run(load)
+    program.run_program(load)
 
 
 if __name__ == "__main__":

@@ -76,11 +76,11 @@ def start_ours(folder: str) -> None:
     phases = Phases()
     phases.timed("import of TensorFlow", program.import_tensorflow)()
     phases.until_first_step()
-    from resnetd_tf.data import sources
+    from resnetd_tf.data import datasets
     from resnetd_tf.networks import classifier
 
-    sources.load = phases.timed("data into memory", sources.load)
-    classifier.build = phases.timed("building the model", classifier.build)
+    datasets.load_dataset = phases.timed("data into memory", datasets.load_dataset)
+    classifier.build_classifier = phases.timed("building the model", classifier.build_classifier)
     sys.argv = ["train.py", "--variant=d", "--image_size=64", "--weights=none", f"--output_dir={folder}/model"]
     runpy.run_path("train.py", run_name="__main__")
 

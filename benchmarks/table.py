@@ -18,7 +18,7 @@ import numpy as np
 from absl import flags
 
 from benchmarks import contest, runs
-from resnetd_tf.cli import common_flags, program
+from resnetd_tf.cli import program
 from resnetd_tf.errors import InputError
 from resnetd_tf.training.settings import Settings
 
@@ -50,7 +50,7 @@ def row(variant: str, seeds: dict[int, pathlib.Path]) -> dict:
         variant: The network's.
         seeds: Base paths of its finished runs, by seed.
     """
-    from resnetd_tf.evaluation.metrics import interval
+    from resnetd_tf.evaluation.metrics import wilson_interval
 
     metadata = {seed: runs.found(base) for seed, base in seeds.items()}
     corruptions = {seed: runs.under_corruptions(base, "test") for seed, base in seeds.items()}
@@ -67,7 +67,7 @@ def row(variant: str, seeds: dict[int, pathlib.Path]) -> dict:
         "accuracy": mean,
         "validation_accuracies": {seed: found["validation_accuracy"] for seed, found in metadata.items()},
         "spread": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
-        "interval": interval(round(mean * count), count),
+        "interval": wilson_interval(round(mean * count), count),
         "mean_under_corruptions": statistics.mean(found["mean_accuracy"] for found in corruptions.values()),
         "calibration_error": statistics.mean(found["calibration_error"] for found in corruptions.values()),
         "mean_calibration_error": statistics.mean(found["mean_calibration_error"] for found in corruptions.values()),
@@ -131,7 +131,7 @@ def plot(rows: list[dict], path: pathlib.Path) -> None:
     axis.set(xlabel="epoch", ylabel="validation accuracy, %")
     axis.grid(alpha=0.3)
     axis.legend()
-    with rundir.atomic(path) as temporary:
+    with rundir.write_atomically(path) as temporary:
         figure.savefig(temporary, dpi=120, bbox_inches="tight")
 
 
@@ -174,12 +174,12 @@ def table(arguments: list[str]) -> None:
 
 
 def main() -> None:
-    common_flags.define_settings("recipe", "image_size")
+    program.define_settings_flags("recipe", "image_size")
     flags.DEFINE_list("variants", list(NAMES), "Networks to train.")
     flags.DEFINE_list("seeds", ["0"], "Seeds to train each with.")
     flags.DEFINE_string("runs_dir", "saved_models/table", "Where the runs are kept.")
     contest.define_output_dir()
-    program.run(table, takes_arguments=True)
+    program.run_program(table, takes_arguments=True)
 
 
 if __name__ == "__main__":

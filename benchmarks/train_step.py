@@ -66,11 +66,11 @@ def set_precision(precision: str) -> None:
 def our_classifier(size: int, precision: str, fast: bool = True):
     """What `train.py` trains, or a copy in Keras's own layers; the global precision is set to it."""
     from resnetd_tf import normalization
-    from resnetd_tf.networks import classifier, copies
+    from resnetd_tf.networks import classifier, layers
 
     set_precision(precision)
-    model = classifier.build(50, "d", classes=CLASSES, statistics=normalization.EUROSAT_RGB, image_size=size)
-    return model if fast else copies.with_keras_layers(model)
+    model = classifier.build_classifier(50, "d", classes=CLASSES, statistics=normalization.EUROSAT_RGB, image_size=size)
+    return model if fast else layers.copy_with_keras_layers(model)
 
 
 def ours(size: int, precision: str, batch: int, fast: bool = True) -> Fit:
@@ -152,10 +152,10 @@ def timm(size: int, precision: str, batch: int):
     import timm
     import torch
 
-    from resnetd_tf.environment import cores
+    from resnetd_tf.environment import core_count
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.set_num_threads(cores())
+    torch.set_num_threads(core_count())
     model = timm.create_model("resnet50d", num_classes=CLASSES).train().to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, nesterov=True)
     pixels, labels = (torch.from_numpy(array).to(device) for array in images(size, batch))

@@ -14,8 +14,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "networks.checkpoints": ["statistics"],
-        "networks.resnet": ["resnet"],
-        "networks.resnet50": ["ResNet50", "ResNet50B", "ResNet50C", "ResNet50D"],
+        "networks.resnet": ["resnet", "ResNet50", "ResNet50B", "ResNet50C", "ResNet50D"],
         "saved": ["eurosat", "open_classifier"],
     },
 )

@@ -15,11 +15,14 @@ import psutil
 
 from resnetd_tf.errors import InputError
 
+if keras.config.backend() == "tensorflow":
+    import tensorflow as tf
+
 PROC, CONTROL_GROUPS = pathlib.Path("/proc"), pathlib.Path("/sys/fs/cgroup")
 PACKAGES = ("resnetd_tf", "tensorflow", "keras", "tensorflow-datasets", "numpy")
 
 
-def environment(packages: tuple[str, ...] = PACKAGES) -> dict:
+def environment_info(packages: tuple[str, ...] = PACKAGES) -> dict:
     """Versions, source revision and hardware.
 
     Args:
@@ -30,14 +33,14 @@ def environment(packages: tuple[str, ...] = PACKAGES) -> dict:
         "git_revision": _git_revision(),
         "hardware": {
             "cpu": _cpu_name(),
-            "cores": cores(),
+            "cores": core_count(),
             "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
             "gpus": _gpus(),
         },
     }
 
 
-def check_backend(task: str) -> None:
+def require_tensorflow_backend(task: str) -> None:
     """Raises InputError, before anything is written, if Keras runs on another backend than TensorFlow.
 
     Args:
@@ -50,14 +53,14 @@ def check_backend(task: str) -> None:
         )
 
 
-def cores() -> int:
+def core_count() -> int:
     """Number of processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):  # Linux
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def peak_memory() -> float:
+def peak_memory_gib() -> float:
     """Largest resident size of this process so far, GiB."""
     try:
         import resource
@@ -67,7 +70,7 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-def available_memory() -> int:
+def available_memory_bytes() -> int:
     """Memory that this process can still take, bytes: what the machine has free, or its container or batch job."""
     free = psutil.virtual_memory().available
     # Where Linux limits it, by version 2 of its control groups.
@@ -81,14 +84,14 @@ def available_memory() -> int:
     return free
 
 
-def free_memory() -> None:
+def release_memory() -> None:
     """Gives the operating system back what is no longer used: models are cycles, and glibc keeps what was freed."""
     gc.collect()
     if sys.platform == "linux" and hasattr(glibc := ctypes.CDLL(None), "malloc_trim"):
         glibc.malloc_trim(0)
 
 
-def program(name: str) -> str:
+def program_command(name: str) -> str:
     """How to call one of the programs from where this one was called: "python evaluate.py" or "resnetd-evaluate"."""
     installed = pathlib.Path(sys.argv[0]).name.startswith("resnetd-")
     return f"resnetd-{name}" if installed else f"python {name}.py"
@@ -117,8 +120,6 @@ def _git_revision() -> str | None:
 
 def _gpus() -> list[str]:
     if keras.config.backend() == "tensorflow":
-        import tensorflow as tf
-
         gpus = tf.config.list_physical_devices("GPU")
         return [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus]
     if keras.config.backend() == "jax":
@@ -130,7 +131,7 @@ def _gpus() -> list[str]:
     return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
 
 
-def cpu_info() -> str:
+def read_cpu_info() -> str:
     """What Linux tells of its processors, with a line of flags for each; elsewhere nothing."""
     try:
         return pathlib.Path("/proc/cpuinfo").read_text()
@@ -139,5 +140,81 @@ def cpu_info() -> str:
 
 
 def _cpu_name() -> str:
-    names = (line.split(":")[1].strip() for line in cpu_info().splitlines() if line.startswith("model name"))
+    names = (line.split(":")[1].strip() for line in read_cpu_info().splitlines() if line.startswith("model name"))
     return next(names, "") or platform.processor() or platform.machine()
+
+
+# What the hardware does best: precision, distribution over devices, compilation.
+
+
+# Keras's dtype policy of each precision.
+DTYPE_POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
+
+
+def fastest_precision() -> str:
+    """The precision that the hardware computes fastest: "bfloat16", "float16" or "float32"."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        generation = min(
+            tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) for gpu in gpus
+        )
+        return "bfloat16" if generation >= (8, 0) else "float16" if generation >= (7, 0) else "float32"
+    return "bfloat16" if "avx512_bf16" in read_cpu_info() or "amx_bf16" in read_cpu_info() else "float32"
+
+
+def describe_devices(hardware: dict) -> str:
+    """The devices that training runs on, and what to do where an NVIDIA card is there that TensorFlow cannot use.
+
+    Args:
+        hardware: As in `environment.environment`.
+    """
+    if hardware["gpus"]:
+        return ", ".join(hardware["gpus"])
+    processor = f"{hardware['cores']} cores of {hardware['cpu']}"
+    if has_nvidia_card():
+        return (
+            f"{processor}; the NVIDIA card is not used: TensorFlow lacks its libraries, "
+            "pip install 'tensorflow[and-cuda]' brings them"
+        )
+    return processor
+
+
+def has_nvidia_card() -> bool:
+    """Whether the machine has an NVIDIA card with a driver that is not hidden, whatever TensorFlow sees."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return False
+    try:
+        found = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=20).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        found = ""
+    return "GPU" in found or any(pathlib.Path("/proc/driver/nvidia/gpus").glob("*"))
+
+
+def enable_determinism() -> None:
+    """Has TensorFlow compute the same to the last digit each time; some of its operations get slower."""
+    tf.config.experimental.enable_op_determinism()
+
+
+def thread_count() -> int:
+    """Threads that one operation may use: sums in parts are rounded by their number."""
+    return tf.config.threading.get_intra_op_parallelism_threads() or core_count()
+
+
+def make_strategy() -> "tf.distribute.Strategy":
+    """MirroredStrategy over all visible GPUs, else over the logical CPU devices.
+
+    For a single device TensorFlow's default strategy, which computes the same: MirroredStrategy feeds even
+    one CPU through an iterator of its own that cost a tenth of the training speed.
+    """
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    if len(devices) == 1:
+        return tf.distribute.get_strategy()
+    return tf.distribute.MirroredStrategy([device.name for device in devices])
+
+
+def uses_xla() -> bool:
+    """Whether training compiles with XLA: on one GPU. On CPUs it was four times slower.
+
+    Keras compiles no step that reduces over replicas.
+    """
+    return len(tf.config.list_logical_devices("GPU")) == 1

@@ -8,12 +8,12 @@ class InputError(Exception):
     """Something the user gave cannot be used. The message says what is wrong and what to do about it."""
 
 
-class NotOurs(ValueError):
+class ForeignModelError(ValueError):
     """A model holds what no network of ours does."""
 
 
 @contextlib.contextmanager
-def damage_told(before: str, after: str = "", but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+def damage_as_input_error(before: str, after: str = "", but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Turns what libraries raise for damaged input, each its own, into an InputError with its first line in brackets.
 
     Args:
@@ -36,15 +36,15 @@ def first_line(error: BaseException) -> str:
     return line if len(line) <= 500 else f"{line[:497]}..."
 
 
-def origin(error: BaseException) -> BaseException:
+def root_cause(error: BaseException) -> BaseException:
     """The exception at the bottom of a chain."""
     while cause := error.__cause__ or error.__context__:
         error = cause
     return error
 
 
-def reason(error: BaseException) -> str:
+def root_cause_text(error: BaseException) -> str:
     """What lies at the bottom of a chain of exceptions, briefly."""
-    error = origin(error)
+    error = root_cause(error)
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 150 else text[:147] + "..."

@@ -11,14 +11,14 @@ from resnetd_tf import rundir
 from resnetd_tf.errors import InputError
 
 
-def check_path(path: str | pathlib.Path, overwrite: bool) -> None:
+def check_picture_path(path: str | pathlib.Path, overwrite: bool) -> None:
     """Raises InputError if a picture cannot be written there; before the work whose result it shows."""
     path, kinds = pathlib.Path(path), FigureCanvasAgg.get_supported_filetypes().keys() - {"pgf"}  # needs LaTeX
     if path.suffix.lower().removeprefix(".") not in kinds:
         raise InputError(f"cannot draw {path}: its name must end in one of .{', .'.join(sorted(kinds))}")
     if path.is_dir() or (path.exists() and not overwrite):
         raise InputError(f"cannot draw {path}: it exists; give another name, or --overwrite")
-    temporary = rundir.temporary_name(path)
+    temporary = rundir.temporary_path(path)
     try:
         temporary.touch()
         temporary.unlink()
@@ -26,19 +26,19 @@ def check_path(path: str | pathlib.Path, overwrite: bool) -> None:
         raise InputError(f"cannot draw {path}: {error.strerror}; give another name") from error
 
 
-def save(figure: Figure, path: pathlib.Path, margins: str | None = "tight") -> None:
+def save_figure(figure: Figure, path: pathlib.Path, margins: str | None = "tight") -> None:
     """Writes a figure, whole or not at all."""
-    with rundir.atomic(path) as temporary, warnings.catch_warnings():
+    with rundir.write_atomically(path) as temporary, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # of letters that the font lacks: boxes are drawn
         figure.savefig(temporary, dpi=120, bbox_inches=margins)
 
 
-def plain(text: str) -> str:
+def escape_mathtext(text: str) -> str:
     """A name as matplotlib draws it literally: dollars are no mathematics."""
     return text.replace("$", r"\$")
 
 
-def grid(count: int, columns: int, width: float, height: float, title: float) -> tuple[Figure, np.ndarray]:
+def picture_grid(count: int, columns: int, width: float, height: float, title: float) -> tuple[Figure, np.ndarray]:
     """A figure and places for so many pictures in it, each of that size and with a title so high, in inches."""
     rows = max(1, -(-count // columns))
     figure = Figure(figsize=(width * columns, height * rows))

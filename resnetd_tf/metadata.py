@@ -10,59 +10,59 @@ from resnetd_tf.errors import InputError, first_line
 LARGEST_SIDE = 2**14  # pixels, of an image that a classifier takes
 
 
-def _text(value: Any) -> bool:
+def _is_text(value: Any) -> bool:
     return isinstance(value, str) and "\0" not in value
 
 
-def _count(value: Any) -> bool:
+def _is_count(value: Any) -> bool:
     return type(value) is int and 0 < value <= LARGEST_SIDE
 
 
-def _positive(value: Any) -> bool:
+def _is_positive(value: Any) -> bool:
     return type(value) is int and value > 0
 
 
-def _share(value: Any) -> bool:
+def _is_share(value: Any) -> bool:
     return value is None or (type(value) in (int, float) and 0 <= value <= 1)
 
 
-def _numbers(value: Any) -> bool:
+def _are_numbers(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(number, int | float) for number in value)
 
 
 # What other code reads of it, and what that may be; all else is only told to people.
-VALID: dict[str, Callable[[Any], bool]] = {
+VALIDATORS: dict[str, Callable[[Any], bool]] = {
     "antialias": lambda value: isinstance(value, bool),
-    "best_epoch": _positive,
-    "bands": lambda value: value is None or _text(value),
-    "classes": lambda value: isinstance(value, list) and bool(value) and all(map(_text, value)),
-    "command": _text,
-    "data_dir": lambda value: value is None or _text(value),
-    "data_sha256": _text,
-    "dataset": _text,
-    "depth": _count,
-    "epochs": _positive,
-    "exported_precision": _text,
-    "image_size": _count,
+    "best_epoch": _is_positive,
+    "bands": lambda value: value is None or _is_text(value),
+    "classes": lambda value: isinstance(value, list) and bool(value) and all(map(_is_text, value)),
+    "command": _is_text,
+    "data_dir": lambda value: value is None or _is_text(value),
+    "data_sha256": _is_text,
+    "dataset": _is_text,
+    "depth": _is_count,
+    "epochs": _is_positive,
+    "exported_precision": _is_text,
+    "image_size": _is_count,
     "interrupted": lambda value: isinstance(value, bool),
     "interpolation": lambda value: value in ("bilinear", "bicubic"),
-    "largest_patch": _count,
+    "largest_patch": _is_count,
     "normalization": lambda value: (
         isinstance(value, dict)
-        and _text(value.get("of", ""))  # which 0.1.0 did not write
-        and _numbers(value.get("mean"))
-        and _numbers(value.get("std"))
+        and _is_text(value.get("of", ""))  # which 0.1.0 did not write
+        and _are_numbers(value.get("mean"))
+        and _are_numbers(value.get("std"))
     ),
     "offset": lambda value: value is None or isinstance(value, int | float),
-    "patch_shape": lambda value: isinstance(value, list) and len(value) == 3 and all(map(_count, value)),
-    "replicas": _count,
-    "split_sizes": lambda value: isinstance(value, dict) and all(map(_positive, value.values())),
+    "patch_shape": lambda value: isinstance(value, list) and len(value) == 3 and all(map(_is_count, value)),
+    "replicas": _is_count,
+    "split_sizes": lambda value: isinstance(value, dict) and all(map(_is_positive, value.values())),
     "scale": lambda value: value is None or isinstance(value, int | float),
-    "split_files": lambda value: value is None or _text(value),
-    "split_files_sha256": lambda value: value is None or _text(value),
-    "test_accuracy": _share,
-    "variant": _text,
-    "weights_source": _text,
+    "split_files": lambda value: value is None or _is_text(value),
+    "split_files_sha256": lambda value: value is None or _is_text(value),
+    "test_accuracy": _is_share,
+    "variant": _is_text,
+    "weights_source": _is_text,
 }
 
 
@@ -77,7 +77,7 @@ def largest_patch(described: dict[str, Any]) -> int:
     return described.get("largest_patch") or max(2 * patch_side(described), 512 if of_any_size else 0)
 
 
-def summary(described: dict[str, Any]) -> str:
+def summary_line(described: dict[str, Any]) -> str:
     """A classifier's network, epochs and test accuracy: "ResNet-50-D, 1 epoch, 71.20 % on eurosat/rgb test".
 
     Args:
@@ -100,7 +100,7 @@ def summary(described: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def read(path: pathlib.Path, needed: Sequence[str] = ()) -> dict[str, Any]:
+def read_metadata(path: pathlib.Path, needed: Sequence[str] = ()) -> dict[str, Any]:
     """What a metadata.json says.
 
     Args:
@@ -116,10 +116,10 @@ def read(path: pathlib.Path, needed: Sequence[str] = ()) -> dict[str, Any]:
             raise ValueError("not a JSON object")
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read ({first_line(error)}); restore or delete it") from error
-    return check(found, path, needed)
+    return check_metadata(found, path, needed)
 
 
-def check(found: dict[str, Any], path: pathlib.Path, needed: Sequence[str] = ()) -> dict[str, Any]:
+def check_metadata(found: dict[str, Any], path: pathlib.Path, needed: Sequence[str] = ()) -> dict[str, Any]:
     """What a file says, if it says all that is needed and nothing that cannot be.
 
     Raises:
@@ -127,9 +127,9 @@ def check(found: dict[str, Any], path: pathlib.Path, needed: Sequence[str] = ())
     """
     if not isinstance(found, dict):
         raise InputError(f"{path}: its metadata cannot be {str(found)[:50]!r}; restore or delete it")
-    for name in [*needed, *(VALID.keys() & found.keys())]:
+    for name in [*needed, *(VALIDATORS.keys() & found.keys())]:
         if name not in found:
             raise InputError(f"{path}: does not say {name}; restore or delete it")
-        if not VALID[name](found[name]):
+        if not VALIDATORS[name](found[name]):
             raise InputError(f"{path}: {name} cannot be {str(found[name])[:50]!r}; restore or delete it")
     return found

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from resnetd_tf.errors import NotOurs
+from resnetd_tf.errors import ForeignModelError
 from resnetd_tf.sentinel2 import BANDS
 
 
@@ -80,7 +80,7 @@ EUROSAT_ALL = Statistics(
 )
 
 
-def of_classifier(described: dict) -> Statistics:
+def statistics_from_metadata(described: dict) -> Statistics:
     """What the images of a classifier are normalised with, from its description, as `metadata.check` passes it.
 
     Raises:
@@ -89,11 +89,11 @@ def of_classifier(described: dict) -> Statistics:
     normalised = described["normalization"]
     mean, std = (tuple(normalised[name]) for name in ("mean", "std"))
     if not len(mean) == len(std) > 0:
-        raise NotOurs(f"{len(mean)} means and {len(std)} standard deviations")
+        raise ForeignModelError(f"{len(mean)} means and {len(std)} standard deviations")
     return Statistics(normalised.get("of", ""), mean, std, "uint8" if len(mean) == 3 else "uint16")
 
 
-def measured(name: str, images: Iterable[np.ndarray]) -> Statistics:
+def measure_statistics(name: str, images: Iterable[np.ndarray]) -> Statistics:
     """The statistics of images (height, width, bands) of one type, every pixel counted alike.
 
     A deviation below 1, of a band that is one value everywhere, becomes 1: nothing is divided by zero.

@@ -23,20 +23,20 @@ import tensorflow as tf
 from resnetd_tf.errors import InputError, first_line
 
 
-def temporary_name(path: pathlib.Path) -> pathlib.Path:
+def temporary_path(path: pathlib.Path) -> pathlib.Path:
     """Where this process writes what becomes `path`, beside it."""
     # The suffix stays last: writers choose the format by it.
     return path.with_name(f".{os.getpid()}.tmp.{path.name}")
 
 
-def temporaries(folder: pathlib.Path) -> dict[pathlib.Path, int]:
+def temporary_paths(folder: pathlib.Path) -> dict[pathlib.Path, int]:
     """What lies in a folder under temporary names, and the number of the process that wrote each."""
     found = {path: re.match(r"\.(\d+)\.tmp\.", path.name) for path in folder.glob(".*.tmp.*")}
     return {path: int(match[1]) for path, match in found.items() if match}
 
 
 @contextlib.contextmanager
-def atomic(path: pathlib.Path) -> Iterator[pathlib.Path]:
+def write_atomically(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields a temporary path beside `path`; renames it to `path` at the end, deletes it on failure.
 
     A file that exists is replaced whole, a folder that exists is an error. Folders that `path` lies in are created.
@@ -44,7 +44,7 @@ def atomic(path: pathlib.Path) -> Iterator[pathlib.Path]:
     Raises:
         InputError: The disk is full or the place cannot be written.
     """
-    temporary = temporary_name(path)
+    temporary = temporary_path(path)
     created: list[pathlib.Path] = []
     try:
         created += [folder for folder in path.parents if not folder.exists()]
@@ -67,20 +67,20 @@ def atomic(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 def write_text(path: pathlib.Path, text: str) -> None:
     """Writes a text file, whole or not at all."""
-    with atomic(path) as temporary:
+    with write_atomically(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: pathlib.Path, content: dict) -> None:
     """Writes a JSON file, whole or not at all; numbers that are not finite, which JSON lacks, become null."""
-    write_text(path, json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(_without_non_finite(content), indent=2, allow_nan=False) + "\n")
 
 
-def _finite(value):
+def _without_non_finite(value):
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: _without_non_finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [_without_non_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -89,7 +89,7 @@ def write_labels(path: pathlib.Path, classes: tuple[str, ...]) -> None:
     write_text(path, "\n".join(classes) + "\n")
 
 
-def must_not_exist(path: pathlib.Path) -> None:
+def require_absent(path: pathlib.Path) -> None:
     """Raises InputError if there is something at `path`, or a file where a folder that it lies in must be."""
     if path.exists():
         raise InputError(f"{path} exists already; give another --output")
@@ -98,7 +98,9 @@ def must_not_exist(path: pathlib.Path) -> None:
         raise InputError(f"{nearest} is a file, not a folder that {path} could lie in; give another --output")
 
 
-def new_folder(parent: pathlib.Path, name: Callable[[int], str], first: int = 1) -> tuple[int, pathlib.Path]:
+def create_numbered_folder(
+    parent: pathlib.Path, name: Callable[[int], str], first: int = 1
+) -> tuple[int, pathlib.Path]:
     """Creates the first of name(first), name(first + 1), ... that does not exist yet.
 
     Raises:
@@ -119,7 +121,7 @@ def new_folder(parent: pathlib.Path, name: Callable[[int], str], first: int = 1)
 
 
 @contextlib.contextmanager
-def new_evaluation(place: pathlib.Path, name: str, chosen: str | None = None) -> Iterator[pathlib.Path]:
+def create_evaluation_folder(place: pathlib.Path, name: str, chosen: str | None = None) -> Iterator[pathlib.Path]:
     """Creates the folder of an evaluation, and removes it again if the evaluation fails before anything is in it.
 
     It is `chosen`, or the first evaluation-NAME-K under `place` that is free.
@@ -129,12 +131,12 @@ def new_evaluation(place: pathlib.Path, name: str, chosen: str | None = None) ->
     """
     if chosen is None:
         name = "".join(letter if letter.isalnum() else "-" for letter in name).strip("-")
-        folder = new_folder(place, f"evaluation-{name}-{{}}".format)[1]
+        folder = create_numbered_folder(place, f"evaluation-{name}-{{}}".format)[1]
     else:
         folder = pathlib.Path(chosen)
         if folder.exists():
             raise InputError(f"output folder {folder} exists already; give another")
-        folder = new_folder(folder.parent, lambda number: folder.name)[1]
+        folder = create_numbered_folder(folder.parent, lambda number: folder.name)[1]
     try:
         yield folder
     except BaseException:
@@ -143,7 +145,7 @@ def new_evaluation(place: pathlib.Path, name: str, chosen: str | None = None) ->
         raise
 
 
-def versions(base: pathlib.Path) -> list[int]:
+def savedmodel_versions(base: pathlib.Path) -> list[int]:
     """Numbers of the SavedModels under a base path, ascending."""
     return [number for number in _numbers(base) if (base / str(number) / "saved_model.pb").is_file()]
 
@@ -154,25 +156,25 @@ def _numbers(base: pathlib.Path, prefix: str = "") -> list[int]:
     return sorted(int(name.removeprefix(prefix)) for name in names)
 
 
-def runs(base: pathlib.Path) -> list[pathlib.Path]:
+def run_folders(base: pathlib.Path) -> list[pathlib.Path]:
     """The run-N folders under a base path, by ascending number."""
     folders = (base / f"run-{number}" for number in _numbers(base, "run-"))
     return [folder for folder in folders if folder.is_dir()]
 
 
-def new_run(base: pathlib.Path) -> tuple[int, pathlib.Path]:
+def create_run_folder(base: pathlib.Path) -> tuple[int, pathlib.Path]:
     """Claims the next run number of a base path: the number and its new, empty run-N folder.
 
     Whatever is called N/ counts as taken, a SavedModel or not.
     """
-    return new_folder(base, "run-{}".format, first=max(_numbers(base), default=0) + 1)
+    return create_numbered_folder(base, "run-{}".format, first=max(_numbers(base), default=0) + 1)
 
 
-def savedmodel(folder: pathlib.Path) -> pathlib.Path:
+def savedmodel_path(folder: pathlib.Path) -> pathlib.Path:
     """Where the SavedModel of the run run-N/ is: N/."""
     return folder.parent / folder.name.removeprefix("run-")
 
 
-def run_folder(savedmodel: pathlib.Path) -> pathlib.Path:
+def run_folder_of(savedmodel: pathlib.Path) -> pathlib.Path:
     """Where all else of the run is that a SavedModel N/ belongs to: run-N/."""
     return savedmodel.parent / f"run-{savedmodel.name}"

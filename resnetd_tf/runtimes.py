@@ -17,7 +17,7 @@ PROGRAM = pathlib.Path(__file__).with_name("runtime_process.py")
 SUFFIXES = (".tflite", ".onnx", ".xml")  # and SavedModels, which are folders
 
 
-def run(model: pathlib.Path, images: np.ndarray, threads: int = 0, batch: int = 32, calls: int = 0) -> dict:
+def run_exported(model: pathlib.Path, images: np.ndarray, threads: int = 0, batch: int = 32, calls: int = 0) -> dict:
     """Opens an exported model in another process, and classifies images there.
 
     Args:
@@ -56,14 +56,14 @@ def run(model: pathlib.Path, images: np.ndarray, threads: int = 0, batch: int = 
     return json.loads(str(arrays.pop("described"))) | arrays
 
 
-def describe(model: pathlib.Path) -> dict:
+def describe_exported(model: pathlib.Path) -> dict:
     """What `run` says of a model, without any images; errors are the same."""
-    return _described_once(model, model.stat().st_mtime_ns)
+    return _describe_once(model, model.stat().st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=8)
-def _described_once(model: pathlib.Path, modified: int) -> dict:
-    return run(model, np.zeros((0, 1, 1, 1), "uint8"))
+def _describe_once(model: pathlib.Path, modified: int) -> dict:
+    return run_exported(model, np.zeros((0, 1, 1, 1), "uint8"))
 
 
 def _absolute(argument):

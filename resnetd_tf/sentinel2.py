@@ -1,6 +1,10 @@
 """Facts about Sentinel-2 and EuroSAT that models and data agree on."""
 
+import io
 import re
+
+import numpy as np
+import PIL.Image
 
 # EuroSAT's classes in TFDS's (alphabetical) order: the index is the label.
 CLASSES = (
@@ -23,7 +27,7 @@ RGB_BANDS = ("B04", "B03", "B02")
 
 # How EuroSAT's authors turned DN (digital numbers, 10,000 times the reflectance) into grey levels: DN from 0 to
 # RENDERED_DN became 1 to 1 + RENDERED_LEVELS. Read off 270 pairs of patches, which this reproduces pixel for pixel.
-RENDERED_DN = 2750
+BRIGHTEST_DN = 2750
 RENDERED_LEVELS = 254
 
 # Digital numbers of the 80 raw patches beside EuroSAT's documentation, eight a class: the lowest and the highest median
@@ -44,10 +48,10 @@ MEDIAN_DN = {
     "B8A": (117, 4899),
 }
 # Products since processing baseline 04.00 (January 2022) store this much more than 10,000 times the reflectance.
-ADDED_DN = 1000
+BASELINE_OFFSET_DN = 1000
 
 # Names that producers give to bands; STAC's "common names" (extension eo) among them.
-BAND_WORDS = {
+BAND_ALIASES = {
     "coastal": "B01",
     "coastalaerosol": "B01",
     "aerosol": "B01",
@@ -72,32 +76,32 @@ BAND_WORDS = {
     "swir2": "B12",
     "swir22": "B12",
 }
-LETTERS = {"r": "B04", "g": "B03", "b": "B02", "n": "B08", "grn": "B03", "blu": "B02"}  # of descriptions alone
-_NUMBERED = re.compile(r"(?<![0-9a-z])(?:b|band[ _-]*)0*(1[0-2]|[1-9]|8a)(?![0-9a-z])", re.IGNORECASE)
-_BESIDE = re.compile(r"\b(?:median|mean|band|toa|boa|sr|reflectance|s2|sentinel2?|(?:10|20|60)m)\b")
+BAND_LETTERS = {"r": "B04", "g": "B03", "b": "B02", "n": "B08", "grn": "B03", "blu": "B02"}  # of descriptions alone
+_BAND_NUMBER = re.compile(r"(?<![0-9a-z])(?:b|band[ _-]*)0*(1[0-2]|[1-9]|8a)(?![0-9a-z])", re.IGNORECASE)
+_FILLER_WORDS = re.compile(r"\b(?:median|mean|band|toa|boa|sr|reflectance|s2|sentinel2?|(?:10|20|60)m)\b")
 
 
-def band_name(text: str | None) -> str | None:
+def parse_band_name(text: str | None) -> str | None:
     """The band that a description names: "B4", "b04_median", "S2_B04", "Band 4", "Red, 665 nm"; `None` for others.
 
     A word in brackets goes before a number, as in "Band 1 (Red)".
     """
     text = (text or "").split(",")[0]
     in_brackets = re.search(r"\(([^)]*)\)", text)
-    if in_brackets and (word := band_name(in_brackets[1])):
+    if in_brackets and (word := parse_band_name(in_brackets[1])):
         return word
     text = text.split("(")[0]
-    numbered = {f"B{number.upper().zfill(2)}" for number in _NUMBERED.findall(text)}
+    numbered = {f"B{number.upper().zfill(2)}" for number in _BAND_NUMBER.findall(text)}
     if numbered:
         return numbered.pop() if len(numbered) == 1 else None
-    letters = _BESIDE.sub(" ", re.sub(r"[^0-9a-z]+", " ", text.lower()))
+    letters = _FILLER_WORDS.sub(" ", re.sub(r"[^0-9a-z]+", " ", text.lower()))
     word = letters.replace(" ", "")
-    return BAND_WORDS.get(word) or LETTERS.get(word)
+    return BAND_ALIASES.get(word) or BAND_LETTERS.get(word)
 
 
-def split_band(stem: str) -> tuple[str, str | None]:
+def split_band_from_stem(stem: str) -> tuple[str, str | None]:
     """A file's name without the band that it tells, and that band: "T33UUP_{band}_10m" and "B04"; `None` for none."""
-    numbered = list(_NUMBERED.finditer(stem))
+    numbered = list(_BAND_NUMBER.finditer(stem))
     if len({match[1].upper() for match in numbered}) == 1:
         match = numbered[-1]
         return f"{stem[: match.start()]}{{band}}{stem[match.end() :]}", f"B{match[1].upper().zfill(2)}"
@@ -105,8 +109,51 @@ def split_band(stem: str) -> tuple[str, str | None]:
     for place in range(len(tokens) - 1, -1, -2) if not numbered else ():
         if re.fullmatch(r"(?:10|20|60)m", tokens[place]):
             continue
-        band = BAND_WORDS.get(tokens[place].lower())
+        band = BAND_ALIASES.get(tokens[place].lower())
         if band and (place < 2 or tokens[place - 2].lower() not in ("edge", "false")):
             return "".join([*tokens[:place], "{band}", *tokens[place + 1 :]]), band
         break
     return stem, None
+
+
+# From raw Sentinel-2 bands to the colours that EuroSAT's JPEGs have.
+
+
+# The grey level of each digital number.
+GREY_LEVELS = np.round(np.clip(1 + np.arange(2**16) * RENDERED_LEVELS / BRIGHTEST_DN, 1, 255)).astype("uint8")
+
+
+def render_true_colour(dn: np.ndarray) -> np.ndarray:
+    """Red, green and blue of images of EuroSAT's 13 bands, as EuroSAT's authors rendered them before JPEG.
+
+    Args:
+        dn: (..., 13) digital numbers, in the order of `sentinel2.BANDS`.
+
+    Returns:
+        (..., 3) uint8, from 1 to 255.
+    """
+    return render_colours(dn[..., [BANDS.index(band) for band in RGB_BANDS]])
+
+
+def render_colours(colours: np.ndarray) -> np.ndarray:
+    """`true_colour` of red, green and blue alone, (..., 3) digital numbers."""
+    if colours.dtype != "uint16":
+        colours = np.clip(np.rint(colours), 0, len(GREY_LEVELS) - 1).astype("uint16")
+    return GREY_LEVELS[colours]
+
+
+def compress_as_eurosat(image: np.ndarray) -> np.ndarray:
+    """An image as EuroSAT's JPEGs give it back: of quality 100, with colours at half size.
+
+    Without it a classifier sees what it was not trained on: colours of twice the detail.
+
+    Args:
+        image: (height, width, 3) uint8, as `true_colour` returns it.
+
+    Returns:
+        The same shape and type.
+    """
+    file = io.BytesIO()
+    PIL.Image.fromarray(image).save(file, "JPEG", quality=100, subsampling="4:2:0")
+    with PIL.Image.open(file) as picture:
+        return np.asarray(picture)

@@ -59,7 +59,7 @@ def test_startup(tmp_path):
 @pytest.mark.long
 def test_table(tmp_path):
     """Runs that are there are not made again; two seeds have a mean and a spread."""
-    for index, (image, label) in enumerate(zip(*synthetic.draw(150))):
+    for index, (image, label) in enumerate(zip(*synthetic.draw_scenes(150))):
         path = tmp_path / f"patches/{label}/{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)

@@ -1,4 +1,4 @@
-"""The package stays small pieces that import each other in one direction."""
+"""The package imports in one direction, declares what it imports, and its functions fit a screen."""
 
 import ast
 import configparser

@@ -27,11 +27,11 @@ RUN = {"depth": 50, "variant": "d", "epochs": 10, "dataset": "eurosat/rgb", "tes
     ],
 )
 def test_a_classifier_in_one_line(changes, summary):
-    assert metadata.summary(RUN | changes) == summary
+    assert metadata.summary_line(RUN | changes) == summary
 
 
 def test_a_classifier_of_which_nothing_is_known():
-    assert metadata.summary({}) == "test accuracy not known"
+    assert metadata.summary_line({}) == "test accuracy not known"
 
 
 @pytest.mark.parametrize(
@@ -42,4 +42,4 @@ def test_what_cannot_be_is_refused(tmp_path, name, value):
     path = tmp_path / "metadata.json"
     path.write_text(json.dumps(RUN | {name: value}))
     with pytest.raises(InputError, match=f"metadata.json: {name} cannot be"):
-        metadata.read(path)
+        metadata.read_metadata(path)

@@ -13,8 +13,8 @@ def test_whatever_has_a_number_is_taken(tmp_path):
     (tmp_path / "7").write_text("a file")
     (tmp_path / "run-8").mkdir()
     (tmp_path / "0012").mkdir()
-    assert rundir.new_run(tmp_path) == (9, tmp_path / "run-9")
-    assert rundir.versions(tmp_path) == []
+    assert rundir.create_run_folder(tmp_path) == (9, tmp_path / "run-9")
+    assert rundir.savedmodel_versions(tmp_path) == []
 
 
 def test_metadata_is_valid_json(tmp_path):
@@ -26,19 +26,19 @@ def test_metadata_is_valid_json(tmp_path):
 
 def test_folders_of_a_new_file_are_created(tmp_path):
     path = tmp_path / "a/b/model.tflite"
-    rundir.must_not_exist(path)
+    rundir.require_absent(path)
     rundir.write_text(path, "model")
     assert path.read_text() == "model" and [*path.parent.iterdir()] == [path]
 
 
 def test_folders_are_removed_again_where_nothing_was_written(tmp_path):
-    with pytest.raises(RuntimeError), rundir.atomic(tmp_path / "a/b/savedmodel") as temporary:
+    with pytest.raises(RuntimeError), rundir.write_atomically(tmp_path / "a/b/savedmodel") as temporary:
         temporary.mkdir()
         (temporary / "saved_model.pb").touch()
         raise RuntimeError
     assert not list(tmp_path.iterdir())
     (tmp_path / "a").mkdir()
-    with pytest.raises(RuntimeError), rundir.atomic(tmp_path / "a/b/model.tflite") as temporary:
+    with pytest.raises(RuntimeError), rundir.write_atomically(tmp_path / "a/b/model.tflite") as temporary:
         raise RuntimeError
     assert list(tmp_path.iterdir()) == [tmp_path / "a"] and not list((tmp_path / "a").iterdir())
 
@@ -47,6 +47,6 @@ def test_a_file_in_the_way_of_a_folder(tmp_path):
     (tmp_path / "file").touch()
     path = tmp_path / "file/models/model.tflite"
     with pytest.raises(InputError, match=r"file is a file, not a folder that .*model\.tflite could lie in"):
-        rundir.must_not_exist(path)
+        rundir.require_absent(path)
     with pytest.raises(InputError, match=r"cannot write .*model\.tflite: Not a directory"):
         rundir.write_text(path, "model")

@@ -53,7 +53,7 @@ def test_bad_models(run, tmp_path):
 )
 def test_pixels_that_the_model_does_not_take(run, change, message):
     """Scaled to 0..1 they would all be black to it, and get a label."""
-    image = synthetic.draw(1)[0][0]
+    image = synthetic.draw_scenes(1)[0][0]
     classifier = open_classifier(run)
     with pytest.raises(InputError, match=message):
         classifier.predict(change(image))
@@ -76,7 +76,7 @@ def test_a_network_without_preprocessing_is_no_classifier(suffix, tmp_path):
 
 
 def test_the_classifier_in_the_package_is_float32_under_any_policy():
-    images = synthetic.draw(4, seed=1)[0]
+    images = synthetic.draw_scenes(4, seed=1)[0]
     expected = resnetd_tf.eurosat().predict(images)
     keras.config.set_dtype_policy("bfloat16")
     try:
@@ -93,11 +93,11 @@ def test_the_classifier_in_the_package_answers_the_same_on_jax(tmp_path):
     script = """
 import numpy as np, resnetd_tf
 from resnetd_tf.data import synthetic
-np.save("probabilities.npy", resnetd_tf.eurosat().predict(synthetic.draw(4, seed=1)[0]))
+np.save("probabilities.npy", resnetd_tf.eurosat().predict(synthetic.draw_scenes(4, seed=1)[0]))
 """
     environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path, env=environment, timeout=200)
-    expected = resnetd_tf.eurosat().predict(synthetic.draw(4, seed=1)[0])
+    expected = resnetd_tf.eurosat().predict(synthetic.draw_scenes(4, seed=1)[0])
     np.testing.assert_allclose(np.load(tmp_path / "probabilities.npy"), expected, atol=1e-4)
 
 
@@ -240,7 +240,7 @@ def old(tmp_path):
 def test_classifiers_of_0_1_0(old):
     expected = np.load(old / "outputs.npz")["classifier"]
     assert expected.std(axis=0).max() > 0.01
-    images = synthetic.draw(4, seed=1)[0]
+    images = synthetic.draw_scenes(4, seed=1)[0]
     for model, path in ((old, old / "1"), (old / "run-1/model.keras", old / "run-1/model.keras")):
         classifier = open_classifier(model)
         assert classifier.path == path and classifier.classes == synthetic.CLASSES
@@ -256,7 +256,7 @@ import numpy as np
 {imports}
 from resnetd_tf.data import synthetic
 network = keras.saving.load_model("network.keras")
-outputs = network((synthetic.draw(4, seed=1)[0] / 127.5 - 1).astype("float32"), training=False)
+outputs = network((synthetic.draw_scenes(4, seed=1)[0] / 127.5 - 1).astype("float32"), training=False)
 np.testing.assert_allclose(outputs, np.load("outputs.npz")["network"], atol=1e-5)
 """
     subprocess.run([sys.executable, "-c", script], check=True, cwd=old, timeout=200)

@@ -12,7 +12,7 @@ import re
 
 from absl import flags
 
-from resnetd_tf.cli import common_flags, program
+from resnetd_tf.cli import program
 from resnetd_tf.training.settings import Settings
 
 FLAGS = flags.FLAGS
@@ -22,17 +22,17 @@ def evaluate(arguments: list[str]) -> None:
     network = Settings(depth=FLAGS.depth, variant=FLAGS.variant)
     on_imagenet = bool(FLAGS.weights or re.match("imagenet(2012|_)", FLAGS.dataset or ""))
     if FLAGS.weights:
-        common_flags.refuse("beside --weights", "model", "trust")
+        program.refuse_flags("beside --weights", "model", "trust")
     else:
-        common_flags.refuse("without --weights", "variant", "depth")
+        program.refuse_flags("without --weights", "variant", "depth")
     if on_imagenet:
-        common_flags.refuse("for ImageNet", "eurosat_zip", "split_files", "corruptions", "turns")
+        program.refuse_flags("for ImageNet", "eurosat_zip", "split_files", "corruptions", "turns")
     program.import_tensorflow()
     from resnetd_tf.evaluation import run
 
     if on_imagenet:
         run.evaluate_on_imagenet(
-            None if FLAGS.weights else common_flags.open_model(),
+            None if FLAGS.weights else program.open_model(),
             weights=FLAGS.weights,
             depth=network.depth,
             variant=network.variant,
@@ -43,25 +43,25 @@ def evaluate(arguments: list[str]) -> None:
         )
     else:
         run.evaluate(
-            common_flags.open_model(),
+            program.open_model(),
             split=FLAGS.split or "test",
             under_corruptions=FLAGS.corruptions,
             over_turns=FLAGS.turns,
             output_dir=FLAGS.output_dir,
             trust=FLAGS.trust,
-            **common_flags.source(),
+            **program.dataset_arguments(),
         )
 
 
 def define_flags() -> None:
-    common_flags.define_model()
+    program.define_model_flags()
     flags.DEFINE_string(
         "split",
         None,
         "train, validation or test, as in training, all for every image, or a TFDS slice such as train[90%:]; default "
         "test, or validation for ImageNet.",
     )
-    common_flags.define_dataset(
+    program.define_dataset_flags(
         "Dataset as for training, or imagenet2012 for 1000 classes; default the one the model was trained on."
     )
     flags.DEFINE_string(
@@ -70,7 +70,7 @@ def define_flags() -> None:
         "For imagenet2012: weights to evaluate instead of --model, as for training; --depth and --variant say which "
         "network they are for.",
     )
-    common_flags.define_settings("variant", "depth")
+    program.define_settings_flags("variant", "depth")
     flags.DEFINE_bool("turns", False, "Average over the eight turns and flips of each image.")
     flags.DEFINE_bool("corruptions", False, "Measure on images that are noisy, blurred, compressed and so on.")
     flags.DEFINE_string(
@@ -82,4 +82,4 @@ def define_flags() -> None:
 
 def main() -> None:
     define_flags()
-    program.run(evaluate)
+    program.run_program(evaluate)

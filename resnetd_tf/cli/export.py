@@ -11,19 +11,19 @@ Examples:
 
 from absl import flags
 
-from resnetd_tf.cli import common_flags, program
-from resnetd_tf.deployment import formats
+from resnetd_tf import deployment
+from resnetd_tf.cli import program
 
 FLAGS = flags.FLAGS
 
 
 def export(arguments: list[str]) -> None:
-    formats.check(FLAGS.format, FLAGS.precision, FLAGS.batch, FLAGS.output_type)
+    deployment.check_options(FLAGS.format, FLAGS.precision, FLAGS.batch, FLAGS.output_type)
     program.import_tensorflow()
-    from resnetd_tf.deployment import conversion
+    from resnetd_tf.deployment import export
 
-    conversion.convert(
-        common_flags.open_model(),
+    export.export_classifier(
+        program.open_model(),
         FLAGS.format,
         FLAGS.precision,
         FLAGS.output,
@@ -31,15 +31,15 @@ def export(arguments: list[str]) -> None:
         output_type=FLAGS.output_type,
         verify_all=FLAGS.verify == "full",
         trust=FLAGS.trust,
-        **common_flags.source(),
+        **program.dataset_arguments(),
     )
 
 
 def define_flags() -> None:
-    common_flags.define_model()
-    flags.DEFINE_enum("format", "tflite", list(formats.PRECISIONS), "What to make.")
-    made = "; ".join(f"{format}: {', '.join(made)}" for format, made in formats.PRECISIONS.items())
-    precisions = dict.fromkeys(precision for made in formats.PRECISIONS.values() for precision in made)
+    program.define_model_flags()
+    flags.DEFINE_enum("format", "tflite", list(deployment.PRECISIONS), "What to make.")
+    made = "; ".join(f"{format}: {', '.join(made)}" for format, made in deployment.PRECISIONS.items())
+    precisions = dict.fromkeys(precision for made in deployment.PRECISIONS.values() for precision in made)
     flags.DEFINE_enum(
         "precision",
         "float32",
@@ -52,11 +52,11 @@ def define_flags() -> None:
     flags.DEFINE_enum("output_type", "float32", ["float32", "uint8"], "Of TFLite in int8: type of the probabilities.")
     flags.DEFINE_enum("verify", "some", ["some", "full"], "Validation images to compare on: 256, or all.")
     flags.DEFINE_string("output", None, "A new file or folder; default one in the run's folder, or here for eurosat.")
-    common_flags.define_dataset(
+    program.define_dataset_flags(
         "What to compare on, and to calibrate on for int8; default the one the model was trained on."
     )
 
 
 def main() -> None:
     define_flags()
-    program.run(export)
+    program.run_program(export)

@@ -18,7 +18,7 @@ import typing
 
 from absl import flags
 
-from resnetd_tf.cli import common_flags, program
+from resnetd_tf.cli import program
 from resnetd_tf.errors import InputError
 
 FLAGS = flags.FLAGS
@@ -28,15 +28,15 @@ def predict(paths: list[str]) -> None:
     if not paths:
         raise InputError("no image given; name files or folders of pictures")
     if FLAGS.server is not None:
-        common_flags.refuse("beside --server", "model", "trust", "explain")
+        program.refuse_flags("beside --server", "model", "trust", "explain")
     else:
-        common_flags.refuse("without --server", "model_name", "version", "timeout")
+        program.refuse_flags("without --server", "model_name", "version", "timeout")
     program.import_tensorflow()
-    from resnetd_tf.imagery import labelling
+    from resnetd_tf.imagery import landcover
 
     stream = sys.stdout if FLAGS.format == "table" else sys.stderr  # labels as JSON or CSV are to stay such
-    classifier = common_flags.open_model(stream) if FLAGS.server is None else _served(stream)
-    labelling.run(
+    classifier = program.open_model(stream) if FLAGS.server is None else _served(stream)
+    landcover.label_or_map(
         classifier,
         paths,
         top=FLAGS.top,
@@ -64,14 +64,14 @@ def _served(stream: typing.TextIO):
     """The classifier on the server that --server says; prints which one it is."""
     from resnetd_tf.deployment import client
 
-    classifier = client.classifier(FLAGS.server, FLAGS.model_name, FLAGS.version, FLAGS.timeout)
+    classifier = client.open_served_classifier(FLAGS.server, FLAGS.model_name, FLAGS.version, FLAGS.timeout)
     version = "the newest version" if FLAGS.version is None else f"version {FLAGS.version}"
     print(f"Model: {FLAGS.model_name} at {FLAGS.server}, {version} there, test accuracy not known", file=stream)
     return classifier
 
 
 def define_flags() -> None:
-    common_flags.define_model()
+    program.define_model_flags()
     flags.DEFINE_string(
         "server", None, "Ask a TensorFlow Serving instead of --model: grpc://HOST:8500 or http://HOST:8501."
     )
@@ -103,7 +103,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "output", None, "Of maps: what their files' names begin with, or a folder/; default the scene's name."
     )
-    common_flags.define_settings("bands", "offset", "scale")
+    program.define_settings_flags("bands", "offset", "scale")
     flags.DEFINE_enum(
         "missing",
         "refuse",
@@ -127,4 +127,4 @@ def define_flags() -> None:
 
 def main() -> None:
     define_flags()
-    program.run(predict, takes_arguments=True)
+    program.run_program(predict, takes_arguments=True)

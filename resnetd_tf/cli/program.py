@@ -3,12 +3,14 @@
 TensorFlow is imported after the flags are read, so that `--help` and a mistyped flag answer at once.
 """
 
+import dataclasses
 import io
 import logging
 import os
 import pathlib
 import re
 import sys
+import typing
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -16,8 +18,8 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from resnetd_tf.errors import InputError
-from resnetd_tf.quiet import quiet
-from resnetd_tf.training.termination import Termination
+from resnetd_tf.process import Termination, silence_stderr
+from resnetd_tf.training.settings import RECIPES, Settings
 
 
 def import_tensorflow() -> None:
@@ -38,7 +40,7 @@ def import_tensorflow() -> None:
     if without_jax:  # TensorFlow imports it where it is installed, 0.1 GiB that is not used here
         sys.modules["jax"] = None  # type: ignore[assignment]
     try:
-        with quiet():
+        with silence_stderr():
             import tensorflow  # noqa: F401
     finally:
         if without_jax:
@@ -48,7 +50,7 @@ def import_tensorflow() -> None:
     keras.config.set_image_data_format("channels_last")  # as images are here
 
 
-def run(main: Callable[[list[str]], None], *, takes_arguments: bool = False) -> None:
+def run_program(main: Callable[[list[str]], None], *, takes_arguments: bool = False) -> None:
     """Reads flags and runs `main` with the arguments that are no flags.
 
     The docstring of its module and the flags defined there are what `--help` shows. Exit codes: 0 done, 2 bad input,
@@ -59,7 +61,7 @@ def run(main: Callable[[list[str]], None], *, takes_arguments: bool = False) -> 
         takes_arguments: Whether it takes arguments that are no flags; otherwise they are refused.
     """
     program = pathlib.Path(sys.argv[0]).name
-    _describe(main.__module__)
+    _show_help_of(main.__module__)
     if isinstance(sys.stdout, io.TextIOWrapper):  # names that the terminal's encoding lacks end no program
         sys.stdout.reconfigure(errors="backslashreplace")
 
@@ -99,7 +101,7 @@ def run(main: Callable[[list[str]], None], *, takes_arguments: bool = False) -> 
     app.run(guarded, flags_parser=parse)
 
 
-def _describe(module: str) -> None:
+def _show_help_of(module: str) -> None:
     """Has `--help` show a module's docstring and flags as those of the program that was called."""
     if module != "__main__":
         text = sys.modules[module].__doc__ or ""
@@ -107,3 +109,115 @@ def _describe(module: str) -> None:
         sys.modules["__main__"].__doc__ = re.sub(r"python (\w+)\.py", r"resnetd-\1", text) if installed else text
         for flag in flags.FLAGS.get_key_flags_for_module(module):
             flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+
+
+# Flags that several programs have, each with the same words.
+
+
+if typing.TYPE_CHECKING:
+    from resnetd_tf.saved import SavedClassifier
+
+flags.disclaim_key_flags()  # they are flags of the program that asks for them
+
+FLAG_DEFINERS: dict[type, Callable] = {
+    str: flags.DEFINE_string,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    bool: flags.DEFINE_bool,
+}
+MODEL_HELP = (
+    "A folder of versions (the newest counts), a SavedModel, a .keras or .safetensors file, what export.py made, or "
+    "eurosat, the classifier that comes with this package; default {base}, or eurosat where that has no finished run."
+)
+
+
+def define_settings_flags(*names: str) -> None:
+    """Defines the flags of `Settings` with these names; of all without any."""
+    types = typing.get_type_hints(Settings)
+    for field in dataclasses.fields(Settings):
+        if names and field.name not in names:
+            continue
+        kind = next(
+            kind for kind in (typing.get_args(types[field.name]) or (types[field.name],)) if kind in FLAG_DEFINERS
+        )
+        text = field.metadata["help"]
+        if choices := field.metadata.get("choices"):
+            text = f"{text.removesuffix('.')} ({', '.join(map(str, choices))})."
+        if recipes := {name: values[field.name] for name, values in RECIPES.items() if field.name in values}:
+            text += f" By recipe: {', '.join(f'{name} {value}' for name, value in recipes.items())}."
+        FLAG_DEFINERS[kind](field.name, field.default, text)
+
+
+def settings_from_flags() -> Settings:
+    """The settings that the flags say.
+
+    Raises:
+        InputError: One is outside its range.
+    """
+    values: dict[str, typing.Any] = {
+        field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(Settings)
+    }
+    return Settings(**values)
+
+
+def define_model_flags() -> None:
+    """Defines --model and --trust."""
+    flags.DEFINE_string("model", None, MODEL_HELP.format(base=Settings().base))
+    flags.DEFINE_bool("trust", False, "Open a model that holds what no classifier of ours does; it may run anything.")
+
+
+def model_path_from_flags() -> str:
+    """The model that --model says, or where it is not given the default."""
+    if flags.FLAGS.model:
+        return flags.FLAGS.model
+    from resnetd_tf import rundir
+    from resnetd_tf.networks.pretrained import EUROSAT_NAME
+
+    base = Settings().base
+    return base if rundir.savedmodel_versions(pathlib.Path(base)) else EUROSAT_NAME
+
+
+def open_model(stream: typing.TextIO | None = None) -> "SavedClassifier":
+    """Opens the model of `model`, and prints which one it is, with its epochs and accuracy.
+
+    Args:
+        stream: Where the line goes; `None` for stdout.
+
+    Raises:
+        InputError: As for `saved.open_classifier`.
+    """
+    from resnetd_tf import saved
+
+    classifier = saved.open_classifier(model_path_from_flags(), trust=flags.FLAGS.trust)
+    reason, base = "", Settings().base
+    if not flags.FLAGS.model:
+        packaged = model_path_from_flags() != base
+        reason = (
+            f" ({base} has no finished run)" if packaged else " (the newest run; --model=eurosat for the package's)"
+        )
+    print(f"Model: {classifier.summary}{reason}", file=stream, flush=True)
+    return classifier
+
+
+def define_dataset_flags(text: str) -> None:
+    """Defines --dataset, which is `None` if not given, and the flags that say where datasets are."""
+    flags.DEFINE_string("dataset", None, text)
+    define_settings_flags("data_dir", "eurosat_zip", "split_files", "bands", "offset", "scale")
+
+
+def refuse_flags(where: str, *names: str) -> None:
+    """Raises InputError if one of these flags is given, which have no effect there."""
+    for name in names:
+        if flags.FLAGS[name].present:
+            raise InputError(f"--{name} has no effect {where}; leave it out")
+
+
+def dataset_arguments() -> dict[str, typing.Any]:
+    """The arguments `dataset`, `data_dir`, `eurosat_zip`, `split_files` and `reading` that the flags say."""
+    from resnetd_tf.data.rasters import Reading
+
+    values = {name: flags.FLAGS[name].value for name in ("dataset", "data_dir", "eurosat_zip", "split_files")}
+    bands = flags.FLAGS.bands
+    return values | {
+        "reading": Reading(tuple(bands.split(",")) if bands else None, flags.FLAGS.scale, flags.FLAGS.offset)
+    }

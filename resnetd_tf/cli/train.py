@@ -10,11 +10,11 @@ Examples:
 
 from absl import flags
 
-from resnetd_tf.cli import common_flags, program
+from resnetd_tf.cli import program
 
 
 def train(arguments: list[str]) -> None:
-    settings = common_flags.settings()
+    settings = program.settings_from_flags()
     program.import_tensorflow()
     from resnetd_tf.training import run
 
@@ -22,7 +22,7 @@ def train(arguments: list[str]) -> None:
 
 
 def main() -> None:
-    common_flags.define_settings()
+    program.define_settings_flags()
     flags.DEFINE_bool("resume", False, "Go on with the newest unfinished run of this name; without one, start one.")
     flags.DEFINE_bool("profile", False, "Record ten steps for TensorBoard's profiler.")
-    program.run(train)
+    program.run_program(train)

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 # Quantisation tables of luminance and of chrominance: ITU-T T.81, annex K.1, which libjpeg scales by the quality.
-LUMINANCE = (
+LUMINANCE_TABLE = (
     (16, 11, 10, 16, 24, 40, 51, 61),
     (12, 12, 14, 19, 26, 58, 60, 55),
     (14, 13, 16, 24, 40, 57, 69, 56),
@@ -19,7 +19,7 @@ LUMINANCE = (
     (49, 64, 78, 87, 103, 121, 120, 101),
     (72, 92, 95, 98, 112, 100, 103, 99),
 )
-CHROMINANCE = (
+CHROMINANCE_TABLE = (
     (17, 18, 24, 47, 99, 99, 99, 99),
     (18, 21, 26, 66, 99, 99, 99, 99),
     (24, 26, 56, 99, 99, 99, 99, 99),
@@ -27,7 +27,7 @@ CHROMINANCE = (
     *(((99,) * 8,) * 4),
 )
 # From RGB to luminance and the differences of blue and red from it: ITU-T T.871.
-YCBCR = np.array(((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312)), "float32")
+RGB_TO_YCBCR = np.array(((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312)), "float32")
 
 
 def flip_and_turn(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
@@ -45,7 +45,7 @@ def flip_and_turn(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     return images
 
 
-def mix_parts(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, share: float) -> tuple[tf.Tensor, tf.Tensor]:
+def apply_cutmix(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, share: float) -> tuple[tf.Tensor, tf.Tensor]:
     """CutMix (arXiv 1905.04899): a rectangle of one image put into another, and labels mixed by area.
 
     As a patch where two kinds of land meet, it belongs to both.
@@ -94,10 +94,10 @@ def vary_pixels(images: tf.Tensor, seed: tf.Tensor, share: float, strength: tf.T
     seeds = tf.unstack(tf.random.split(seed, 6))
     places = tf.argsort(tf.random.stateless_uniform((count,), seeds[0]))[:varied]
     before = tf.gather(images, places)
-    pixels = _lit(tf.cast(before, "float32"), seeds[1], strength)
-    pixels = _seen(pixels, seeds[2], strength)
-    pixels = _noisy(pixels, seeds[3], strength)
-    pixels = _compressed(pixels, seeds[4], strength)
+    pixels = _vary_light(tf.cast(before, "float32"), seeds[1], strength)
+    pixels = _vary_optics(pixels, seeds[2], strength)
+    pixels = _add_noise(pixels, seeds[3], strength)
+    pixels = _compress(pixels, seeds[4], strength)
     happens = tf.random.stateless_uniform((varied, 1, 1, 1), seeds[5]) < count * share / varied
     after = tf.where(happens, tf.saturate_cast(tf.round(pixels), images.dtype), before)
     return tf.tensor_scatter_nd_update(images, places[:, tf.newaxis], after)
@@ -112,7 +112,7 @@ def _strengths(count: int, seed: tf.Tensor, strength, *chances: float) -> list[t
     return [strength * tf.maximum(0.0, 1 - one / chance) for one, chance in zip(tf.unstack(drawn), chances)]
 
 
-def _lit(images: tf.Tensor, seed: tf.Tensor, strength) -> tf.Tensor:
+def _vary_light(images: tf.Tensor, seed: tf.Tensor, strength) -> tf.Tensor:
     """Brightness and contrast up to 15 % higher or lower, each channel's gain up to 6 %; half of the images."""
     count = images.shape[0]
     drawn = strength * tf.random.stateless_uniform((count, 1, 1, 5), seed, -1.0, 1.0)
@@ -123,13 +123,13 @@ def _lit(images: tf.Tensor, seed: tf.Tensor, strength) -> tf.Tensor:
     return images * (gain * contrast) + gain * (1 - contrast) * mean
 
 
-def _noisy(images: tf.Tensor, seed: tf.Tensor, strength) -> tf.Tensor:
+def _add_noise(images: tf.Tensor, seed: tf.Tensor, strength) -> tf.Tensor:
     """Gaussian noise of up to seven grey levels, most of it below two."""
     (noise,) = _strengths(images.shape[0], seed, strength, 0.5)
     return images + 7 * noise**2 * tf.random.stateless_normal(images.shape, seed + 1)
 
 
-def _seen(images: tf.Tensor, seed: tf.Tensor, strength) -> tf.Tensor:
+def _vary_optics(images: tf.Tensor, seed: tf.Tensor, strength) -> tf.Tensor:
     """Blur, sharpening, larger pixels, and a shift by whole pixels, up to a sixteenth of the side.
 
     All of them are linear in the rows, and in the columns: together one matrix for each.
@@ -140,17 +140,17 @@ def _seen(images: tf.Tensor, seed: tf.Tensor, strength) -> tf.Tensor:
     matrices = []
     for pixels, share in zip((height, width), tf.unstack(shift)):
         identity = tf.eye(pixels)
-        blurred = _blurring(pixels, 1.3 * blur)
-        sharpened = identity + 0.5 * sharper * (identity - _blurring(pixels, 1.0))
+        blurred = _blur_matrix(pixels, 1.3 * blur)
+        sharpened = identity + 0.5 * sharper * (identity - _blur_matrix(pixels, 1.0))
         larger = 1 + 1.3 * coarser
-        matrix = _enlarging(pixels, larger) @ _shrinking(pixels, larger) @ sharpened @ blurred
+        matrix = _enlarge_matrix(pixels, larger) @ _shrink_matrix(pixels, larger) @ sharpened @ blurred
         by = tf.cast(tf.round(share * (pixels // 16)), "int32")
         places = pixels - 1 - tf.abs(pixels - 1 - tf.abs(tf.range(pixels) + by))  # mirrored at the edge
         matrices.append(tf.gather(matrix, places, axis=1, batch_dims=1))
-    return _along_sides(images, *matrices)
+    return _transform_sides(images, *matrices)
 
 
-def _compressed(images: tf.Tensor, seed: tf.Tensor, strength) -> tf.Tensor:
+def _compress(images: tf.Tensor, seed: tf.Tensor, strength) -> tf.Tensor:
     """JPEG of quality 35 and more for half of the images, of every second of them with colours at half size.
 
     The images are in an order of chance: those that it can happen to are the first.
@@ -159,24 +159,24 @@ def _compressed(images: tf.Tensor, seed: tf.Tensor, strength) -> tf.Tensor:
     first = -(-count // 2)
     quality = 100 - 65 * strength * tf.random.stateless_uniform((first,), seed)
     chance = tf.random.stateless_uniform((2, first, 1, 1, 1), seed + 1)
-    stored = as_jpeg(images[:first], quality, halves_colours=chance[0] < 0.5)
+    stored = simulate_jpeg(images[:first], quality, halves_colours=chance[0] < 0.5)
     return tf.concat((tf.where(chance[1] < count / 2 / first, stored, images[:first]), images[first:]), axis=0)
 
 
-def _along_sides(images: tf.Tensor, of_rows: tf.Tensor, of_columns: tf.Tensor) -> tf.Tensor:
+def _transform_sides(images: tf.Tensor, of_rows: tf.Tensor, of_columns: tf.Tensor) -> tf.Tensor:
     """Images with a matrix, or one for each of them, applied to their rows, and another to their columns."""
     each = "n" if len(of_rows.shape) == 3 else ""
     return tf.einsum(f"{each}ij,nkjc->nkic", of_columns, tf.einsum(f"{each}ij,njkc->nikc", of_rows, images))
 
 
-def _blurring(pixels: int, sigma) -> tf.Tensor:
+def _blur_matrix(pixels: int, sigma) -> tf.Tensor:
     """The matrix (..., pixels, pixels) of a Gaussian blur of rows, for sigma (..., 1, 1)."""
     place = tf.range(pixels, dtype="float32")
     weights = tf.exp(-0.5 * ((place[:, tf.newaxis] - place) / tf.maximum(sigma, 0.1)) ** 2)
     return weights / tf.reduce_sum(weights, -1, keepdims=True)
 
 
-def _shrinking(pixels: int, factor) -> tf.Tensor:
+def _shrink_matrix(pixels: int, factor) -> tf.Tensor:
     """The matrix (..., pixels, pixels) that averages rows into larger pixels; what is too much is zero."""
     place = tf.range(pixels, dtype="float32")
     first = place[:, tf.newaxis] * factor  # where a large pixel begins
@@ -184,7 +184,7 @@ def _shrinking(pixels: int, factor) -> tf.Tensor:
     return tf.math.divide_no_nan(common, tf.reduce_sum(common, -1, keepdims=True))
 
 
-def _enlarging(pixels: int, factor) -> tf.Tensor:
+def _enlarge_matrix(pixels: int, factor) -> tf.Tensor:
     """The matrix (..., pixels, pixels) that interpolates linearly between the rows that `_shrinking` makes."""
     place = tf.range(pixels, dtype="float32")
     distance = tf.abs((place[:, tf.newaxis] + 0.5) / factor - 0.5 - place)
@@ -192,7 +192,7 @@ def _enlarging(pixels: int, factor) -> tf.Tensor:
     return weights / tf.reduce_sum(weights, -1, keepdims=True)
 
 
-def as_jpeg(images: tf.Tensor, quality: tf.Tensor, *, halves_colours: tf.Tensor) -> tf.Tensor:
+def simulate_jpeg(images: tf.Tensor, quality: tf.Tensor, *, halves_colours: tf.Tensor) -> tf.Tensor:
     """Images as JPEG gives them back: cosine transform of blocks of eight pixels, its coefficients rounded.
 
     Args:
@@ -200,25 +200,25 @@ def as_jpeg(images: tf.Tensor, quality: tf.Tensor, *, halves_colours: tf.Tensor)
         quality: (batch,) as libjpeg's, from 1 to 100.
         halves_colours: (batch, 1, 1, 1), whether colours are stored at half the size (4:2:0).
     """
-    planes = tf.round(tf.tensordot(tf.clip_by_value(images, 0.0, 255.0), YCBCR.T, 1))
+    planes = tf.round(tf.tensordot(tf.clip_by_value(images, 0.0, 255.0), RGB_TO_YCBCR.T, 1))
     light, colours = planes[..., :1] - 128, planes[..., 1:]
-    halved, full = (_quantised(colours, quality, CHROMINANCE, halves) for halves in (True, False))
-    parts = (_quantised(light, quality, LUMINANCE, False), tf.where(halves_colours, halved, full))
+    halved, full = (_quantise(colours, quality, CHROMINANCE_TABLE, halves) for halves in (True, False))
+    parts = (_quantise(light, quality, LUMINANCE_TABLE, False), tf.where(halves_colours, halved, full))
     planes = tf.round(tf.clip_by_value(tf.concat(parts, axis=3), -128.0, 127.0)) + tf.constant((128.0, 0.0, 0.0))
-    return tf.tensordot(planes, np.linalg.inv(YCBCR).T, 1)
+    return tf.tensordot(planes, np.linalg.inv(RGB_TO_YCBCR).T, 1)
 
 
-def _quantised(planes: tf.Tensor, quality: tf.Tensor, table, halves: bool) -> tf.Tensor:
+def _quantise(planes: tf.Tensor, quality: tf.Tensor, table, halves: bool) -> tf.Tensor:
     """Planes (batch, height, width, n) after the rounding of their cosine transform, at half the size with `halves`."""
     scale = tf.where(quality < 50, 5000 / quality, 200 - 2 * quality)[:, tf.newaxis, tf.newaxis, tf.newaxis]
-    (there, back), (there_too, back_too) = (_cosines(side, halves) for side in planes.shape[1:3])
-    found = _along_sides(planes, there, there_too)
+    (there, back), (there_too, back_too) = (_cosine_matrices(side, halves) for side in planes.shape[1:3])
+    found = _transform_sides(planes, there, there_too)
     step = tf.floor((tf.constant(table, "float32")[..., tf.newaxis] * scale + 50) / 100)
     step = tf.tile(tf.clip_by_value(step, 1.0, 255.0), (1, there.shape[0] // 8, there_too.shape[0] // 8, 1))
-    return _along_sides(tf.round(found / step) * step, back, back_too)
+    return _transform_sides(tf.round(found / step) * step, back, back_too)
 
 
-def _cosines(pixels: int, halves: bool) -> tuple[tf.Tensor, tf.Tensor]:
+def _cosine_matrices(pixels: int, halves: bool) -> tuple[tf.Tensor, tf.Tensor]:
     """The matrix from rows to the cosine transform of blocks of eight, and the one back, (pixels, ...).
 
     With `halves` rows are averaged in pairs before, and interpolated after.
@@ -234,5 +234,5 @@ def _cosines(pixels: int, halves: bool) -> tuple[tf.Tensor, tf.Tensor]:
     if not halves:
         return transform @ padding, tf.transpose(transform)[:pixels]
     half = blocks * 8
-    shrinking, enlarging = (matrix(2 * half, 2.0) for matrix in (_shrinking, _enlarging))
+    shrinking, enlarging = (matrix(2 * half, 2.0) for matrix in (_shrink_matrix, _enlarge_matrix))
     return transform @ shrinking[:half] @ padding, tf.matmul(enlarging[:pixels, :half], transform, transpose_b=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from resnetd_tf.data.augmentation import flip_and_turn, mix_parts, vary_pixels
+from resnetd_tf.data.augmentation import apply_cutmix, flip_and_turn, vary_pixels
 from resnetd_tf.data.splits import Split
 from resnetd_tf.errors import InputError
 
@@ -15,7 +15,7 @@ WITHOUT_AUTOTUNING = tf.data.Options()
 WITHOUT_AUTOTUNING.autotune.enabled = False
 
 
-def without_idle_replicas(count: int, batch_size: int, replicas: int) -> int:
+def fit_batch_size(count: int, batch_size: int, replicas: int) -> int:
     """The batch size nearest to this one with which every replica has images in every batch of `count`.
 
     Batches are cut into equal parts from their start: a short last one can leave replicas without any, and Keras has no
@@ -35,7 +35,7 @@ def without_idle_replicas(count: int, batch_size: int, replicas: int) -> int:
     return chosen
 
 
-def from_split(split: Split, classes: int, batch_size: int) -> tf.data.Dataset:
+def evaluation_batches(split: Split, classes: int, batch_size: int) -> tf.data.Dataset:
     """Batches of raw pixels and one-hot labels, all images once and in order.
 
     Args:
@@ -47,10 +47,10 @@ def from_split(split: Split, classes: int, batch_size: int) -> tf.data.Dataset:
         Pairs of images (batch, height, width, bands) and labels (batch, classes) float32.
     """
     indices = tf.data.Dataset.range(len(split)).batch(batch_size)
-    return _map(indices, _gather(split, classes), split)
+    return _map_batches(indices, _gather(split, classes), split)
 
 
-def for_training(
+def training_batches(
     split: Split,
     classes: int,
     batch_size: int,
@@ -89,14 +89,14 @@ def for_training(
         seeds = tf.stack([seed, step])
         image = flip_and_turn(image, seeds)
         if cutmix:
-            image, label = mix_parts(image, label, seeds + 1, cutmix)
+            image, label = apply_cutmix(image, label, seeds + 1, cutmix)
         return vary_pixels(image, seeds, varied, strength(step)) if varied else image, label
 
     numbers = tf.data.Dataset.range(first_step, np.iinfo(np.int64).max)
-    return _map(numbers, batch, split)
+    return _map_batches(numbers, batch, split)
 
 
-def _map(dataset: tf.data.Dataset, function, split: Split) -> tf.data.Dataset:
+def _map_batches(dataset: tf.data.Dataset, function, split: Split) -> tf.data.Dataset:
     mapped = dataset.map(function, num_parallel_calls=2).prefetch(4).with_options(WITHOUT_AUTOTUNING)
     mapped.split = split  # `function` does not keep it
     return mapped

@@ -10,23 +10,25 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from resnetd_tf.sentinel2 import ADDED_DN, BANDS, MEDIAN_DN, RENDERED_DN, RGB_BANDS
+from resnetd_tf.sentinel2 import BANDS, BASELINE_OFFSET_DN, BRIGHTEST_DN, MEDIAN_DN, RGB_BANDS
 
 # Measured on the raw patches and on scenes of twenty producers: at most 1.4 % of the pixels of pictures of snow and
 # cloud are brighter than RENDERED_DN in all colours, of scenes with a wrong scale 45 % and more.
-MOST_WHITE = 0.4  # share of the pixels
-MOST_DARK = 0.25  # share of numbers that are not above 0, in the colour that has least: clear water has no red
-LOW = 3  # per cent of the pixels: less than soft edges of clouds and of a swath make up
-DARKEST = 900  # DN of the darkest band's low percentile, of which the raw patches together have 5 to 290
-DIMMEST = 300  # DN: the 99th percentile of the brightest colour; L1C has more than 590 everywhere, from the air alone
-HIGHEST_MEDIAN = 10_000  # DN of the near infrared: a reflectance of 1, more than snow has
-WRAPPED = 65_536 - ADDED_DN  # what numbers below 0 become in 16 bits without sign
-GRIDS = (10_000.0, 4_000.0, 10_000 / 65_535, 4_000 / 65_535, 0.1)  # scales whose steps tell them
-ON_GRID = 0.95  # share of numbers that must fit to a scale that they are said to be made with
-IMPOSSIBLE = (-2_000, -500, 25_000)  # DN: any band below, every band below, every band above
+MAX_WHITE_SHARE = 0.4  # share of the pixels
+MAX_DARK_SHARE = 0.25  # share of numbers that are not above 0, in the colour that has least: clear water has no red
+LOW_PERCENTILE = 3  # per cent of the pixels: less than soft edges of clouds and of a swath make up
+MAX_DARKEST_DN = 900  # DN of the darkest band's low percentile, of which the raw patches together have 5 to 290
+MIN_BRIGHT_DN = (
+    300  # DN: the 99th percentile of the brightest colour; L1C has more than 590 everywhere, from the air alone
+)
+MAX_MEDIAN_DN = 10_000  # DN of the near infrared: a reflectance of 1, more than snow has
+WRAPPED_DN = 65_536 - BASELINE_OFFSET_DN  # what numbers below 0 become in 16 bits without sign
+STEP_SCALES = (10_000.0, 4_000.0, 10_000 / 65_535, 4_000 / 65_535, 0.1)  # scales whose steps tell them
+MIN_STEP_SHARE = 0.95  # share of numbers that must fit to a scale that they are said to be made with
+IMPOSSIBLE_DN = (-2_000, -500, 25_000)  # DN: any band below, every band below, every band above
 
 # What 1 stored is of a digital number, which files are of that kind, and the range of their largest number.
-SCALES = (
+KNOWN_SCALES = (
     (1.0, "digital numbers", 255, np.inf),
     (10_000.0, "reflectances", 0, 2),
     (4_000.0, "true colours, 1 for a reflectance of 0.4", 0, 2),
@@ -74,7 +76,7 @@ class Sample:
     @functools.cached_property
     def white(self) -> float:
         """Share of the pixels that become white: brighter than `RENDERED_DN` in every colour."""
-        return float((self.visible > RENDERED_DN).all(axis=1).mean())
+        return float((self.visible > BRIGHTEST_DN).all(axis=1).mean())
 
     @functools.cached_property
     def dark(self) -> float:
@@ -90,17 +92,17 @@ class Sample:
     def darkest(self) -> float:
         """The third percentile of the darkest band, without stored zeros: edges of a swath are no dark ground."""
         if self.stored.all():
-            return float(np.percentile(self.dn, LOW, axis=0).min())
+            return float(np.percentile(self.dn, LOW_PERCENTILE, axis=0).min())
         columns = [column[stored != 0] for column, stored in zip(self.dn.T, self.stored.T)]
-        return min((float(np.percentile(column, LOW)) for column in columns if column.size), default=np.inf)
+        return min((float(np.percentile(column, LOW_PERCENTILE)) for column in columns if column.size), default=np.inf)
 
     @functools.cached_property
     def wrapped(self) -> float:
         """Share of numbers just below 65536, unless there are as many between those and the others."""
         if self.dtype != "uint16":
             return 0.0
-        high = ((self.stored >= WRAPPED) & (self.stored < 65_535)).mean()
-        return float(high) if high > 10 * ((self.stored > 40_000) & (self.stored < WRAPPED)).mean() else 0.0
+        high = ((self.stored >= WRAPPED_DN) & (self.stored < 65_535)).mean()
+        return float(high) if high > 10 * ((self.stored > 40_000) & (self.stored < WRAPPED_DN)).mean() else 0.0
 
     @property
     def near_infrared(self) -> float:
@@ -110,18 +112,18 @@ class Sample:
     def on_grid(self, scale: float) -> bool:
         """Whether numbers are whole digital numbers divided by a scale, which then must have been it."""
         stored, are_whole = self._some
-        if scale not in GRIDS or are_whole != (scale < 1):
+        if scale not in STEP_SCALES or are_whole != (scale < 1):
             return False
         values = stored * scale
         tolerance = 0.5 * scale + 1e-3 if are_whole else 0.01
-        fits = (np.abs(values - np.rint(values)) <= tolerance).mean() >= ON_GRID and values.max() < 65_536
+        fits = (np.abs(values - np.rint(values)) <= tolerance).mean() >= MIN_STEP_SHARE and values.max() < 65_536
         return bool(fits) and len(np.unique(stored)) >= 20
 
     @functools.cached_property
     def _some(self) -> tuple[np.ndarray, bool]:
         """Stored numbers from everywhere, at most 10,000, and whether they are whole."""
         stored = self.stored.ravel()[:: max(1, self.stored.size // 5_000)]
-        return stored, bool((stored == np.rint(stored)).mean() >= ON_GRID)
+        return stored, bool((stored == np.rint(stored)).mean() >= MIN_STEP_SHARE)
 
     @functools.cached_property
     def exported_as(self) -> str | None:
@@ -129,7 +131,7 @@ class Sample:
         if (self.gain != 1).any():
             return None
         # Steps of ten tell nothing: digital numbers can be rounded.
-        return next((text for scale, text, *_ in SCALES if scale != 0.1 and self.on_grid(scale)), None)
+        return next((text for scale, text, *_ in KNOWN_SCALES if scale != 0.1 and self.on_grid(scale)), None)
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ CHECKS = (
         "none",
         lambda s: s.wrapped > 0.005,
         lambda s: (
-            f"{100 * s.wrapped:.1f} % of its numbers are from {WRAPPED} to 65534, as numbers below 0 become in 16 bits "
+            f"{100 * s.wrapped:.1f} % of its numbers are from {WRAPPED_DN} to 65534, as numbers below 0 become in 16 bits "
             "without sign when an offset is taken away; give the file as it was before"
         ),
     ),
@@ -188,31 +190,31 @@ CHECKS = (
     ),
     Check(
         "scale",
-        lambda s: s.dimmest < DIMMEST,
+        lambda s: s.dimmest < MIN_BRIGHT_DN,
         lambda s: (
             f"99 % of its numbers give less than {max(s.dimmest, 0):.4g} DN in every colour, and the air alone gives "
-            f"more than {DIMMEST}"
+            f"more than {MIN_BRIGHT_DN}"
         ),
         "--scale=1 takes them as they are",
     ),
     Check(
         "scale",
-        lambda s: s.near_infrared > HIGHEST_MEDIAN,
+        lambda s: s.near_infrared > MAX_MEDIAN_DN,
         lambda s: f"its B08 has the median {s.near_infrared:,.0f} DN, a reflectance above 1",
         "--scale=1 takes them as they are",
     ),
     Check(
         "scale",
-        lambda s: s.white > MOST_WHITE,
+        lambda s: s.white > MAX_WHITE_SHARE,
         lambda s: (
-            f"{100 * s.white:.0f} % of its pixels have more than {RENDERED_DN:,} DN in every colour, as only cloud and "
+            f"{100 * s.white:.0f} % of its pixels have more than {BRIGHTEST_DN:,} DN in every colour, as only cloud and "
             f"snow have (medians {', '.join(f'{value:,.0f}' for value in s.medians[:3])})"
         ),
         "--scale=1 takes them as they are",
     ),
     Check(
         "offset",
-        lambda s: s.dark > MOST_DARK and bool((s.offset < 0).any()),
+        lambda s: s.dark > MAX_DARK_SHARE and bool((s.offset < 0).any()),
         lambda s: (
             f"{100 * s.dark:.0f} % of its numbers or more in each colour are not above 0 after the offset of "
             f"{s.offset.min():g}, as after one that was taken away twice"
@@ -222,7 +224,7 @@ CHECKS = (
     ),
     Check(
         "offset",
-        lambda s: s.dark > MOST_DARK,
+        lambda s: s.dark > MAX_DARK_SHARE,
         lambda s: (
             f"its numbers go from {s.stored.min():.6g} to {s.stored.max():.6g}, and in each colour "
             f"{100 * s.dark:.0f} % or more are not above 0, as after an offset that was taken away twice"
@@ -231,10 +233,10 @@ CHECKS = (
     ),
     Check(
         "offset",
-        lambda s: s.darkest >= DARKEST,
+        lambda s: s.darkest >= MAX_DARKEST_DN,
         lambda s: (
-            f"its darkest band is at {s.darkest:,.0f} DN or more in {100 - LOW} % of the pixels, as with the "
-            f"{ADDED_DN:,} that products since baseline 04.00 add"
+            f"its darkest band is at {s.darkest:,.0f} DN or more in {100 - LOW_PERCENTILE} % of the pixels, as with the "
+            f"{BASELINE_OFFSET_DN:,} that products since baseline 04.00 add"
         ),
         "--offset=0 says that there is none",
         can_be_bright_ground=True,
@@ -242,7 +244,7 @@ CHECKS = (
 )
 
 
-def fault(sample: Sample, scale_known: bool = False, offset_known: bool = False) -> Fault | None:
+def find_fault(sample: Sample, scale_known: bool = False, offset_known: bool = False) -> Fault | None:
     """What is wrong with numbers, with the flags that settle it; `None` if they can be digital numbers.
 
     Args:
@@ -253,24 +255,24 @@ def fault(sample: Sample, scale_known: bool = False, offset_known: bool = False)
     known = {"scale": scale_known, "offset": offset_known, "none": False}
     for check in CHECKS:
         if (not known[check.settled_by] or check.doubts_flags) and check.applies(sample):
-            advice = _advice(sample, check, scale_known, offset_known)
+            advice = _advise_flags(sample, check, scale_known, offset_known)
             otherwise = "" if advice.split(" ")[0] == check.otherwise.split(" ")[0] else check.otherwise
             text = "; ".join(part for part in (check.finding(sample), advice, otherwise) if part)
             return Fault(text, check.can_be_bright_ground)
     return None
 
 
-def pooled(samples: Sequence[Sample]) -> Sample:
+def pool_samples(samples: Sequence[Sample]) -> Sample:
     """The numbers of several files that are read alike, as one sample."""
     return replace(samples[0], stored=np.concatenate([sample.stored for sample in samples]))
 
 
-def _advice(sample: Sample, check: Check, scale_known: bool, offset_known: bool) -> str:
+def _advise_flags(sample: Sample, check: Check, scale_known: bool, offset_known: bool) -> str:
     """The flags under which the same numbers raise no doubt; empty where there are none."""
     if check.settled_by == "none":
         return ""
     now, highest = float(sample.gain.max()), float(sample.stored.max())
-    scales = [(scale, text) for scale, text, least, most in SCALES if least < highest <= most]
+    scales = [(scale, text) for scale, text, least, most in KNOWN_SCALES if least < highest <= most]
     if sample.dtype == "uint8":
         scales = [(scale, text) for scale, text in scales if text.startswith("255 ")]
     if sample.exported_as:  # whose steps leave no other
@@ -292,7 +294,9 @@ def _advice(sample: Sample, check: Check, scale_known: bool, offset_known: bool)
             flags = [f"--scale={scale:.5g}"] if scale != now else []
             flags += [f"--offset={added / scale:.5g}"] if added or not flags else []
             if is_bright and not added and not offset_known:
-                flags += [f"(and --offset={-ADDED_DN / scale:.5g} if it holds the {ADDED_DN:,} of baseline 04.00)"]
+                flags += [
+                    f"(and --offset={-BASELINE_OFFSET_DN / scale:.5g} if it holds the {BASELINE_OFFSET_DN:,} of baseline 04.00)"
+                ]
             meaning = f" ({text})" if text and scale != now and text != sample.exported_as else ""
             unlike = sum(_distance(median, name) for median, name in zip(tried.medians, tried.names))
             options.append((sample.on_grid(scale), unlike + (added > 0), place, " ".join(flags) + meaning))
@@ -306,19 +310,23 @@ def _advice(sample: Sample, check: Check, scale_known: bool, offset_known: bool)
 def _offsets_to_try(sample: Sample, check: Check, keeps_scale: bool, offset_known: bool) -> Sequence[int]:
     """Digital numbers that may have to be added, for a fault of the scale or of the offset."""
     if check.settled_by == "offset":
-        return (0, -ADDED_DN, ADDED_DN) if (sample.offset < 0).any() else (-ADDED_DN, ADDED_DN)
-    return (0, -ADDED_DN) if (keeps_scale or sample.exported_as) and not offset_known else (0,)
+        return (
+            (0, -BASELINE_OFFSET_DN, BASELINE_OFFSET_DN)
+            if (sample.offset < 0).any()
+            else (-BASELINE_OFFSET_DN, BASELINE_OFFSET_DN)
+        )
+    return (0, -BASELINE_OFFSET_DN) if (keeps_scale or sample.exported_as) and not offset_known else (0,)
 
 
 def _distance(median: float, name: str) -> float:
     """How far a median lies outside those of EuroSAT's patches: the logarithm of a factor."""
-    low, high = MEDIAN_DN.get(name, (1, HIGHEST_MEDIAN))
+    low, high = MEDIAN_DN.get(name, (1, MAX_MEDIAN_DN))
     return float(max(0.0, np.log(low / max(median, 1e-6)), np.log(max(median, 1e-6) / high)))
 
 
-def impossible(dn: np.ndarray) -> np.ndarray:
+def impossible_mask(dn: np.ndarray) -> np.ndarray:
     """Where digital numbers (..., k) stand for missing data that no file declares: -9999, 65535; (...) bool."""
-    any_below, all_below, all_above = IMPOSSIBLE
+    any_below, all_below, all_above = IMPOSSIBLE_DN
     columns = [dn[..., place] for place in range(dn.shape[-1])]  # one by one: much faster than along the last axis
     above = functools.reduce(np.logical_and, (column > all_above for column in columns))
     if dn.dtype.kind == "u":
@@ -327,7 +335,7 @@ def impossible(dn: np.ndarray) -> np.ndarray:
     return above | below | functools.reduce(np.logical_or, (column < any_below for column in columns))
 
 
-def order_fault(stored: np.ndarray) -> str | None:
+def find_order_fault(stored: np.ndarray) -> str | None:
     """What shows that 13 bands without names are not in EuroSAT's order: B10, of cirrus, is the darkest; else `None`.
 
     Args:
@@ -337,7 +345,7 @@ def order_fault(stored: np.ndarray) -> str | None:
     darkest = int(medians.argmin())
     if medians[darkest] > 0.7 * medians[BANDS.index("B10")]:
         return None
-    order = _order(darkest)
+    order = _band_order_with_cirrus_at(darkest)
     naming = f"name them, as --bands={','.join(order)} if that is their order" if order else "name them with --bands"
     return (
         f"its 13 bands have no names, and band {darkest + 1} is the darkest, not band 10 as in EuroSAT's order "
@@ -345,7 +353,7 @@ def order_fault(stored: np.ndarray) -> str | None:
     )
 
 
-def _order(darkest: int) -> Sequence[str]:
+def _band_order_with_cirrus_at(darkest: int) -> Sequence[str]:
     """The order of 13 bands in which B10 has this place: of products, or one of the two reversed; else none."""
     product = sorted(BANDS, key=lambda name: (int(name[1:].rstrip("A")), name))
     orders = (product, product[::-1], BANDS[::-1])

@@ -16,34 +16,37 @@ import PIL.ImageFile
 import PIL.ImageOps
 import tensorflow as tf
 
-from resnetd_tf.data import digital_numbers, rasters, rendering
+from resnetd_tf import sentinel2
+from resnetd_tf.data import digital_numbers, rasters
 from resnetd_tf.data.digital_numbers import Fault, Sample
 from resnetd_tf.data.rasters import AS_STORED, BandSet, Reading
 from resnetd_tf.errors import InputError, first_line
-from resnetd_tf.sentinel2 import BANDS, RGB_BANDS, band_name
+from resnetd_tf.sentinel2 import BANDS, RGB_BANDS, parse_band_name
 
 MAX_PIXELS = 2**26  # of a picture that becomes one patch: 8192 x 8192
 logging.getLogger("rasterio").setLevel(logging.CRITICAL)  # what cannot be read, an InputError tells
-OPENING = threading.Lock()  # Pillow's limit is the whole process's
+PILLOW_LOCK = threading.Lock()  # Pillow's limit is the whole process's
 PIL.Image.init()
 # But those that Pillow only knows by name, EPS, for which it would run Ghostscript, and those that hold pictures of any
 # other format or of 16 bits, which their headers do not tell.
-FORMATS = tuple(
+PILLOW_FORMATS = tuple(
     sorted(
         PIL.Image.OPEN.keys()
         - {"BUFR", "DDS", "EPS", "FITS", "GRIB", "HDF5", "ICNS", "ICO", "IPTC", "MPEG", "SGI", "WMF"}
     )
 )
-SUFFIXES = {suffix for suffix, name in PIL.Image.registered_extensions().items() if name in FORMATS}
+IMAGE_SUFFIXES = {suffix for suffix, name in PIL.Image.registered_extensions().items() if name in PILLOW_FORMATS}
 # How files begin that may hold bands of Sentinel-2: TIFF, BigTIFF and JPEG 2000, whose pictures Pillow reads too.
-TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-JPEG2000 = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
-LEAST_VALID = 0.5  # share of the pixels of a patch that must be data
+TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+JPEG2000_SIGNATURES = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
+MIN_VALID_SHARE = 0.5  # share of the pixels of a patch that must be data
 CHECKED_PIXELS = 512  # of a patch, whose numbers are looked at
-POOLED = 100  # faulty patches whose numbers are looked at together
-PICTURE_COLOURS = {"red", "palette", "cyan", "Y"}  # first ones of TIFFs that are pictures, which Pillow makes RGB
-MOST_DOUBTFUL = 0.2  # share of patches whose numbers are doubtful: of EuroSAT's own, alone in three bands, 11 % are
-MODES = {"1", "CMYK", "HSV", "L", "LA", "LAB", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "YCbCr"}
+MAX_POOLED_PATCHES = 100  # faulty patches whose numbers are looked at together
+PICTURE_COLOUR_NAMES = {"red", "palette", "cyan", "Y"}  # first ones of TIFFs that are pictures, which Pillow makes RGB
+MAX_SUSPICIOUS_SHARE = (
+    0.2  # share of patches whose numbers are doubtful: of EuroSAT's own, alone in three bands, 11 % are
+)
+PILLOW_MODES = {"1", "CMYK", "HSV", "L", "LA", "LAB", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "YCbCr"}
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class Patch:
     sample: Sample | None = None
 
 
-def read(path: str | pathlib.Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def read_image(path: str | pathlib.Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Pixels (height, width, bands) of an image file: uint8 RGB, or uint16 digital numbers of 13 bands.
 
     Pictures may be of any kind that Pillow reads with at most 8 bits a colour, told by their content. They are turned
@@ -79,7 +82,7 @@ def read(path: str | pathlib.Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         InputError: The file is missing or not a readable image, has too many pixels, or its numbers cannot be right.
     """
     path = pathlib.Path(path)
-    header(path, max_pixels)
+    read_header(path, max_pixels)
     patch = read_patch(path)
     if patch.fault:
         raise InputError(f"{path}: {patch.fault.text}")
@@ -102,16 +105,16 @@ def read_patch(path: str | pathlib.Path, wanted: Sequence[str] | None = None, re
         InputError: The file is missing, not a readable image, or lacks a band.
     """
     path = pathlib.Path(path)
-    with _readable(path):
-        band_set = _raster(path, reading)
+    with _parser_errors_named(path):
+        band_set = _open_raster_bands(path, reading)
         if band_set:
-            return _read_bands(path, band_set, _bands_of(path, band_set, wanted, reading), reading)
-        with path.open("rb") as file, _picture(file) as image:
-            upright = image if _orientation(image) == 1 else PIL.ImageOps.exif_transpose(image)
+            return _read_bands(path, band_set, _bands_to_read(path, band_set, wanted, reading), reading)
+        with path.open("rb") as file, _open_picture(file) as image:
+            upright = image if _exif_orientation(image) == 1 else PIL.ImageOps.exif_transpose(image)
             return Patch(np.asarray(upright.convert("RGB")))
 
 
-def header(
+def read_header(
     path: str | pathlib.Path,
     max_pixels: int = MAX_PIXELS,
     wanted: Sequence[str] | None = None,
@@ -119,14 +122,14 @@ def header(
 ) -> tuple[tuple[int, int, int], str]:
     """Shape (height, width, bands) and type of what `read_patch` returns, without decoding it; errors are the same."""
     path = pathlib.Path(path)
-    with _readable(path):
-        band_set = _raster(path, reading)
+    with _parser_errors_named(path):
+        band_set = _open_raster_bands(path, reading)
         if band_set:
             height, width = next(iter(band_set.bands.values())).dataset.shape
-            bands = len(_bands_of(path, band_set, wanted, reading))
+            bands = len(_bands_to_read(path, band_set, wanted, reading))
         else:
             with path.open("rb") as file:
-                height, width, bands = shape_of_encoded(file, upright=True)
+                height, width, bands = encoded_shape(file, upright=True)
     if height * width > max_pixels:
         raise InputError(
             f"{path}: {width} x {height} pixels, more than the {max_pixels} that may become one patch; cut it into "
@@ -135,7 +138,7 @@ def header(
     return (height, width, bands), "uint8" if bands == 3 else "uint16"
 
 
-class Doubts:
+class PatchChecks:
     """Which patches of a list have numbers that cannot be right.
 
     A patch alone can be so bright that it looks as if an offset was left in. Only where more of those that are read
@@ -168,9 +171,9 @@ class Doubts:
         for description, faulty in self.faulty.items():
             paths = self.paths[description]
             first = next(iter(faulty.values()))
-            if len(faulty) > MOST_DOUBTFUL * len(paths):
-                samples = [patch.sample for patch in faulty.values() if patch.sample][:POOLED]
-                together = digital_numbers.fault(digital_numbers.pooled(samples)) or first.fault
+            if len(faulty) > MAX_SUSPICIOUS_SHARE * len(paths):
+                samples = [patch.sample for patch in faulty.values() if patch.sample][:MAX_POOLED_PATCHES]
+                together = digital_numbers.find_fault(digital_numbers.pool_samples(samples)) or first.fault
                 also = f" (so for {len(faulty)} of {len(paths)} images)" if len(paths) > 1 else ""
                 refused[f"{next(iter(faulty))}: {together.text if together else ''}{also}"] = paths
                 continue
@@ -180,7 +183,7 @@ class Doubts:
         return refused
 
 
-def _raster(path: pathlib.Path, reading: Reading) -> BandSet | None:
+def _open_raster_bands(path: pathlib.Path, reading: Reading) -> BandSet | None:
     """The bands of a file that GDAL reads; `None` of a picture, which is Pillow's.
 
     Raises:
@@ -189,15 +192,15 @@ def _raster(path: pathlib.Path, reading: Reading) -> BandSet | None:
     with path.open("rb") as file:
         start = file.read(8)
         file.seek(0)
-        if start.startswith((*TIFF, *JPEG2000)):
-            band_set = _tiff(path, reading)
+        if start.startswith((*TIFF_SIGNATURES, *JPEG2000_SIGNATURES)):
+            band_set = _open_tiff_bands(path, reading)
             if band_set:
                 return band_set
         try:
-            with _picture(file):
+            with _open_picture(file):
                 pass
         except PIL.UnidentifiedImageError:
-            with contextlib.suppress(rasters.NoRaster):  # else such as a VRT or an ENVI file
+            with contextlib.suppress(rasters.NotARaster):  # else such as a VRT or an ENVI file
                 return rasters.open_bands(path, reading)
             raise
     if reading.flags:
@@ -205,16 +208,16 @@ def _raster(path: pathlib.Path, reading: Reading) -> BandSet | None:
     return None
 
 
-def _tiff(path: pathlib.Path, reading: Reading) -> BandSet | None:
+def _open_tiff_bands(path: pathlib.Path, reading: Reading) -> BandSet | None:
     """The bands of a TIFF or JPEG 2000; `None` of a picture, or of what GDAL does not open."""
     try:
         dataset = rasters.open_raster(str(path))
-    except rasters.NoRaster:
+    except rasters.NotARaster:
         return None
-    has_names = any(map(band_name, dataset.descriptions)) or reading.bands is not None
+    has_names = any(map(parse_band_name, dataset.descriptions)) or reading.bands is not None
     is_small = set(dataset.dtypes) == {"uint8"} and dataset.count <= 4 and len(dataset.subdatasets) < 2
     colours = [colour.name for colour in dataset.colorinterp]
-    is_picture = len(colours) == 1 or colours[0] in PICTURE_COLOURS or colours[1:] == ["alpha"]
+    is_picture = len(colours) == 1 or colours[0] in PICTURE_COLOUR_NAMES or colours[1:] == ["alpha"]
     if dataset.driver != "GTiff":
         is_picture = _pillow_decodes(path)
     if is_small and not has_names and is_picture:
@@ -226,14 +229,16 @@ def _tiff(path: pathlib.Path, reading: Reading) -> BandSet | None:
 def _pillow_decodes(path: pathlib.Path) -> bool:
     """Whether Pillow reads all of a picture: of the JPEG 2000 that GDAL writes it reads some not."""
     try:
-        with path.open("rb") as file, _opened(file) as image:
+        with path.open("rb") as file, _open_with_pillow(file) as image:
             image.load()
     except (OSError, ValueError, SyntaxError):
         return False
     return True
 
 
-def _bands_of(path: pathlib.Path, band_set: BandSet, wanted: Sequence[str] | None, reading: Reading) -> Sequence[str]:
+def _bands_to_read(
+    path: pathlib.Path, band_set: BandSet, wanted: Sequence[str] | None, reading: Reading
+) -> Sequence[str]:
     """The bands that are read of a file."""
     if wanted is None:
         wanted = BANDS if set(BANDS) <= band_set.bands.keys() else RGB_BANDS
@@ -244,7 +249,7 @@ def _bands_of(path: pathlib.Path, band_set: BandSet, wanted: Sequence[str] | Non
 def _read_bands(path: pathlib.Path, band_set: BandSet, wanted: Sequence[str], reading: Reading) -> Patch:
     """A patch of bands, missing pixels filled with the mean of the others; all of its bands are checked."""
     names, bands = list(band_set.bands), list(band_set.bands.values())
-    stored = rasters.read(bands)
+    stored = rasters.read_bands(bands)
     valid = rasters.valid_mask(bands, stored)
     step = max(1, int((valid.size / CHECKED_PIXELS) ** 0.5))
     is_declared = valid[::step, ::step].copy()
@@ -253,9 +258,9 @@ def _read_bands(path: pathlib.Path, band_set: BandSet, wanted: Sequence[str], re
     if not band_set.is_picture and is_declared.any():
         some = valid[::step, ::step]
         looked_at = some if some.sum() > is_declared.sum() // 2 else is_declared  # else the scale makes them impossible
-        sample = rasters.sample_of(band_set.bands, stored[::step, ::step], looked_at)
-        fault = rasters.number_fault(band_set, sample, reading)
-    if valid.mean() < LEAST_VALID and not fault:
+        sample = rasters.make_sample(band_set.bands, stored[::step, ::step], looked_at)
+        fault = rasters.find_number_fault(band_set, sample, reading)
+    if valid.mean() < MIN_VALID_SHARE and not fault:
         raise InputError(f"{path}: {100 * (1 - valid.mean()):.0f} % of its pixels have no data")
     if not valid.all() and valid.any():
         numbers[~valid] = np.rint(numbers[valid].mean(axis=0))
@@ -266,12 +271,12 @@ def _read_bands(path: pathlib.Path, band_set: BandSet, wanted: Sequence[str], re
         if name in names:
             pixels[..., place] = numbers[..., names.index(name)]
     if len(wanted) == 3 and not band_set.is_picture:
-        pixels = rendering.stored(rendering.rendered(pixels))
+        pixels = sentinel2.compress_as_eurosat(sentinel2.render_colours(pixels))
     return Patch(pixels, "" if band_set.is_picture else band_set.description, fault, sample)
 
 
 @contextlib.contextmanager
-def _readable(path: pathlib.Path) -> Iterator[None]:
+def _parser_errors_named(path: pathlib.Path) -> Iterator[None]:
     """Turns whatever the parsers stumble on in a damaged file into an InputError that names it."""
     try:
         yield
@@ -288,37 +293,37 @@ def _readable(path: pathlib.Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _picture(file) -> Iterator[PIL.Image.Image]:
+def _open_picture(file) -> Iterator[PIL.Image.Image]:
     """A picture, opened by Pillow; nothing but its header is read.
 
     Raises:
         InputError: It has more than 8 bits a colour: Pillow cuts them off in some formats and clips in others.
     """
-    with _opened(file) as image, warnings.catch_warnings(action="ignore"):
-        if _is_deep(image, file):
+    with _open_with_pillow(file) as image, warnings.catch_warnings(action="ignore"):
+        if _exceeds_8_bits(image, file):
             name = getattr(file, "name", f"a {image.format} picture")
             raise InputError(f"{name}: 16 bits a colour or more, of unknown scale; convert it to 8 bits")
         yield image
 
 
-def _opened(file) -> PIL.ImageFile.ImageFile:
-    with OPENING, warnings.catch_warnings(action="ignore"):
+def _open_with_pillow(file) -> PIL.ImageFile.ImageFile:
+    with PILLOW_LOCK, warnings.catch_warnings(action="ignore"):
         limit, PIL.Image.MAX_IMAGE_PIXELS = PIL.Image.MAX_IMAGE_PIXELS, None  # ours is another
         try:
-            return PIL.Image.open(file, formats=FORMATS)
+            return PIL.Image.open(file, formats=PILLOW_FORMATS)
         finally:
             PIL.Image.MAX_IMAGE_PIXELS = limit
 
 
-def verify(path: str) -> None:
+def verify_picture(path: str) -> None:
     """Raises what Pillow does for a picture that is cut off or whose checksums are wrong; decodes no pixels."""
-    with pathlib.Path(path).open("rb") as file, _opened(file) as image:
+    with pathlib.Path(path).open("rb") as file, _open_with_pillow(file) as image:
         image.verify()
 
 
-def _is_deep(image: PIL.ImageFile.ImageFile, file) -> bool:
+def _exceeds_8_bits(image: PIL.ImageFile.ImageFile, file) -> bool:
     """Whether a picture has more than 8 bits a colour."""
-    if image.mode not in MODES:
+    if image.mode not in PILLOW_MODES:
         return True
     if image.format == "JPEG2000":
         place = file.tell()
@@ -333,7 +338,7 @@ def _is_deep(image: PIL.ImageFile.ImageFile, file) -> bool:
     return any(";16" in str(layout).replace("BGR;16", "") for layout in layouts)  # which is a BMP of 5, 6 and 5 bits
 
 
-def _orientation(image: PIL.Image.Image) -> int:
+def _exif_orientation(image: PIL.Image.Image) -> int:
     """EXIF's number for how a picture, none of whose pixels are read yet, is to be turned: 1 for not at all."""
     # Pillow turns a TIFF itself, and would read a PNG to its end to find out.
     if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
@@ -342,24 +347,24 @@ def _orientation(image: PIL.Image.Image) -> int:
     return found if found in range(1, 9) else 1
 
 
-def shape_of_encoded(file, upright: bool = False) -> tuple[int, int, int]:
+def encoded_shape(file, upright: bool = False) -> tuple[int, int, int]:
     """Shape (height, width, 3) of the picture in a file object; reads no pixels.
 
     Args:
         file: The file object.
         upright: Whether the picture will be turned as its EXIF says. `decode` does not.
     """
-    with _picture(file) as image:
-        turned = upright and _orientation(image) >= 5
+    with _open_picture(file) as image:
+        turned = upright and _exif_orientation(image) >= 5
         return (image.width, image.height, 3) if turned else (image.height, image.width, 3)
 
 
-def of_one_size(images: np.ndarray | list[np.ndarray], height: int, width: int) -> np.ndarray:
+def resize_all(images: np.ndarray | list[np.ndarray], height: int, width: int) -> np.ndarray:
     """Images (n, height, width, bands), resized where they have other sizes."""
-    return np.stack([resize(image, height, width) for image in images])
+    return np.stack([resize_image(image, height, width) for image in images])
 
 
-def of_type(images: np.ndarray, bands: int, dtype: np.dtype) -> np.ndarray:
+def convert_dtype(images: np.ndarray, bands: int, dtype: np.dtype) -> np.ndarray:
     """Images (n, height, width, bands) of one size in the type that a model takes.
 
     Raises:
@@ -381,9 +386,80 @@ def of_type(images: np.ndarray, bands: int, dtype: np.dtype) -> np.ndarray:
     return pixels
 
 
-def resize(image: np.ndarray, height: int, width: int, interpolation: str = "bilinear") -> np.ndarray:
+def resize_image(image: np.ndarray, height: int, width: int, interpolation: str = "bilinear") -> np.ndarray:
     """An image resized as classifiers resize, antialiased, but rounded to whole pixel values of its own dtype."""
     if image.shape[:2] == (height, width):
         return image
     pixels = tf.image.resize(image, (height, width), interpolation, antialias=True)
     return tf.saturate_cast(tf.round(pixels), image.dtype).numpy()
+
+
+# From encoded pictures to pixels in TensorFlow's graphs, where datasets and served models decode them.
+
+
+# In EXIF, of either byte order and of JPEG or PNG, or in XMP: the tag Orientation with another value than 1, also where
+# only a thumbnail in the EXIF is to be turned: refused once too often rather than classified lying on its side.
+ROTATION_PATTERN = r"\C*(?:(?:Exif\x00\x00|eXIf)(?:II\*\x00\C*\x12\x01[\x01\x03\x04]\x00\x01\x00\x00\x00[\x02-\x08]"
+ROTATION_PATTERN += (
+    r"|MM\x00\*\C*\x01\x12\x00[\x01\x03\x04]\x00\x00\x00\x01\x00*[\x02-\x08])|tiff:Orientation(?:=\"|>)[2-8])\C*"
+)
+
+
+def decode_picture(encoded, bands: int = 3, max_pixels: int = MAX_PIXELS):
+    """Pixels (height, width, bands) uint8 of an encoded JPEG or PNG, as Pillow, OpenCV and browsers decode it.
+
+    TensorFlow's default takes a faster cosine transform: on EuroSAT it is off by 3 grey levels or
+    more somewhere in every patch, which is enough to change what a network sees.
+
+    Args:
+        encoded: Scalar string, the content of the file.
+        bands: Number of bands.
+        max_pixels: The most that it may have, by its header: a small file can be of a picture that fills the memory.
+
+    Raises:
+        tf.errors.InvalidArgumentError: It has a `problem`, or is damaged.
+    """
+    wrong = picture_problem(encoded, max_pixels)
+    with tf.control_dependencies([tf.debugging.Assert(wrong == "", [wrong])]):
+        return tf.io.decode_jpeg(encoded, channels=bands, dct_method="INTEGER_ACCURATE")
+
+
+def picture_problem(encoded, max_pixels: int = MAX_PIXELS):
+    """Why `decode` does not take an encoded picture, by its header: a scalar string, empty if it does.
+
+    Raises:
+        tf.errors.InvalidArgumentError: The header of a JPEG is damaged.
+    """
+    png = tf.strings.substr(encoded, 0, 8) == b"\x89PNG\r\n\x1a\n"
+    jpeg = tf.strings.substr(encoded, 0, 3) == b"\xff\xd8\xff"
+
+    def by_header():
+        height, width, depth = tf.cond(png, lambda: _png_header(encoded), lambda: _jpeg_header(encoded))
+        # Width times height could be more than an int64 holds
+        fits = (height > 0) & (width > 0) & (height <= max_pixels // tf.maximum(width, 1))
+        size = tf.strings.join([tf.strings.as_string(width), tf.strings.as_string(height)], " x ")
+        large = tf.strings.join(["picture of ", size, f" pixels: more than {max_pixels}, or none"])
+        return tf.where(
+            depth > 8, "16 bits a colour, of unknown scale; convert it to 8 bits", tf.where(fits, "", large)
+        )
+
+    known = (png | jpeg) & (tf.strings.length(encoded) > 32)
+    return tf.cond(known, by_header, lambda: tf.constant("not a JPEG or PNG file"))
+
+
+def has_rotation(encoded):
+    """Whether an encoded picture says that it is to be turned or mirrored, in EXIF or XMP; a scalar bool."""
+    return tf.strings.regex_full_match(encoded, ROTATION_PATTERN)
+
+
+def _png_header(encoded):
+    """Height, width and bits a colour (int64) of an encoded PNG."""
+    place = [256**3, 256**2, 256, 1]
+    start = tf.cast(tf.io.decode_raw(tf.strings.substr(encoded, 16, 9), tf.uint8), tf.int64)
+    return tf.reduce_sum(start[4:8] * place), tf.reduce_sum(start[:4] * place), start[8]
+
+
+def _jpeg_header(encoded):
+    """The same of a JPEG; those of 12 bits, TensorFlow refuses."""
+    shape = tf.cast(tf.io.extract_jpeg_shape(encoded), tf.int64)
+    return shape[0], shape[1], tf.constant(8, tf.int64)

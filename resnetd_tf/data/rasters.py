@@ -23,14 +23,14 @@ from rasterio.vrt import WarpedVRT
 
 from resnetd_tf.data import digital_numbers
 from resnetd_tf.data.digital_numbers import Fault, Sample
-from resnetd_tf.errors import InputError, damage_told, first_line
-from resnetd_tf.sentinel2 import ADDED_DN, BANDS, RGB_BANDS, band_name
+from resnetd_tf.errors import InputError, damage_as_input_error, first_line
+from resnetd_tf.sentinel2 import BANDS, BASELINE_OFFSET_DN, RGB_BANDS, parse_band_name
 
-BLOCK = 1024  # rows of a block in Sentinel-2's JPEG 2000
-BASELINE = re.compile(r"S2[A-D]_MSIL(?:1C|2A)_\d{8}T\d{6}_N(\d{4})_")
-COLOURS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
-COMMON = 0.01  # share of the pixels
-REFLECTANCE_SCALE = 0.5  # a declared scale below makes reflectances, one above digital numbers
+JPEG2000_BLOCK_ROWS = 1024  # rows of a block in Sentinel-2's JPEG 2000
+BASELINE_PATTERN = re.compile(r"S2[A-D]_MSIL(?:1C|2A)_\d{8}T\d{6}_N(\d{4})_")
+COLOUR_INTERPRETATIONS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+MIN_FILL_SHARE = 0.01  # share of the pixels
+MAX_REFLECTANCE_SCALE = 0.5  # a declared scale below makes reflectances, one above digital numbers
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Reading:
             raise InputError(f"--offset={self.offset}: must be a finite number")
         if self.bands is not None:
             object.__setattr__(self, "bands", tuple(self.bands))
-            names = [band_name(band) for band in self.bands or ()]
+            names = [parse_band_name(band) for band in self.bands or ()]
             unknown = [band for band, name in zip(self.bands or (), names) if not name and band.strip()[:1] in "Bb"]
             if unknown or not any(names):
                 problem = f"{', '.join(unknown)} is none; " if unknown else ""
@@ -124,11 +124,11 @@ class BandSet:
     is_unnamed: bool = False
 
 
-class NoRaster(InputError):
+class NotARaster(InputError):
     """GDAL does not open a file."""
 
 
-def datasets(bands: Sequence[Band]) -> list[rasterio.DatasetReader]:
+def unique_datasets(bands: Sequence[Band]) -> list[rasterio.DatasetReader]:
     """The files of bands, each once."""
     return list({id(band.dataset): band.dataset for band in bands}.values())
 
@@ -142,16 +142,16 @@ def open_raster(path: str) -> rasterio.DatasetReader:
     if "://" in path and not pathlib.Path(path).exists():
         raise InputError(f"{path}: an address of the web is not read; download the file first")
     try:
-        with without_warnings():
+        with ignore_missing_georeference():
             return rasterio.open(path)
     except Exception as error:
-        raise NoRaster(
+        raise NotARaster(
             f"{path}: not a raster file that GDAL reads ({first_line(error)}); remove or replace it"
         ) from error
 
 
 @contextlib.contextmanager
-def without_warnings() -> Iterator[None]:
+def ignore_missing_georeference() -> Iterator[None]:
     """Without rasterio's warning of files that have no georeference."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
@@ -172,23 +172,23 @@ def open_bands(
     Raises:
         InputError: GDAL does not open it, its bands are not known or are named twice.
     """
-    with damage_told(f"{path}: cannot be read, damaged or truncated"):
+    with damage_as_input_error(f"{path}: cannot be read, damaged or truncated"):
         return _band_set(path, reading, takes_picture, dataset or open_raster(str(path)))
 
 
 def _band_set(path: pathlib.Path, reading: Reading, takes_picture: bool, dataset: rasterio.DatasetReader) -> BandSet:
     """The bands of an opened file, as `open_bands` returns them."""
-    places = _places(dataset, path)
+    places = _band_places(dataset, path)
     dtype = np.dtype(places[0][0].dtypes[places[0][1] - 1])
     if dtype.kind == "c" or dtype.kind not in "iuf":
         raise InputError(f"{path}: its numbers are {dtype}; give whole or real numbers")
     stac = _stac_bands(path, len(places))
-    names = _names(path, places, reading, stac, dtype)
-    if dtype == "uint8" and (takes_picture or not any(names)) and (colours := _colours(dataset, names)):
+    names = _band_names(path, places, reading, stac, dtype)
+    if dtype == "uint8" and (takes_picture or not any(names)) and (colours := _picture_colours(dataset, names)):
         bands = {band: Band(dataset, place) for band, place in zip(RGB_BANDS, colours)}
-        return BandSet(bands, True, _picture_description(dataset, colours))
+        return BandSet(bands, True, _describe_picture(dataset, colours))
     if not any(names):
-        raise InputError(_without_names(dataset, path, places, dtype))
+        raise InputError(_unnamed_bands_message(dataset, path, places, dtype))
     repeated = sorted({name for name in names if name and names.count(name) > 1})
     if repeated:
         once = [name if name and name not in names[:place] else "x" for place, name in enumerate(names)]
@@ -201,15 +201,17 @@ def _band_set(path: pathlib.Path, reading: Reading, takes_picture: bool, dataset
     for name, (band_dataset, index), item in chosen:
         offset, gain, source = 0.0, 1.0, ""
         if reading.scale is None or reading.offset is None:
-            offset, gain, source = _conversion(band_dataset, index, path, item)
-        bands[name] = _as_given(Band(band_dataset, index, offset, gain), reading)
+            offset, gain, source = _declared_conversion(band_dataset, index, path, item)
+        bands[name] = _apply_flags(Band(band_dataset, index, offset, gain), reading)
         sources.add(source)
     unused = [place for place, name in enumerate(names, 1) if not name]
     description = f"bands {', '.join(bands)} of {dtype}: "
-    description += conversion_text(list(bands.values()), " and ".join(sorted(sources)), reading)
+    description += describe_conversion(list(bands.values()), " and ".join(sorted(sources)), reading)
     if unused:
         description += f"; band {', '.join(map(str, unused))} of the file, no band of Sentinel-2, not used"
-    is_unnamed = reading.bands is None and len(names) == len(BANDS) and not any(map(band_name, _labels(places)))
+    is_unnamed = (
+        reading.bands is None and len(names) == len(BANDS) and not any(map(parse_band_name, _band_labels(places)))
+    )
     is_unnamed &= not stac[0]
     if is_unnamed:
         description += "; without names, in EuroSAT's order"
@@ -229,7 +231,7 @@ def missing_bands(name: str, band_set: BandSet, wanted: Sequence[str], reading: 
     return missing
 
 
-def conversion_text(bands: Sequence[Band], source: str, reading: Reading) -> str:
+def describe_conversion(bands: Sequence[Band], source: str, reading: Reading) -> str:
     """How stored numbers of bands become digital numbers, and who says so, in words."""
     offsets, gains = sorted({band.offset for band in bands}), sorted({band.gain for band in bands})
     as_stored = offsets == [0] and gains == [1]
@@ -245,7 +247,9 @@ def conversion_text(bands: Sequence[Band], source: str, reading: Reading) -> str
     return " ".join(part for part in parts if part)
 
 
-def calibrated(dataset: rasterio.DatasetReader, index: int, path: str, product_tags: dict, reading: Reading) -> Band:
+def calibrate_band(
+    dataset: rasterio.DatasetReader, index: int, path: str, product_tags: dict, reading: Reading
+) -> Band:
     """A band of a product with the offset and the scale of its metadata, or those that the user gives.
 
     Args:
@@ -257,31 +261,31 @@ def calibrated(dataset: rasterio.DatasetReader, index: int, path: str, product_t
     Raises:
         InputError: Metadata have something else than a number.
     """
-    offset = _number(path, dataset.tags(index), ("RADIO_ADD_OFFSET", "BOA_ADD_OFFSET"), 0)
-    quantification = _number(path, product_tags, ("QUANTIFICATION_VALUE", "BOA_QUANTIFICATION_VALUE"), 10_000)
+    offset = _metadata_number(path, dataset.tags(index), ("RADIO_ADD_OFFSET", "BOA_ADD_OFFSET"), 0)
+    quantification = _metadata_number(path, product_tags, ("QUANTIFICATION_VALUE", "BOA_QUANTIFICATION_VALUE"), 10_000)
     if quantification <= 0:
         raise InputError(f"{path}: its quantification is {quantification:g}, not above 0; download the product again")
-    return _as_given(Band(dataset, index, offset, 10_000 / quantification), reading)
+    return _apply_flags(Band(dataset, index, offset, 10_000 / quantification), reading)
 
 
-def _number(path: str, tags: dict[str, str], keys: tuple[str, ...], default: float) -> float:
+def _metadata_number(path: str, tags: dict[str, str], keys: tuple[str, ...], default: float) -> float:
     """The number that metadata give under one of some keys, else the default."""
     key, text = next(((key, tags[key]) for key in keys if tags.get(key)), ("", str(default)))
-    with damage_told(f"{path}: its {key} cannot be used", "; download the product again"):
+    with damage_as_input_error(f"{path}: its {key} cannot be used", "; download the product again"):
         number = float(text)
         if not math.isfinite(number):
             raise ValueError(f"it is {text}")
     return number
 
 
-def _as_given(band: Band, reading: Reading) -> Band:
+def _apply_flags(band: Band, reading: Reading) -> Band:
     """A band with the offset and the scale that the user gives."""
     offset = band.offset if reading.offset is None else reading.offset
     gain = band.gain if reading.scale is None else reading.scale
     return Band(band.dataset, band.index, offset, gain)
 
 
-def _places(dataset: rasterio.DatasetReader, path: pathlib.Path) -> list[tuple[rasterio.DatasetReader, int]]:
+def _band_places(dataset: rasterio.DatasetReader, path: pathlib.Path) -> list[tuple[rasterio.DatasetReader, int]]:
     """Where a file's bands are: in its pages or variables, where it has several of one band each.
 
     Raises:
@@ -290,8 +294,8 @@ def _places(dataset: rasterio.DatasetReader, path: pathlib.Path) -> list[tuple[r
     parts_of_file = dataset.tags(ns="SUBDATASETS")  # in `dataset.subdatasets` the tenth follows the first
     keys = sorted((key for key in parts_of_file if key.endswith("_NAME")), key=lambda key: int(key.split("_")[1]))
     pages = [parts_of_file[key] for key in keys if not parts_of_file[key].startswith("SENTINEL2_")]
-    if dataset.count == 1 and _has_rows_as_pages(dataset, len(pages)):
-        dataset, pages = _without_pages(path), []
+    if dataset.count == 1 and _stores_rows_as_pages(dataset, len(pages)):
+        dataset, pages = _read_rows_as_pages(path), []
     if dataset.count > 1 or (dataset.count == 1 and len(pages) < 2):
         return [(dataset, index) for index in dataset.indexes]
     parts = [open_raster(name) for name in pages]
@@ -307,7 +311,7 @@ def _places(dataset: rasterio.DatasetReader, path: pathlib.Path) -> list[tuple[r
     return [(part, 1) for part in parts]
 
 
-def _has_rows_as_pages(dataset: rasterio.DatasetReader, pages: int) -> bool:
+def _stores_rows_as_pages(dataset: rasterio.DatasetReader, pages: int) -> bool:
     """Whether a TIFF is an array (height, width, bands) as tifffile writes it: a page for each row of pixels."""
     shape = []
     with contextlib.suppress(ValueError, TypeError, KeyError):
@@ -316,13 +320,13 @@ def _has_rows_as_pages(dataset: rasterio.DatasetReader, pages: int) -> bool:
     return pages > 1 and (is_said or dataset.width == len(BANDS) != pages)
 
 
-def _without_pages(path: pathlib.Path) -> rasterio.DatasetReader:
+def _read_rows_as_pages(path: pathlib.Path) -> rasterio.DatasetReader:
     """A TIFF whose pages are rows of pixels as a raster in memory that has bands."""
-    with damage_told(f"{path}: cannot be read, damaged or truncated"):
+    with damage_as_input_error(f"{path}: cannot be read, damaged or truncated"):
         pixels = np.moveaxis(tifffile.imread(path, is_ome=False), -1, 0)
     bands, height, width = pixels.shape
     memory = rasterio.MemoryFile()
-    with without_warnings():
+    with ignore_missing_georeference():
         shape = {"count": bands, "height": height, "width": width, "dtype": pixels.dtype}
         with memory.open(driver="GTiff", **shape) as file:
             file.write(pixels)
@@ -331,7 +335,7 @@ def _without_pages(path: pathlib.Path) -> rasterio.DatasetReader:
     return dataset
 
 
-def _labels(places: list[tuple[rasterio.DatasetReader, int]]) -> list[str | None]:
+def _band_labels(places: list[tuple[rasterio.DatasetReader, int]]) -> list[str | None]:
     """What a file calls its bands: GDAL's descriptions, or those of products and netCDF."""
     labels: list[str | None] = []
     for dataset, index in places:
@@ -343,41 +347,45 @@ def _labels(places: list[tuple[rasterio.DatasetReader, int]]) -> list[str | None
     return labels
 
 
-def _names(path: pathlib.Path, places: list, reading: Reading, stac: list[dict], dtype: np.dtype) -> list[str | None]:
+def _band_names(
+    path: pathlib.Path, places: list, reading: Reading, stac: list[dict], dtype: np.dtype
+) -> list[str | None]:
     """Names of a file's bands, as the user, STAC or the file tells; `None` of what is no band of Sentinel-2."""
     if reading.bands is not None:
         if len(reading.bands) != len(places):
             raise InputError(f"--bands names {len(reading.bands)} bands, {path} has {len(places)}")
-        return [band_name(band) for band in reading.bands]
-    labels = _labels(places)
+        return [parse_band_name(band) for band in reading.bands]
+    labels = _band_labels(places)
     numbered = [re.fullmatch(r"(b|band)[\W_]*0*(\d+)", (label or "").lower()) for label in labels]
     counts = all(match and int(match[2]) == place for place, match in enumerate(numbered, 1))
     in_full = all(match and match[1] == "band" for match in numbered)
     if counts and (in_full or len(places) <= 4 or len(places) == len(BANDS)):  # numbers in the file, not names
         labels = [None] * len(places)
-    names = [band_name(label) for label in labels]
+    names = [parse_band_name(label) for label in labels]
     if not any(names):
-        names = [band_name(str(item.get("name") or item.get("common_name") or "")) for item in stac]
+        names = [parse_band_name(str(item.get("name") or item.get("common_name") or "")) for item in stac]
     colours = [dataset.colorinterp[index - 1] for dataset, index in places]
-    if not any(names) and all(colours.count(colour) == 1 for colour in COLOURS):
-        names = [dict(zip(COLOURS, RGB_BANDS)).get(colour) for colour in colours]
+    if not any(names) and all(colours.count(colour) == 1 for colour in COLOUR_INTERPRETATIONS):
+        names = [dict(zip(COLOUR_INTERPRETATIONS, RGB_BANDS)).get(colour) for colour in colours]
         return names if dtype != "uint8" else [None] * len(places)  # a picture's are looked at by `_colours`
     if not any(names) and len(places) == len(BANDS) and dtype != "uint8":
         return list(BANDS)  # EuroSAT's own files say nothing
     return names
 
 
-def _without_names(dataset, path: pathlib.Path, places: list, dtype: np.dtype) -> str:
+def _unnamed_bands_message(dataset, path: pathlib.Path, places: list, dtype: np.dtype) -> str:
     if dataset.driver in ("PNG", "JPEG", "GIF", "BMP", "WEBP") or (dtype == "uint8" and len(places) <= 4):
         return f"{path}: {dtype} or of a palette, of unknown scale; convert it to RGB of 8 bits"
     if len(places) == 1:
         return f"{path}: one band of {dtype}; give the files of the other bands too, named as ..._B04.tif"
-    called = ", ".join(filter(None, _labels(places)))
+    called = ", ".join(filter(None, _band_labels(places)))
     naming = f"are called {called}" if called else "have no names"
-    return f"{path}: {len(places)} bands of {dtype} that {naming}; name all of them, as {_example(len(places))}"
+    return (
+        f"{path}: {len(places)} bands of {dtype} that {naming}; name all of them, as {_bands_flag_example(len(places))}"
+    )
 
 
-def _example(count: int) -> str:
+def _bands_flag_example(count: int) -> str:
     """A flag that names as many bands, in an order that is common for their number."""
     orders = {1: ("B04",), 3: ("B04", "B03", "B02"), 4: ("B02", "B03", "B04", "B08"), len(BANDS): BANDS}
     names = orders.get(count, (*("B02", "B03", "B04", "B08", *["x"] * count)[:count],))
@@ -385,7 +393,7 @@ def _example(count: int) -> str:
     return f"--bands={','.join(names)} if that is their order{kind}"
 
 
-def _colours(dataset: rasterio.DatasetReader, names: list[str | None]) -> Sequence[int] | None:
+def _picture_colours(dataset: rasterio.DatasetReader, names: list[str | None]) -> Sequence[int] | None:
     """The bands of a picture of 8 bits that are red, green and blue, from 1; `None` of what is no picture.
 
     Their names say it; if none has one, the file's colours, else their order. Where some are named, but not all three
@@ -399,12 +407,12 @@ def _colours(dataset: rasterio.DatasetReader, names: list[str | None]) -> Sequen
         return None
     if dataset.count == 2 and dataset.colorinterp[1] != ColorInterp.alpha:
         return None
-    if set(COLOURS) <= set(dataset.colorinterp):
-        return [dataset.colorinterp.index(colour) + 1 for colour in COLOURS]
+    if set(COLOUR_INTERPRETATIONS) <= set(dataset.colorinterp):
+        return [dataset.colorinterp.index(colour) + 1 for colour in COLOUR_INTERPRETATIONS]
     return (1, 2, 3) if dataset.count > 2 else (1, 1, 1)  # the last of two or four is transparency
 
 
-def _picture_description(dataset: rasterio.DatasetReader, colours: Sequence[int]) -> str:
+def _describe_picture(dataset: rasterio.DatasetReader, colours: Sequence[int]) -> str:
     usual: dict[tuple[int, ...], str] = {(1, 2, 3): "", (1, 1, 1): ", one grey for all"}
     text = usual.get(tuple(colours), f", red, green and blue its bands {', '.join(map(str, colours))}")
     unused = [
@@ -415,7 +423,7 @@ def _picture_description(dataset: rasterio.DatasetReader, colours: Sequence[int]
     return f"picture of 8 bits: colours as they are{text}" + (f"; band {', '.join(unused)} not used" if unused else "")
 
 
-def _conversion(
+def _declared_conversion(
     dataset: rasterio.DatasetReader, index: int, path: pathlib.Path, item: dict
 ) -> tuple[float, float, str]:
     """Offset and gain of a band as the file says them, and where: metadata of a product, scale and offset of GDAL
@@ -427,20 +435,20 @@ def _conversion(
     scale, offset = dataset.scales[index - 1], dataset.offsets[index - 1]
     source = "as the file says"
     if is_of_product and (scale, offset) == (1.0, 0.0):
-        band = calibrated(dataset, index, str(path), of_file, AS_STORED)
+        band = calibrate_band(dataset, index, str(path), of_file, AS_STORED)
         return band.offset, band.gain, "as its metadata say"
     if (scale, offset) == (1.0, 0.0):
-        with damage_told(f"{path}: scale and offset of its STAC item cannot be used"):
+        with damage_as_input_error(f"{path}: scale and offset of its STAC item cannot be used"):
             scale, offset = float(item.get("scale", 1.0)), float(item.get("offset", 0.0))
         source = "as its STAC item says"
     if (scale, offset) != (1.0, 0.0):
         if not (math.isfinite(scale) and scale > 0 and math.isfinite(offset)):
             raise InputError(f"{path}: says a scale of {scale} and an offset of {offset}; give --scale and --offset")
-        return offset / scale, scale * (10_000 if scale < REFLECTANCE_SCALE else 1), source
+        return offset / scale, scale * (10_000 if scale < MAX_REFLECTANCE_SCALE else 1), source
     products = [parent.name for parent in path.absolute().parents if parent.suffix.upper() == ".SAFE"]
-    baseline = next(filter(None, map(BASELINE.search, [path.name, *products])), None)
+    baseline = next(filter(None, map(BASELINE_PATTERN.search, [path.name, *products])), None)
     if baseline and int(baseline[1]) >= 400 and np.dtype(dataset.dtypes[index - 1]).kind in "iu":
-        return -float(ADDED_DN), 1.0, f"as of baseline {baseline[1][:2]}.{baseline[1][2:]} in its name"
+        return -float(BASELINE_OFFSET_DN), 1.0, f"as of baseline {baseline[1][:2]}.{baseline[1][2:]} in its name"
     return 0.0, 1.0, ""
 
 
@@ -453,7 +461,7 @@ def _stac_bands(path: pathlib.Path, count: int) -> list[dict]:
         items = [(file, file.stat().st_mtime_ns) for file in sorted(path.parent.glob("*.json"))]
         asset = _stac_assets(tuple(items)).get(path.name) if items else None
         if asset:
-            with damage_told(f"{path}: its STAC item cannot be read", "; remove or mend it"):
+            with damage_as_input_error(f"{path}: its STAC item cannot be read", "; remove or mend it"):
                 return [_stac_band(asset, place) for place in range(count)]
     return [{}] * count
 
@@ -480,17 +488,19 @@ def _stac_band(asset: dict, place: int) -> dict:
     return {key: value for key, value in (of_asset | merged).items() if value is not None}
 
 
-def row_of_blocks(bands: Sequence[Band]) -> int:
+def block_row_bytes(bands: Sequence[Band]) -> int:
     """Bytes of the blocks that lie side by side in the files, which are decoded whole."""
     total = 0
     for band in bands:
         dataset = band.dataset.src_dataset if isinstance(band.dataset, WarpedVRT) else band.dataset
-        rows = max(BLOCK, dataset.block_shapes[band.index - 1][0])  # GDAL does not tell of those behind a product
+        rows = max(
+            JPEG2000_BLOCK_ROWS, dataset.block_shapes[band.index - 1][0]
+        )  # GDAL does not tell of those behind a product
         total += rows * dataset.width * band.dtype.itemsize
     return total
 
 
-def read(
+def read_bands(
     bands: Sequence[Band], window: rasterio.windows.Window | None = None, shape: tuple[int, int] | None = None
 ) -> np.ndarray:
     """Stored numbers of bands on one grid, (height, width, bands).
@@ -504,10 +514,13 @@ def read(
         InputError: A file is damaged.
     """
     columns: list[np.ndarray] = [np.empty(0)] * len(bands)
-    for dataset in datasets(bands):
+    for dataset in unique_datasets(bands):
         places = [place for place, band in enumerate(bands) if band.dataset is dataset]
         size = (len(places), *shape) if shape else None
-        with damage_told(f"{dataset.name}: cannot be read, damaged or truncated"), without_warnings():
+        with (
+            damage_as_input_error(f"{dataset.name}: cannot be read, damaged or truncated"),
+            ignore_missing_georeference(),
+        ):
             stored = dataset.read([bands[place].index for place in places], window=window, out_shape=size)
         for place, band in zip(places, stored):
             columns[place] = band
@@ -526,7 +539,7 @@ def valid_mask(
     in one band alone is dark water, and 255 in one colour is bright. Any other nodata, and what is no number, count in
     any band; so does 0 where an offset is taken away, since data is stored above it.
     """
-    masked = {id(dataset) for dataset in datasets(bands) if MaskFlags.per_dataset in dataset.mask_flag_enums[0]}
+    masked = {id(dataset) for dataset in unique_datasets(bands) if MaskFlags.per_dataset in dataset.mask_flag_enums[0]}
     valid = np.ones(stored.shape[:2], bool)
     is_empty = np.ones(stored.shape[:2], bool)
     is_filled = np.ones(stored.shape[:2], bool)
@@ -542,7 +555,7 @@ def valid_mask(
         is_empty &= is_nodata if id(band.dataset) in masked else is_nodata | (column == 0)
         is_filled &= column == band.fill if band.fill is not None else False
     for band in {id(band.dataset): band for band in bands if id(band.dataset) in masked}.values():
-        with damage_told(f"{band.dataset.name}: its mask cannot be read"):
+        with damage_as_input_error(f"{band.dataset.name}: its mask cannot be read"):
             valid &= band.dataset.read_masks(band.index, window=window, out_shape=shape) > 0
     return valid & ~is_empty & ~is_filled
 
@@ -557,11 +570,11 @@ def to_digital_numbers(bands: Sequence[Band], stored: np.ndarray, valid: np.ndar
     else:
         columns = [band.digital_numbers(stored[..., place]) for place, band in enumerate(bands)]
         numbers = np.rint(np.stack(columns, axis=-1))
-    valid &= ~digital_numbers.impossible(numbers)
+    valid &= ~digital_numbers.impossible_mask(numbers)
     return numbers if numbers.dtype == "uint16" else np.clip(numbers, 0, 65_535).astype("uint16")
 
 
-def sample_of(bands: dict[str, Band], stored: np.ndarray, valid: np.ndarray) -> Sample:
+def make_sample(bands: dict[str, Band], stored: np.ndarray, valid: np.ndarray) -> Sample:
     """Numbers of named bands where there is data, to be judged by `digital_numbers.fault`.
 
     Args:
@@ -574,7 +587,7 @@ def sample_of(bands: dict[str, Band], stored: np.ndarray, valid: np.ndarray) -> 
     return Sample(tuple(bands), stored[valid].astype("float64"), offset, gain, stored.dtype)
 
 
-def number_fault(band_set: BandSet, sample: Sample, reading: Reading) -> Fault | None:
+def find_number_fault(band_set: BandSet, sample: Sample, reading: Reading) -> Fault | None:
     """Why numbers of a file can hardly be what they are taken for, with the flags that settle it; `None` if they can.
 
     Args:
@@ -583,25 +596,25 @@ def number_fault(band_set: BandSet, sample: Sample, reading: Reading) -> Fault |
         reading: What the user said of the numbers.
     """
     if band_set.is_unnamed and len(sample.names) == len(BANDS):
-        order = digital_numbers.order_fault(sample.stored)
+        order = digital_numbers.find_order_fault(sample.stored)
         if order:
             return Fault(order)
     known = band_set.is_calibrated
-    return digital_numbers.fault(sample, known or reading.scale is not None, known or reading.offset is not None)
+    return digital_numbers.find_fault(sample, known or reading.scale is not None, known or reading.offset is not None)
 
 
-def common_fill(stored: np.ndarray, valid: np.ndarray) -> float | None:
+def find_common_fill(stored: np.ndarray, valid: np.ndarray) -> float | None:
     """A number that more than a hundredth of the pixels have in every band, as no ground has; `None` for none."""
     if stored.shape[-1] < 3:
         return None
     equal = (stored == stored[..., :1]).all(axis=-1) & valid
     values, counts = np.unique(stored[..., 0][equal], return_counts=True)
-    if not len(values) or not COMMON * valid.sum() < counts.max() < valid.sum():
+    if not len(values) or not MIN_FILL_SHARE * valid.sum() < counts.max() < valid.sum():
         return None
     return float(values[counts.argmax()])
 
 
-def undeclared(bands: Sequence[Band], stored: np.ndarray, valid: np.ndarray) -> dict[float, float]:
+def undeclared_fill_shares(bands: Sequence[Band], stored: np.ndarray, valid: np.ndarray) -> dict[float, float]:
     """Shares of the pixels by the number that stands for missing data in every band, though no file declares it.
 
     Args:
@@ -618,7 +631,7 @@ def undeclared(bands: Sequence[Band], stored: np.ndarray, valid: np.ndarray) -> 
     return {value: share for value, share in shares.items() if value not in declared | expected and share > 1e-3}
 
 
-def files_of(datasets: Sequence[rasterio.DatasetReader], *paths: str) -> tuple[tuple[str, int, float], ...]:
+def file_fingerprints(datasets: Sequence[rasterio.DatasetReader], *paths: str) -> tuple[tuple[str, int, float], ...]:
     """The files that datasets are read from, and others, with the size and the time of the last change of each."""
     names = {*paths, *(file for dataset in datasets for file in dataset.files)}
     on_disk = {re.sub(r"^/vsizip/\{(.*)\}/.*", r"\1", name) for name in names}

@@ -16,7 +16,7 @@ SOIL, CROP, GRASS, FOREST = (128, 112, 98), (92, 108, 84), (84, 112, 82), (46, 6
 WATER, ROAD, ROOF, BRIGHT = (42, 66, 84), (128, 126, 124), (142, 118, 106), (178, 176, 172)
 
 
-def draw(count: int = 3000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def draw_scenes(count: int = 3000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Draws scenes, as many of each class.
 
     Args:

@@ -13,7 +13,7 @@ import scipy.ndimage
 
 from resnetd_tf.data.splits import Dataset, Split
 from resnetd_tf.errors import InputError
-from resnetd_tf.evaluation.metrics import accuracy, calibration_error, predict
+from resnetd_tf.evaluation.metrics import expected_calibration_error, measure_accuracy, predict_probabilities
 from resnetd_tf.saved import SavedClassifier
 
 
@@ -40,11 +40,11 @@ class Corruption:
         return np.clip(np.round(self.change(image.astype("float64"), chance)), 0, 255).astype("uint8")
 
 
-def _noise(levels: float):
+def _add_noise(levels: float):
     return lambda image, chance: image + chance.normal(0, levels, image.shape)
 
 
-def _encoded(format: str, quality: int):
+def _encode(format: str, quality: int):
     def change(image, chance):
         file = io.BytesIO()
         PIL.Image.fromarray(image.astype("uint8")).save(file, format, quality=quality)
@@ -54,11 +54,11 @@ def _encoded(format: str, quality: int):
     return change
 
 
-def _blurred(sigma: float):
+def _blur(sigma: float):
     return lambda image, chance: scipy.ndimage.gaussian_filter(image, (sigma, sigma, 0), mode="nearest")
 
 
-def _coarser(factor: int):
+def _coarsen(factor: int):
     def change(image, chance):
         picture = PIL.Image.fromarray(image.astype("uint8"))
         size = (max(1, picture.width // factor), max(1, picture.height // factor))
@@ -68,50 +68,52 @@ def _coarser(factor: int):
     return change
 
 
-def _brighter(factor: float):
+def _scale_brightness(factor: float):
     return lambda image, chance: image * factor
 
 
-def _contrast(factor: float):
+def _scale_contrast(factor: float):
     return lambda image, chance: (image - image.mean()) * factor + image.mean()
 
 
-def _tinted(red: float, green: float, blue: float):
+def _tint(red: float, green: float, blue: float):
     return lambda image, chance: image * (red, green, blue)
 
 
-def _hazy(share: float):
+def _add_haze(share: float):
     """Light that the air scatters, more of the blue than of the red."""
     return lambda image, chance: image * (1 - share) + share * np.array((200.0, 210.0, 225.0))
 
 
-def _shifted(pixels: float):
+def _shift(pixels: float):
     return lambda image, chance: scipy.ndimage.shift(image, (pixels, pixels, 0), order=1, mode="nearest")
 
 
 CORRUPTIONS = (
-    Corruption("noise", "1 grey level", _noise(1)),
-    Corruption("noise", "2 grey levels", _noise(2)),
-    Corruption("noise", "5 grey levels", _noise(5)),
-    Corruption("JPEG", "quality 95", _encoded("JPEG", 95)),
-    Corruption("JPEG", "quality 75", _encoded("JPEG", 75)),
-    Corruption("JPEG", "quality 50", _encoded("JPEG", 50)),
-    Corruption("blur", "sigma of 0.5 pixels", _blurred(0.5)),
-    Corruption("blur", "sigma of 1 pixel", _blurred(1)),
-    Corruption("coarser pixels", "of twice the side", _coarser(2)),
-    Corruption("brightness", "90 %", _brighter(0.9)),
-    Corruption("brightness", "110 %", _brighter(1.1)),
-    Corruption("contrast", "90 %", _contrast(0.9)),
-    Corruption("contrast", "110 %", _contrast(1.1)),
-    Corruption("tint", "red 105 %, blue 95 %", _tinted(1.05, 1, 0.95)),
+    Corruption("noise", "1 grey level", _add_noise(1)),
+    Corruption("noise", "2 grey levels", _add_noise(2)),
+    Corruption("noise", "5 grey levels", _add_noise(5)),
+    Corruption("JPEG", "quality 95", _encode("JPEG", 95)),
+    Corruption("JPEG", "quality 75", _encode("JPEG", 75)),
+    Corruption("JPEG", "quality 50", _encode("JPEG", 50)),
+    Corruption("blur", "sigma of 0.5 pixels", _blur(0.5)),
+    Corruption("blur", "sigma of 1 pixel", _blur(1)),
+    Corruption("coarser pixels", "of twice the side", _coarsen(2)),
+    Corruption("brightness", "90 %", _scale_brightness(0.9)),
+    Corruption("brightness", "110 %", _scale_brightness(1.1)),
+    Corruption("contrast", "90 %", _scale_contrast(0.9)),
+    Corruption("contrast", "110 %", _scale_contrast(1.1)),
+    Corruption("tint", "red 105 %, blue 95 %", _tint(1.05, 1, 0.95)),
     # No training varies these.
-    Corruption("WebP", "quality 90", _encoded("WEBP", 90)),
-    Corruption("haze", "a tenth", _hazy(0.1)),
-    Corruption("shift", "half a pixel", _shifted(0.5)),
+    Corruption("WebP", "quality 90", _encode("WEBP", 90)),
+    Corruption("haze", "a tenth", _add_haze(0.1)),
+    Corruption("shift", "half a pixel", _shift(0.5)),
 )
 
 
-def evaluate(classifier: SavedClassifier, dataset: Dataset, split: str, over_turns: bool = False) -> Iterator[dict]:
+def evaluate_corruptions(
+    classifier: SavedClassifier, dataset: Dataset, split: str, over_turns: bool = False
+) -> Iterator[dict]:
     """Yields accuracy and calibration on the images of one split as they are, and then under each corruption.
 
     Arguments are as for `metrics.evaluate`.
@@ -124,23 +126,23 @@ def evaluate(classifier: SavedClassifier, dataset: Dataset, split: str, over_tur
     chosen = dataset.splits[split]
     for corruption in (None, *CORRUPTIONS):
         images = corruption(chosen.images) if corruption else chosen.images
-        probabilities = predict(classifier, images, over_turns)
+        probabilities = predict_probabilities(classifier, images, over_turns)
         yield {
             "corruption": corruption.name if corruption else "none",
             "grade": corruption.grade if corruption else "",
-            **accuracy(chosen.labels, probabilities),
+            **measure_accuracy(chosen.labels, probabilities),
             "confidence": float(probabilities.max(axis=1).mean()),
-            "calibration_error": calibration_error(chosen.labels, probabilities),
+            "calibration_error": expected_calibration_error(chosen.labels, probabilities),
         }
 
 
-def examples(split: Split, count: int = 3) -> list[list[np.ndarray]]:
+def corrupt_examples(split: Split, count: int = 3) -> list[list[np.ndarray]]:
     """For each row of `evaluate` the first images of the split that are of the first one's size."""
     images = [image for image in split.images if image.shape == split.images[0].shape][:count]
     return [images, *(corruption(images) for corruption in CORRUPTIONS)]
 
 
-def means(rows: list[dict]) -> dict:
+def average_corruptions(rows: list[dict]) -> dict:
     """Accuracy and calibration of images as they are, and their means over the corruptions, from `evaluate`'s rows."""
     clean, *changed = rows
     return {

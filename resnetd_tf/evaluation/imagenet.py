@@ -8,14 +8,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from resnetd_tf.data import decoding, tfds
+from resnetd_tf.data import images, tfds
 from resnetd_tf.errors import InputError, first_line
-from resnetd_tf.evaluation.metrics import interval
+from resnetd_tf.evaluation.metrics import wilson_interval
 from resnetd_tf.networks import checkpoints, classifier, pretrained
 from resnetd_tf.normalization import IMAGENET
 from resnetd_tf.saved import SavedClassifier
 
-CLASSES = 1000
+IMAGENET_CLASSES = 1000
 
 
 @dataclass(frozen=True)
@@ -36,29 +36,34 @@ class Contender:
     preparation: Preparation
 
 
-def from_saved(opened: SavedClassifier) -> Contender:
+def contender_from_classifier(opened: SavedClassifier) -> Contender:
     """A saved classifier, at the image size it was trained on.
 
     Raises:
         InputError: It does not know ImageNet's 1000 classes.
     """
-    if len(opened.classes) != CLASSES:
-        raise InputError(f"{opened.path} knows {len(opened.classes)} classes; ImageNet has {CLASSES}")
+    if len(opened.classes) != IMAGENET_CLASSES:
+        raise InputError(f"{opened.path} knows {len(opened.classes)} classes; ImageNet has {IMAGENET_CLASSES}")
     preparation = Preparation(size=opened.metadata.get("image_size", Preparation.size))
     return Contender(str(opened.path), opened.predict, preparation)
 
 
-def from_weights(weights: str, depth: int, variant: str) -> Contender:
+def contender_from_weights(weights: str, depth: int, variant: str) -> Contender:
     """A network with weights as `checkpoints.read` takes them, on images as the published checkpoint has them.
 
     Raises:
         InputError: The weights cannot be fetched, read or fitted.
     """
     try:
-        checkpoint = checkpoints.read(weights, depth, variant)
-        chosen, statistics = pretrained.find(depth, variant), checkpoint.statistics or IMAGENET
-        network = classifier.build(
-            depth, variant, classes=CLASSES, statistics=statistics, image_size=chosen.size, checkpoint=checkpoint
+        checkpoint = checkpoints.read_checkpoint(weights, depth, variant)
+        chosen, statistics = pretrained.find_published(depth, variant), checkpoint.statistics or IMAGENET
+        network = classifier.build_classifier(
+            depth,
+            variant,
+            classes=IMAGENET_CLASSES,
+            statistics=statistics,
+            image_size=chosen.size,
+            checkpoint=checkpoint,
         )
     except ValueError as error:
         raise InputError(str(error)) from error
@@ -81,7 +86,7 @@ def resize_and_crop(image: tf.Tensor, preparation: Preparation) -> tf.Tensor:
     return tf.saturate_cast(tf.round(resized[top : top + size, left : left + size]), tf.uint8)
 
 
-def evaluate(contender: Contender, dataset: str, split: str, data_dir: str | None) -> dict:
+def evaluate_contender(contender: Contender, dataset: str, split: str, data_dir: str | None) -> dict:
     """Top-1 and top-5 accuracy, with the names of model, dataset and split.
 
     Args:
@@ -93,7 +98,7 @@ def evaluate(contender: Contender, dataset: str, split: str, data_dir: str | Non
     Raises:
         InputError: The dataset is not there, is another one or is damaged.
     """
-    batches = _batches(dataset, split, data_dir, contender.preparation)
+    batches = _make_batches(dataset, split, data_dir, contender.preparation)
     top1, top5, total = _count_correct(contender.predict, batches)
     return {
         "dataset": dataset,
@@ -103,19 +108,19 @@ def evaluate(contender: Contender, dataset: str, split: str, data_dir: str | Non
         "crop": contender.preparation.crop,
         "count": total,
         "top1": top1 / total,
-        "top1_interval": interval(top1, total),
+        "top1_interval": wilson_interval(top1, total),
         "top5": top5 / total,
     }
 
 
-def _batches(dataset: str, split: str, data_dir: str | None, preparation: Preparation) -> tf.data.Dataset:
+def _make_batches(dataset: str, split: str, data_dir: str | None, preparation: Preparation) -> tf.data.Dataset:
     """Batches of images (n, size, size, 3) uint8 and labels (n,)."""
     import tensorflow_datasets
 
     builder, image_key, label_key = tfds.open_builder(dataset, data_dir)
     classes = builder.info.features[label_key].num_classes
-    if classes != CLASSES:
-        raise InputError(f"dataset {dataset} has {classes} classes; ImageNet has {CLASSES}")
+    if classes != IMAGENET_CLASSES:
+        raise InputError(f"dataset {dataset} has {classes} classes; ImageNet has {IMAGENET_CLASSES}")
     if not builder.is_prepared():
         raise InputError(
             f"{builder.info.full_name} is not in {builder.data_path}; TFDS cannot download it: register at "
@@ -124,7 +129,7 @@ def _batches(dataset: str, split: str, data_dir: str | None, preparation: Prepar
         )
 
     def prepare(example):
-        return resize_and_crop(decoding.decode(example[image_key]), preparation), example[label_key]
+        return resize_and_crop(images.decode_picture(example[image_key]), preparation), example[label_key]
 
     try:
         undecoded = {image_key: tensorflow_datasets.decode.SkipDecoding()}

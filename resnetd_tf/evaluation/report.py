@@ -7,15 +7,14 @@ import numpy as np
 from matplotlib.figure import Figure  # without pyplot, whose backend is the user's choice
 
 from resnetd_tf import figures, rundir
-from resnetd_tf.data.rendering import true_colour
 from resnetd_tf.evaluation.metrics import Evaluation
-from resnetd_tf.sentinel2 import BANDS
+from resnetd_tf.sentinel2 import BANDS, render_true_colour
 
-READABLE = 40  # classes; of more the confusion matrix has no names and numbers
-FILES = "metrics.json, confusion_matrix.png, examples.png, mistakes.png"
+MAX_LABELLED_CLASSES = 40  # classes; of more the confusion matrix has no names and numbers
+REPORT_FILES = "metrics.json, confusion_matrix.png, examples.png, mistakes.png"
 
 
-def write(evaluation: Evaluation, folder: pathlib.Path) -> None:
+def write_report(evaluation: Evaluation, folder: pathlib.Path) -> None:
     """Writes `FILES` into an existing folder, metrics.json last: with it the folder is whole."""
     plot_confusion(evaluation.result, folder / "confusion_matrix.png")
     plot_patches(evaluation, evaluation.examples, folder / "examples.png", columns=5)
@@ -23,7 +22,7 @@ def write(evaluation: Evaluation, folder: pathlib.Path) -> None:
     rundir.write_json(folder / "metrics.json", evaluation.result)
 
 
-def table(metrics: dict) -> str:
+def format_table(metrics: dict) -> str:
     """Per-class table, then accuracy with its interval, as text."""
     width = max(len(name) for name in metrics["classes"])
     lines = [f"{'class':<{width}}  precision  recall      F1  support"]
@@ -31,17 +30,17 @@ def table(metrics: dict) -> str:
         lines.append(
             f"{name:<{width}}  {row['precision']:9.4f}  {row['recall']:6.4f}  {row['f1']:6.4f}  {row['support']:7d}"
         )
-    return "\n".join([*lines, "", summary(metrics)])
+    return "\n".join([*lines, "", format_summary(metrics)])
 
 
-def summary(metrics: dict) -> str:
+def format_summary(metrics: dict) -> str:
     """Accuracy with its interval, in one line."""
     note = " (synthetic images)" if metrics["dataset"] == "synthetic" else ""
-    accuracy = percent(metrics["accuracy"], metrics["accuracy_interval"])
-    return f"{_of(metrics)}{note}: {accuracy}, {metrics['count']} images"
+    accuracy = format_accuracy(metrics["accuracy"], metrics["accuracy_interval"])
+    return f"{_describe_split(metrics)}{note}: {accuracy}, {metrics['count']} images"
 
 
-def size_and_latency(measured: dict) -> str:
+def format_latency(measured: dict) -> str:
     """Size of an export and how long one image takes it, in one line."""
     one, two = (measured[f"milliseconds_{threads}"] for threads in (1, 2))
     return (
@@ -50,12 +49,12 @@ def size_and_latency(measured: dict) -> str:
     )
 
 
-def _of(result: dict) -> str:
+def _describe_split(result: dict) -> str:
     """What an accuracy is of: "test accuracy of eurosat/rgb, over eight turns"."""
     return f"{result['split']} accuracy of {result['dataset']}" + ", over eight turns" * result["over_turns"]
 
 
-def percent(accuracy: float, interval: list[float]) -> str:
+def format_accuracy(accuracy: float, interval: list[float]) -> str:
     """An accuracy with its interval: "96.59 % [95.84, 97.21]"."""
     low, high = interval
     return f"{100 * accuracy:.2f} % [{100 * low:.2f}, {100 * high:.2f}]"
@@ -72,15 +71,17 @@ def plot_history(history: list[dict], path: pathlib.Path) -> None:
         axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axis.grid(alpha=0.3)
         axis.legend()
-    figures.save(figure, path)
+    figures.save_figure(figure, path)
 
 
 def plot_confusion(metrics: dict, path: pathlib.Path) -> None:
     """The confusion matrix of what `metrics.metrics` measured."""
-    figures.save(confusion(np.array(metrics["confusion_matrix"]), list(metrics["classes"]), summary(metrics)), path)
+    figures.save_figure(
+        draw_confusion(np.array(metrics["confusion_matrix"]), list(metrics["classes"]), format_summary(metrics)), path
+    )
 
 
-def confusion(counts: np.ndarray, names: Sequence[str], title: str) -> Figure:
+def draw_confusion(counts: np.ndarray, names: Sequence[str], title: str) -> Figure:
     """A confusion matrix: rows are true classes, columns predicted ones; colours are shares of the row.
 
     Args:
@@ -88,14 +89,14 @@ def confusion(counts: np.ndarray, names: Sequence[str], title: str) -> Figure:
         names: Those of the classes.
         title: What stands above it.
     """
-    names = [figures.plain(name) for name in names]
+    names = [figures.escape_mathtext(name) for name in names]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    readable = len(names) <= READABLE
-    size = 2.5 + 0.55 * min(len(names), READABLE)
+    readable = len(names) <= MAX_LABELLED_CLASSES
+    size = 2.5 + 0.55 * min(len(names), MAX_LABELLED_CLASSES)
     figure = Figure(figsize=(size, size))
     axis = figure.subplots()
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axis.set(xlabel="predicted", ylabel="true", title=figures.plain(title))
+    axis.set(xlabel="predicted", ylabel="true", title=figures.escape_mathtext(title))
     if readable:
         axis.set_xticks(range(len(names)), names, rotation=60, ha="right")
         axis.set_yticks(range(len(names)), names)
@@ -115,36 +116,36 @@ def plot_patches(evaluation: Evaluation, indices: np.ndarray, path: pathlib.Path
         path: The picture.
         columns: Images in a row.
     """
-    figure, axes = figures.grid(len(indices), columns, 2.2, 2.6, title=0.4)
+    figure, axes = figures.picture_grid(len(indices), columns, 2.2, 2.6, title=0.4)
     for axis, index in zip(axes, indices):
         image = evaluation.split.images[index]
-        axis.imshow(true_colour(image) if image.shape[-1] == len(BANDS) else image)
-        true = figures.plain(evaluation.classes[evaluation.split.labels[index]])
-        predicted = figures.plain(evaluation.classes[evaluation.predicted[index]])
+        axis.imshow(render_true_colour(image) if image.shape[-1] == len(BANDS) else image)
+        true = figures.escape_mathtext(evaluation.classes[evaluation.split.labels[index]])
+        predicted = figures.escape_mathtext(evaluation.classes[evaluation.predicted[index]])
         title = f"true {true}\n{predicted} {100 * evaluation.confidence[index]:.1f} %"
         axis.set_title(title, fontsize=8, color="black" if true == predicted else "firebrick")
     if not len(indices):
         figure.suptitle("No image was classified wrongly.")
-    figures.save(figure, path, margins=None)  # known, and so drawn once
+    figures.save_figure(figure, path, margins=None)  # known, and so drawn once
 
 
-CORRUPTION_COLUMNS = f"{'corruption':<37}{'accuracy':<23}confidence  calibration error"
+CORRUPTION_HEADER = f"{'corruption':<37}{'accuracy':<23}confidence  calibration error"
 
 
-def corruption_row(row: dict) -> str:
+def format_corruption_row(row: dict) -> str:
     """Accuracy and calibration under one corruption, in one line of a table."""
-    accuracy = percent(row["accuracy"], row["accuracy_interval"])
+    accuracy = format_accuracy(row["accuracy"], row["accuracy_interval"])
     confidence, error = 100 * row["confidence"], 100 * row["calibration_error"]
     return f"{row['corruption']:<16}{row['grade']:<21}{accuracy:<23}{confidence:8.2f} %{error:16.2f} %"
 
 
-def corruption_summary(result: dict) -> str:
+def format_corruption_summary(result: dict) -> str:
     """Accuracy and calibration of images as they are, and their means over the corruptions, in one line."""
     clean, mean, error, mean_error = (
         100 * result[name] for name in ("accuracy", "mean_accuracy", "calibration_error", "mean_calibration_error")
     )
     return (
-        f"{_of(result)}: {clean:.2f} % as they are, {mean:.2f} % in the mean over "
+        f"{_describe_split(result)}: {clean:.2f} % as they are, {mean:.2f} % in the mean over "
         f"{len(result['corruptions']) - 1} corruptions; expected calibration error {error:.2f} % and {mean_error:.2f} %"
     )
 
@@ -158,9 +159,9 @@ def plot_corruptions(rows: list[dict], patches: list[list[np.ndarray]], path: pa
         path: The picture.
         columns: Corruptions in a row of the picture.
     """
-    figure, axes = figures.grid(len(rows), columns, 4, 1.55, title=0.34)
+    figure, axes = figures.picture_grid(len(rows), columns, 4, 1.55, title=0.34)
     for axis, row, shown in zip(axes, rows, patches):
         axis.imshow(np.concatenate(shown, axis=1), interpolation="nearest")
         what = f"{row['corruption']}, {row['grade']}" if row["grade"] else "as they are"
         axis.set_title(f"{what}: {100 * row['accuracy']:.2f} %", fontsize=9)
-    figures.save(figure, path, margins=None)
+    figures.save_figure(figure, path, margins=None)

@@ -5,13 +5,12 @@ import pathlib
 import numpy as np
 
 from resnetd_tf import rundir, runtimes, saved
-from resnetd_tf.data import images, sources
+from resnetd_tf.data import datasets, images
+from resnetd_tf.data.datasets import absolute_locations
 from resnetd_tf.data.rasters import AS_STORED, Reading
-from resnetd_tf.data.sources import located
-from resnetd_tf.data.split_files import read_record
-from resnetd_tf.data.splits import ALL, Dataset
-from resnetd_tf.deployment import verification
-from resnetd_tf.errors import damage_told
+from resnetd_tf.data.splits import ALL, Dataset, read_split_record
+from resnetd_tf.deployment import export
+from resnetd_tf.errors import damage_as_input_error
 from resnetd_tf.evaluation import corruptions, imagenet, metrics, report
 from resnetd_tf.evaluation.metrics import Images
 from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
@@ -51,30 +50,30 @@ def evaluate(
         InputError: Something given cannot be used.
     """
     classifier = model if isinstance(model, saved.SavedClassifier) else saved.open_classifier(model, trust=trust)
-    name, data_dir, split_files = sources.as_trained(
+    name, data_dir, split_files = datasets.resolve_dataset(
         classifier.path, classifier.metadata, dataset, data_dir, split_files
     )
-    loaded = sources.load(
+    loaded = datasets.load_dataset(
         name,
         (split,),
         data_dir=data_dir,
         eurosat_zip=eurosat_zip,
         split_files=split_files,
         wanted={3: RGB_BANDS, len(BANDS): BANDS}.get(classifier.bands),
-        reading=sources.reading_as_trained(classifier.metadata, name, reading),
+        reading=datasets.resolve_reading(classifier.metadata, name, reading),
     )
-    loaded = metrics.with_classes_of(classifier, loaded)
-    overlap = training_overlap(classifier, loaded, split, split_files)
-    measure = _under_corruptions if under_corruptions else _as_they_are
+    loaded = metrics.align_classes(classifier, loaded)
+    overlap = measure_training_overlap(classifier, loaded, split, split_files)
+    measure = _evaluate_under_corruptions if under_corruptions else _evaluate_images
     what = split + "-turns" * over_turns + "-corruptions" * under_corruptions
-    with rundir.new_evaluation(classifier.folder, what, output_dir) as folder:
+    with rundir.create_evaluation_folder(classifier.folder, what, output_dir) as folder:
         result, summary, files = measure(classifier, loaded, split, over_turns, folder, overlap)
     print(summary)
     print(f"Written to {folder}: {files}")
     return result
 
 
-def training_overlap(
+def measure_training_overlap(
     classifier: saved.SavedClassifier, dataset: Dataset, split: str, split_files: str | None
 ) -> np.ndarray | None:
     """Prints how many images of a split the classifier was trained on, and whether its dataset has changed since.
@@ -91,12 +90,12 @@ def training_overlap(
         Whether it was trained on each image, (n,) bool; `None` where its run has no record of its images.
     """
     digests, trained = dataset.splits[split].digests, classifier.metadata
-    count, is_own = len(digests), located(dataset.name, None, None)[0] == trained.get("dataset")
+    count, is_own = len(digests), absolute_locations(dataset.name, None, None)[0] == trained.get("dataset")
     if classifier.split_record is None:
         if is_own and split_files == trained.get("split_files"):
-            _print_sizes(dataset.name, split, count, trained.get("split_sizes", {}), bool(split_files))
+            _print_split_sizes(dataset.name, split, count, trained.get("split_sizes", {}), bool(split_files))
         return None
-    split_of = read_record(classifier.split_record)
+    split_of = read_split_record(classifier.split_record)
     overlap = np.array([split_of.get(digest) == "train" for digest in digests])
     if is_own and (new := sum(digest not in split_of for digest in digests)):
         print(f"{dataset.name} has changed since training: {new} of {count} images of {split!r} are new")
@@ -106,7 +105,7 @@ def training_overlap(
     return overlap
 
 
-def _print_sizes(name: str, split: str, count: int, sizes: dict[str, int], listed: bool) -> None:
+def _print_split_sizes(name: str, split: str, count: int, sizes: dict[str, int], listed: bool) -> None:
     """Prints what the sizes of its splits tell of a dataset that a classifier without a record was trained on.
 
     Args:
@@ -129,7 +128,7 @@ def _print_sizes(name: str, split: str, count: int, sizes: dict[str, int], liste
         print(f"The model was trained on {sizes['train']} of these {count} images ({share:.1f} %)")
 
 
-def _as_they_are(
+def _evaluate_images(
     classifier: saved.SavedClassifier,
     dataset: Dataset,
     split: str,
@@ -138,33 +137,33 @@ def _as_they_are(
     overlap: np.ndarray | None,
 ) -> tuple[dict, str, str]:
     """Writes what is found on the images of a split; returns it as written and in words, and the names of the files."""
-    evaluation = metrics.evaluate(classifier, dataset, split, over_turns)
-    summary = report.table(evaluation.result)
+    evaluation = metrics.evaluate_split(classifier, dataset, split, over_turns)
+    summary = report.format_table(evaluation.result)
     if overlap is not None:
         evaluation.result["trained_on"] = int(overlap.sum())
         if 0 < overlap.sum() < len(overlap):
-            unseen = metrics.accuracy(evaluation.split.labels[~overlap], evaluation.probabilities[~overlap])
+            unseen = metrics.measure_accuracy(evaluation.split.labels[~overlap], evaluation.probabilities[~overlap])
             evaluation.result["not_trained_on"] = unseen
-            accuracy = report.percent(unseen["accuracy"], unseen["accuracy_interval"])
+            accuracy = report.format_accuracy(unseen["accuracy"], unseen["accuracy_interval"])
             summary += f"\nOn the {(~overlap).sum()} images that it was not trained on: {accuracy}"
     if classifier.path.suffix in runtimes.SUFFIXES:
-        measured = _measured(classifier.path, dataset.splits[split].images[:1])
+        measured = _measure_export(classifier.path, dataset.splits[split].images[:1])
         evaluation.result.update(measured)
-        summary += f"\n{report.size_and_latency(measured)}"
-    report.write(evaluation, folder)
-    return evaluation.result, summary, report.FILES
+        summary += f"\n{report.format_latency(measured)}"
+    report.write_report(evaluation, folder)
+    return evaluation.result, summary, report.REPORT_FILES
 
 
-def _measured(exported: pathlib.Path, image: Images) -> dict:
+def _measure_export(exported: pathlib.Path, image: Images) -> dict:
     """Size and latency of what another runtime runs, on one image."""
-    (given,) = runtimes.describe(exported)["inputs"].values()
+    (given,) = runtimes.describe_exported(exported)["inputs"].values()
     height, width = (taken if taken > 0 else side for taken, side in zip(given["shape"][1:3], image[0].shape))
-    pixels = images.of_one_size(image, height, width)
-    with damage_told(f"model {exported}: cannot be timed"):
-        return {"megabytes": verification.megabytes(exported), **verification.latency(exported, pixels)}
+    pixels = images.resize_all(image, height, width)
+    with damage_as_input_error(f"model {exported}: cannot be timed"):
+        return {"megabytes": export.size_megabytes(exported), **export.measure_latency(exported, pixels)}
 
 
-def _under_corruptions(
+def _evaluate_under_corruptions(
     classifier: saved.SavedClassifier,
     dataset: Dataset,
     split: str,
@@ -174,11 +173,11 @@ def _under_corruptions(
 ) -> tuple[dict, str, str]:
     """The same for images that are corrupted, with a line as each corruption is done."""
     rows: list[dict] = []
-    for row in corruptions.evaluate(classifier, dataset, split, over_turns):
+    for row in corruptions.evaluate_corruptions(classifier, dataset, split, over_turns):
         if not rows:
-            print(report.CORRUPTION_COLUMNS)
+            print(report.CORRUPTION_HEADER)
         rows.append(row)
-        print(report.corruption_row(row), flush=True)
+        print(report.format_corruption_row(row), flush=True)
     chosen = dataset.splits[split]
     found = {
         "model": classifier.path.name,
@@ -189,10 +188,10 @@ def _under_corruptions(
     }
     if overlap is not None:
         found["trained_on"] = int(overlap.sum())
-    result = {**found, **corruptions.means(rows), "corruptions": rows}
-    report.plot_corruptions(rows, corruptions.examples(chosen), folder / "corruptions.png")
+    result = {**found, **corruptions.average_corruptions(rows), "corruptions": rows}
+    report.plot_corruptions(rows, corruptions.corrupt_examples(chosen), folder / "corruptions.png")
     rundir.write_json(folder / "corruptions.json", result)
-    return result, report.corruption_summary(result), "corruptions.json, corruptions.png"
+    return result, report.format_corruption_summary(result), "corruptions.json, corruptions.png"
 
 
 def evaluate_on_imagenet(
@@ -227,15 +226,15 @@ def evaluate_on_imagenet(
     if weights is None:
         assert model is not None
         classifier = model if isinstance(model, saved.SavedClassifier) else saved.open_classifier(model, trust=trust)
-        contender, place = imagenet.from_saved(classifier), classifier.folder
+        contender, place = imagenet.contender_from_classifier(classifier), classifier.folder
     else:
-        contender = imagenet.from_weights(weights, depth, variant)
-    with rundir.new_evaluation(place, f"{dataset}-{split}", output_dir) as folder:
-        result = imagenet.evaluate(contender, dataset, split, data_dir)
+        contender = imagenet.contender_from_weights(weights, depth, variant)
+    with rundir.create_evaluation_folder(place, f"{dataset}-{split}", output_dir) as folder:
+        result = imagenet.evaluate_contender(contender, dataset, split, data_dir)
         rundir.write_json(folder / "metrics.json", result)
     size, crop = result["size"], result["crop"]
     print(f"{contender.name} on {dataset} {split}, {size}x{size} of {int(size / crop)}: ", end="")
-    print(f"top-1 {report.percent(result['top1'], result['top1_interval'])}, ", end="")
+    print(f"top-1 {report.format_accuracy(result['top1'], result['top1_interval'])}, ", end="")
     print(f"top-5 {100 * result['top5']:.2f} %, {result['count']} images")
     print(f"Written to {folder}: metrics.json")
     return result

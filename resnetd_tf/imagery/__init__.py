@@ -1,10 +1,10 @@
 """New Sentinel-2 images: labels of patches, maps of scenes.
 
-Read `labelling` (what `predict.py` does) first, then `patches` (labels for images of one class) and `scenes`
-(maps). `products` finds and opens what people have, `data.rasters` reads bands and their numbers, `clouds` the masks of
-products. `grid` is where pixels lie, `pixels` a scene, `areas` a part of it. `windows` goes over a scene, `progress`
-keeps how far that has come, `maps` writes the result. `explain` shows where the network looked. In a notebook:
-`predict` and `map_scene`, with arrays in and out.
+Read `patches` (labels for images of one class) and `landcover` (maps) first. `products` finds and opens the files of
+scenes, `data.rasters` reads bands and their numbers, `clouds` reads the cloud masks of products. `grid` says where pixels
+lie, `scene` reads them by windows, `sliding_window` classifies them, `gradcam` shows where the network looked.
+
+A notebook uses `predict` and `map_scene`, with arrays in and out.
 """
 
 import lazy_loader
@@ -13,8 +13,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "arrays": ["LandCover", "map_scene"],
+        "landcover": ["LandCover", "MapOptions", "map_scene", "open_scene_for", "write_map"],
         "patches": ["predict"],
-        "scenes": ["Options", "scene_for", "write_map"],
     },
 )

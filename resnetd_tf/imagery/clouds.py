@@ -19,13 +19,13 @@ from rasterio.crs import CRS
 from rasterio.windows import Window
 
 from resnetd_tf.data import rasters
-from resnetd_tf.errors import InputError, damage_told
-from resnetd_tf.imagery.grid import Grid, on_grid
+from resnetd_tf.errors import InputError, damage_as_input_error
+from resnetd_tf.imagery.grid import Grid, warp_to_grid
 
 # Classes of L2A's scene classification: cloud shadow, cloud of medium and high probability, thin cirrus, snow.
 HIDDEN_CLASSES = (3, 8, 9, 10, 11)
 LAST_CLASS = 11
-ROWS = 1024  # that are read at once to measure a share
+ROWS_AT_ONCE = 1024  # that are read at once to measure a share
 # Masks by the names of their files, the best first, with what each shows and what it lacks.
 SCENE_CLASSIFICATION = re.compile(r"_SCL_[26]0m\.jp2$")
 MASKS = (
@@ -53,18 +53,20 @@ class CloudMask(Protocol):
         ...
 
 
-def mask_files(files: Iterable[str]) -> tuple[str, ...]:
+def find_mask_files(files: Iterable[str]) -> tuple[str, ...]:
     """The best cloud mask of each granule of a product; none where a granule has none.
 
     Args:
         files: The product's files, as GDAL lists them.
     """
     names = sorted(set(files))
-    classification = [file for file in names if SCENE_CLASSIFICATION.search(file) and _path(file).exists()]
+    classification = [file for file in names if SCENE_CLASSIFICATION.search(file) and _gdal_path(file).exists()]
     masks: list[str] = []
     for folder in [TILE_METADATA.sub("QI_DATA", file) for file in names if TILE_METADATA.search(file)]:
         entries = (
-            sorted(f"{folder}/{entry.name}" for entry in _path(folder).iterdir()) if _path(folder).is_dir() else []
+            sorted(f"{folder}/{entry.name}" for entry in _gdal_path(folder).iterdir())
+            if _gdal_path(folder).is_dir()
+            else []
         )
         candidates = entries + (classification if len(classification) == 1 else [])
         best = next((file for pattern, *_ in MASKS for file in candidates if pattern.search(file)), None)
@@ -74,7 +76,7 @@ def mask_files(files: Iterable[str]) -> tuple[str, ...]:
     return tuple(masks) or tuple(classification[:1])
 
 
-def _path(file: str) -> pathlib.Path | zipfile.Path:
+def _gdal_path(file: str) -> pathlib.Path | zipfile.Path:
     """A file in a folder or in a zip, from GDAL's name of it."""
     zipped = re.fullmatch(r"/vsizip/\{(.*)\}/(.*)", file)
     return zipfile.Path(zipped[1]) / zipped[2] if zipped else pathlib.Path(file)
@@ -101,10 +103,10 @@ def open_mask(paths: Sequence[str], grid: Grid) -> CloudMask | None:
 
 
 def _open_mask(path: str, grid: Grid) -> "RasterMask | PolygonMask":
-    with _damage_named(path):
+    with _mask_damage_as_input_error(path):
         if path.endswith(".gml"):
-            return _polygon_mask(path, grid)
-        with rasters.without_warnings():
+            return _read_polygon_mask(path, grid)
+        with rasters.ignore_missing_georeference():
             dataset = rasterio.open(path)
         if dataset.crs != grid.crs:
             raise ValueError(f"its coordinate reference system is {dataset.crs}, the scene's is {grid.crs}")
@@ -112,12 +114,12 @@ def _open_mask(path: str, grid: Grid) -> "RasterMask | PolygonMask":
         short = (np.array(dataset.bounds) - scene) * (1, 1, -1, -1)
         if (short > max(dataset.res)).any():
             raise ValueError(f"its extent {tuple(dataset.bounds)} does not cover the scene's {tuple(scene.tolist())}")
-        return RasterMask(path, on_grid(dataset, grid, nearest=True))
+        return RasterMask(path, warp_to_grid(dataset, grid, nearest=True))
 
 
 @contextlib.contextmanager
-def _damage_named(path: str) -> Iterator[None]:
-    with damage_told(f"{path}: the cloud mask cannot be used", "; --clouds=keep maps without it"):
+def _mask_damage_as_input_error(path: str) -> Iterator[None]:
+    with damage_as_input_error(f"{path}: the cloud mask cannot be used", "; --clouds=keep maps without it"):
         yield
 
 
@@ -134,7 +136,7 @@ class RasterMask:
     dataset: rasterio.DatasetReader
 
     def hidden(self, window: Window) -> np.ndarray:
-        with _damage_named(self.path):
+        with _mask_damage_as_input_error(self.path):
             values = self.dataset.read(window=window)
             if not SCENE_CLASSIFICATION.search(self.path):
                 return (values > 0).any(axis=0)
@@ -162,26 +164,26 @@ class PolygonMask:
     def hidden(self, window: Window) -> np.ndarray:
         shape = (int(window.height), int(window.width))
         # A tile can have thousands of polygons: only those near a window are drawn in it.
-        near = _overlapping(self.extents, rasterio.windows.bounds(window, self.grid.transform))
+        near = _overlaps(self.extents, rasterio.windows.bounds(window, self.grid.transform))
         if not near.any():
             return np.zeros(shape, bool)
         transform = rasterio.windows.transform(window, self.grid.transform)
         chosen = [self.polygons[index] for index in np.flatnonzero(near)]
-        with _damage_named(self.path):
+        with _mask_damage_as_input_error(self.path):
             return rasterio.features.geometry_mask(chosen, shape, transform, invert=True)
 
 
-def _overlapping(extents: np.ndarray, bounds: tuple[float, float, float, float]) -> np.ndarray:
+def _overlaps(extents: np.ndarray, bounds: tuple[float, float, float, float]) -> np.ndarray:
     """Which extents (n, 4) overlap with bounds west, south, east, north: (n,) bool."""
     west, south, east, north = bounds
     return (extents[:, 0] < east) & (extents[:, 2] > west) & (extents[:, 1] < north) & (extents[:, 3] > south)
 
 
-def _polygon_mask(path: str, grid: Grid) -> PolygonMask:
-    root = ElementTree.fromstring(_path(path).read_bytes())
+def _read_polygon_mask(path: str, grid: Grid) -> PolygonMask:
+    root = ElementTree.fromstring(_gdal_path(path).read_bytes())
     if not root.tag.endswith("}Mask"):
         raise ValueError(f"it is <{root.tag}>, not a <Mask>")
-    polygons = [_polygon(element) for element in root.iterfind(".//{*}Polygon")]
+    polygons = [_read_polygon(element) for element in root.iterfind(".//{*}Polygon")]
     features = len(list(root.iterfind(".//{*}MaskFeature")))
     if len(polygons) < features:
         raise ValueError(f"it has {len(polygons)} polygons for {features} clouds")
@@ -191,12 +193,12 @@ def _polygon_mask(path: str, grid: Grid) -> PolygonMask:
         polygons = [rasterio.warp.transform_geom(crs, grid.crs, polygon) for polygon in polygons]
     extents = np.array([rasterio.features.bounds(polygon) for polygon in polygons]).reshape(-1, 4)
     scene = rasterio.transform.array_bounds(grid.height, grid.width, grid.transform)
-    if polygons and not _overlapping(extents, scene).any():
+    if polygons and not _overlaps(extents, scene).any():
         raise ValueError(f"none of its {len(polygons)} polygons lies in the scene")
     return PolygonMask(path, grid, tuple(polygons), extents)
 
 
-def _polygon(element: ElementTree.Element) -> dict:
+def _read_polygon(element: ElementTree.Element) -> dict:
     """A <gml:Polygon> as GeoJSON: its exterior, then its holes."""
     rings = []
     for positions in element.iterfind(".//{*}posList"):
@@ -210,7 +212,7 @@ def _polygon(element: ElementTree.Element) -> dict:
     return {"type": "Polygon", "coordinates": rings}
 
 
-def summary(mask: CloudMask | None, window: Window, keep: bool) -> str:
+def describe_clouds(mask: CloudMask | None, window: Window, keep: bool) -> str:
     """What becomes of the clouds of a scene, in a few words.
 
     Args:
@@ -227,8 +229,8 @@ def summary(mask: CloudMask | None, window: Window, keep: bool) -> str:
         return "no cloud mask: clouds are mapped like land"
     shown, lacking = next((shown, lacking) for pattern, shown, lacking in MASKS if pattern.search(mask.path))
     hidden = 0
-    for row in range(0, int(window.height), ROWS):
-        height = min(ROWS, int(window.height) - row)
+    for row in range(0, int(window.height), ROWS_AT_ONCE):
+        height = min(ROWS_AT_ONCE, int(window.height) - row)
         hidden += int(mask.hidden(Window(window.col_off, window.row_off + row, window.width, height)).sum())
     share = f"{100 * hidden / (window.width * window.height):.1f} % of the scene"
     return f"{shown} left out ({share}){f', {lacking} not' if lacking else ''}"

@@ -11,17 +11,17 @@ from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.vrt import WarpedVRT
 
-from resnetd_tf.errors import InputError, damage_told
+from resnetd_tf.errors import InputError, damage_as_input_error
 
-DEGREES = CRS.from_epsg(4326)
-PIXEL = 10.0  # metres, of EuroSAT's patches
-WIDEST = 120_000  # pixels of a side, of what is brought into one zone of UTM
+WGS84 = CRS.from_epsg(4326)
+PIXEL_METRES = 10.0  # metres, of EuroSAT's patches
+MAX_UTM_PIXELS = 120_000  # pixels of a side, of what is brought into one zone of UTM
 # Share by which lengths on the ground may vary within a scene, and pixels differ from 10 m, before they are resampled.
 # UTM changes lengths by 0.004, Mercator within a tile of 110 km at 45 degrees by 0.009.
-DISTORTION = 0.025
-SKEW = 0.05  # cosine of the angle between rows and columns on the ground, from which on a scene is resampled
-PLANAR = 0.005  # share by which a pixel's area may differ from that of the map, to be taken from the map
-LATTICE = 5  # points a side at which a grid is measured
+MAX_DISTORTION = 0.025
+MAX_SKEW = 0.05  # cosine of the angle between rows and columns on the ground, from which on a scene is resampled
+PLANAR_TOLERANCE = 0.005  # share by which a pixel's area may differ from that of the map, to be taken from the map
+LATTICE_POINTS = 5  # points a side at which a grid is measured
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ class Grid:
             return None
         weights = []
         for side in (self.height, self.width):
-            centers = (np.arange(-(-side // stride)) + 0.5) * stride / side * (LATTICE - 1)
-            distances = np.abs(np.minimum(centers, LATTICE - 1)[:, np.newaxis] - np.arange(LATTICE))
+            centers = (np.arange(-(-side // stride)) + 0.5) * stride / side * (LATTICE_POINTS - 1)
+            distances = np.abs(np.minimum(centers, LATTICE_POINTS - 1)[:, np.newaxis] - np.arange(LATTICE_POINTS))
             weights.append(np.maximum(1 - distances, 0))
         return weights[0] @ self._pixel_areas() @ weights[1].T / 10_000
 
@@ -71,7 +71,7 @@ class Grid:
         """Areas of pixels in square metres, at `LATTICE` x `LATTICE` points: the map's, unless it distorts them."""
         areas = np.abs(np.linalg.det(ground_steps(self)))
         planar = abs(self.transform.determinant) * self.meters**2
-        return np.full_like(areas, planar) if np.allclose(areas, planar, rtol=PLANAR, atol=0) else areas
+        return np.full_like(areas, planar) if np.allclose(areas, planar, rtol=PLANAR_TOLERANCE, atol=0) else areas
 
 
 def ground_steps(grid: Grid) -> np.ndarray:
@@ -86,9 +86,9 @@ def ground_steps(grid: Grid) -> np.ndarray:
     Raises:
         ValueError: The coordinates lie outside of their reference system.
     """
-    longitude, latitude = middle_of(grid)
+    longitude, latitude = grid_centre(grid)
     # From the upper left corner of a pixel to those of its neighbours, up to the last pixel of each side.
-    rows, columns = (np.linspace(0, side - 1, LATTICE) for side in (grid.height, grid.width))
+    rows, columns = (np.linspace(0, side - 1, LATTICE_POINTS) for side in (grid.height, grid.width))
     row, column = np.meshgrid(rows, columns, indexing="ij")
     corners = np.stack([(column, row), (column + 1, row), (column, row + 1)])  # (3, 2, rows, columns)
     x, y = grid.transform * (corners[:, 0].ravel(), corners[:, 1].ravel())
@@ -99,20 +99,20 @@ def ground_steps(grid: Grid) -> np.ndarray:
     return np.moveaxis(places[:, 1:] - places[:, :1], (0, 1), (-1, -2))
 
 
-def middle_of(grid: Grid) -> tuple[float, float]:
+def grid_centre(grid: Grid) -> tuple[float, float]:
     """Longitude and latitude of a grid's middle, in degrees.
 
     Raises:
         ValueError: Its coordinates are no place in its coordinate reference system.
     """
     x, y = grid.transform * (grid.width / 2, grid.height / 2)
-    (longitude,), (latitude,) = rasterio.warp.transform(grid.crs, DEGREES, [x], [y])
+    (longitude,), (latitude,) = rasterio.warp.transform(grid.crs, WGS84, [x], [y])
     if not (np.isfinite(longitude) and abs(latitude) <= 90):
         raise ValueError(f"the coordinates {x:.6g}, {y:.6g} of its middle are no place on the Earth")
     return longitude, latitude
 
 
-def grid_of(datasets: Sequence[rasterio.DatasetReader]) -> Grid:
+def common_grid(datasets: Sequence[rasterio.DatasetReader]) -> Grid:
     """The grid of 10 m that files of one extent have in common.
 
     Files in degrees, or in a projection whose scale varies within them, get the UTM zone of their middle. Without
@@ -121,7 +121,7 @@ def grid_of(datasets: Sequence[rasterio.DatasetReader]) -> Grid:
     Raises:
         InputError: They have different extents or coordinate reference systems, or a place that cannot be used.
     """
-    grids = [grid_of_file(dataset) for dataset in datasets]
+    grids = [file_grid(dataset) for dataset in datasets]
     finest = min(range(len(grids)), key=lambda index: abs(grids[index].transform.determinant))
     grid, name = grids[finest], datasets[finest].name
     for own, dataset in zip(grids, datasets):
@@ -136,23 +136,23 @@ def grid_of(datasets: Sequence[rasterio.DatasetReader]) -> Grid:
     if grid.crs is None:
         return grid
     advice = "; give it the right one with gdal_edit.py -a_srs, or another with gdalwarp"
-    with damage_told(f"{name}: its coordinate reference system cannot be used", advice):
-        return _metric(grid, name)
+    with damage_as_input_error(f"{name}: its coordinate reference system cannot be used", advice):
+        return _metric_grid(grid, name)
 
 
 def _corners(grid: Grid) -> np.ndarray:
     """Coordinates (4, 2) of the corners, around the grid from its origin."""
-    return np.array([grid.transform * corner for corner in outline_of(grid.width, grid.height, 1)[:4]])
+    return np.array([grid.transform * corner for corner in grid_outline(grid.width, grid.height, 1)[:4]])
 
 
-def outline_of(width: float, height: float, count: int) -> np.ndarray:
+def grid_outline(width: float, height: float, count: int) -> np.ndarray:
     """A closed ring (4 * count + 1, 2) of columns and rows around a grid, with `count` steps a side."""
     corners = np.array([(0, 0), (width, 0), (width, height), (0, height), (0, 0)], "float64")
     steps = np.arange(4 * count + 1) / count
     return np.stack([np.interp(steps, np.arange(5), corners[:, axis]) for axis in (0, 1)], axis=1)
 
 
-def grid_of_file(dataset: rasterio.DatasetReader) -> Grid:
+def file_grid(dataset: rasterio.DatasetReader) -> Grid:
     """The pixels of a file as they are stored, placed by its transform or its ground control points.
 
     Raises:
@@ -162,7 +162,7 @@ def grid_of_file(dataset: rasterio.DatasetReader) -> Grid:
     if transform == rasterio.Affine.identity():
         points, crs_of_points = dataset.gcps
         if points:
-            crs, transform = crs_of_points, _fit(dataset.name, points)
+            crs, transform = crs_of_points, _fit_control_points(dataset.name, points)
         elif dataset.rpcs or dataset.tags(ns="GEOLOCATION"):
             kind = "rational polynomial coefficients" if dataset.rpcs else "an array of geolocations"
             flag = "-rpc" if dataset.rpcs else "-geoloc"
@@ -176,13 +176,15 @@ def grid_of_file(dataset: rasterio.DatasetReader) -> Grid:
     return Grid(known, transform, dataset.width, dataset.height)
 
 
-def _fit(name: str, points: Sequence[rasterio.control.GroundControlPoint]) -> rasterio.Affine:
+def _fit_control_points(name: str, points: Sequence[rasterio.control.GroundControlPoint]) -> rasterio.Affine:
     """The transform on which ground control points lie.
 
     Raises:
         InputError: They lie on none, so that pixels would be misplaced.
     """
-    with damage_told(f"{name}: its {len(points)} control points place no grid", "; bring it on one with gdalwarp"):
+    with damage_as_input_error(
+        f"{name}: its {len(points)} control points place no grid", "; bring it on one with gdalwarp"
+    ):
         transform = rasterio.transform.from_gcps(points)
         columns, rows = ~transform * (np.array([point.x for point in points]), np.array([point.y for point in points]))
         error = np.hypot(columns - [point.col for point in points], rows - [point.row for point in points]).max()
@@ -194,7 +196,7 @@ def _fit(name: str, points: Sequence[rasterio.control.GroundControlPoint]) -> ra
     return transform
 
 
-def _metric(grid: Grid, name: str) -> Grid:
+def _metric_grid(grid: Grid, name: str) -> Grid:
     """The grid of 10 m of one that has a coordinate reference system.
 
     In a projection that has one scale all over the scene, such as Mercator of a small part, it keeps its direction and
@@ -203,41 +205,46 @@ def _metric(grid: Grid, name: str) -> Grid:
     steps = ground_steps(grid)
     lengths = np.hypot(*np.moveaxis(steps, -1, 0))  # of steps along a row and along a column
     means = lengths.reshape(-1, 2).mean(axis=0)
-    has_one_scale = np.allclose(lengths, means, rtol=DISTORTION, atol=0)
+    has_one_scale = np.allclose(lengths, means, rtol=MAX_DISTORTION, atol=0)
     across, down = np.moveaxis(steps, -2, 0)
-    is_square = np.abs((across * down).sum(axis=-1)).max() <= SKEW * means.prod()
+    is_square = np.abs((across * down).sum(axis=-1)).max() <= MAX_SKEW * means.prod()
     if not (grid.crs and grid.crs.is_projected and has_one_scale and is_square):
-        return _in_utm(grid, name)
-    if np.allclose(means, PIXEL, rtol=DISTORTION, atol=0):
+        return _utm_grid(grid, name)
+    if np.allclose(means, PIXEL_METRES, rtol=MAX_DISTORTION, atol=0):
         return grid
-    width, height = (max(1, round(side * step / PIXEL)) for side, step in zip((grid.width, grid.height), means))
+    width, height = (max(1, round(side * step / PIXEL_METRES)) for side, step in zip((grid.width, grid.height), means))
     scaled = grid.transform * rasterio.Affine.scale(grid.width / width, grid.height / height)
     return Grid(grid.crs, scaled, width, height)
 
 
-def _in_utm(grid: Grid, name: str) -> Grid:
+def _utm_grid(grid: Grid, name: str) -> Grid:
     """The grid of 10 m around another in the UTM zone of its middle, near the poles in polar stereographic metres."""
-    longitude, latitude = middle_of(grid)
+    longitude, latitude = grid_centre(grid)
     zone = int((longitude + 180) % 360 // 6) + 1 if -80 <= latitude <= 84 else 61
     crs = CRS.from_epsg((32600 if latitude >= 0 else 32700) + zone)
-    x, y = grid.transform * outline_of(grid.width, grid.height, 100).T
+    x, y = grid.transform * grid_outline(grid.width, grid.height, 100).T
     places = np.array(rasterio.warp.transform(grid.crs, crs, x, y))
-    (west, south), (east, north) = np.floor(places.min(1) / PIXEL), np.ceil(places.max(1) / PIXEL)
+    (west, south), (east, north) = np.floor(places.min(1) / PIXEL_METRES), np.ceil(places.max(1) / PIXEL_METRES)
     width, height = east - west, north - south
-    if not max(width, height) <= WIDEST:
+    if not max(width, height) <= MAX_UTM_PIXELS:
         raise InputError(
-            f"{name} has sides of up to {max(width, height) * PIXEL / 1000:.0f} km, a map at most "
-            f"{WIDEST * PIXEL / 1000:.0f}; cut it with gdal_translate -projwin"
+            f"{name} has sides of up to {max(width, height) * PIXEL_METRES / 1000:.0f} km, a map at most "
+            f"{MAX_UTM_PIXELS * PIXEL_METRES / 1000:.0f}; cut it with gdal_translate -projwin"
         )
-    return Grid(crs, rasterio.Affine(PIXEL, 0, west * PIXEL, 0, -PIXEL, north * PIXEL), int(width), int(height))
+    return Grid(
+        crs,
+        rasterio.Affine(PIXEL_METRES, 0, west * PIXEL_METRES, 0, -PIXEL_METRES, north * PIXEL_METRES),
+        int(width),
+        int(height),
+    )
 
 
-def on_grid(dataset: rasterio.DatasetReader, grid: Grid, nearest: bool = False) -> rasterio.DatasetReader:
+def warp_to_grid(dataset: rasterio.DatasetReader, grid: Grid, nearest: bool = False) -> rasterio.DatasetReader:
     """The file as if it had the pixels of a grid: coarser ones are interpolated, finer ones averaged.
 
     With `nearest` they keep their values, which are kinds of something.
     """
-    own = grid_of_file(dataset)
+    own = file_grid(dataset)
     same_size = (own.width, own.height) == (grid.width, grid.height)
     if same_size and own.transform.almost_equals(grid.transform, 1e-6) and own.crs == grid.crs:
         return dataset
@@ -272,7 +279,7 @@ def _source_crs(grid: Grid, target: CRS | None, name: str) -> CRS | None:
     wrapped = CRS.from_proj4(f"{grid.crs.to_proj4()} +lon_wrap={middle}")
     latitude = (grid.transform * (grid.width / 2, grid.height / 2))[1]
     places = np.array([rasterio.warp.transform(crs, target, [middle], [latitude]) for crs in (grid.crs, wrapped)])
-    if not np.allclose(places[0], places[1], atol=PIXEL / 4, rtol=0):  # PROJ's strings do not say every datum
+    if not np.allclose(places[0], places[1], atol=PIXEL_METRES / 4, rtol=0):  # PROJ's strings do not say every datum
         raise InputError(
             f"{name}: longitudes up to {np.abs(longitudes).max():.6g} in {grid.crs}; bring it into UTM first"
         )

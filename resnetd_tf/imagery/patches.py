@@ -8,23 +8,23 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from resnetd_tf import figures
-from resnetd_tf.data import digital_numbers, images, rendering
-from resnetd_tf.data.images import Doubts, Patch
+from resnetd_tf import figures, sentinel2
+from resnetd_tf.data import digital_numbers, images
+from resnetd_tf.data.images import Patch, PatchChecks
 from resnetd_tf.data.rasters import AS_STORED, Reading
 from resnetd_tf.errors import InputError
 from resnetd_tf.saved import SavedClassifier
 from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
 
-UNCHECKED = "checked=False takes an array as it is, reading= says what numbers of files mean"
+UNCHECKED_ADVICE = "checked=False takes an array as it is, reading= says what numbers of files mean"
 FORMATS = ("table", "json", "csv")
-TOGETHER = 512  # files that are read before they are classified
-DRAWN = 60  # patches in a picture
-SHOWN = 5  # images whose faults are told
-COLUMNS = 6  # of it
+FILES_AT_ONCE = 512  # files that are read before they are classified
+MAX_DRAWN = 60  # patches in a picture
+MAX_LISTED_ERRORS = 5  # images whose faults are told
+PICTURE_COLUMNS = 6  # of it
 
 
-def check_array(name: str, pixels: np.ndarray, classifier: SavedClassifier) -> np.ndarray:
+def select_bands(name: str, pixels: np.ndarray, classifier: SavedClassifier) -> np.ndarray:
     """The bands of an array that a classifier takes, before they are rendered.
 
     Args:
@@ -50,7 +50,7 @@ def check_array(name: str, pixels: np.ndarray, classifier: SavedClassifier) -> n
     return pixels
 
 
-def read(path: str | pathlib.Path, classifier: SavedClassifier, reading: Reading = AS_STORED) -> Patch:
+def read_patch_for(path: str | pathlib.Path, classifier: SavedClassifier, reading: Reading = AS_STORED) -> Patch:
     """An image file as a classifier takes it; one of bands for a classifier of RGB as EuroSAT's pictures show them.
 
     Raises:
@@ -61,22 +61,22 @@ def read(path: str | pathlib.Path, classifier: SavedClassifier, reading: Reading
         classifier.check_bands(str(path), patch.pixels.shape[-1])
         return patch
     wanted = RGB_BANDS if classifier.bands == 3 else BANDS
-    images.header(path, wanted=wanted, reading=reading)
+    images.read_header(path, wanted=wanted, reading=reading)
     patch = images.read_patch(path, wanted, reading)
     classifier.check_bands(str(path), patch.pixels.shape[-1])
     return patch
 
 
-def array_patch(pixels: np.ndarray) -> Patch:
+def patch_from_array(pixels: np.ndarray) -> Patch:
     """An array (height, width, 3 or 13) uint16 of digital numbers as a patch, whose numbers are looked at."""
     names = RGB_BANDS if pixels.shape[-1] == 3 else BANDS
     pixels = np.asarray(pixels, pixels.dtype.newbyteorder("="))
-    stored = pixels[(pixels != 0).any(axis=-1) & ~digital_numbers.impossible(pixels)].astype("float64")
+    stored = pixels[(pixels != 0).any(axis=-1) & ~digital_numbers.impossible_mask(pixels)].astype("float64")
     if not stored.size:
         return Patch(pixels)
     sample = digital_numbers.Sample(names, stored, np.zeros(len(names)), np.ones(len(names)), pixels.dtype)
-    order = digital_numbers.order_fault(stored) if len(names) == len(BANDS) else None
-    fault = digital_numbers.Fault(order) if order else digital_numbers.fault(sample)
+    order = digital_numbers.find_order_fault(stored) if len(names) == len(BANDS) else None
+    fault = digital_numbers.Fault(order) if order else digital_numbers.find_fault(sample)
     return Patch(pixels, f"arrays of {len(names)} bands", fault, sample)
 
 
@@ -100,27 +100,27 @@ def predict(
     if isinstance(images, str | pathlib.Path):
         images = [images]
     pixel_arrays: list[np.ndarray] = []
-    doubts = Doubts()
+    doubts = PatchChecks()
     for index, image in enumerate(images):
         patch: Patch | None
         if isinstance(image, str | pathlib.Path):
-            patch, name = read(image, classifier, reading), pathlib.Path(image)
+            patch, name = read_patch_for(image, classifier, reading), pathlib.Path(image)
             pixels = patch.pixels
         else:
             name = pathlib.Path(f"image {index}")
-            pixels = check_array(str(name), np.asarray(image), classifier)
-            patch = array_patch(np.asarray(image)) if pixels.dtype == "uint16" else None
+            pixels = select_bands(str(name), np.asarray(image), classifier)
+            patch = patch_from_array(np.asarray(image)) if pixels.dtype == "uint16" else None
             if pixels.dtype == "uint16" and classifier.bands == 3:
-                pixels = rendering.stored(rendering.rendered(pixels))
+                pixels = sentinel2.compress_as_eurosat(sentinel2.render_colours(pixels))
         pixel_arrays.append(pixels)
         if patch and checked:
             doubts.add(name, patch)
     for reason in doubts.refusals():
-        raise InputError(f"{reason}; {UNCHECKED}")
+        raise InputError(f"{reason}; {UNCHECKED_ADVICE}")
     return classifier.predict(pixel_arrays)
 
 
-def label(
+def label_patches(
     classifier: SavedClassifier,
     paths: Sequence[pathlib.Path],
     top: int = 3,
@@ -154,8 +154,8 @@ def label(
         writer.writerow(
             ["path", *(f"{what}_{place}" for place in range(1, top + 1) for what in ("class", "probability"))]
         )
-    for start in range(0, len(paths), TOGETHER):
-        patches, errors = read_together(paths[start : start + TOGETHER], classifier, reading)
+    for start in range(0, len(paths), FILES_AT_ONCE):
+        patches, errors = read_patches(paths[start : start + FILES_AT_ONCE], classifier, reading)
         bad += errors
         for text in sorted({patch.description for patch in patches.values()} - described - {""}):
             print(f"Patches: {text}", file=None if format == "table" else sys.stderr, flush=True)
@@ -174,20 +174,20 @@ def label(
             elif format == "csv":
                 writer.writerow([path, *(text for name, value in found.items() for text in (name, f"{value:.6f}"))])
             listed.append({"path": str(path), "probabilities": found})
-            if len(drawn) < DRAWN:
+            if len(drawn) < MAX_DRAWN:
                 drawn.append((image, path, next(iter(found.items()))))
     if format == "json":
         print(json.dumps(listed, indent=1))
     if picture and drawn:
-        draw(pathlib.Path(picture), drawn, classifier.classes)
+        draw_labels(pathlib.Path(picture), drawn, classifier.classes)
     if explain and drawn:
         explain([(path.name, image) for image, path, _ in drawn])
     without = len(paths) - len(listed)
-    shown = bad[:SHOWN] + [f"and {len(bad) - SHOWN} more"] * (len(bad) > SHOWN)
+    shown = bad[:MAX_LISTED_ERRORS] + [f"and {len(bad) - MAX_LISTED_ERRORS} more"] * (len(bad) > MAX_LISTED_ERRORS)
     return [f"{without} of {len(paths)} images have no label: {'; '.join(shown)}"] if bad else []
 
 
-def read_together(
+def read_patches(
     paths: Sequence[pathlib.Path], classifier: SavedClassifier, reading: Reading
 ) -> tuple[dict[pathlib.Path, Patch], list[str]]:
     """Image files that belong together by path, and what is wrong with those that are left out."""
@@ -195,10 +195,10 @@ def read_together(
     errors: list[str] = []
     for path in paths:
         try:
-            patches[path] = read(path, classifier, reading)
+            patches[path] = read_patch_for(path, classifier, reading)
         except InputError as error:
             errors.append(str(error))
-    doubts = Doubts()
+    doubts = PatchChecks()
     for path, patch in patches.items():
         doubts.add(path, patch)
     for reason, refused in doubts.refusals().items():
@@ -210,16 +210,16 @@ def read_together(
     return patches, errors
 
 
-def draw(path: pathlib.Path, labelled: list[tuple], classes: tuple[str, ...]) -> None:
+def draw_labels(path: pathlib.Path, labelled: list[tuple], classes: tuple[str, ...]) -> None:
     """Draws patches (pixels, path, (class, probability)) in a grid.
 
     Raises:
         InputError: The picture cannot be written.
     """
-    figure, places = figures.grid(len(labelled), COLUMNS, 2.2, 2.4, title=0.3)
+    figure, places = figures.picture_grid(len(labelled), PICTURE_COLUMNS, 2.2, 2.4, title=0.3)
     for axes, (pixels, file, (name, probability)) in zip(places, labelled):
-        axes.imshow(pixels if pixels.shape[-1] == 3 else rendering.true_colour(pixels))
+        axes.imshow(pixels if pixels.shape[-1] == 3 else sentinel2.render_true_colour(pixels))
         true = file.absolute().parent.name
         colour = "black" if true not in classes else "green" if true == name else "firebrick"
-        axes.set_title(f"{figures.plain(name)} {100 * probability:.0f} %", fontsize=8, color=colour)
-    figures.save(figure, path, margins=None)
+        axes.set_title(f"{figures.escape_mathtext(name)} {100 * probability:.0f} %", fontsize=8, color=colour)
+    figures.save_figure(figure, path, margins=None)

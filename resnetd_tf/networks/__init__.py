@@ -1,10 +1,9 @@
 """The networks as Keras functional models, on any backend: they import without TensorFlow.
 
-Read `resnet` first, then `classifier` (preprocessing in front of a network); `checkpoints` and `pretrained` say where
-weights come from, `batchnorm`, `convolution` and `resizing` make three layers faster, `copies` turns those into Keras's
-own again.
+Read `resnet` first, then `classifier`, which puts the preprocessing in front of a network. `checkpoints` and `pretrained`
+say where weights come from. `layers` has three layers that are faster than Keras's own, and turns them into those again.
 """
 
-from resnetd_tf.networks import batchnorm, convolution, resizing  # registers their layers
+from resnetd_tf.networks import layers  # registers our layers with Keras
 
-__all__ = ["batchnorm", "convolution", "resizing"]
+__all__ = ["layers"]

@@ -3,16 +3,20 @@
 What is trained is what is served: raw pixels of any size go in, probabilities come out.
 """
 
+import contextlib
+import pathlib
+from collections.abc import Iterator
+
 import keras
 from keras import layers
 
 from resnetd_tf.networks import checkpoints
-from resnetd_tf.networks.resizing import Resizing
+from resnetd_tf.networks.layers import Resizing
 from resnetd_tf.networks.resnet import resnet
 from resnetd_tf.normalization import Statistics
 
 
-def build(
+def build_classifier(
     depth: int,
     variant: str,
     *,
@@ -47,11 +51,11 @@ def build(
     network = resnet(depth, variant, input_shape=shape, classes=classes, synchronized=synchronized)
     if checkpoint:
         interpolation = checkpoint.interpolation
-        checkpoints.assign(network, checkpoint)
-    return with_preprocessing(network, statistics, interpolation)
+        checkpoints.assign_weights(network, checkpoint)
+    return add_preprocessing(network, statistics, interpolation)
 
 
-def with_preprocessing(network: keras.Model, statistics: Statistics, interpolation: str) -> keras.Model:
+def add_preprocessing(network: keras.Model, statistics: Statistics, interpolation: str) -> keras.Model:
     """A classifier as `build` returns it, of a network from normalised images to probabilities."""
     _, height, width, bands = network.input_shape
     pixels = keras.Input((None, None, bands), dtype=statistics.dtype, name="pixels")
@@ -70,7 +74,7 @@ def with_preprocessing(network: keras.Model, statistics: Statistics, interpolati
     return keras.Model(pixels, network(x), name=f"{network.name}_classifier")
 
 
-def freeze(classifier: keras.Model, part: str) -> None:
+def freeze_layers(classifier: keras.Model, part: str) -> None:
     """Keeps part of the network as it is in training: its weights, and its batch-norm statistics too.
 
     Args:
@@ -80,3 +84,65 @@ def freeze(classifier: keras.Model, part: str) -> None:
     for layer in classifier.layers[-1].layers:
         stem, head = layer.name.startswith("stem_"), layer.name == "predictions"
         layer.trainable = {"none": True, "stem": not stem, "backbone": head}[part]
+
+
+# A classifier's file as a Keras model.
+
+
+def load_classifier(path: pathlib.Path, trust: bool = False) -> keras.Model:
+    """The classifier in a .keras or .safetensors file, not compiled.
+
+    Args:
+        path: The file.
+        trust: As for `keras_files.load`.
+
+    Raises:
+        NotOurs: As for `keras_files.load`.
+        ValueError: A .safetensors file has no classifier, or one whose weights do not fit its header.
+        Exception: What the libraries raise for a damaged file.
+    """
+    return checkpoints.load_keras(path, trust) if path.suffix == ".keras" else _load_safetensors(path)
+
+
+def _load_safetensors(path: pathlib.Path) -> keras.Model:
+    described = checkpoints.read_classifier_metadata(path)
+    if described is None:
+        raise ValueError("it has weights alone, no classifier; `train.py --weights` can start from it")
+    depth, variant, classes = (described[name] for name in ("depth", "variant", "classes"))
+    checkpoint = checkpoints.read_checkpoint(path, depth, variant)
+    assert checkpoint.statistics is not None
+    with _float32_policy():
+        model = build_classifier(
+            depth,
+            variant,
+            classes=len(classes),
+            statistics=checkpoint.statistics,
+            image_size=described["image_size"],
+            interpolation=checkpoint.interpolation,
+        )
+    checkpoints.assign_weights(model.layers[-1], checkpoint, exact=True)
+    return model
+
+
+@contextlib.contextmanager
+def _float32_policy() -> Iterator[None]:
+    """Builds layers in float32, whatever policy the caller has set for models of its own."""
+    policy, floatx = keras.config.dtype_policy(), keras.config.floatx()
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
+    try:
+        yield
+    finally:
+        keras.config.set_floatx(floatx)
+        keras.config.set_dtype_policy(policy)
+
+
+def divide_logits(classifier: keras.Model, by: float) -> None:
+    """Divides the weights of the head, and with them the logits.
+
+    Args:
+        classifier: As built by `networks.classifier.build`.
+        by: A temperature.
+    """
+    head = classifier.layers[-1].get_layer("predictions")
+    head.set_weights([weight / by for weight in head.get_weights()])

@@ -8,23 +8,23 @@ from dataclasses import dataclass
 
 import keras
 
-from resnetd_tf.errors import reason
+from resnetd_tf.errors import root_cause_text
 from resnetd_tf.normalization import CAFFE, IMAGENET, Statistics
 
-FILE = "model.safetensors"
+WEIGHTS_FILE = "model.safetensors"
 KERAS_APPLICATIONS = "keras.applications"
 
-EUROSAT = "eurosat"  # the name of the classifier that ships with this package
+EUROSAT_NAME = "eurosat"  # the name of the classifier that ships with this package
 EUROSAT_FILE = pathlib.Path(__file__).parents[1] / "weights" / "resnet50d-eurosat.safetensors"
 EUROSAT_SHA256 = "43d4b1c1c1da962f73626c961325c940e6f358719f5ff08e4501da4c5ab8fea9"
 
 
-class Unavailable(ValueError):
+class WeightsUnavailable(ValueError):
     """A checkpoint is neither cached nor can it be fetched."""
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedWeights:
     """A checkpoint of 1000 ImageNet classes.
 
     Attributes:
@@ -46,12 +46,12 @@ class Published:
     crop: float = 0.875
 
 
-def _timm(name: str, top1: float, **evaluated) -> Published:
-    return Published(f"timm/{name}", "Apache-2.0", top1, **evaluated)
+def _timm(name: str, top1: float, **evaluated) -> PublishedWeights:
+    return PublishedWeights(f"timm/{name}", "Apache-2.0", top1, **evaluated)
 
 
-def _keras(top1: float) -> Published:
-    return Published(KERAS_APPLICATIONS, "MIT", top1, CAFFE, "bilinear")
+def _keras(top1: float) -> PublishedWeights:
+    return PublishedWeights(KERAS_APPLICATIONS, "MIT", top1, CAFFE, "bilinear")
 
 
 # By depth and variant. `gluon` are the weights of the authors of arXiv 1812.01187 (GluonCV), one recipe for all
@@ -77,26 +77,28 @@ PUBLISHED = {
 }
 
 
-def is_shipped(path: pathlib.Path) -> bool:
+def is_packaged(path: pathlib.Path) -> bool:
     """Whether a path is that of the classifier that ships with this package."""
     return path.is_file() and EUROSAT_FILE.is_file() and path.samefile(EUROSAT_FILE)
 
 
-def shipped() -> pathlib.Path:
+def packaged_weights() -> pathlib.Path:
     """The file of the classifier that ships with this package.
 
     Raises:
         Unavailable: It is missing or damaged.
     """
     if not EUROSAT_FILE.is_file():
-        raise Unavailable(f"{EUROSAT_FILE} is missing; install resnetd_tf anew, or train a classifier: python train.py")
+        raise WeightsUnavailable(
+            f"{EUROSAT_FILE} is missing; install resnetd_tf anew, or train a classifier: python train.py"
+        )
     with EUROSAT_FILE.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != EUROSAT_SHA256:
-            raise Unavailable(f"{EUROSAT_FILE} is damaged: its SHA-256 is another; install resnetd_tf anew")
+            raise WeightsUnavailable(f"{EUROSAT_FILE} is damaged: its SHA-256 is another; install resnetd_tf anew")
     return EUROSAT_FILE
 
 
-def find(depth: int, variant: str) -> Published:
+def find_published(depth: int, variant: str) -> PublishedWeights:
     """The checkpoint for a network; basic blocks make `base` and `b` the same.
 
     Raises:
@@ -105,11 +107,11 @@ def find(depth: int, variant: str) -> Published:
     if depth in (18, 34) and variant == "base":
         variant = "b"
     if (depth, variant) not in PUBLISHED:
-        raise Unavailable(f"no ImageNet weights were published for depth {depth}, variant {variant}")
+        raise WeightsUnavailable(f"no ImageNet weights were published for depth {depth}, variant {variant}")
     return PUBLISHED[depth, variant]
 
 
-def fetch_safetensors(published: Published) -> pathlib.Path:
+def fetch_safetensors(published: PublishedWeights) -> pathlib.Path:
     """The file in huggingface_hub's cache, fetched if it is not there, checked against the hub's SHA-256.
 
     Raises:
@@ -117,16 +119,16 @@ def fetch_safetensors(published: Published) -> pathlib.Path:
     """
     import huggingface_hub
 
-    url = huggingface_hub.hf_hub_url(published.source, FILE)
-    path = huggingface_hub.try_to_load_from_cache(published.source, FILE)
+    url = huggingface_hub.hf_hub_url(published.source, WEIGHTS_FILE)
+    path = huggingface_hub.try_to_load_from_cache(published.source, WEIGHTS_FILE)
     try:
         if not isinstance(path, str):
             _probe(url)  # huggingface_hub itself goes on trying for half a minute
-            path = huggingface_hub.hf_hub_download(published.source, FILE)
+            path = huggingface_hub.hf_hub_download(published.source, WEIGHTS_FILE)
     except Exception as error:  # whatever the network, the hub or the disk makes it raise
-        raise Unavailable(
-            f"ImageNet weights: cannot fetch {url} ({reason(error)}); fetch it where there is a network "
-            f"and give it as --weights={FILE}"
+        raise WeightsUnavailable(
+            f"ImageNet weights: cannot fetch {url} ({root_cause_text(error)}); fetch it where there is a network "
+            f"and give it as --weights={WEIGHTS_FILE}"
         ) from error
     blob = pathlib.Path(path).resolve()
     if re.fullmatch(r"[0-9a-f]{64}", blob.name):  # large files are stored under their SHA-256
@@ -134,7 +136,9 @@ def fetch_safetensors(published: Published) -> pathlib.Path:
             if hashlib.file_digest(file, "sha256").hexdigest() != blob.name:
                 pathlib.Path(path).unlink()
                 blob.unlink(missing_ok=True)
-                raise Unavailable(f"ImageNet weights: {url} came damaged and was deleted; run again to fetch it anew")
+                raise WeightsUnavailable(
+                    f"ImageNet weights: {url} came damaged and was deleted; run again to fetch it anew"
+                )
     return pathlib.Path(path)
 
 
@@ -152,8 +156,8 @@ def fetch_keras(depth: int) -> tuple[keras.Model, pathlib.Path]:
             _probe(url)  # Keras itself waits without a limit
         return getattr(keras.applications, f"ResNet{depth}")(weights="imagenet"), cache
     except Exception as error:  # whatever the network or the disk makes Keras raise
-        raise Unavailable(
-            f"ImageNet weights: cannot fetch {url} ({reason(error)}); fetch it where there is a network "
+        raise WeightsUnavailable(
+            f"ImageNet weights: cannot fetch {url} ({root_cause_text(error)}); fetch it where there is a network "
             f"and put it at {cache}"
         ) from error
 

@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from resnetd_tf.training import devices
+from resnetd_tf import environment
 from resnetd_tf.training.settings import Settings
 
 
@@ -93,13 +93,13 @@ def learning_rate_of_epoch(settings: Settings, steps_per_epoch: int, epoch: int)
     return float(learning_rate_schedule(settings, steps_per_epoch)(middle))
 
 
-def optimizer(settings: Settings, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+def make_optimizer(settings: Settings, steps_per_epoch: int) -> keras.optimizers.Optimizer:
     """Nesterov SGD with the learning rate's schedule; for float16 the loss is scaled."""
     descent = SGD(learning_rate_schedule(settings, steps_per_epoch), settings.momentum, settings.weight_decay)
     return LossScaleOptimizer(descent) if settings.precision == "float16" else descent
 
 
-def loss(settings: Settings) -> keras.losses.Loss:
+def make_loss(settings: Settings) -> keras.losses.Loss:
     """Cross-entropy with label smoothing, from one-hot labels and probabilities."""
     return keras.losses.CategoricalCrossentropy(label_smoothing=settings.label_smoothing)
 
@@ -107,10 +107,10 @@ def loss(settings: Settings) -> keras.losses.Loss:
 def compile_classifier(model: keras.Model, settings: Settings, steps_per_epoch: int) -> None:
     """Compiles a classifier for training, under the strategy's scope."""
     model.compile(
-        optimizer(settings, steps_per_epoch),
-        loss(settings),
+        make_optimizer(settings, steps_per_epoch),
+        make_loss(settings),
         metrics=[keras.metrics.CategoricalAccuracy("accuracy"), MeanRecall(model.output_shape[-1])],
-        jit_compile=devices.compiles_with_xla(),
+        jit_compile=environment.uses_xla(),
     )
     # Variables that a first step creates make TensorFlow trace it a second time.
     model.optimizer.build(model.trainable_variables)

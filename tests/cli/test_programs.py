@@ -13,7 +13,7 @@ from conftest import ROOT, SMALLEST, THREE_STEPS
 from PIL import Image
 
 from resnetd_tf.data import synthetic
-from resnetd_tf.rundir import versions
+from resnetd_tf.rundir import savedmodel_versions
 
 
 def test_bad_flags_and_files_are_told_in_one_line(bad_input, run, tmp_path):
@@ -53,7 +53,7 @@ def test_full_disk(bad_input, run, tmp_path):
 
     message = bad_input("train.py", *SMALLEST, *THREE_STEPS, f"--output_dir={base}", preexec_fn=limit)
     assert "cannot write" in message and "epoch-0-step-0" in message
-    assert versions(base) == [1]
+    assert savedmodel_versions(base) == [1]
     assert {path.name for path in base.iterdir()} == {"1", "run-1", "stdout.txt"}
     assert "cannot write" in bad_input("export.py", f"--model={base}", preexec_fn=limit)
     assert not list(base.rglob("*.tflite")) and not list(base.rglob("*.tmp.*"))
@@ -64,7 +64,7 @@ def test_each_program_says_which_model_answers(run, program, tmp_path):
     """The newest run in the current folder's saved_models/ is taken before the package's classifier."""
     shutil.copytree(run, tmp_path / "saved_models/resnet50d")
     image = tmp_path / "patch.png"
-    Image.fromarray(synthetic.draw(1)[0][0]).save(image)
+    Image.fromarray(synthetic.draw_scenes(1)[0][0]).save(image)
     accuracy = json.loads((run / "run-1/metadata.json").read_text())["test_accuracy"]
     model = f"saved_models/resnet50d/run-1, ResNet-10-D, 2 epochs, {100 * accuracy:.2f} % on synthetic test"
     line = f"Model: {model} (the newest run; --model=eurosat for the package's)\n"
@@ -78,7 +78,7 @@ def test_each_program_says_which_model_answers(run, program, tmp_path):
 
 def test_output_that_is_read_no_more(run, tmp_path):
     """As `head` does; it is no defect of the program."""
-    for index, image in enumerate(synthetic.draw(600)[0]):
+    for index, image in enumerate(synthetic.draw_scenes(600)[0]):
         Image.fromarray(image).save(tmp_path / f"{index}.png")
     command = [sys.executable, "-u", str(ROOT / "predict.py"), f"--model={run}", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -13,14 +13,14 @@ from resnetd_tf.data.splits import Split
 
 
 def test_training_batches_are_functions_of_seed_and_step():
-    images, labels = synthetic.draw(100)
+    images, labels = synthetic.draw_scenes(100)
     split = Split(images, labels, tuple(map(str, range(100))), "train")
 
     def batch(seed, step):
-        ((pixels, classes),) = batches.for_training(split, 10, 32, seed=seed, first_step=step).take(1)
+        ((pixels, classes),) = batches.training_batches(split, 10, 32, seed=seed, first_step=step).take(1)
         return pixels.numpy(), classes.numpy()
 
-    ordered = list(batches.for_training(split, 10, 32, seed=1).take(6))  # two epochs
+    ordered = list(batches.training_batches(split, 10, 32, seed=1).take(6))  # two epochs
     for step, (pixels, classes) in enumerate(ordered):
         assert pixels.shape == (32, 64, 64, 3) and pixels.dtype == np.uint8
         for found, expected in zip(batch(1, step), (pixels, classes)):
@@ -33,16 +33,16 @@ def test_an_epoch_has_every_image_once():
     """All but those of the incomplete batch; which those are changes from epoch to epoch."""
     images = np.arange(1000, dtype=np.uint16).reshape(1000, 1, 1, 1)
     split = Split(images, np.zeros(1000, int), tuple(map(str, range(1000))), "train")
-    seen = [pixels.numpy().ravel() for pixels, _ in batches.for_training(split, 1, 30, seed=0).take(66)]
+    seen = [pixels.numpy().ravel() for pixels, _ in batches.training_batches(split, 1, 30, seed=0).take(66)]
     first, second = np.concatenate(seen[:33]), np.concatenate(seen[33:])
     assert len(set(first)) == len(set(second)) == 990 and set(first) != set(second)
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.15
 
 
 def test_evaluation_batches_are_complete_and_in_order():
-    images, labels = synthetic.draw(50)
+    images, labels = synthetic.draw_scenes(50)
     split = Split(images, labels, tuple(map(str, range(50))), "test")
-    pairs = list(batches.from_split(split, 10, 32))
+    pairs = list(batches.evaluation_batches(split, 10, 32))
     np.testing.assert_array_equal(np.concatenate([image for image, _ in pairs]), images)
     np.testing.assert_array_equal(np.concatenate([label for _, label in pairs]).argmax(1), labels)
 
@@ -58,7 +58,7 @@ def test_augmentation_is_the_eight_symmetries_of_the_square():
 
 
 def patches(count):
-    return synthetic.draw(count, seed=1)[0]
+    return synthetic.draw_scenes(count, seed=1)[0]
 
 
 @pytest.mark.parametrize("shape", [(24, 20), (1, 1)])
@@ -68,7 +68,7 @@ def test_parts_of_other_images(shape):
     images = np.broadcast_to(np.arange(count, dtype="uint8")[:, None, None, None], (count, *shape, 3))
     found = []
     for step in range(20):
-        mixed, labels = augmentation.mix_parts(tf.constant(images), tf.eye(count), tf.constant((0, step)), 0.6)
+        mixed, labels = augmentation.apply_cutmix(tf.constant(images), tf.eye(count), tf.constant((0, step)), 0.6)
         assert mixed.dtype == tf.uint8
         for place, (pixels, label) in enumerate(zip(mixed.numpy(), labels.numpy())):
             shares = np.bincount(pixels[..., 0].ravel(), minlength=count) / pixels[..., 0].size
@@ -80,7 +80,7 @@ def test_parts_of_other_images(shape):
             found.append(1 - shares[place])
     if shape != (1, 1):
         assert 0.5 < np.mean(np.array(found) > 0) <= 0.6 and 0.2 < np.mean(found) / 0.6 < 0.5
-    unmixed, labels = augmentation.mix_parts(tf.constant(images), tf.eye(count), tf.constant((0, 0)), 0.0)
+    unmixed, labels = augmentation.apply_cutmix(tf.constant(images), tf.eye(count), tf.constant((0, 0)), 0.0)
     np.testing.assert_array_equal(unmixed, images)
     np.testing.assert_array_equal(labels, np.eye(count))
 
@@ -90,13 +90,13 @@ def test_parts_are_mixed_where_that_is_asked_for():
     images = np.broadcast_to(np.arange(64, dtype="uint8")[:, None, None, None], (64, 32, 32, 3))
     split = Split(images, np.arange(64), tuple(map(str, range(64))), "all")
     for share in (0.0, 0.5):
-        first, (pixels, labels) = batches.for_training(split, 64, 64, cutmix=share).take(2)
+        first, (pixels, labels) = batches.training_batches(split, 64, 64, cutmix=share).take(2)
         for image, label in zip(pixels.numpy(), labels.numpy()):
             shares = np.bincount(image[..., 0].ravel(), minlength=64) / 32**2
             np.testing.assert_allclose(label, shares, atol=1e-6)
         assert abs(np.mean(labels.numpy().max(1) < 1) - share) <= 0.4 * share
         assert not np.array_equal(first[1], labels)
-        ((_, again),) = batches.for_training(split, 64, 64, cutmix=share, first_step=1).take(1)
+        ((_, again),) = batches.training_batches(split, 64, 64, cutmix=share, first_step=1).take(1)
         np.testing.assert_array_equal(again, labels)
 
 
@@ -146,7 +146,7 @@ def test_jpeg_is_what_libjpeg_makes(quality, halves, subsampling):
         expected.append(np.asarray(Image.open(file), float))
     pixels = tf.constant(images, "float32")
     halved = tf.fill((16, 1, 1, 1), halves)
-    stored = augmentation.as_jpeg(pixels, tf.fill((16,), float(quality)), halves_colours=halved).numpy()
+    stored = augmentation.simulate_jpeg(pixels, tf.fill((16,), float(quality)), halves_colours=halved).numpy()
     difference = np.abs(np.clip(np.round(stored), 0, 255) - expected).mean()
     assert difference < 0.5 * np.abs(images - np.array(expected)).mean() and difference < 0.8
 
@@ -155,18 +155,22 @@ def test_blur_and_larger_pixels_are_what_scipy_and_pillow_make():
     """Away from the edges, where each has its own way."""
     image = patches(1)[0].astype("float32")
     for sigma in (0.5, 1.0, 1.3):
-        matrix = augmentation._blurring(64, sigma)
-        ours = augmentation._along_sides(image[np.newaxis], matrix, matrix)[0].numpy()
+        matrix = augmentation._blur_matrix(64, sigma)
+        ours = augmentation._transform_sides(image[np.newaxis], matrix, matrix)[0].numpy()
         expected = scipy.ndimage.gaussian_filter(image, (sigma, sigma, 0), truncate=8)
         np.testing.assert_allclose(ours[12:-12, 12:-12], expected[12:-12, 12:-12], atol=0.05)
-    matrix = augmentation._enlarging(64, 2.0) @ augmentation._shrinking(64, 2.0)
-    ours = augmentation._along_sides(image[np.newaxis], matrix, matrix)[0].numpy()
+    matrix = augmentation._enlarge_matrix(64, 2.0) @ augmentation._shrink_matrix(64, 2.0)
+    ours = augmentation._transform_sides(image[np.newaxis], matrix, matrix)[0].numpy()
     small = [
         np.asarray(Image.fromarray(image[..., band]).reduce(2).resize((64, 64), Image.Resampling.BILINEAR))
         for band in range(3)
     ]
     np.testing.assert_allclose(ours, np.stack(small, -1), atol=0.01)
-    one = augmentation._enlarging(64, 1.0) @ augmentation._shrinking(64, 1.0) @ augmentation._blurring(64, 0.0)
+    one = (
+        augmentation._enlarge_matrix(64, 1.0)
+        @ augmentation._shrink_matrix(64, 1.0)
+        @ augmentation._blur_matrix(64, 0.0)
+    )
     np.testing.assert_allclose(one, np.eye(64), atol=1e-6)
 
 
@@ -175,17 +179,17 @@ def test_pixels_are_varied_where_that_is_asked_for():
     split = Split(images, np.zeros(64, int), tuple(map(str, range(64))), "train")
     known = {np.rot90(flip, turns).tobytes() for image in images for flip in (image, image[::-1]) for turns in range(4)}
     for share, expected in ((0.0, 64), (0.5, 32), (0.125, 56)):
-        ((pixels, _),) = batches.for_training(split, 10, 64, varied=share).take(1)
+        ((pixels, _),) = batches.training_batches(split, 10, 64, varied=share).take(1)
         same = sum(image.tobytes() in known for image in pixels.numpy())
         assert expected <= same <= expected + 2  # to which nothing happened, by chance
     # Of no strength, which a training begins with, little but JPEG of quality 100.
-    ((pixels, _),) = batches.for_training(split, 10, 64, varied=0.5, strength=lambda step: 0.0).take(1)
+    ((pixels, _),) = batches.training_batches(split, 10, 64, varied=0.5, strength=lambda step: 0.0).take(1)
     assert sum(image.tobytes() in known for image in pixels.numpy()) >= 48
 
 
 def test_synthetic_scenes():
-    images, labels = synthetic.draw(200, seed=3)
+    images, labels = synthetic.draw_scenes(200, seed=3)
     assert images.shape == (200, 64, 64, 3) and images.dtype == np.uint8
     assert np.bincount(labels).tolist() == [20] * 10
-    np.testing.assert_array_equal(images, synthetic.draw(200, seed=3)[0])
-    assert (images != synthetic.draw(200, seed=4)[0]).any()
+    np.testing.assert_array_equal(images, synthetic.draw_scenes(200, seed=3)[0])
+    assert (images != synthetic.draw_scenes(200, seed=4)[0]).any()

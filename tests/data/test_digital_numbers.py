@@ -7,7 +7,7 @@ import pytest
 import rasterio
 from conftest import ROOT, needs_sentinel2, sentinel2_dir
 
-from resnetd_tf.data.digital_numbers import Sample, fault, impossible, order_fault
+from resnetd_tf.data.digital_numbers import Sample, find_fault, find_order_fault, impossible_mask
 from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
 
 
@@ -36,7 +36,7 @@ def sample(numbers: np.ndarray, dtype: str, names=RGB_BANDS, scale: float = 1, o
 @pytest.mark.parametrize("names", [RGB_BANDS, (*RGB_BANDS, "B08"), BANDS], ids=["colours", "four", "all"])
 @pytest.mark.parametrize("dtype", ["uint16", "int16", "float32", "float64"])
 def test_digital_numbers_raise_no_doubt(dn, names, dtype):
-    assert fault(sample(dn, dtype, names)) is None
+    assert find_fault(sample(dn, dtype, names)) is None
 
 
 STORED = {
@@ -63,13 +63,13 @@ STORED = {
 @pytest.mark.parametrize("names", [RGB_BANDS, (*RGB_BANDS, "B08")], ids=["colours", "four"])
 def test_the_advice_gives_the_digital_numbers_back(dn, kind, names):
     store, dtype = STORED[kind]
-    doubt = fault(sample(store(dn), dtype, names))
+    doubt = find_fault(sample(store(dn), dtype, names))
     assert doubt, kind
     advice = next(part for part in doubt.text.split("; ") if part.endswith("would make digital numbers of them"))
     options = [dict(re.findall(r"--(scale|offset)=(\S+)", option)) for option in advice.split(" or ")]
     scale, offset = (float(options[0].get(name, default)) for name, default in (("scale", 1), ("offset", 0)))
     advised = sample(store(dn), dtype, names, scale, offset)
-    assert fault(advised, "scale" in options[0], "offset" in options[0]) is None
+    assert find_fault(advised, "scale" in options[0], "offset" in options[0]) is None
     expected = sample(dn, "float64", names).dn
     below = expected < 3900  # true colours end at 4,000
     if "lake" not in kind:
@@ -87,7 +87,7 @@ def test_the_advice_is_right_for_each_patch_alone(kind):
     for path in sorted((sentinel2_dir() / "eurosat_all").rglob("*.tif")):
         with rasterio.open(path) as file:
             dn = file.read().reshape(13, -1).T
-        doubt = fault(sample(store(dn), dtype))
+        doubt = find_fault(sample(store(dn), dtype))
         advice = next(part for part in doubt.text.split("; ") if part.endswith("would make digital numbers of them"))
         options = advice.replace("(and ", "(").split(" or ")
         scales = {float(scale) for option in options for scale in re.findall(r"--scale=(\S+)", option)} or {1.0}
@@ -125,34 +125,34 @@ def test_the_advice_is_right_for_each_patch_alone(kind):
 
 
 def test_an_offset_that_leaves_nothing_is_refused_although_it_is_given(dn):
-    doubt = fault(sample(dn, "uint16", offset=-1000), offset_known=True)
+    doubt = find_fault(sample(dn, "uint16", offset=-1000), offset_known=True)
     assert re.search(r"not above 0 after the offset of -1000.*--offset=0", doubt.text)
 
 
 def test_what_the_user_says_is_not_doubted(dn):
-    assert fault(sample(dn + 1000, "uint16"), offset_known=True) is None
-    assert fault(sample(dn * 6.5535, "uint16"), scale_known=True, offset_known=True) is None
-    assert fault(sample(dn * 6.5535 + 6553.5, "uint16", scale=0.15259), scale_known=True)  # of the scale alone
+    assert find_fault(sample(dn + 1000, "uint16"), offset_known=True) is None
+    assert find_fault(sample(dn * 6.5535, "uint16"), scale_known=True, offset_known=True) is None
+    assert find_fault(sample(dn * 6.5535 + 6553.5, "uint16", scale=0.15259), scale_known=True)  # of the scale alone
 
 
 def test_numbers_below_zero_without_sign_are_named(dn):
-    doubt = fault(sample((dn.astype(int) - 1000) % 65536, "uint16"))
+    doubt = find_fault(sample((dn.astype(int) - 1000) % 65536, "uint16"))
     assert re.search(r"of its numbers are from 64536 to 65534, .* give the file as it was before", doubt.text)
 
 
 def test_rounding_to_tens_tells_nothing(dn):
-    assert fault(sample(np.rint(dn / 10) * 10, "uint16")) is None
+    assert find_fault(sample(np.rint(dn / 10) * 10, "uint16")) is None
 
 
 @pytest.mark.parametrize("order", ["products", "reversed", "products reversed"])
 def test_another_order_of_13_bands_is_seen(dn, order):
     product = sorted(BANDS, key=lambda name: (int(name[1:].rstrip("A")), name))
     names = {"products": product, "reversed": BANDS[::-1], "products reversed": product[::-1]}[order]
-    assert order_fault(dn) is None
-    message = order_fault(dn[:, [BANDS.index(name) for name in names]])
+    assert find_order_fault(dn) is None
+    message = find_order_fault(dn[:, [BANDS.index(name) for name in names]])
     assert f"name them, as --bands={','.join(names)}" in message
 
 
 def test_numbers_that_no_reflectance_has_stand_for_missing_data():
     numbers = np.array([[-9999, 5, 5], [65535, 64535, 65535], [-1000, -1000, -1000], [-300, -200, 9], [65535, 900, 9]])
-    assert impossible(numbers).tolist() == [True, True, True, False, False]
+    assert impossible_mask(numbers).tolist() == [True, True, True, False, False]

@@ -16,7 +16,7 @@ from resnetd_tf.data import images, rasters
 from resnetd_tf.data.digital_numbers import Fault, Sample
 from resnetd_tf.data.rasters import Reading, open_bands
 from resnetd_tf.errors import InputError
-from resnetd_tf.sentinel2 import BANDS, RGB_BANDS, band_name, split_band
+from resnetd_tf.sentinel2 import BANDS, RGB_BANDS, parse_band_name, split_band_from_stem
 
 PATCH = next((ROOT / "samples/patches_13_bands").rglob("River*.tif"))
 
@@ -64,7 +64,7 @@ def write(path, pixels: np.ndarray, names=None, driver="GTiff", **profile):
     ],
 )
 def test_names_of_bands(text, band):
-    assert band_name(text) == band
+    assert parse_band_name(text) == band
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_names_of_bands(text, band):
     ],
 )
 def test_names_of_files_of_one_band(stem, template, band):
-    assert split_band(stem) == (template, band)
+    assert split_band_from_stem(stem) == (template, band)
 
 
 GEE = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B10", "B11", "B12")
@@ -113,7 +113,7 @@ def test_thirteen_bands_come_out_in_the_same_order(tmp_path, dn, form):
 
 def test_thirteen_bands_without_names_in_another_order_are_refused(tmp_path, dn):
     with pytest.raises(InputError, match=r"band 4 is the darkest, not band 10 .*--bands=B8A,B12,B11,B10"):
-        images.read(write(tmp_path / "reversed.tif", np.ascontiguousarray(dn[..., ::-1])))
+        images.read_image(write(tmp_path / "reversed.tif", np.ascontiguousarray(dn[..., ::-1])))
 
 
 def colours(dn: np.ndarray) -> np.ndarray:
@@ -168,7 +168,7 @@ def test_names_of_a_stac_item_name_bands(tmp_path, dn):
 def test_numbers_of_bands_are_no_names(tmp_path, dn):
     path = write(tmp_path / "x.tif", colours(dn), ("Band 1", "Band 2", "Band 3"))
     with pytest.raises(InputError, match=r"3 bands of uint16 that are called Band 1, .*--bands=B04,B03,B02"):
-        images.read(path)
+        images.read_image(path)
 
 
 def test_a_picture_whose_colours_are_named_in_another_order_is_turned_around(tmp_path):
@@ -181,10 +181,10 @@ def test_a_picture_whose_colours_are_named_in_another_order_is_turned_around(tmp
 def test_more_than_four_bands_of_8_bits_are_no_picture(tmp_path, count):
     pixels = np.random.default_rng(0).integers(1, 255, (64, 64, count)).astype("uint8")
     with pytest.raises(InputError, match=rf"{count} bands of uint8 that have no names; name all of them"):
-        images.read(write(tmp_path / "x.tif", pixels))
+        images.read_image(write(tmp_path / "x.tif", pixels))
     tifffile.imwrite(tmp_path / "pages.tif", np.moveaxis(pixels, -1, 0))
     with pytest.raises(InputError, match=rf"{count} bands of uint8 that have no names"):
-        images.read(tmp_path / "pages.tif")
+        images.read_image(tmp_path / "pages.tif")
 
 
 def test_a_band_that_is_not_used_is_told(tmp_path, dn):
@@ -207,7 +207,7 @@ def test_black_under_full_alpha_is_data(tmp_path):
     pixels[:8, :, 3] = 0
     path = write(tmp_path / "x.tif", pixels, photometric="RGB", alpha="YES")
     bands = list(open_bands(path, rasters.AS_STORED).bands.values())
-    valid = rasters.valid_mask(bands, rasters.read(bands))
+    valid = rasters.valid_mask(bands, rasters.read_bands(bands))
     assert not valid[:8].any() and valid[8:].all()
 
 
@@ -216,7 +216,7 @@ def test_nodata_of_zero_in_one_band_is_dark_water(tmp_path, dn):
     pixels[:, :20, 0] = 0
     pixels[:, :10] = 0
     bands = list(open_bands(write(tmp_path / "x.tif", pixels, RGB_BANDS, nodata=0), rasters.AS_STORED).bands.values())
-    valid = rasters.valid_mask(bands, rasters.read(bands))
+    valid = rasters.valid_mask(bands, rasters.read_bands(bands))
     assert not valid[:, :10].any() and valid[:, 10:].all()
 
 
@@ -224,7 +224,7 @@ def test_bright_ground_is_doubted_only_among_few(dn):
     """Of EuroSAT's own patches one in nine is as bright as if an offset was in it."""
     bright = images.Patch(dn, "bands", Fault("darkest", can_be_bright_ground=True))
     for count, is_refused in ((20, False), (3, True)):
-        doubts = images.Doubts()
+        doubts = images.PatchChecks()
         for place in range(count):
             doubts.add(ROOT / f"{place}.tif", images.Patch(dn, "bands"))
         doubts.add(ROOT / "bright.tif", dataclasses.replace(bright, sample=sample_of(dn + 1000)))
@@ -232,7 +232,7 @@ def test_bright_ground_is_doubted_only_among_few(dn):
 
 
 def test_pictures_do_not_outvote_numbers_that_cannot_be(dn):
-    doubts = images.Doubts()
+    doubts = images.PatchChecks()
     for place in range(20):
         doubts.add(ROOT / f"{place}.jpg", images.Patch(dn))
     doubts.add(ROOT / "x.tif", images.Patch(dn, "bands", Fault("white"), sample_of(dn * 6.5535)))
@@ -241,7 +241,7 @@ def test_pictures_do_not_outvote_numbers_that_cannot_be(dn):
 
 
 def test_patches_that_are_read_alike_are_refused_together(dn):
-    doubts = images.Doubts()
+    doubts = images.PatchChecks()
     for place in range(10):
         twice = sample_of(dn.astype(float) - 1000)
         doubts.add(ROOT / f"{place}.tif", images.Patch(dn, "bands", Fault("dark") if place % 2 else None, twice))
@@ -259,7 +259,7 @@ def test_a_positive_nodata_counts_in_one_band(tmp_path, dn):
     pixels[:, :20, 0] = 65535
     path = write(tmp_path / "x.tif", pixels, RGB_BANDS, nodata=65535)
     bands = list(open_bands(path, rasters.AS_STORED).bands.values())
-    valid = rasters.valid_mask(bands, rasters.read(bands))
+    valid = rasters.valid_mask(bands, rasters.read_bands(bands))
     assert not valid[:, :20].any() and valid[:, 20:].all()
 
 
@@ -295,10 +295,10 @@ def test_the_colours_of_a_picture_are_those_that_the_file_says(tmp_path):
     path = write(tmp_path / "x.tif", pixels, photometric="MINISBLACK")
     with rasterio.open(path, "r+") as file:
         file.colorinterp = [ColorInterp.blue, ColorInterp.green, ColorInterp.red]
-    np.testing.assert_array_equal(images.read(path), pixels[..., ::-1])
+    np.testing.assert_array_equal(images.read_image(path), pixels[..., ::-1])
 
 
 def test_three_bands_of_8_bits_without_colours_are_a_picture_for_patches_too(tmp_path):
     pixels = np.random.default_rng(0).integers(1, 255, (64, 64, 3)).astype("uint8")
     path = write(tmp_path / "x.tif", pixels, photometric="MINISBLACK")
-    np.testing.assert_array_equal(images.read(path), pixels)
+    np.testing.assert_array_equal(images.read_image(path), pixels)

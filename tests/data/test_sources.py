@@ -14,8 +14,8 @@ import tifffile
 from conftest import eurosat_dir, needs_eurosat, needs_sentinel2, sentinel2_dir
 from PIL import ExifTags, Image, PngImagePlugin
 
-from resnetd_tf.data import decoding, images, sources
-from resnetd_tf.data.splits import SPLITS, cut
+from resnetd_tf.data import datasets, images
+from resnetd_tf.data.splits import SPLITS, slice_bounds
 from resnetd_tf.errors import InputError
 from resnetd_tf.normalization import EUROSAT_RGB
 from resnetd_tf.sentinel2 import CLASSES
@@ -46,7 +46,7 @@ def make_zip(path, folder, prefix):
 
 
 def test_folder_is_split_70_20_10(folder):
-    dataset = sources.load(f"folder:{folder}")
+    dataset = datasets.load_dataset(f"folder:{folder}")
     assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 21, "validation": 6, "test": 3}
     assert dataset.classes == CLASSES[:3]
     names = [name for split in dataset.splits.values() for name in split.names]
@@ -78,7 +78,7 @@ def presplit(root, **counts):
 )
 def test_a_folder_that_is_split_already(tmp_path, counts, slices, sizes):
     """Each split has the images of its folder; what is missing is cut from train, as of TFDS's datasets."""
-    dataset = sources.load(f"folder:{presplit(tmp_path, **counts)}")
+    dataset = datasets.load_dataset(f"folder:{presplit(tmp_path, **counts)}")
     assert dataset.classes == CLASSES[:2]
     assert tuple(split.slice for split in dataset.splits.values()) == slices
     assert tuple(map(len, dataset.splits.values())) == sizes
@@ -89,48 +89,48 @@ def test_a_folder_that_is_split_already(tmp_path, counts, slices, sizes):
             assert pathlib.Path(name).parent.name == CLASSES[label]
     names = [name for split in dataset.splits.values() for name in split.names]
     assert len(set(names)) == len(names) == sum(sizes)
-    assert len(sources.load(f"folder:{tmp_path}", ("all",)).splits["all"]) == sum(sizes)
+    assert len(datasets.load_dataset(f"folder:{tmp_path}", ("all",)).splits["all"]) == sum(sizes)
 
 
 def test_splits_that_a_folder_lacks(tmp_path):
     presplit(tmp_path / "a", test=4)
-    assert len(sources.load(f"folder:{tmp_path / 'a'}", ("test",)).splits["test"]) == 4
+    assert len(datasets.load_dataset(f"folder:{tmp_path / 'a'}", ("test",)).splits["test"]) == 4
     with pytest.raises(InputError, match="has test, no train to take validation from"):
-        sources.load(f"folder:{tmp_path / 'a'}", ("validation",))
+        datasets.load_dataset(f"folder:{tmp_path / 'a'}", ("validation",))
     presplit(tmp_path / "b", train=4, val=4, validation=4)
     with pytest.raises(InputError, match="val and validation are both validation; rename one of them"):
-        sources.load(f"folder:{tmp_path / 'b'}")
+        datasets.load_dataset(f"folder:{tmp_path / 'b'}")
     with pytest.raises(InputError, match=r"train\[80%:\] of 2 images is none; add images"):
-        sources.load(f"folder:{presplit(tmp_path / 'c', train=2, test=2)}", ("validation",))
+        datasets.load_dataset(f"folder:{presplit(tmp_path / 'c', train=2, test=2)}", ("validation",))
 
 
 def test_classes_that_are_called_train_and_test(tmp_path):
     for name in ("train", "test"):
         for index in range(6):
             jpeg(tmp_path / name / f"{name}_{index}.jpg", size=8)
-    dataset = sources.load(f"folder:{tmp_path}")
+    dataset = datasets.load_dataset(f"folder:{tmp_path}")
     assert dataset.classes == ("test", "train") and dataset.splits["train"].slice == "train[:70%]"
 
 
 def test_every_image_of_a_folder(folder, tmp_path):
     """Fewer than a split into three needs, too."""
-    everything = sources.load(f"folder:{folder}", ("all",)).splits["all"]
-    parts = sources.load(f"folder:{folder}").splits.values()
+    everything = datasets.load_dataset(f"folder:{folder}", ("all",)).splits["all"]
+    parts = datasets.load_dataset(f"folder:{folder}").splits.values()
     assert everything.names == tuple(name for split in parts for name in split.names) and everything.slice == "all"
     assert everything.digests == tuple(digest for split in parts for digest in split.digests)
     assert len(set(everything.digests)) == 30
     for index in range(4):
         jpeg(tmp_path / "few" / CLASSES[index % 2] / f"{index}.jpg")
-    assert len(sources.load(f"folder:{tmp_path / 'few'}", ("all",)).splits["all"]) == 4
+    assert len(datasets.load_dataset(f"folder:{tmp_path / 'few'}", ("all",)).splits["all"]) == 4
     with pytest.raises(InputError, match=r"4 images; a 70/20/10 split needs at least 10\. --split=all"):
-        sources.load(f"folder:{tmp_path / 'few'}", ("test",))
+        datasets.load_dataset(f"folder:{tmp_path / 'few'}", ("test",))
 
 
 def test_an_image_is_known_again_whatever_size_a_batch_needs(folder):
     for index in range(20):
         jpeg(folder / CLASSES[0] / f"large{index}.jpg", size=100, seed=index)
     name = f"folder:{folder}"
-    resized, plain = sources.load(name, ("train",), image_size=48), sources.load(name, ("train",))
+    resized, plain = datasets.load_dataset(name, ("train",), image_size=48), datasets.load_dataset(name, ("train",))
     assert resized.splits["train"].digests == plain.splits["train"].digests
     assert resized.splits["train"].shape == (48, 48, 3)
 
@@ -138,7 +138,7 @@ def test_an_image_is_known_again_whatever_size_a_batch_needs(folder):
 @pytest.mark.parametrize(("count", "sizes"), [(45, (31, 9, 5)), (27000, (18900, 5400, 2700))])
 def test_splits_stay_where_they_were(count, sizes):
     """0.7 * 45 is a little less than 31.5: runs were trained on what that gives."""
-    places = [range(count)[cut(count, part)] for part in SPLITS.values()]
+    places = [range(count)[slice_bounds(count, part)] for part in SPLITS.values()]
     assert tuple(map(len, places)) == sizes and [index for place in places for index in place] == [*range(count)]
 
 
@@ -146,40 +146,40 @@ def test_folder_of_differing_sizes(folder):
     """In training alone they become one size."""
     for index in range(20):
         jpeg(folder / CLASSES[0] / f"large{index}.jpg", size=100, seed=index)
-    loaded = sources.load(f"folder:{folder}")
+    loaded = datasets.load_dataset(f"folder:{folder}")
     assert all(split.shape == (None, None, 3) for split in loaded.splits.values())
     for split in loaded.splits.values():
         for name, image in zip(split.names, split.images):
             assert image.shape == ((100, 100, 3) if "large" in name else (64, 64, 3))
-    resized = sources.load(f"folder:{folder}", image_size=48)
+    resized = datasets.load_dataset(f"folder:{folder}", image_size=48)
     assert [split.shape[0] for split in resized.splits.values()] == [48, 48, None]
 
 
 def test_bad_folders(tmp_path, folder):
     with pytest.raises(InputError, match="is not a folder"):
-        sources.load(f"folder:{tmp_path / 'missing'}")
+        datasets.load_dataset(f"folder:{tmp_path / 'missing'}")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no images"):
-        sources.load(f"folder:{tmp_path / 'empty'}")
+        datasets.load_dataset(f"folder:{tmp_path / 'empty'}")
     jpeg(tmp_path / "one" / "Forest" / "1.jpg")
     with pytest.raises(InputError, match="only one class, Forest"):
-        sources.load(f"folder:{tmp_path / 'one'}")
+        datasets.load_dataset(f"folder:{tmp_path / 'one'}")
     damaged = folder / CLASSES[1] / "damaged.jpg"
     whole = next(folder.rglob("*.jpg")).read_bytes()
     damaged.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=r"damaged\.jpg: not a readable"):
-        sources.load(f"folder:{folder}")
+        datasets.load_dataset(f"folder:{folder}")
 
 
 def test_only_what_is_asked_for_is_decoded(folder):
     """The others may even be damaged behind their headers."""
-    train = sources.load(f"folder:{folder}", ("train",)).splits["train"]
+    train = datasets.load_dataset(f"folder:{folder}", ("train",)).splits["train"]
     for name in train.names:
         content = pathlib.Path(name).read_bytes()
         pathlib.Path(name).write_bytes(content[: len(content) // 2])
-    assert len(sources.load(f"folder:{folder}", ("test", "validation")).splits["test"]) == 3
+    assert len(datasets.load_dataset(f"folder:{folder}", ("test", "validation")).splits["test"]) == 3
     with pytest.raises(InputError, match="not a readable"):
-        sources.load(f"folder:{folder}", ("train",))
+        datasets.load_dataset(f"folder:{folder}", ("train",))
 
 
 @pytest.mark.parametrize("sizes", [(400,), (390, 400, 410)])
@@ -190,15 +190,15 @@ def test_images_are_in_memory_once(tmp_path, sizes):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (400, sizes[index % len(sizes)]), (index % 256, 0, 0)).save(path)
     script = f"""
-from resnetd_tf.data import batches, images, sources
-from resnetd_tf.environment import peak_memory
-images.resize(images.read({str(tmp_path / "data/a/0.png")!r}), 8, 8)
-before = peak_memory()
-splits = sources.load("folder:{tmp_path / "data"}", image_size=400).splits
-for _ in batches.for_training(splits["train"], 2, 2).take(len(splits["train"]) // 2):
+from resnetd_tf.data import batches, datasets, images
+from resnetd_tf.environment import peak_memory_gib
+images.resize_image(images.read_image({str(tmp_path / "data/a/0.png")!r}), 8, 8)
+before = peak_memory_gib()
+splits = datasets.load_dataset("folder:{tmp_path / "data"}", image_size=400).splits
+for _ in batches.training_batches(splits["train"], 2, 2).take(len(splits["train"]) // 2):
     pass
 held = sum(image.nbytes for split in splits.values() for image in split.images) / 2**30
-assert held > 0.17 and peak_memory() - before < 1.2 * held + 0.02, (held, peak_memory() - before)
+assert held > 0.17 and peak_memory_gib() - before < 1.2 * held + 0.02, (held, peak_memory_gib() - before)
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=200)
 
@@ -207,7 +207,7 @@ def test_what_does_not_fit_is_refused_before_it_is_read(folder, monkeypatch):
     monkeypatch.setattr("resnetd_tf.data.splits.available_memory", lambda: 300_000)
     monkeypatch.setattr(images, "read_patch", None)
     with pytest.raises(InputError, match=r"2750: its images take 0\.0 GiB of memory, of which 0\.0 GiB are free"):
-        sources.load(f"folder:{folder}")
+        datasets.load_dataset(f"folder:{folder}")
 
 
 def test_what_is_no_class_and_no_image(folder, capsys):
@@ -219,7 +219,7 @@ def test_what_is_no_class_and_no_image(folder, capsys):
     (folder / "Empty").mkdir()
     jpeg(folder / "Deep" / "under" / "0.jpg")
     jpeg(folder / "beside.jpg")
-    assert sources.load(f"folder:{folder}").classes == CLASSES[:3]
+    assert datasets.load_dataset(f"folder:{folder}").classes == CLASSES[:3]
     printed = capsys.readouterr().out
     assert "AnnualCrop 10, Forest 10, HerbaceousVegetation 10" in printed
     assert "that are no folders of images: Deep, Empty, beside.jpg" in printed
@@ -230,14 +230,14 @@ def test_names_that_no_text_file_holds(folder):
     strange = folder / "two\nlines"
     jpeg(strange / "0.jpg")
     with pytest.raises(InputError, match="a line break; rename it"):
-        sources.load(f"folder:{folder}")
+        datasets.load_dataset(f"folder:{folder}")
     (strange / "0.jpg").unlink()
     jpeg(folder / CLASSES[0] / "0.jpg")
     (folder / CLASSES[0] / "0.jpg").rename(folder / CLASSES[0] / os.fsdecode(b"\xea.jpg"))
     with pytest.raises(InputError, match=r"udcea\.jpg': its name is not UTF-8"):
-        sources.load(f"folder:{folder}")
+        datasets.load_dataset(f"folder:{folder}")
     with pytest.raises(InputError, match="is not a folder"):
-        sources.load("folder:")
+        datasets.load_dataset("folder:")
 
 
 def test_pictures_of_every_kind(tmp_path):
@@ -249,8 +249,8 @@ def test_pictures_of_every_kind(tmp_path):
                 Image.fromarray(noise).convert(mode).save(path, format)
             except (OSError, ValueError):  # Pillow writes no such format of this mode
                 continue
-            pixels = images.read(path)
-            assert images.header(path) == ((20, 30, 3), "uint8"), (format, mode)
+            pixels = images.read_image(path)
+            assert images.read_header(path) == ((20, 30, 3), "uint8"), (format, mode)
             with Image.open(path) as picture:
                 np.testing.assert_array_equal(pixels, np.asarray(picture.convert("RGB")), f"{format} {mode}")
             if format in ("PNG", "TIFF", "BMP") and mode in ("RGB", "RGBA"):
@@ -272,8 +272,8 @@ def test_pictures_are_turned_upright(tmp_path, orientation):
         exif[ExifTags.Base.Orientation] = orientation
         path, lossless = tmp_path / f"picture.{format}", {"lossless": True} if format == "WEBP" else {}
         Image.fromarray(np.ascontiguousarray(seen)).save(path, format, **{options: exif}, **lossless)
-        assert images.header(path)[0] == (20, 30, 3)
-        np.testing.assert_array_equal(images.read(path), upright)
+        assert images.read_header(path)[0] == (20, 30, 3)
+        np.testing.assert_array_equal(images.read_image(path), upright)
 
 
 def test_turns_that_do_not_count(tmp_path):
@@ -293,8 +293,8 @@ def test_turns_that_do_not_count(tmp_path):
     xmp.add_itxt("XML:com.adobe.xmp", '<x tiff:Orientation="6"/>')
     Image.fromarray(noise).save(tmp_path / "xmp.png", pnginfo=xmp)
     for path in tmp_path.iterdir():
-        assert images.header(path)[0] == (20, 30, 3)
-        np.testing.assert_array_equal(images.read(path), noise, path.name)
+        assert images.read_header(path)[0] == (20, 30, 3)
+        np.testing.assert_array_equal(images.read_image(path), noise, path.name)
 
 
 def test_pictures_that_hold_other_files_are_refused(tmp_path):
@@ -303,7 +303,7 @@ def test_pictures_that_hold_other_files_are_refused(tmp_path):
     (tmp_path / "iptc.jpg").write_bytes(b"\x1c\x03\x3c\x00\x02\x08\x01\x1c\x08\x0a\x00\x00")
     for name in ("program.jpg", "iptc.jpg"):
         with pytest.raises(InputError, match=f"{name}: not a readable image of a kind"):
-            images.read(tmp_path / name)
+            images.read_image(tmp_path / name)
     bands = np.random.default_rng(0).integers(0, 9000, (8, 8, 13)).astype("uint16")
     names_another = (
         '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:a"><Image '
@@ -312,7 +312,7 @@ def test_pictures_that_hold_other_files_are_refused(tmp_path):
         "</Pixels></Image></OME>"
     )
     tifffile.imwrite(tmp_path / "bands.ome.tif", bands, description=names_another, metadata=None)
-    np.testing.assert_array_equal(images.read(tmp_path / "bands.ome.tif"), bands)
+    np.testing.assert_array_equal(images.read_image(tmp_path / "bands.ome.tif"), bands)
 
 
 @pytest.mark.parametrize("name", ["dn.png", "dn.tif", "dn.jp2", "dn.ppm", "rgb.png", "rgb.ppm", "rgb.j2k"])
@@ -333,7 +333,7 @@ def test_pictures_of_16_bits_are_refused(tmp_path, name):
     else:
         Image.fromarray(np.full((8, 8), 3000, "uint16")).save(path)
     with pytest.raises(InputError, match=rf"{name}: (16 bits a colour|one band of uint16|3 bands of uint16)"):
-        images.read(path)
+        images.read_image(path)
 
 
 def test_a_bmp_of_16_bits_a_pixel_has_fewer_a_colour(tmp_path):
@@ -342,29 +342,29 @@ def test_a_bmp_of_16_bits_a_pixel_has_fewer_a_colour(tmp_path):
     header[10], header[28], header[30] = 66, 16, 3  # where pixels begin, bits a pixel, masks follow
     masks = b"".join(mask.to_bytes(4, "little") for mask in (0xF800, 0x7E0, 0x1F))
     (tmp_path / "x.bmp").write_bytes(bytes(header) + masks + b"\x1f\x00\xe0\x07" * 2)
-    np.testing.assert_array_equal(images.read(tmp_path / "x.bmp")[0], [(0, 0, 255), (0, 255, 0)])
+    np.testing.assert_array_equal(images.read_image(tmp_path / "x.bmp")[0], [(0, 0, 255), (0, 255, 0)])
 
 
 def test_large_pictures_are_refused_by_their_header(tmp_path):
     path = tmp_path / "large.png"
     Image.new("1", (9000, 9000)).save(path)
     with pytest.raises(InputError, match=r"large\.png: 9000 x 9000 pixels, more than the 67108864 that may become one"):
-        images.read(path)
-    assert images.header(path, 9000 * 9000) == ((9000, 9000, 3), "uint8")
+        images.read_image(path)
+    assert images.read_header(path, 9000 * 9000) == ((9000, 9000, 3), "uint8")
 
 
 def test_a_truncated_picture_among_many_is_named(folder):
     path = sorted((folder / CLASSES[1]).iterdir())[3]
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(InputError, match=re.escape(f"{path}: not a readable image")):
-        sources.load(f"folder:{folder}")
+        datasets.load_dataset(f"folder:{folder}")
 
 
 def test_names_mean_the_same_everywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TFDS_DATA_DIR", "data")
 
-    here, located = tmp_path.resolve(), sources.located
+    here, located = tmp_path.resolve(), datasets.absolute_locations
     assert located("folder:a/../b", None, None) == (f"folder:{here / 'b'}", None, None)
     assert located("eurosat/rgb", "there", None) == ("eurosat/rgb", str(here / "there"), None)
     assert located("eurosat/rgb", None, "a, b,../c") == (
@@ -377,11 +377,11 @@ def test_names_mean_the_same_everywhere(tmp_path, monkeypatch):
 
 def test_unknown_names():
     with pytest.raises(InputError, match="'no_such' is unknown"):
-        sources.load("no_such")
+        datasets.load_dataset("no_such")
     with pytest.raises(InputError, match="'eurosat/nir' is unknown"):
-        sources.load("eurosat/nir")
+        datasets.load_dataset("eurosat/nir")
     with pytest.raises(InputError, match="split 'dev' is not one of train, validation, test, all"):
-        sources.load("synthetic", ("dev",))
+        datasets.load_dataset("synthetic", ("dev",))
 
 
 @pytest.mark.parametrize("prefix", ["2750", "EuroSAT_RGB"])
@@ -390,7 +390,7 @@ def test_zip_is_prepared_as_tfds_would(tmp_path, folder, prefix):
     import tensorflow_datasets as tfds
 
     archive = make_zip(tmp_path / "EuroSAT.zip", folder, prefix)
-    ours = sources.load("eurosat/rgb", data_dir=str(tmp_path / "ours"), eurosat_zip=str(archive))
+    ours = datasets.load_dataset("eurosat/rgb", data_dir=str(tmp_path / "ours"), eurosat_zip=str(archive))
 
     reference = tfds.builder("eurosat/rgb", data_dir=str(tmp_path / "reference"))
     reference._split_generators = lambda dl_manager: {"train": reference._generate_examples(str(folder), "rgb")}
@@ -420,7 +420,7 @@ def test_damaged_zip_is_not_prepared(tmp_path, folder, damage):
         with zipfile.ZipFile(archive, "w") as other:
             other.writestr("cats/1.jpg", "")
     with pytest.raises(InputError, match=r"EuroSAT\.zip"):
-        sources.load("eurosat/rgb", data_dir=str(tmp_path / "data"), eurosat_zip=str(archive))
+        datasets.load_dataset("eurosat/rgb", data_dir=str(tmp_path / "data"), eurosat_zip=str(archive))
     assert not list((tmp_path / "data").rglob("*.tfrecord*"))
     assert not list((tmp_path / "data").glob(".eurosat-*"))
 
@@ -428,7 +428,7 @@ def test_damaged_zip_is_not_prepared(tmp_path, folder, damage):
 @pytest.fixture
 def prepared(tmp_path, folder):
     archive = make_zip(tmp_path / "EuroSAT.zip", folder, "2750")
-    sources.load("eurosat/rgb", data_dir=str(tmp_path / "data"), eurosat_zip=str(archive))
+    datasets.load_dataset("eurosat/rgb", data_dir=str(tmp_path / "data"), eurosat_zip=str(archive))
     return tmp_path / "data"
 
 
@@ -437,14 +437,14 @@ def test_damaged_tfrecord_is_named(prepared):
     content = record.read_bytes()
     record.write_bytes(content[: len(content) * 3 // 4])
     with pytest.raises(InputError, match=r"tfrecord-00000-of-00001: truncated or corrupt"):
-        sources.load("eurosat/rgb", data_dir=str(prepared))
+        datasets.load_dataset("eurosat/rgb", data_dir=str(prepared))
     first = 16 + int.from_bytes(content[:8], "little")  # length, CRC, example, CRC
     record.write_bytes(content[:first])
     with pytest.raises(InputError, match=r"tfrecord-00000-of-00001: truncated, holds 1 of 30 images"):
-        sources.load("eurosat/rgb", data_dir=str(prepared))
+        datasets.load_dataset("eurosat/rgb", data_dir=str(prepared))
     record.write_bytes(content[:1000] + bytes([content[1000] ^ 0xFF]) + content[1001:])
     with pytest.raises(InputError, match=r"tfrecord-00000-of-00001: truncated or corrupt"):
-        sources.load("eurosat/rgb", data_dir=str(prepared))
+        datasets.load_dataset("eurosat/rgb", data_dir=str(prepared))
 
 
 def test_damaged_jpeg_in_tfrecord_is_named(tmp_path, folder):
@@ -453,7 +453,7 @@ def test_damaged_jpeg_in_tfrecord_is_named(tmp_path, folder):
     damaged.write_bytes(whole[: len(whole) // 2])
     archive = make_zip(tmp_path / "EuroSAT.zip", folder, "2750")
     with pytest.raises(InputError, match=r"Forest_999\.jpg in it is not a readable"):
-        sources.load("eurosat/rgb", data_dir=str(tmp_path / "data"), eurosat_zip=str(archive))
+        datasets.load_dataset("eurosat/rgb", data_dir=str(tmp_path / "data"), eurosat_zip=str(archive))
 
 
 @pytest.mark.parametrize("registered", [True, False])
@@ -463,13 +463,13 @@ def test_mirror(tmp_path, folder, hub, registered):
     checksum = hashlib.sha256(content).hexdigest() if registered else "0" * 64
     script = f"""
 import dataclasses, tensorflow_datasets as tfds
-from resnetd_tf.data import sources
+from resnetd_tf.data import datasets
 builder = tfds.builder("eurosat/rgb", data_dir={str(tmp_path / "data")!r})
 url = "http://127.0.0.1:9/EuroSAT.zip"
 info = type(builder).url_infos.pop(builder.builder_config.download_url)
 builder.builder_config.download_url = url
 type(builder).url_infos[url] = dataclasses.replace(info, checksum={checksum!r})
-sources.load("eurosat/rgb", data_dir={str(tmp_path / "data")!r})
+datasets.load_dataset("eurosat/rgb", data_dir={str(tmp_path / "data")!r})
 """
     environment = {**os.environ, **hub(content)}
     result = subprocess.run(
@@ -477,7 +477,7 @@ sources.load("eurosat/rgb", data_dir={str(tmp_path / "data")!r})
     )
     if registered:
         assert result.returncode == 0, result.stderr
-        assert len(sources.load("eurosat/rgb", data_dir=str(tmp_path / "data")).splits["train"]) == 21
+        assert len(datasets.load_dataset("eurosat/rgb", data_dir=str(tmp_path / "data")).splits["train"]) == 21
     else:
         assert "has SHA-256" in result.stderr and "not used, deleted" in result.stderr
         assert not list((tmp_path / "hub").rglob("EuroSAT.zip"))
@@ -486,7 +486,7 @@ sources.load("eurosat/rgb", data_dir={str(tmp_path / "data")!r})
 
 @needs_eurosat
 def test_eurosat():
-    dataset = sources.load("eurosat/rgb", data_dir=eurosat_dir())
+    dataset = datasets.load_dataset("eurosat/rgb", data_dir=eurosat_dir())
     assert {name: len(split) for name, split in dataset.splits.items()} == {
         "train": 18900,
         "validation": 5400,
@@ -509,8 +509,8 @@ def test_thirteen_bands_from_zip_and_folder(tmp_path):
     with zipfile.ZipFile(archive, "w") as file:
         for path in root.rglob("*.tif"):
             file.write(path, f"ds/images/remote_sensing/otherDatasets/sentinel_2/tif/{path.relative_to(root)}")
-    prepared = sources.load("eurosat/all", data_dir=str(tmp_path / "data"), eurosat_zip=str(archive))
-    unpacked = sources.load(f"folder:{root}")
+    prepared = datasets.load_dataset("eurosat/all", data_dir=str(tmp_path / "data"), eurosat_zip=str(archive))
+    unpacked = datasets.load_dataset(f"folder:{root}")
     for dataset in (prepared, unpacked):
         assert {name: len(split) for name, split in dataset.splits.items()} == {
             "train": 56,
@@ -534,5 +534,5 @@ def test_patches_are_decoded_as_pillow_does_and_as_tensorflow_by_default_does_no
     patches = builder.as_dataset(split="train[:1%]", decoders={"image": tfds.decode.SkipDecoding()})
     for patch in patches.as_numpy_iterator():
         pillow = np.asarray(Image.open(io.BytesIO(patch["image"]))).astype(int)
-        np.testing.assert_array_equal(decoding.decode(patch["image"]), pillow)
+        np.testing.assert_array_equal(images.decode_picture(patch["image"]), pillow)
         assert np.abs(tf.io.decode_image(patch["image"]).numpy() - pillow).max() >= 3

@@ -9,8 +9,8 @@ import pytest
 from conftest import eurosat_dir, needs_eurosat
 from PIL import Image
 
-from resnetd_tf.data import sources
-from resnetd_tf.data.split_files import digest
+from resnetd_tf.data import datasets
+from resnetd_tf.data.splits import split_files_digest
 from resnetd_tf.errors import InputError
 
 
@@ -38,19 +38,19 @@ def test_folder(folder, tmp_path, capsys):
     given = lists(tmp_path, [f"{name},{label}" for label, name in enumerate(names[3:][::-1])], names[:2], names[2:3])
     (tmp_path / "train.txt").rename(tmp_path / "train.csv")
     given = given.replace("train.txt", "train.csv")
-    dataset = sources.load(f"folder:{folder}", split_files=given)
+    dataset = datasets.load_dataset(f"folder:{folder}", split_files=given)
     values = {name: split.images[:, 0, 0, 0].tolist() for name, split in dataset.splits.items()}
     assert sorted(values["validation"]) == [0, 1] and values["test"] == [2]
     assert sorted(values["train"]) == [*range(3, 12), *range(100, 112)]
     train = dataset.splits["train"]
     assert train.slice == str(tmp_path / "train.csv")
     assert [value >= 100 for value in values["train"]] == train.labels.tolist()
-    everything = sources.load(f"folder:{folder}").splits
+    everything = datasets.load_dataset(f"folder:{folder}").splits
     order = [name for split in everything.values() for name in split.names]
     assert list(train.names) == [name for name in order if name in train.names]
     assert "none of the lists" not in capsys.readouterr().out
     given = lists(tmp_path, names[3:20], names[:2], names[2:3])
-    assert len(sources.load(f"folder:{folder}", ("test",), split_files=given).splits) == 1
+    assert len(datasets.load_dataset(f"folder:{folder}", ("test",), split_files=given).splits) == 1
     assert "4 images of " in capsys.readouterr().out
 
 
@@ -71,17 +71,17 @@ def test_tables_with_a_header(folder, tmp_path, header, row):
     split_files = ",".join(map(str, paths))
     if header == "0,Forest":
         with pytest.raises(InputError, match="'0' is 2 images of"):
-            sources.load(f"folder:{folder}", split_files=split_files)
+            datasets.load_dataset(f"folder:{folder}", split_files=split_files)
         return
-    splits = sources.load(f"folder:{folder}", split_files=split_files).splits
+    splits = datasets.load_dataset(f"folder:{folder}", split_files=split_files).splits
     names = [sorted(int(pathlib.Path(name).stem) for name in split.names) for split in splits.values()]
     assert names == [[0, 3], [1, 4], [2, 5]]
-    assert digest(split_files)
+    assert split_files_digest(split_files)
 
 
 def test_all_is_every_image_in_a_list_or_not(folder, tmp_path):
     split_files = lists(tmp_path, ["Forest/0.png"], ["Forest/1.png"], ["River/2.png"])
-    assert len(sources.load(f"folder:{folder}", ("all",), split_files=split_files).splits["all"]) == 24
+    assert len(datasets.load_dataset(f"folder:{folder}", ("all",), split_files=split_files).splits["all"]) == 24
 
 
 def test_names_that_are_nearly_the_same(folder, tmp_path):
@@ -89,7 +89,7 @@ def test_names_that_are_nearly_the_same(folder, tmp_path):
     for number, name in enumerate(("scene.png", "scene.1.png", "a,b.png", "a.png", "twin.png", "twin.jpg")):
         Image.fromarray(np.full((8, 8, 3), 200 + 9 * number, np.uint8)).save(folder / "River" / name)
     given = lists(tmp_path, ["scene.1", "River/twin.jpg"], ["a,b.png"], ["scene"])
-    splits = sources.load(f"folder:{folder}", split_files=given).splits
+    splits = datasets.load_dataset(f"folder:{folder}", split_files=given).splits
     names = {name: sorted(pathlib.Path(path).name for path in split.names) for name, split in splits.items()}
     assert names == {"train": ["scene.1.png", "twin.jpg"], "validation": ["a,b.png"], "test": ["scene.png"]}
 
@@ -109,7 +109,7 @@ def test_names_that_are_nearly_the_same(folder, tmp_path):
 def test_bad_lists(folder, tmp_path, train, validation, message):
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / "River" / "only.png")
     with pytest.raises(InputError, match=message):
-        sources.load(f"folder:{folder}", split_files=lists(tmp_path, train, validation, ["River/2.png"]))
+        datasets.load_dataset(f"folder:{folder}", split_files=lists(tmp_path, train, validation, ["River/2.png"]))
 
 
 def test_what_is_no_list(folder, tmp_path):
@@ -121,21 +121,21 @@ def test_what_is_no_list(folder, tmp_path):
         (given.replace(str(tmp_path / "test.txt"), str(folder / "Forest/0.png")), "0.png cannot be read ("),
     ):
         with pytest.raises(InputError, match=re.escape(message)):
-            sources.load(name, split_files=split_files)
+            datasets.load_dataset(name, split_files=split_files)
     with pytest.raises(InputError, match="'train\\[:9%\\]' is not one of train, validation, test"):
-        sources.load(name, ("train[:9%]",), split_files=given)
+        datasets.load_dataset(name, ("train[:9%]",), split_files=given)
     with pytest.raises(InputError, match="of no use for dataset synthetic"):
-        sources.load("synthetic", split_files=given)
+        datasets.load_dataset("synthetic", split_files=given)
 
 
 @needs_eurosat
 def test_eurosat(tmp_path):
     """Each image of the lists has the pixels that it has under its name in TFDS's own order."""
-    whole = sources.load("eurosat/rgb", ("test",), data_dir=eurosat_dir()).splits["test"]
+    whole = datasets.load_dataset("eurosat/rgb", ("test",), data_dir=eurosat_dir()).splits["test"]
     named = dict(zip(whole.names, whole.images))
     names = list(named)
     given = lists(tmp_path, names[:40][::-1], [name.replace(".jpg", ".tif") for name in names[40:60]], names[60:90])
-    splits = sources.load("eurosat/rgb", data_dir=eurosat_dir(), split_files=given).splits
+    splits = datasets.load_dataset("eurosat/rgb", data_dir=eurosat_dir(), split_files=given).splits
     assert [len(split) for split in splits.values()] == [40, 20, 30]
     assert splits["train"].names == whole.names[:40] and splits["test"].slice == str(tmp_path / "test.txt")
     for split in splits.values():
@@ -153,17 +153,17 @@ def test_what_is_told_of_splits(folder, tmp_path, capsys):
         (f"folder:{folder}", None, "was trained on eurosat/rgb; where images of that training are among"),
         (None, given, "was trained with other splits"),
     ):
-        sources.as_trained("model", trained, dataset, None, split_files)
+        datasets.resolve_dataset("model", trained, dataset, None, split_files)
         out = capsys.readouterr().out
         assert told in out and out.count("\n") == bool(told)
     trained["split_files"] = given  # by code that kept no SHA-256
-    assert sources.as_trained("model", trained, None, None, given)[2] == given
+    assert datasets.resolve_dataset("model", trained, None, None, given)[2] == given
     assert not capsys.readouterr().out
-    trained["split_files_sha256"] = digest(given)
+    trained["split_files_sha256"] = split_files_digest(given)
     for split_files, changed in ((given, False), (None, True), (given, True)):
         if split_files and changed:  # by one image, under their own names
             lists(tmp_path, ["Forest/4.png"], ["Forest/2.png"], ["Forest/3.png"])
-        sources.tell_of_other_splits("weights were", trained, "eurosat/rgb", split_files)
+        datasets.warn_of_other_splits("weights were", trained, "eurosat/rgb", split_files)
         told = "The weights were trained with other splits, perhaps on some of the images judged on here\n"
         assert capsys.readouterr().out == told * changed
 

@@ -8,8 +8,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from resnetd_tf.data import sources
-from resnetd_tf.data import tfds as datasets
+from resnetd_tf.data import datasets
 from resnetd_tf.errors import InputError
 from resnetd_tf.saved import open_classifier
 from resnetd_tf.training import Settings, train
@@ -85,7 +84,7 @@ def test_own_splits_are_used(tmp_path, name, splits, slices, counts):
     more = {"cifar10": {"id": 0}, "uc_merced": {"filename": 0}}.get(name, {})
     size = {"cifar10": (32, 32), "many_classes/labelled": (32, 32)}.get(name)
     builder = prepare(tmp_path, name, splits, size, **more)
-    loaded = sources.load(name, data_dir=str(tmp_path))
+    loaded = datasets.load_dataset(name, data_dir=str(tmp_path))
     assert tuple(split.slice for split in loaded.splits.values()) == slices
     assert tuple(map(len, loaded.splits.values())) == counts
     for split in loaded.splits.values():
@@ -93,7 +92,7 @@ def test_own_splits_are_used(tmp_path, name, splits, slices, counts):
         np.testing.assert_array_equal(split.labels, [example["label"] for example in expected])
         for image, example in zip(split.images, expected):
             np.testing.assert_array_equal(image, example["image"])  # at its own size
-    resized = sources.load(name, data_dir=str(tmp_path), image_size=48)
+    resized = datasets.load_dataset(name, data_dir=str(tmp_path), image_size=48)
     shapes = [split.shape for split in resized.splits.values()]
     assert shapes == [(32, 32, 3)] * 3 if size else [(48, 48, 3)] * 2 + [(None, None, 3)]
 
@@ -119,12 +118,14 @@ def test_a_run_on_another_dataset(tmp_path, capsys):
     assert "test accuracy of many_classes/labelled" in printed.out
     metadata = json.loads((tmp_path / "model/run-1/metadata.json").read_text())
     assert metadata["splits"] == {"train": "train", "validation": "validation", "test": "test"}
-    train_split = sources.load("many_classes/labelled", ("train",), data_dir=str(tmp_path / "data")).splits["train"]
+    train_split = datasets.load_dataset("many_classes/labelled", ("train",), data_dir=str(tmp_path / "data")).splits[
+        "train"
+    ]
     mean = train_split.images.reshape(-1, 3).mean(0)
     np.testing.assert_allclose(metadata["normalization"]["mean"], mean)
     classifier = open_classifier(path)
     assert len(classifier.classes) == 400
-    assert sources.as_trained(classifier.path, classifier.metadata, None, None, None) == (
+    assert datasets.resolve_dataset(classifier.path, classifier.metadata, None, None, None) == (
         "many_classes/labelled",
         str(tmp_path / "data"),
         None,
@@ -140,28 +141,28 @@ def test_imagenette_is_not_imagenet(tmp_path, run, bad_input):
 def test_what_cannot_be_used(tmp_path):
     prepare(tmp_path, "many_classes/unlabelled", {"train": 20, "test": 10}, (32, 32))
     with pytest.raises(InputError, match="split 'test' of many_classes/unlabelled has no labels"):
-        sources.load("many_classes/unlabelled", data_dir=str(tmp_path))
+        datasets.load_dataset("many_classes/unlabelled", data_dir=str(tmp_path))
     prepare(tmp_path, "many_classes/trainless", {"test": 10}, (32, 32))
-    loaded = sources.load("many_classes/trainless", ("test", "test[:50%]"), data_dir=str(tmp_path))
+    loaded = datasets.load_dataset("many_classes/trainless", ("test", "test[:50%]"), data_dir=str(tmp_path))
     assert [len(split) for split in loaded.splits.values()] == [10, 5]
     with pytest.raises(InputError, match="split 'train' of many_classes/trainless: Unknown split"):
-        sources.load("many_classes/trainless", data_dir=str(tmp_path))
+        datasets.load_dataset("many_classes/trainless", data_dir=str(tmp_path))
     with pytest.raises(InputError, match="split 'nonsense' of many_classes/trainless: Unknown split"):
-        sources.load("many_classes/trainless", ("nonsense",), data_dir=str(tmp_path))
+        datasets.load_dataset("many_classes/trainless", ("nonsense",), data_dir=str(tmp_path))
     with pytest.raises(InputError, match=r"split 'test\[:0\]' of .* no data"):
-        sources.load("many_classes/trainless", ("test[:0]",), data_dir=str(tmp_path))
+        datasets.load_dataset("many_classes/trainless", ("test[:0]",), data_dir=str(tmp_path))
     for name, dtype in (("many_classes/sixteen_bits", "uint16"), ("many_classes/floats", "float32")):
         with pytest.raises(InputError, match=f"images of 3 bands are {dtype}, of unknown scale; expected uint8"):
-            sources.load(name, data_dir=str(tmp_path))
+            datasets.load_dataset(name, data_dir=str(tmp_path))
     with pytest.raises(InputError, match=r"images have 1 bands; expected 3 \(RGB\) or 13"):
-        sources.load("mnist", data_dir=str(tmp_path))
+        datasets.load_dataset("mnist", data_dir=str(tmp_path))
     with pytest.raises(InputError, match="--eurosat_zip is of no use for dataset cifar10"):
-        sources.load("cifar10", data_dir=str(tmp_path), eurosat_zip="EuroSAT.zip")
+        datasets.load_dataset("cifar10", data_dir=str(tmp_path), eurosat_zip="EuroSAT.zip")
     for name in ("synthetic", f"folder:{tmp_path}"):
         with pytest.raises(InputError, match="--data_dir is of no use"):
-            sources.load(name, data_dir=str(tmp_path))
+            datasets.load_dataset(name, data_dir=str(tmp_path))
         with pytest.raises(InputError, match="--eurosat_zip is of no use"):
-            sources.load(name, eurosat_zip="EuroSAT.zip")
+            datasets.load_dataset(name, eurosat_zip="EuroSAT.zip")
 
 
 def test_download_that_fails(tmp_path, monkeypatch):
@@ -173,7 +174,7 @@ def test_download_that_fails(tmp_path, monkeypatch):
 
     monkeypatch.setattr(ManyClasses, "_split_generators", fail)
     with pytest.raises(InputError) as error:
-        sources.load("many_classes/labelled", data_dir=str(tmp_path))
+        datasets.load_dataset("many_classes/labelled", data_dir=str(tmp_path))
     assert hint in str(error.value) and "--dataset=folder:PATH" in str(error.value)
     assert "eurosat" not in str(error.value).lower()
 
@@ -188,22 +189,22 @@ def test_an_unreadable_picture_is_named(tmp_path):
             writer.write(example.SerializeToString())
     name = examples[5].features.feature["filename"].bytes_list.value[0].decode()
     with pytest.raises(InputError, match=rf"{name} in it is not a readable JPEG or PNG image"):
-        sources.load("uc_merced", data_dir=str(tmp_path))
+        datasets.load_dataset("uc_merced", data_dir=str(tmp_path))
 
 
 def test_what_does_not_fit_is_refused_before_it_is_read(tmp_path, monkeypatch):
     prepare(tmp_path, "cifar10", {"train": 50, "test": 20}, (32, 32), id=0)
     prepare(tmp_path, "uc_merced", {"train": 60}, filename=0)
     monkeypatch.setattr("resnetd_tf.data.splits.available_memory", lambda: 100_000)
-    monkeypatch.setattr(datasets, "hold", None)
+    monkeypatch.setattr("resnetd_tf.data.tfds.hold_in_memory", None)
     for name in ("cifar10", "uc_merced"):
         with pytest.raises(InputError, match=rf"dataset {name}: its images take 0.0 GiB of memory, of which 0.0 GiB"):
-            sources.load(name, data_dir=str(tmp_path))
+            datasets.load_dataset(name, data_dir=str(tmp_path))
 
 
 def test_images_without_file_names_are_numbered(tmp_path):
     prepare(tmp_path, "many_classes/labelled", {"train": 600}, (32, 32))
-    loaded = sources.load("many_classes/labelled", ("all",), data_dir=str(tmp_path)).splits["all"]
+    loaded = datasets.load_dataset("many_classes/labelled", ("all",), data_dir=str(tmp_path)).splits["all"]
     assert loaded.names == tuple(f"all#{index}" for index in range(600))
 
 
@@ -216,14 +217,14 @@ def test_file_names_that_are_numbers(tmp_path):
         path.write_text("\n".join(names))
     split_files = ",".join(map(str, paths))
     named = {"data_dir": str(tmp_path / "data"), "split_files": split_files}
-    splits = sources.load("many_classes/numbered", ("train", "all"), **named).splits
+    splits = datasets.load_dataset("many_classes/numbered", ("train", "all"), **named).splits
     assert sorted(splits["train"].names) == ["17", "3"] and list(splits["all"].names) == order
 
 
 @pytest.mark.parametrize("split", ["all", "test"])
 def test_all_is_every_split(tmp_path, split):
     prepare(tmp_path, "many_classes/labelled", {"train": 30, "validation": 5, "test": 10}, (32, 32))
-    loaded = sources.load("many_classes/labelled", (split,), data_dir=str(tmp_path)).splits[split]
+    loaded = datasets.load_dataset("many_classes/labelled", (split,), data_dir=str(tmp_path)).splits[split]
     assert len(loaded) == {"all": 45, "test": 10}[split] and loaded.slice == split
 
 
@@ -233,4 +234,4 @@ def test_features_that_are_no_image_and_label_are_refused(tmp_path):
         ("video", r"'image' has shape \(None, 32, 32, 3\); expected \(height, width, bands\)"),
     ):
         with pytest.raises(InputError, match=message):
-            sources.load(f"many_classes/{name}", data_dir=str(tmp_path))
+            datasets.load_dataset(f"many_classes/{name}", data_dir=str(tmp_path))

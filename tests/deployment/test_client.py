@@ -74,7 +74,7 @@ def png(image):
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_answers_are_those_of_the_model(addresses, expected, protocol):
     """Of pictures of two sizes in one request, more than a batch of them, a bad one among them."""
-    images = [*synthetic.draw(40, seed=5)[0]]
+    images = [*synthetic.draw_scenes(40, seed=5)[0]]
     images[7] = images[7][:40, :50]
     server = client.connect(addresses[protocol], "small")
     files = [png(image) for image in images]
@@ -83,7 +83,7 @@ def test_answers_are_those_of_the_model(addresses, expected, protocol):
     assert not probabilities[5].any()
     np.testing.assert_allclose(np.delete(probabilities, 5, axis=0), expected.predict(images), atol=1e-5)
     assert server.about()[0] == synthetic.CLASSES and server.classify([])[0].shape == (0, 10)
-    served = client.classifier(addresses[protocol], "small", version=1)
+    served = client.open_served_classifier(addresses[protocol], "small", version=1)
     whole = [image.astype("float64") for image in images[:2]]
     np.testing.assert_allclose(served.predict(whole), expected.predict(whole), atol=1e-5)
     with pytest.raises(InputError, match="expected whole numbers from 0 to 255"):
@@ -93,7 +93,7 @@ def test_answers_are_those_of_the_model(addresses, expected, protocol):
 
 
 def test_what_is_larger_than_a_patch_is_mapped_as_without_a_server(addresses, run, program, tmp_path):
-    Image.fromarray(np.tile(synthetic.draw(1)[0][0], (1, 4, 1))).save(tmp_path / "wide.png")
+    Image.fromarray(np.tile(synthetic.draw_scenes(1)[0][0], (1, 4, 1))).save(tmp_path / "wide.png")
     for name, model in (("local", f"--model={run}"), ("served", f"--server={addresses['grpc']}")):
         asked = [model, "--model_name=small"] if name == "served" else [model]
         result = program("predict.py", *asked, "wide.png", f"--output={name}", cwd=tmp_path)
@@ -104,7 +104,7 @@ def test_what_is_larger_than_a_patch_is_mapped_as_without_a_server(addresses, ru
 
 def test_requests_of_many_are_merged_and_do_not_disturb_each_other(addresses, expected):
     """Two sizes of pictures and malformed ones, eight connections at once."""
-    images = [*synthetic.draw(16, seed=6)[0]]
+    images = [*synthetic.draw_scenes(16, seed=6)[0]]
     images = [image[:48, :40] if index % 2 else image for index, image in enumerate(images)]
     answers = expected.predict(images)
     server = client.connect(addresses["grpc"], "small")
@@ -122,7 +122,7 @@ def test_requests_of_many_are_merged_and_do_not_disturb_each_other(addresses, ex
 
 def test_rows_and_classify_by_http(addresses, expected):
     """As curl asks it: docs/deployment.md."""
-    image = synthetic.draw(1, seed=5)[0]
+    image = synthetic.draw_scenes(1, seed=5)[0]
     encoded, answer = {"b64": base64.b64encode(png(image[0])).decode()}, expected.predict(image)[0]
     url = f"{addresses['http']}/v1/models/small"
     body = {"signature_name": "encoded", "instances": [encoded]}
@@ -139,7 +139,7 @@ def test_rows_and_classify_by_http(addresses, expected):
 
 
 def test_predict_asks_a_server(addresses, program, bad_input, expected, tmp_path):
-    image = synthetic.draw(1, seed=5)[0]
+    image = synthetic.draw_scenes(1, seed=5)[0]
     Image.fromarray(image[0]).save(tmp_path / "a.webp", lossless=True)  # a kind that the server does not know
     (tmp_path / "b.png").write_bytes(b"no picture")
     server = (f"--server={addresses['grpc']}", "--model_name=small")
@@ -170,9 +170,9 @@ def test_servers_that_do_not_answer(addresses):
     [
         (None, None, "no TensorFlow Serving"),
         ({"probabilities": {}}, None, "no classifier of RGB by export.py"),
-        ({key: {} for key in client.OUTPUTS}, {"predictions": []}, "no classifier of ours"),
+        ({key: {} for key in client.NEEDED_OUTPUTS}, {"predictions": []}, "no classifier of ours"),
         (
-            {key: {} for key in client.OUTPUTS},
+            {key: {} for key in client.NEEDED_OUTPUTS},
             {"outputs": {"probabilities": [[float("nan")]], "labels": [["a"]], "error": [""]}},
             "what are no numbers",
         ),

@@ -14,8 +14,8 @@ from conftest import ROOT
 from PIL import Image
 
 from resnetd_tf import runtimes
-from resnetd_tf.data import decoding, synthetic
-from resnetd_tf.deployment import conversion, savedmodel, tflite
+from resnetd_tf.data import images, synthetic
+from resnetd_tf.deployment import converters, export, savedmodel
 from resnetd_tf.errors import InputError
 from resnetd_tf.evaluation.run import evaluate
 from resnetd_tf.networks import classifier
@@ -27,13 +27,13 @@ from resnetd_tf.saved import open_classifier
     ("format", "precision", "name"), [("onnx", "float32", "m.onnx"), ("openvino", "bfloat16", "folder")]
 )
 def test_any_number_of_images_of_any_size(run, program, tmp_path, capsys, format, precision, name):
-    path = conversion.convert(str(run), format, precision, str(tmp_path / name))
+    path = export.export_classifier(str(run), format, precision, str(tmp_path / name))
     assert f"Against {run / 'run-1/model.keras'} on 256 validation images: same class" in capsys.readouterr().out
     (tmp_path / "alone").mkdir()
     model, expected = open_classifier(path.rename(tmp_path / "alone" / name)), open_classifier(run)
     assert model.classes == synthetic.CLASSES and model.metadata["dataset"] == "synthetic"
     assert model.metadata["exported_precision"] == precision
-    images = synthetic.draw(12, seed=5)[0]
+    images = synthetic.draw_scenes(12, seed=5)[0]
     atol = 1e-5 if precision == "float32" else 0.05
     for some in (images, images[:3, :40, :50], images[:0]):
         np.testing.assert_allclose(model.predict(some), expected.predict(some), atol=atol)
@@ -52,9 +52,9 @@ def test_any_number_of_images_of_any_size(run, program, tmp_path, capsys, format
 )
 def test_tflite(run, tmp_path, precision, batch, output_type):
     path = tmp_path / "model.tflite"
-    conversion.convert(str(run), "tflite", precision, str(path), batch=batch, output_type=output_type)
-    images, expected = synthetic.draw(10, seed=5)[0], open_classifier(run)
-    found = runtimes.run(path, images)
+    export.export_classifier(str(run), "tflite", precision, str(path), batch=batch, output_type=output_type)
+    images, expected = synthetic.draw_scenes(10, seed=5)[0], open_classifier(run)
+    found = runtimes.run_exported(path, images)
     assert found["inputs"] == {"pixels": {"shape": [batch or -1, 64, 64, 3], "dtype": "uint8"}}
     assert found["outputs"] == {"probabilities": {"shape": [batch or -1, 10], "dtype": output_type}}
     assert np.abs(found["probabilities"] - expected.predict(images)).max() < 0.3
@@ -75,19 +75,19 @@ def test_evaluating_an_export_tells_size_and_latency(exported, capsys, tmp_path)
 
 
 def test_an_export_that_disagrees_is_not_written(run, tmp_path, monkeypatch):
-    other = classifier.build(10, "d", classes=10, statistics=EUROSAT_RGB, image_size=32)
-    savedmodel.write(other, synthetic.CLASSES, {}, tmp_path / "other")
-    write = tflite.write
-    monkeypatch.setattr(tflite, "write", lambda _, *arguments: write(tmp_path / "other", *arguments))
+    other = classifier.build_classifier(10, "d", classes=10, statistics=EUROSAT_RGB, image_size=32)
+    savedmodel.write_savedmodel(other, synthetic.CLASSES, {}, tmp_path / "other")
+    write = converters.write_tflite
+    monkeypatch.setattr(converters, "write_tflite", lambda _, *arguments: write(tmp_path / "other", *arguments))
     with pytest.raises(InputError, match=r"model\.tflite not written: on 256 validation images it has same class for"):
-        conversion.convert(str(run), output=str(tmp_path / "model.tflite"))
+        export.export_classifier(str(run), output=str(tmp_path / "model.tflite"))
     assert not list(tmp_path.glob("*.tflite*"))
 
 
 def test_a_savedmodel_whose_pictures_have_other_answers_is_not_written(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(decoding, "is_turned", lambda _: tf.constant(True))
+    monkeypatch.setattr(images, "has_rotation", lambda _: tf.constant(True))
     with pytest.raises(InputError, match="pictures in files have other answers than their pixels"):
-        conversion.convert(str(run), "savedmodel", output=str(tmp_path / "model"))
+        export.export_classifier(str(run), "savedmodel", output=str(tmp_path / "model"))
     assert not list(tmp_path.iterdir())
 
 
@@ -110,7 +110,7 @@ def test_told_to_terminate_it_leaves_nothing(run, tmp_path):
 
 @pytest.fixture(scope="module")
 def exported(run, tmp_path_factory):
-    return conversion.convert(str(run), "onnx", output=str(tmp_path_factory.mktemp("onnx") / "model.onnx"))
+    return export.export_classifier(str(run), "onnx", output=str(tmp_path_factory.mktemp("onnx") / "model.onnx"))
 
 
 @pytest.mark.parametrize("change", [{"classes": ["a", "b"]}, {"classes": 5}, {"metadata": [1]}])
@@ -128,11 +128,11 @@ def test_what_cannot_be_exported(run, bad_input, tmp_path, monkeypatch):
     assert "of TFLite alone" in bad_input("export.py", "--format=onnx", "--batch=4")
     assert "of TFLite in int8 alone" in bad_input("export.py", "--output_type=uint8")
     with pytest.raises(InputError, match=r"must end in \.onnx"):
-        conversion.convert(str(run), "onnx", output=str(tmp_path / "model"))
+        export.export_classifier(str(run), "onnx", output=str(tmp_path / "model"))
     (tmp_path / "model.onnx").write_bytes(b"no model")
     with pytest.raises(InputError, match=r"cannot be loaded \(its runtime ended with 1"):
         open_classifier(tmp_path / "model.onnx")
     monkeypatch.setitem(__import__("sys").modules, "tf2onnx", None)
     with pytest.raises(InputError, match=r"needs tf2onnx, which is not installed; pip install 'resnetd_tf\[onnx\]'"):
-        conversion.convert(str(run), "onnx", output=str(tmp_path / "other.onnx"))
+        export.export_classifier(str(run), "onnx", output=str(tmp_path / "other.onnx"))
     assert not (tmp_path / "other.onnx").exists()

@@ -14,8 +14,8 @@ from PIL import Image
 
 from benchmarks import parity
 from resnetd_tf.data import images, synthetic
-from resnetd_tf.deployment import conversion, savedmodel
-from resnetd_tf.deployment.folding import folded
+from resnetd_tf.deployment import export, savedmodel
+from resnetd_tf.deployment.savedmodel import fold_batch_norm
 from resnetd_tf.errors import InputError
 from resnetd_tf.networks import classifier
 from resnetd_tf.normalization import EUROSAT_ALL, EUROSAT_RGB
@@ -28,7 +28,7 @@ def in_a_process_without_our_package(script, *arguments, cwd):
 
 
 def test_savedmodel_equals_keras_model_without_our_package(run, tmp_path):
-    images = synthetic.draw(20, seed=5)[0]
+    images = synthetic.draw_scenes(20, seed=5)[0]
     np.save(tmp_path / "images.npy", images)
     script = """
 import numpy as np, tensorflow as tf
@@ -49,7 +49,7 @@ def test_encoded_signature_takes_files_of_any_size(run, tmp_path):
     import tensorflow as tf
 
     encoded = []
-    for index, (image, name) in enumerate(zip(synthetic.draw(3)[0], ("a.jpg", "b.png", "c.jpg"))):
+    for index, (image, name) in enumerate(zip(synthetic.draw_scenes(3)[0], ("a.jpg", "b.png", "c.jpg"))):
         Image.fromarray(image[: 64 - 10 * index]).save(tmp_path / name)
         encoded.append((tmp_path / name).read_bytes())
     signature = tf.saved_model.load(str(run / "1")).signatures["encoded"]
@@ -76,7 +76,7 @@ def test_a_bad_picture_does_not_disturb_the_others(run):
     """Servers merge requests. What is wrong is told by the header, before memory is taken for the pixels."""
     import tensorflow as tf
 
-    image, orientation = Image.fromarray(synthetic.draw(1)[0][0]), Image.Exif()
+    image, orientation = Image.fromarray(synthetic.draw_scenes(1)[0][0]), Image.Exif()
     orientation[0x0112] = 6
     good, cut = jpeg(image), jpeg(image)[:900]
     behind = jpeg(image, exif=orientation, icc_profile=bytes(200_000))
@@ -125,12 +125,12 @@ def test_kinds_of_pictures_have_one_answer(run, tmp_path, mode):
     """What Pillow makes of them for predict.py, TensorFlow makes of them in a request."""
     import tensorflow as tf
 
-    image = Image.fromarray(synthetic.draw(4)[0][3]).convert(mode)
+    image = Image.fromarray(synthetic.draw_scenes(4)[0][3]).convert(mode)
     path = tmp_path / "image"
     image.save(path, "JPEG" if mode == "CMYK" else "PNG")
     signature = tf.saved_model.load(str(run / "1")).signatures["encoded"]
     served = signature(image_bytes=tf.constant([path.read_bytes()]))["probabilities"]
-    np.testing.assert_allclose(served[0], open_classifier(run).predict([images.read(path)])[0], atol=1e-5)
+    np.testing.assert_allclose(served[0], open_classifier(run).predict([images.read_image(path)])[0], atol=1e-5)
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
@@ -138,8 +138,10 @@ def test_kinds_of_pictures_have_one_answer(run, tmp_path, mode):
 @pytest.mark.parametrize("statistics", [EUROSAT_RGB, EUROSAT_ALL], ids=["rgb", "all"])
 def test_all_that_is_exported_can_be_opened(tmp_path, interpolation, precision, statistics):
     classes = ("a", "b", "c")
-    built = classifier.build(10, "base", classes=3, statistics=statistics, image_size=32, interpolation=interpolation)
-    savedmodel.write(built, classes, {}, tmp_path / "model", precision)
+    built = classifier.build_classifier(
+        10, "base", classes=3, statistics=statistics, image_size=32, interpolation=interpolation
+    )
+    savedmodel.write_savedmodel(built, classes, {}, tmp_path / "model", precision)
     opened, bands = open_classifier(tmp_path / "model"), len(statistics.mean)
     images = np.random.default_rng(0).integers(0, 256, (3, 40, 50, bands)).astype(statistics.dtype)
     assert opened.classes == classes and opened.bands == bands
@@ -167,7 +169,7 @@ def test_a_run_that_died_can_be_deployed(run, program, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "256 validation images: same class for 100.0 %" in result.stdout
     shutil.move(path, tmp_path / "alone")
-    alone, images = open_classifier(tmp_path / "alone"), synthetic.draw(20, seed=5)[0]
+    alone, images = open_classifier(tmp_path / "alone"), synthetic.draw_scenes(20, seed=5)[0]
     assert alone.classes == synthetic.CLASSES and alone.metadata["patch_shape"] == [64, 64, 3]
     np.testing.assert_allclose(alone.predict(images), open_classifier(run).predict(images), atol=1e-6)
     Image.fromarray(images[0]).save(tmp_path / "scene.png")
@@ -177,21 +179,21 @@ def test_a_run_that_died_can_be_deployed(run, program, tmp_path):
 
 
 def test_savedmodel_in_bfloat16(run, tmp_path, capsys):
-    conversion.convert(str(run), "savedmodel", "bfloat16", str(tmp_path / "bfloat16"))
+    export.export_classifier(str(run), "savedmodel", "bfloat16", str(tmp_path / "bfloat16"))
     assert "validation images: same class for" in capsys.readouterr().out
-    images = synthetic.draw(40, seed=7)[0]
+    images = synthetic.draw_scenes(40, seed=7)[0]
     probabilities, expected = (open_classifier(path).predict(images) for path in (tmp_path / "bfloat16", run))
     np.testing.assert_allclose(probabilities, expected, atol=0.05)
     assert (probabilities != expected).any()
     sizes = [(path / "saved_model.pb").stat().st_size for path in (tmp_path / "bfloat16", run / "1")]
     assert sizes[0] < 0.6 * sizes[1]  # the weights, in half the bytes
     with pytest.raises(InputError, match="exists already"):
-        conversion.convert(str(run), "savedmodel", "bfloat16", str(tmp_path / "bfloat16"))
+        export.export_classifier(str(run), "savedmodel", "bfloat16", str(tmp_path / "bfloat16"))
 
 
 def test_folded_batch_norm_computes_the_same():
     case = ("timm", 50, "d", (97, 129), 8, 3)
     model, images = parity.ours(*case), parity.images((97, 129), 3)
-    copy = folded(model)
+    copy = fold_batch_norm(model)
     assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in copy.layers)
     np.testing.assert_allclose(copy(images), model(images), atol=1e-5)

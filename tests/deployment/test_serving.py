@@ -52,7 +52,7 @@ def test_its_own_tool_shows_and_scans_it(run):
 
 def test_warm_up_requests(run):
     """Parsed and answered as a server does that loads the SavedModel: of one image and of 32, of each signature."""
-    found = runtimes.run(run / "1", synthetic.draw(1, seed=5)[0])
+    found = runtimes.run_exported(run / "1", synthetic.draw_scenes(1, seed=5)[0])
     assert found["warmup_requests"] == 6
     assert set(found["outputs"]) == {"probabilities", "labels", "top_class"}
 

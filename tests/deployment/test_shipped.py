@@ -8,8 +8,8 @@ from conftest import ROOT, needs_eurosat
 from PIL import Image
 
 import resnetd_tf
-from resnetd_tf.data import sources
-from resnetd_tf.networks import pretrained, safetensors_files
+from resnetd_tf.data import datasets
+from resnetd_tf.networks import checkpoints, pretrained
 
 CARD = ROOT / "resnetd_tf/weights/MODEL_CARD.md"
 EVALUATION = "evaluation-test-1"
@@ -17,7 +17,7 @@ MEGABYTES = 52
 
 
 def described() -> dict:
-    return safetensors_files.description(pretrained.shipped())
+    return checkpoints.read_classifier_metadata(pretrained.packaged_weights())
 
 
 def texts(value) -> list[str]:
@@ -60,7 +60,7 @@ def test_the_card_says_what_the_header_says():
 @needs_eurosat
 def test_nothing_trained(program, tmp_path):
     """A label for a picture of a class, from a folder without a run."""
-    dataset = sources.load("eurosat/rgb", ("test",))
+    dataset = datasets.load_dataset("eurosat/rgb", ("test",))
     split = dataset.splits["test"]
     Image.fromarray(np.asarray(split.images[0])).save(tmp_path / "patch.png")
     result = program("predict.py", "patch.png", cwd=tmp_path)
@@ -77,7 +77,7 @@ def test_nothing_trained(program, tmp_path):
 @needs_eurosat
 def test_accuracy():
     """On three hundred test images what its header says of all, within what chance leaves."""
-    split = sources.load("eurosat/rgb", ("test",)).splits["test"]
+    split = datasets.load_dataset("eurosat/rgb", ("test",)).splits["test"]
     probabilities = resnetd_tf.eurosat().predict([np.asarray(image) for image in split.images[:300]])
     right = (probabilities.argmax(1) == np.asarray(split.labels[:300])).mean()
     assert abs(right - described()["evaluations"][EVALUATION]["accuracy"]) < 0.03

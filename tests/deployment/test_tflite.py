@@ -11,9 +11,9 @@ from conftest import ROOT
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from resnetd_tf.data import synthetic
-from resnetd_tf.deployment import conversion, frozen, savedmodel, tflite
+from resnetd_tf.deployment import converters, export, savedmodel
 from resnetd_tf.errors import InputError
-from resnetd_tf.networks.classifier import with_preprocessing
+from resnetd_tf.networks.classifier import add_preprocessing
 from resnetd_tf.networks.resnet import resnet
 from resnetd_tf.normalization import EUROSAT_RGB, Statistics
 from resnetd_tf.saved import open_classifier
@@ -30,13 +30,13 @@ def test_tflite_in_the_interpreter(run, program, tmp_path, capsys, precision):
         assert result.returncode == 0 and not result.stderr, result.stderr
         printed = result.stdout
     else:
-        conversion.convert(str(run), output=str(path))
+        export.export_classifier(str(run), output=str(path))
         printed = capsys.readouterr().out
     interpreter = Interpreter(model_path=str(path))
     interpreter.allocate_tensors()
     (pixels,), (output,) = interpreter.get_input_details(), interpreter.get_output_details()
     assert pixels["shape"].tolist() == [1, 64, 64, 3] and pixels["dtype"] == np.uint8
-    images = synthetic.draw(40, seed=7)[0]
+    images = synthetic.draw_scenes(40, seed=7)[0]
     probabilities = []
     for image in images:
         interpreter.set_tensor(pixels["index"], image[np.newaxis])
@@ -54,7 +54,7 @@ def test_tflite_in_the_interpreter(run, program, tmp_path, capsys, precision):
     assert "on 256 validation images: same class for" in printed and "MB, input 1x64x64x3" in printed
     before = path.read_bytes()
     with pytest.raises(InputError, match="exists already"):
-        conversion.convert(str(run), "tflite", precision, str(path))
+        export.export_classifier(str(run), "tflite", precision, str(path))
     assert path.read_bytes() == before
 
 
@@ -62,10 +62,10 @@ def test_tflite_in_the_interpreter(run, program, tmp_path, capsys, precision):
 def test_pools_as_convolutions(size, tmp_path):
     """They have the same means; those of an odd side, as 48 pixels have in the last, stay pools."""
     network = resnet(10, "d", input_shape=(size, size, 3), classes=4)
-    classifier = with_preprocessing(network, EUROSAT_RGB, "bilinear")
-    savedmodel.write(classifier, ("a", "b", "c", "d"), {}, tmp_path / "model")
-    concrete, _owner = frozen.function(tmp_path / "model", (2, size, size, 3))
-    changed = frozen.with_pools_as_convolutions(concrete)
+    classifier = add_preprocessing(network, EUROSAT_RGB, "bilinear")
+    savedmodel.write_savedmodel(classifier, ("a", "b", "c", "d"), {}, tmp_path / "model")
+    concrete, _owner = savedmodel.load_inference_function(tmp_path / "model", (2, size, size, 3))
+    changed = savedmodel.replace_pools_by_convolutions(concrete)
     kinds = [operation.type for operation in changed.graph.get_operations()]
     assert kinds.count("AvgPool") == (size == 48) and kinds.count("DepthwiseConv2dNative") == 4 - (size == 48)
     pixels = tf.constant(np.random.default_rng(0).integers(0, 256, (2, size, size, 3)).astype("uint8"))
@@ -84,11 +84,11 @@ def test_dark_bands_keep_their_levels_in_8_bits(tmp_path):
     pixels = np.tile(rng.normal(mean, std, (32, 32, 13)).clip(0).astype("uint16"), (40, 1, 1, 1))
     pixels[..., 9] = np.arange(40)[:, np.newaxis, np.newaxis] // 2
     network = resnet(10, "d", input_shape=(32, 32, 13), classes=4)
-    classifier = with_preprocessing(network, Statistics("drawn", tuple(mean), tuple(std), "uint16"), "bilinear")
+    classifier = add_preprocessing(network, Statistics("drawn", tuple(mean), tuple(std), "uint16"), "bilinear")
     classes = ("a", "b", "c", "d")
-    savedmodel.write(classifier, classes, {}, tmp_path / "model")
+    savedmodel.write_savedmodel(classifier, classes, {}, tmp_path / "model")
     path = tmp_path / "model.tflite"
-    tflite.write(tmp_path / "model", (32, 32, 13), classes, {}, path, "int8", calibration=pixels)
+    converters.write_tflite(tmp_path / "model", (32, 32, 13), classes, {}, path, "int8", calibration=pixels)
     interpreter = Interpreter(model_path=str(path))
     interpreter.allocate_tensors()
     (given,), (output,) = interpreter.get_input_details(), interpreter.get_output_details()
@@ -111,7 +111,7 @@ def test_thirteen_bands(capsys, tmp_path):
     small = {"depth": 10, "image_size": 32, "weights": "none", "epochs": 4, "batch_size": 14}
     train(Settings(**small, dataset=f"folder:{tmp_path / 'data'}", output_dir=str(tmp_path / "model")))
     shutil.move(tmp_path / "model/1", tmp_path / "alone")
-    conversion.convert(str(tmp_path / "alone"), output=str(tmp_path / "model.tflite"))
+    export.export_classifier(str(tmp_path / "alone"), output=str(tmp_path / "model.tflite"))
     printed = capsys.readouterr().out
     assert "input 1x48x48x13" in printed and "on 8 validation images: same class for 100.0 %" in printed
 
@@ -138,5 +138,5 @@ def test_a_savedmodel_of_0_1_0_is_refused(tmp_path):
     with tarfile.open(ROOT / "tests/golden/saved_by_0.1.0.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")
     with pytest.raises(InputError, match=r"is of an older version: export\.py --format=savedmodel makes it anew"):
-        conversion.convert(str(tmp_path / "saved_by_0.1.0"), output=str(tmp_path / "model.tflite"))
+        export.export_classifier(str(tmp_path / "saved_by_0.1.0"), output=str(tmp_path / "model.tflite"))
     assert not (tmp_path / "model.tflite").exists()

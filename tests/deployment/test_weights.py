@@ -12,10 +12,10 @@ from safetensors import safe_open
 import resnetd_tf
 from resnetd_tf.data import synthetic
 from resnetd_tf.errors import InputError
-from resnetd_tf.imagery import labelling
-from resnetd_tf.networks import checkpoints, pretrained, safetensors_files
+from resnetd_tf.imagery import landcover
+from resnetd_tf.networks import checkpoints, pretrained
 from resnetd_tf.saved import open_classifier
-from resnetd_tf.training import Settings, preparation, train
+from resnetd_tf.training import Settings, run, train
 
 SMALLEST = {"depth": 10, "dataset": "synthetic", "image_size": 32, "epochs": 1, "batch_size": 700}
 
@@ -32,7 +32,7 @@ def half(run, program, tmp_path_factory):
 
 def test_a_file_alone_is_a_classifier(run, half):
     trained, alone = open_classifier(run), open_classifier(half)
-    images = synthetic.draw(100, seed=5)[0]
+    images = synthetic.draw_scenes(100, seed=5)[0]
     assert alone.classes == trained.classes and alone.metadata["seed"] == 0
     np.testing.assert_allclose(alone.predict(images), trained.predict(images), atol=5e-3)
     assert half.stat().st_size < 0.6 * (run / "run-1/model.keras").stat().st_size
@@ -59,7 +59,7 @@ def test_everything_takes_it(half, program, tmp_path):
         assert result.returncode == 0, result.stderr
     expected = json.loads((tmp_path / "evaluation/metrics.json").read_text())["accuracy"]
     with safe_open(half, framework="numpy") as file:
-        trained = json.loads(file.metadata()[safetensors_files.KEY])["test_accuracy"]
+        trained = json.loads(file.metadata()[checkpoints.HEADER_KEY])["test_accuracy"]
     assert abs(expected - trained) < 0.02
 
 
@@ -69,18 +69,20 @@ def test_training_from_it(half, tmp_path, capsys):
     train(Settings(**SMALLEST, weights=str(half), freeze="backbone", output_dir=str(tmp_path / "model")))
     assert f"Weights: {half}\n" in capsys.readouterr().out
     metadata = json.loads((tmp_path / "model/run-1/metadata.json").read_text())
-    described = safetensors_files.description(half)
+    described = checkpoints.read_classifier_metadata(half)
     assert metadata["normalization"] == {**described["normalization"], "of": str(half)}
     assert metadata["learning_rate"] == 0.08
     of_a_run = {"weights": str(tmp_path / "model/run-1/model.keras"), "dataset": "eurosat/rgb"}
     capsys.readouterr()
-    preparation.starting_weights(Settings(**{**SMALLEST, **of_a_run}))
+    run.read_starting_weights(Settings(**{**SMALLEST, **of_a_run}))
     assert "The weights were trained on synthetic; where images of that training are among" in capsys.readouterr().out
     (tmp_path / "model/run-1/metadata.json").write_text("{")
     with pytest.raises(InputError, match=r"metadata.json: cannot be read .*; restore or delete it"):
-        preparation.starting_weights(Settings(**{**SMALLEST, **of_a_run}))
+        run.read_starting_weights(Settings(**{**SMALLEST, **of_a_run}))
     before = safetensors.numpy.load_file(half)["layer4.0.conv1.weight"].astype("float32")
-    after = checkpoints.read(tmp_path / "model/run-1/model.keras", 10, "d").tensors["stage4_block1_1_conv/kernel"]
+    after = checkpoints.read_checkpoint(tmp_path / "model/run-1/model.keras", 10, "d").tensors[
+        "stage4_block1_1_conv/kernel"
+    ]
     np.testing.assert_array_equal(after, before.transpose(2, 3, 1, 0))
     with pytest.raises(InputError, match="of depth 10, variant d, not 18, d"):
         train(Settings(**{**SMALLEST, "depth": 18}, weights=str(half), output_dir=str(tmp_path / "other")))
@@ -92,7 +94,7 @@ def test_weights_alone_load_whatever_lies_beside_them(tmp_path, capsys):
     resnetd_tf.resnet(10, "d", classes=4).save_weights(path)
     for beside in ('{"keras_version": "3.15.1"}', "{"):
         (tmp_path / "metadata.json").write_text(beside)
-        preparation.starting_weights(Settings(**{**SMALLEST, "weights": str(path)}))
+        run.read_starting_weights(Settings(**{**SMALLEST, "weights": str(path)}))
         assert capsys.readouterr().out == f"Weights: {path}\n"
 
 
@@ -110,18 +112,18 @@ def shipped(half, monkeypatch, tmp_path):
 
 def test_the_one_that_ships(shipped, half, tmp_path, capsys):
     classifier = resnetd_tf.eurosat()
-    images = synthetic.draw(10, seed=5)[0]
+    images = synthetic.draw_scenes(10, seed=5)[0]
     np.testing.assert_array_equal(classifier.predict(images), open_classifier(half).predict(images))
-    found = checkpoints.read("eurosat", 10, "d")
+    found = checkpoints.read_checkpoint("eurosat", 10, "d")
     assert found.source == found.statistics.name == "eurosat" and found.image_size == SMALLEST["image_size"]
-    preparation.starting_weights(Settings(**{**SMALLEST, "image_size": 48}, weights="eurosat"))
+    run.read_starting_weights(Settings(**{**SMALLEST, "image_size": 48}, weights="eurosat"))
     told = capsys.readouterr().out
     assert told == "Weights: eurosat, of images of 32x32 pixels; --image_size=32 trains on that size too\n"
-    preparation.starting_weights(Settings(**{**SMALLEST, "dataset": "eurosat/rgb"}, weights="eurosat"))
+    run.read_starting_weights(Settings(**{**SMALLEST, "dataset": "eurosat/rgb"}, weights="eurosat"))
     told = capsys.readouterr().out
     assert "Weights: eurosat\nThe weights were trained on synthetic; where images of that training are among" in told
     with pytest.raises(ValueError, match="weights eurosat: of depth 10, variant d, not 50, d"):
-        checkpoints.read("eurosat", 50, "d")
+        checkpoints.read_checkpoint("eurosat", 50, "d")
     (tmp_path / "eurosat/1").mkdir(parents=True)  # a run of that name is not it
     assert resnetd_tf.eurosat().path == classifier.path
     # nothing is written into the package
@@ -135,11 +137,11 @@ def test_damage_to_the_one_that_ships(shipped):
     with pytest.raises(
         InputError, match=r"model eurosat: .* is damaged: its SHA-256 is another; install resnetd_tf anew"
     ):
-        labelling.run("eurosat", ["image.png"])
+        landcover.label_or_map("eurosat", ["image.png"])
     with pytest.raises(InputError, match="is damaged"):
         open_classifier(shipped)
-    with pytest.raises(pretrained.Unavailable, match="is damaged"):
-        checkpoints.read(str(shipped), 10, "d")
+    with pytest.raises(pretrained.WeightsUnavailable, match="is damaged"):
+        checkpoints.read_checkpoint(str(shipped), 10, "d")
     shipped.unlink()
     with pytest.raises(InputError, match=r"model eurosat: .* is missing; install resnetd_tf anew"):
         resnetd_tf.eurosat()
@@ -156,12 +158,12 @@ def test_damage_to_the_one_that_ships(shipped):
     ],
 )
 def test_files_that_are_no_classifier(half, tmp_path, change, message):
-    described = {**safetensors_files.description(half), **(change or {})}
+    described = {**checkpoints.read_classifier_metadata(half), **(change or {})}
     path = tmp_path / "changed.safetensors"
     if change is None:
-        safetensors.numpy.save_file(safetensors_files.read(half), path)
+        safetensors.numpy.save_file(checkpoints.read_tensors(half), path)
     else:
-        safetensors_files.write(safetensors_files.read(half), described, path)
+        checkpoints.write_tensors(checkpoints.read_tensors(half), described, path)
     with pytest.raises(InputError, match=message):
         open_classifier(path)
 
@@ -187,10 +189,10 @@ def not_finite(tensors):
     ],
 )
 def test_weights_that_do_not_fit_are_not_replaced_by_chance(half, tmp_path, damage, message):
-    tensors = {name: tensor.copy() for name, tensor in safetensors_files.read(half).items()}
+    tensors = {name: tensor.copy() for name, tensor in checkpoints.read_tensors(half).items()}
     damage(tensors)
     path = tmp_path / "damaged.safetensors"
-    safetensors_files.write(tensors, safetensors_files.description(half), path)
+    checkpoints.write_tensors(tensors, checkpoints.read_classifier_metadata(half), path)
     with pytest.raises(InputError, match=message):
         open_classifier(path)
 
@@ -214,5 +216,5 @@ def test_a_file_keeps_its_own_evaluations(half, program, tmp_path):
     arguments = ("--format=safetensors", f"--output={again}", "--precision=float16")
     made = program("export.py", f"--model={tmp_path / 'copy.safetensors'}", *arguments)
     assert made.returncode == 0, made.stderr
-    assert safetensors_files.description(again) == safetensors_files.description(half)
+    assert checkpoints.read_classifier_metadata(again) == checkpoints.read_classifier_metadata(half)
     assert again.read_bytes() == half.read_bytes() and again.stat().st_mode & 0o044

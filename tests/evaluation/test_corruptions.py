@@ -9,7 +9,7 @@ from resnetd_tf.data import synthetic
 from resnetd_tf.data.splits import Dataset, Split
 from resnetd_tf.errors import InputError
 from resnetd_tf.evaluation import corruptions
-from resnetd_tf.evaluation.metrics import calibration_error
+from resnetd_tf.evaluation.metrics import expected_calibration_error
 
 
 def test_calibration_error():
@@ -18,14 +18,14 @@ def test_calibration_error():
     probabilities[:, 1] = 0.8
     for right, expected in ((8, 0.0), (5, 0.3), (10, 0.2), (0, 0.8)):
         labels = np.where(np.arange(10) < right, 1, 2)
-        assert calibration_error(labels, probabilities) == pytest.approx(expected)
+        assert expected_calibration_error(labels, probabilities) == pytest.approx(expected)
     sure = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.6, 0.4]])  # two bins: too sure by 0.4 and by 0.1
-    assert calibration_error(np.array([0, 1, 0, 1]), sure) == pytest.approx(0.25)
-    assert calibration_error(np.array([0]), np.array([[1.0, 0.0]])) == 0
+    assert expected_calibration_error(np.array([0, 1, 0, 1]), sure) == pytest.approx(0.25)
+    assert expected_calibration_error(np.array([0]), np.array([[1.0, 0.0]])) == 0
 
 
 def test_each_changes_pictures_a_little_and_always_alike():
-    images, _ = synthetic.draw(20)
+    images, _ = synthetic.draw_scenes(20)
     change = {}
     for corruption in corruptions.CORRUPTIONS:
         changed = np.stack(corruption(images))
@@ -67,7 +67,7 @@ def test_evaluation(run, program, tmp_path):
 def test_what_is_refused(bad_input):
     dataset = Dataset("bands", ("a", "b"), {"test": Split(np.zeros((2, 8, 8, 13)), np.zeros(2), ("a", "b"), "test")})
     with pytest.raises(InputError, match="those of pictures in RGB; bands has 13 bands"):
-        next(corruptions.evaluate(None, dataset, "test"))
+        next(corruptions.evaluate_corruptions(None, dataset, "test"))
     assert "--corruptions has no effect for ImageNet" in bad_input(
         "evaluate.py", "--dataset=imagenet2012", "--corruptions"
     )

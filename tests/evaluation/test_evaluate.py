@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from resnetd_tf import rundir
-from resnetd_tf.data import sources, split_files, synthetic
+from resnetd_tf.data import datasets, synthetic
+from resnetd_tf.data.splits import read_split_record, split_record
 from resnetd_tf.errors import InputError
 from resnetd_tf.evaluation import metrics
 from resnetd_tf.evaluation.run import evaluate
@@ -54,10 +55,13 @@ def test_over_turns(run, program, tmp_path):
     assert "test accuracy of synthetic, over eight turns (synthetic images): " in result.stdout
     found = json.loads((tmp_path / "o/metrics.json").read_text())
     assert found["over_turns"] and found["count"] == 300
-    classifier, images = open_classifier(run), synthetic.draw(20, seed=9)[0]
+    classifier, images = open_classifier(run), synthetic.draw_scenes(20, seed=9)[0]
     turned = [np.rot90(image, 3)[:, ::-1] for image in images]
     plain, over = (
-        np.abs(metrics.predict(classifier, turned, how) - metrics.predict(classifier, images, how)).max()
+        np.abs(
+            metrics.predict_probabilities(classifier, turned, how)
+            - metrics.predict_probabilities(classifier, images, how)
+        ).max()
         for how in (False, True)
     )
     assert over < 1e-5 < plain
@@ -65,7 +69,7 @@ def test_over_turns(run, program, tmp_path):
 
 def test_images_of_some_classes(run, program, bad_input, tmp_path):
     """Of some that the classifier knows, in any order; not of one that it does not know."""
-    images, labels = synthetic.draw(60, seed=9)
+    images, labels = synthetic.draw_scenes(60, seed=9)
     for number in (7, 2):
         for index in np.flatnonzero(labels == number):
             path = tmp_path / f"pictures/{synthetic.CLASSES[number]}/{index}.png"
@@ -75,7 +79,7 @@ def test_images_of_some_classes(run, program, bad_input, tmp_path):
     result = program("evaluate.py", *ours, f"--output_dir={tmp_path / 'found'}")
     assert result.returncode == 0, result.stderr
     found = json.loads((tmp_path / "found/metrics.json").read_text())
-    split = sources.load(f"folder:{tmp_path / 'pictures'}", ("train",)).splits["train"]
+    split = datasets.load_dataset(f"folder:{tmp_path / 'pictures'}", ("train",)).splits["train"]
     predicted = open_classifier(run).predict(split.images).argmax(axis=1)
     expected = np.zeros((10, 10), int)
     np.add.at(expected, (labels[[int(pathlib.Path(name).stem) for name in split.names]], predicted), 1)
@@ -92,16 +96,16 @@ def of_folder(run, tmp_path):
     folder, model = tmp_path / "patches", tmp_path / "model/run-1"
     add_images(folder, range(30))
     shutil.copytree(run / "run-1", model)
-    dataset = sources.load(f"folder:{folder}")
+    dataset = datasets.load_dataset(f"folder:{folder}")
     sizes = {name: len(split) for name, split in dataset.splits.items()}
     described = json.loads((model / "metadata.json").read_text()) | {"dataset": dataset.name, "split_sizes": sizes}
     rundir.write_json(model / "metadata.json", described)
-    rundir.write_text(model / "splits.csv", split_files.record(dataset))
+    rundir.write_text(model / "splits.csv", split_record(dataset))
     return str(model / "model.keras"), folder
 
 
 def add_images(folder, numbers):
-    images, labels = synthetic.draw(100, seed=9)
+    images, labels = synthetic.draw_scenes(100, seed=9)
     for number in numbers:
         path = folder / synthetic.CLASSES[labels[number]] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,7 +125,7 @@ def test_the_share_of_images_that_it_was_trained_on(of_folder, tmp_path, capsys)
         assert "trained on 21 of these 30 images (70.0 %); on those it is better than on others" in printed
         assert "On the 9 images that it was not trained on: " in printed and "changed" not in printed
         assert result["count"] == 30 and result["trained_on"] == 21
-        examples = sources.load(f"folder:{folder}", ("validation", "test")).splits.values()
+        examples = datasets.load_dataset(f"folder:{folder}", ("validation", "test")).splits.values()
         right = sum((open_classifier(model).predict(s.images).argmax(1) == labels_of(s)).sum() for s in examples)
         assert result["not_trained_on"]["accuracy"] == pytest.approx(right / 9)
         assert json.loads((tmp_path / f"o{number}/metrics.json").read_text())["trained_on"] == 21
@@ -138,7 +142,7 @@ def test_a_folder_that_has_grown_is_told(of_folder, tmp_path, capsys):
     evaluate(model, output_dir=str(tmp_path / "before"))
     assert "trained on" not in capsys.readouterr().out
     add_images(folder, range(30, 70))
-    now = sources.load(f"folder:{folder}", ("test",)).splits["test"]
+    now = datasets.load_dataset(f"folder:{folder}", ("test",)).splits["test"]
     new = sum(int(pathlib.Path(name).stem) >= 30 for name in now.names)
     evaluate(model, split="all", output_dir=str(tmp_path / "all"))
     printed = capsys.readouterr().out
@@ -173,17 +177,17 @@ def test_a_damaged_record_is_named(of_folder, tmp_path):
 
 def test_a_run_records_its_splits(run):
     """Synthetic images are drawn anew each time, and known again."""
-    splits = sources.load("synthetic").splits
-    split_of = split_files.read_record(run / "run-1/splits.csv")
+    splits = datasets.load_dataset("synthetic").splits
+    split_of = read_split_record(run / "run-1/splits.csv")
     for name, split in splits.items():
         assert {split_of[digest] for digest in split.digests} == {name}
 
 
 def test_a_failed_evaluation_leaves_no_folder(tmp_path):
-    with pytest.raises(InputError, match="no"), rundir.new_evaluation(tmp_path, "test") as folder:
+    with pytest.raises(InputError, match="no"), rundir.create_evaluation_folder(tmp_path, "test") as folder:
         assert folder.is_dir()
         raise InputError("no")
-    with pytest.raises(InputError, match="no"), rundir.new_evaluation(tmp_path, "other") as folder:
+    with pytest.raises(InputError, match="no"), rundir.create_evaluation_folder(tmp_path, "other") as folder:
         (folder / "metrics.json").touch()
         raise InputError("no")
     assert [path.name for path in tmp_path.iterdir()] == ["evaluation-other-1"]

@@ -40,8 +40,10 @@ def data_dir(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("data")
     save_file(parity.draw_state_dict(resnet(18, "d")), folder / "weights.safetensors")
-    checkpoint = checkpoints.read(folder / "weights.safetensors", 18, "d")
-    model = classifier.build(18, "d", classes=1000, statistics=IMAGENET, image_size=288, checkpoint=checkpoint)
+    checkpoint = checkpoints.read_checkpoint(folder / "weights.safetensors", 18, "d")
+    model = classifier.build_classifier(
+        18, "d", classes=1000, statistics=IMAGENET, image_size=288, checkpoint=checkpoint
+    )
     rng = np.random.default_rng(0)
     labels = []
     for index in range(COUNT):
@@ -73,8 +75,10 @@ def test_published_weights(program, data_dir, tmp_path):
 
 
 def test_a_saved_model(program, data_dir, tmp_path):
-    checkpoint = checkpoints.read(data_dir / "weights.safetensors", 18, "d")
-    model = classifier.build(18, "d", classes=1000, statistics=IMAGENET, image_size=288, checkpoint=checkpoint)
+    checkpoint = checkpoints.read_checkpoint(data_dir / "weights.safetensors", 18, "d")
+    model = classifier.build_classifier(
+        18, "d", classes=1000, statistics=IMAGENET, image_size=288, checkpoint=checkpoint
+    )
     model.save(tmp_path / "model.keras")
     result = program(
         "evaluate.py", "--dataset=imagenet2012", f"--model={tmp_path / 'model.keras'}", f"--data_dir={data_dir}"

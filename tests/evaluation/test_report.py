@@ -35,8 +35,8 @@ def test_pictures(tmp_path, bands, dtype):
     assert evaluation.result["mistakes"] == [
         {"name": "d", "true": "SeaLake", "predicted": "Forest", "probability": 0.9}
     ]
-    report.write(evaluation, tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == set(report.FILES.split(", "))
+    report.write_report(evaluation, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == set(report.REPORT_FILES.split(", "))
     for path in tmp_path.glob("*.png"):
         assert np.asarray(Image.open(path)).std() > 5
 
@@ -45,7 +45,7 @@ def test_pictures(tmp_path, bands, dtype):
 def test_epochs_are_whole_numbers(monkeypatch, tmp_path, count):
     """Of the curves of one epoch, too, whose axis would go from 0.96 to 1.04."""
     figures = []
-    monkeypatch.setattr(report.figures, "save", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(figures, "save_figure", lambda figure, path: figures.append(figure))
     row = {"accuracy": 0.5, "loss": 1.0, "val_accuracy": 0.6, "val_loss": 0.9}
     report.plot_history([{"epoch": epoch + 1, **row} for epoch in range(count)], tmp_path / "history.png")
     for axis in figures[0].axes:
@@ -68,5 +68,5 @@ def test_many_classes(tmp_path):
 def test_no_mistakes(tmp_path):
     split = Split(np.zeros((2, 16, 16, 3), "uint8"), np.array([0, 1]), ("a", "b"), "test")
     evaluation = Evaluation("model.keras", "fields", "test", split, ("Forest", "River"), np.eye(2))
-    report.write(evaluation, tmp_path)
+    report.write_report(evaluation, tmp_path)
     assert evaluation.result["accuracy"] == 1 and (tmp_path / "mistakes.png").is_file()

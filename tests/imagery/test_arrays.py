@@ -9,8 +9,7 @@ import rasterio.warp
 from PIL import Image
 from test_scenes import by_colour, classifier, drawn, write
 
-from resnetd_tf import imagery
-from resnetd_tf.data import rendering
+from resnetd_tf import imagery, sentinel2
 from resnetd_tf.errors import InputError
 from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
 
@@ -19,7 +18,7 @@ def test_a_map_of_an_array_is_that_of_its_file(tmp_path):
     pixels = drawn(300, 250)
     pixels[:, 200:] = 0
     path = write(tmp_path / "scene.tif", pixels)
-    of_file = imagery.map_scene(classifier(), imagery.scene_for(classifier(), [path]), min_probability=0.6)
+    of_file = imagery.map_scene(classifier(), imagery.open_scene_for(classifier(), [path]), min_probability=0.6)
     of_array = imagery.map_scene(classifier(), pixels, min_probability=0.6)
     np.testing.assert_array_equal(of_array.classes, of_file.classes)
     np.testing.assert_array_equal(of_array.probabilities, of_file.probabilities)
@@ -34,7 +33,7 @@ def test_an_area_of_a_scene(tmp_path):
         xs, ys = rasterio.warp.transform(file.crs, "EPSG:4326", *zip(*points))
     area = tmp_path / "triangle.geojson"
     area.write_text(json.dumps({"type": "Polygon", "coordinates": [list(zip(xs, ys))]}))
-    scene = imagery.scene_for(classifier(), [path], area=str(area))
+    scene = imagery.open_scene_for(classifier(), [path], area=str(area))
     found = imagery.map_scene(classifier(), scene).classes
     written = imagery.write_map(classifier(), scene, tmp_path / "map")
     assert 150 < written["cells"] < 250 and (found != 255).sum() == written["cells"]
@@ -43,7 +42,7 @@ def test_an_area_of_a_scene(tmp_path):
 def test_bands_are_rendered_as_those_of_files_are():
     dn = np.random.default_rng(0).integers(0, 3000, (2, 64, 64, 13), "uint16")
     colours = dn[..., [BANDS.index(name) for name in RGB_BANDS]]
-    expected = by_colour([rendering.stored(rendering.rendered(image)) for image in colours])
+    expected = by_colour([sentinel2.compress_as_eurosat(sentinel2.render_colours(image)) for image in colours])
     np.testing.assert_array_equal(imagery.predict(classifier(), dn), expected)
     np.testing.assert_array_equal(imagery.predict(classifier(), list(colours)), expected)
     np.testing.assert_array_equal(imagery.predict(classifier(), dn.astype(">u2")), expected)

@@ -24,9 +24,9 @@ from PIL import Image
 from rasterio.transform import from_origin
 
 import resnetd_tf
-from resnetd_tf.data import sources
+from resnetd_tf.data import datasets
 from resnetd_tf.errors import InputError
-from resnetd_tf.imagery import labelling
+from resnetd_tf.imagery import landcover
 from resnetd_tf.sentinel2 import BANDS, CLASSES, RGB_BANDS
 
 pytestmark = pytest.mark.long  # a minute of maps by the classifier in the package
@@ -100,7 +100,7 @@ def predict(classifier, *paths: pathlib.Path, **flags) -> str:
     """Runs what predict.py runs; what it prints."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-        labelling.run(classifier, [str(path) for path in paths], **flags)
+        landcover.label_or_map(classifier, [str(path) for path in paths], **flags)
     return printed.getvalue()
 
 
@@ -108,7 +108,7 @@ def labels_of(classifier, folder: pathlib.Path, **flags) -> dict[str, str]:
     """The most probable class of each patch in a folder, by file name; nothing but CSV goes to stdout."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        labelling.run(classifier, [str(folder)], top=1, format="csv", **flags)
+        landcover.label_or_map(classifier, [str(folder)], top=1, format="csv", **flags)
     rows = csv.DictReader(printed.getvalue().splitlines())
     return {pathlib.Path(row["path"]).name: row["class_1"] for row in rows}
 
@@ -198,7 +198,7 @@ def test_data_set_of_patches_with_the_offset(tmp_path):
         for number in range(9):
             shutil.copy(path, path.with_name(f"{path.stem}_{number}.tif"))
     with pytest.raises(InputError, match="offset"):
-        sources.load(f"folder:{shifted}")
+        datasets.load_dataset(f"folder:{shifted}")
 
 
 def test_lake_in_l2a_bands_since_04_00(classifier, colours, tmp_path):
@@ -391,7 +391,7 @@ def test_folder_that_is_split_already(tmp_path):
             (tmp_path / split / name).mkdir(parents=True)
             pixels = np.rot90(np.asarray(Image.open(path)), turns)
             Image.fromarray(pixels).save(tmp_path / split / name / f"{name}_{split}.png")
-    dataset = sources.load(f"folder:{tmp_path}")
+    dataset = datasets.load_dataset(f"folder:{tmp_path}")
     assert dataset.classes == ("Forest", "River", "SeaLake")
     for split, part in dataset.splits.items():
         own = {"train": "train", "validation": "val", "test": "test"}[split]

@@ -10,8 +10,8 @@ from products import CRS, ORIGIN, RESOLUTION, cloud_gml, write_band, write_safe
 from rasterio.windows import Window
 
 from resnetd_tf.errors import InputError
-from resnetd_tf.imagery.clouds import mask_files
-from resnetd_tf.imagery.scenes import scene_for
+from resnetd_tf.imagery.clouds import find_mask_files
+from resnetd_tf.imagery.landcover import open_scene_for
 from resnetd_tf.saved import SavedClassifier
 
 SIDE = 120
@@ -46,10 +46,10 @@ def rectangle(left: int, top: int, right: int, bottom: int) -> list[tuple[float,
 
 def check_hidden(path: pathlib.Path, hidden: np.ndarray) -> str:
     """Asserts which pixels a mask hides, in the whole scene and in a window; what is said of it."""
-    scene = scene_for(RGB, [path])
+    scene = open_scene_for(RGB, [path])
     np.testing.assert_array_equal(scene.read(SCENE)[1], ~hidden)
     np.testing.assert_array_equal(scene.read(Window(50, 30, 40, 60))[1], ~hidden[30:90, 50:90])
-    with_clouds = scene_for(RGB, [path], keep_clouds=True)
+    with_clouds = open_scene_for(RGB, [path], keep_clouds=True)
     assert with_clouds.read(SCENE)[1].all() and with_clouds.words.endswith(
         "clouds are mapped like land, as --clouds=keep says"
     )
@@ -92,13 +92,13 @@ def test_polygons_in_other_coordinates_are_transformed(tmp_path):
     ring = rectangle(0, 0, 60, 30)
     elsewhere = list(zip(*rasterio.warp.transform(CRS, "EPSG:32632", *zip(*ring))))
     gml = cloud_gml([[elsewhere]], "urn:ogc:def:crs:EPSG:8.7.1:32632")
-    scene = scene_for(RGB, [write_product(tmp_path / "product", clouds=gml)])
+    scene = open_scene_for(RGB, [write_product(tmp_path / "product", clouds=gml)])
     hidden = ~scene.read(SCENE)[1]
     assert hidden[:29, :59].all() and hidden.sum() == pytest.approx(1800, rel=0.02)
 
 
 def test_a_mask_without_clouds_is_said_to_be_empty(tmp_path):
-    scene = scene_for(RGB, [write_product(tmp_path / "product", clouds=cloud_gml([]))])
+    scene = open_scene_for(RGB, [write_product(tmp_path / "product", clouds=cloud_gml([]))])
     assert scene.read(SCENE)[1].all() and "clouds left out (0.0 % of the scene)" in scene.words
 
 
@@ -107,8 +107,8 @@ def test_the_share_is_of_the_area(tmp_path):
     folder = write_product(tmp_path / "product", clouds=gml)
     corners = rasterio.warp.transform(CRS, "EPSG:4326", *zip(*rectangle(62, 10, 110, 100)))
     area = ",".join(str(bound) for side in (min, max) for bound in map(side, corners))
-    assert "(0.0 % of the scene)" in scene_for(RGB, [folder], area=area).words
-    assert "(50.0 % of the scene)" in scene_for(RGB, [folder]).words
+    assert "(0.0 % of the scene)" in open_scene_for(RGB, [folder], area=area).words
+    assert "(50.0 % of the scene)" in open_scene_for(RGB, [folder]).words
 
 
 def test_without_a_mask_it_is_said_that_clouds_are_mapped(tmp_path):
@@ -116,7 +116,7 @@ def test_without_a_mask_it_is_said_that_clouds_are_mapped(tmp_path):
     for name in ("B03", "B02"):
         (tmp_path / f"bands/x_{name}.tif").write_bytes((tmp_path / "bands/x_B04.tif").read_bytes())
     for path in (tmp_path / "bands", write_product(tmp_path / "product")):
-        assert scene_for(RGB, [path]).words.endswith("; no cloud mask: clouds are mapped like land")
+        assert open_scene_for(RGB, [path]).words.endswith("; no cloud mask: clouds are mapped like land")
 
 
 @pytest.mark.parametrize(
@@ -135,8 +135,8 @@ def test_damaged_polygons_are_one_line(tmp_path, content, reason):
     folder = write_product(tmp_path / "product", clouds=content)
     expected = rf"MSK_CLOUDS_B00\.gml: the cloud mask cannot be used \(.*({reason}).*\); --clouds=keep maps without it"
     with pytest.raises(InputError, match=expected):
-        scene_for(RGB, [folder])
-    assert scene_for(RGB, [folder], keep_clouds=True).read(SCENE)[1].all()
+        open_scene_for(RGB, [folder])
+    assert open_scene_for(RGB, [folder], keep_clouds=True).read(SCENE)[1].all()
 
 
 @pytest.mark.parametrize("level", ["1C", "2A"])
@@ -150,15 +150,15 @@ def test_a_damaged_raster_mask_is_one_line(tmp_path, capfd, level, damage):
     damaged = {"truncated": content[:50], "empty": b"", "codestream": content[: start + 60] + bytes(len(content))}
     mask.write_bytes(damaged[damage])
     with pytest.raises(InputError, match=rf"{mask.name}: the cloud mask cannot be used .*--clouds=keep"):
-        scene_for(RGB, [folder])
+        open_scene_for(RGB, [folder])
     assert capfd.readouterr().err == ""
-    assert scene_for(RGB, [folder], keep_clouds=True).read(SCENE)[1].all()
+    assert open_scene_for(RGB, [folder], keep_clouds=True).read(SCENE)[1].all()
 
 
 def test_a_class_that_does_not_exist_is_damage(tmp_path):
     folder = write_product(tmp_path / "product", "2A", np.full((60, 60), 77, "uint8"))
     with pytest.raises(InputError, match="it has a class 77, scene classifications end at 11"):
-        scene_for(RGB, [folder])
+        open_scene_for(RGB, [folder])
 
 
 def test_a_mask_of_another_place_is_refused(tmp_path):
@@ -166,10 +166,10 @@ def test_a_mask_of_another_place_is_refused(tmp_path):
     (mask,) = folder.rglob("*_SCL_20m.jp2")
     write_band(mask, np.zeros((30, 30), "uint8"), 20, "JP2OpenJPEG")
     with pytest.raises(InputError, match="does not cover the scene's"):
-        scene_for(RGB, [folder])
+        open_scene_for(RGB, [folder])
     write_band(mask, np.zeros((60, 60), "uint8"), 20, "JP2OpenJPEG", crs="EPSG:32632")
     with pytest.raises(InputError, match="its coordinate reference system is EPSG:32632, the scene's is EPSG:32633"):
-        scene_for(RGB, [folder])
+        open_scene_for(RGB, [folder])
 
 
 def test_masks_of_tiles_before_december_2016_are_seen(tmp_path):
@@ -183,7 +183,7 @@ def test_masks_of_tiles_before_december_2016_are_seen(tmp_path):
         mask.with_name("S2A_OPER_MSK_DEFECT_SGS__20160615T152456_A005124_T33TUL_B01_MSIL1C.gml"),
     ):
         path.touch()
-    assert mask_files([str(metadata)]) == (str(mask),)
+    assert find_mask_files([str(metadata)]) == (str(mask),)
 
 
 def test_the_scene_classification_goes_before_other_masks(tmp_path):
@@ -193,6 +193,6 @@ def test_the_scene_classification_goes_before_other_masks(tmp_path):
     (tile.parent / "QI_DATA").mkdir()
     mask = tile.parent / "QI_DATA/MSK_CLASSI_B00.jp2"
     mask.touch()
-    assert mask_files([str(tile), str(classification)]) == (str(classification),)
+    assert find_mask_files([str(tile), str(classification)]) == (str(classification),)
     classification.unlink()
-    assert mask_files([str(tile), str(classification)]) == (str(mask),)
+    assert find_mask_files([str(tile), str(classification)]) == (str(mask),)

@@ -13,11 +13,11 @@ from rasterio.rpc import RPC
 from test_scenes import classifier, drawn, write_map
 
 from resnetd_tf.errors import InputError
-from resnetd_tf.imagery import maps, windows
-from resnetd_tf.imagery.grid import Grid, grid_of, ground_steps, on_grid
-from resnetd_tf.imagery.pixels import Scene
+from resnetd_tf.imagery import landcover, sliding_window
+from resnetd_tf.imagery.grid import Grid, common_grid, ground_steps, warp_to_grid
+from resnetd_tf.imagery.landcover import MapOptions
 from resnetd_tf.imagery.products import open_scene
-from resnetd_tf.imagery.scenes import Options
+from resnetd_tf.imagery.scene import Scene
 
 SIDE = 320
 
@@ -49,9 +49,9 @@ def geodesic_hectares(crs, transform: rasterio.Affine, width: float = SIDE, heig
 
 def mapped_hectares(scene: Scene, stride: int = 32) -> float:
     """The hectares of a map of one class."""
-    rows = windows.probabilities(lambda images: np.ones((len(images), 1), "float32"), 1, scene, 64, stride)
+    rows = sliding_window.classify_rows(lambda images: np.ones((len(images), 1), "float32"), 1, scene, 64, stride)
     pixels = np.stack([pixels for _, pixels in rows])
-    return maps.areas_of_classes(scene.grid, np.zeros(pixels.shape, "uint8"), pixels, stride, 1)[0]
+    return landcover.class_areas(scene.grid, np.zeros(pixels.shape, "uint8"), pixels, stride, 1)[0]
 
 
 DISTORTING = [
@@ -100,8 +100,8 @@ def test_what_lies_outside_of_a_resampled_scene_is_told_from_black_ground(tmp_pa
     transform = placed("EPSG:4326", 15, 45, (1.2e-4, 9e-5), 30)
     path = write(tmp_path / "scene.tif", "EPSG:4326", transform, np.zeros((SIDE, SIDE, 3), "uint8"))
     with rasterio.open(path) as dataset:
-        grid = grid_of([dataset])
-        valid = on_grid(dataset, grid).read_masks(1) > 0
+        grid = common_grid([dataset])
+        valid = warp_to_grid(dataset, grid).read_masks(1) > 0
     hectares = geodesic_hectares("EPSG:4326", transform)
     assert valid.sum() * grid.hectares == pytest.approx(hectares, rel=0.005) and not valid[0, 0]
 
@@ -212,7 +212,7 @@ def test_a_place_by_rational_polynomials_is_refused(tmp_path):
 def test_a_transform_without_reference_system_is_kept(tmp_path, capsys):
     transform = rasterio.Affine(10, 0, 499_980, 0, -10, 5_000_040)
     path = write(tmp_path / "scene.tif", transform=transform)
-    write_map(classifier(), open_scene([path]), tmp_path / "map", Options(stride=16))
+    write_map(classifier(), open_scene([path]), tmp_path / "map", MapOptions(stride=16))
     with rasterio.open(tmp_path / "map_landcover.tif") as file:
         assert file.crs is None and file.transform == transform * rasterio.Affine.scale(16)
     assert "no hectares: the scene has no coordinate reference system" in capsys.readouterr().out

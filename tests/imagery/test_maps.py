@@ -5,14 +5,14 @@ import pytest
 from PIL import Image
 from test_scenes import classifier, drawn, scene_for, write, write_map
 
-from resnetd_tf.imagery import maps
+from resnetd_tf.imagery import landcover
 
 
 @pytest.mark.parametrize(
     ("longest", "length"), [(999, 500), (1000, 1000), (1999, 1000), (2100, 2000), (49_000, 20_000), (0.7, 0.5)]
 )
 def test_scale_bars_are_of_round_lengths(longest, length):
-    assert maps.round_length(longest) == pytest.approx(length)
+    assert landcover.round_scale_length(longest) == pytest.approx(length)
 
 
 @pytest.mark.parametrize("shape", [(64, 640), (640, 640), (640, 128)])
@@ -33,7 +33,7 @@ def test_the_scale_bar_is_seen_on_white_ground(tmp_path):
 
 
 def test_the_table_is_printed_with_its_sum():
-    text = maps.areas_as_text(np.array([1234.5, 0, 0.5]), ("Forest", "River", "SeaLake"), True)
+    text = landcover.format_areas(np.array([1234.5, 0, 0.5]), ("Forest", "River", "SeaLake"), True)
     assert [line.split() for line in text.splitlines()] == [
         ["Forest", "1,234.50", "ha", "100.0", "%"],
         ["SeaLake", "0.50", "ha", "0.0", "%"],

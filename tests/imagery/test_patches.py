@@ -11,14 +11,14 @@ import rasterio
 from conftest import eurosat_dir, needs_eurosat, needs_sentinel2, sentinel2_dir
 from PIL import Image
 
-from resnetd_tf.data import sources, synthetic
+from resnetd_tf.data import datasets, synthetic
 from resnetd_tf.errors import InputError
-from resnetd_tf.imagery import labelling, patches
+from resnetd_tf.imagery import landcover, patches
 from resnetd_tf.saved import SavedClassifier, open_classifier
 
 
 def test_labels(run, program, tmp_path):
-    images, labels = synthetic.draw(10, seed=9)
+    images, labels = synthetic.draw_scenes(10, seed=9)
     for index, image in enumerate(images):
         Image.fromarray(image).save(tmp_path / f"{index}.png")
     result = program("predict.py", f"--model={run}", *sorted(tmp_path.glob("*.png")))
@@ -33,7 +33,7 @@ def test_labels(run, program, tmp_path):
 
 def test_folders_formats_and_bad_files(run, program, tmp_path):
     """A bad file among good ones is named, the others are done; the picture has their labels."""
-    images, _ = synthetic.draw(8, seed=9)
+    images, _ = synthetic.draw_scenes(8, seed=9)
     expected = open_classifier(run).predict(images)
     for index, image in enumerate(images):
         path = tmp_path / f"patches/{synthetic.CLASSES[index % 2]}/{index}.png"
@@ -63,7 +63,7 @@ def test_folders_formats_and_bad_files(run, program, tmp_path):
 
 def test_a_server_that_goes_away_in_the_middle(monkeypatch, capsys, tmp_path):
     """Labels of the files that were asked for before are told, as JSON too, and how many there are not."""
-    monkeypatch.setattr(patches, "TOGETHER", 2)
+    monkeypatch.setattr(patches, "FILES_AT_ONCE", 2)
     paths = [tmp_path / f"{index}.png" for index in range(5)]
     for path in paths:
         Image.fromarray(np.zeros((32, 32, 3), "uint8")).save(path)
@@ -75,10 +75,10 @@ def test_a_server_that_goes_away_in_the_middle(monkeypatch, capsys, tmp_path):
         raise InputError("grpc://localhost:8500: no server answers")
 
     classifier = SavedClassifier(tmp_path, tmp_path, ("a", "b"), 3, predict)
-    failed = patches.label(classifier, paths, 1, "json")
+    failed = patches.label_patches(classifier, paths, 1, "json")
     assert failed == ["3 of 5 images have no label: grpc://localhost:8500: no server answers"]
     assert [row["probabilities"] for row in json.loads(capsys.readouterr().out)] == [{"a": 1.0}, {"b": 1.0}]
-    failed = patches.label(classifier, paths, 1, "json")
+    failed = patches.label_patches(classifier, paths, 1, "json")
     assert failed == ["5 of 5 images have no label: grpc://localhost:8500: no server answers"]
     assert json.loads(capsys.readouterr().out) == []
 
@@ -89,7 +89,7 @@ def test_nothing_to_label(bad_input, run):
 
 def test_scenes_and_patches_are_told_apart(run, program, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    images = synthetic.draw(12, seed=3)[0]
+    images = synthetic.draw_scenes(12, seed=3)[0]
     scene = images.reshape(3, 4, 64, 64, 3).swapaxes(1, 2).reshape(192, 256, 3)
     Image.fromarray(scene).save(tmp_path / "scene.png")
     Image.fromarray(scene[:64, :64]).save(tmp_path / "patch.png")
@@ -100,26 +100,26 @@ def test_scenes_and_patches_are_told_apart(run, program, monkeypatch, tmp_path):
         mapped = file.read(1)
     np.testing.assert_array_equal(mapped.ravel(), open_classifier(run).predict(images).argmax(1))
     with pytest.raises(InputError, match=r"scene_landcover\.tif exists; give another --output, or --overwrite"):
-        labelling.run(run, ["scene.png"])
+        landcover.label_or_map(run, ["scene.png"])
     both = (tmp_path / "scene.png", tmp_path / "other/scene.png")
     both[1].parent.mkdir()
     both[0].rename(both[1].with_name("copy.png")).rename(both[1])
     Image.fromarray(scene).save(both[0])
     with pytest.raises(InputError, match="--output=x is of one map, 2 scenes are given"):
-        labelling.run(run, both, output="x")
-    labelling.run(run, both[:1], output=f"{tmp_path}/maps/", stride=64)
+        landcover.label_or_map(run, both, output="x")
+    landcover.label_or_map(run, both[:1], output=f"{tmp_path}/maps/", stride=64)
     assert (tmp_path / "maps/scene_landcover.tif").is_file()
     for given, told in (
         ({"output": "x"}, "--output is of maps, and no image has more than 128 pixels a side; --window maps them"),
         ({"stride": 8}, "--stride is of maps"),
     ):
         with pytest.raises(InputError, match=told):
-            labelling.run(run, ["patch.png"], **given)
+            landcover.label_or_map(run, ["patch.png"], **given)
     for given in ({"picture": "x.png"}, {"format": "json"}):
         with pytest.raises(InputError, match=f"--{next(iter(given))} is of labels, and only scenes are given"):
-            labelling.run(run, both[:1], **given)
+            landcover.label_or_map(run, both[:1], **given)
     with pytest.raises(InputError, match="several scenes would be called scene; map one at a time"):
-        labelling.run(run, both, overwrite=True)
+        landcover.label_or_map(run, both, overwrite=True)
     assert not list(tmp_path.glob("x*"))
 
 
@@ -127,7 +127,7 @@ def test_scenes_and_patches_are_told_apart(run, program, monkeypatch, tmp_path):
 @needs_sentinel2
 def test_patches_of_13_bands_for_a_model_of_rgb():
     """Shown as EuroSAT shows them, they are its pictures: pixel for pixel, so that labels are the same."""
-    dataset = sources.load("eurosat/rgb", data_dir=eurosat_dir())
+    dataset = datasets.load_dataset("eurosat/rgb", data_dir=eurosat_dir())
     jpegs = {name: image for split in dataset.splits.values() for name, image in zip(split.names, split.images)}
     seen = []
 
@@ -136,7 +136,7 @@ def test_patches_of_13_bands_for_a_model_of_rgb():
         return np.eye(10, dtype="float32")[np.zeros(len(images), int)]
 
     paths = sorted((sentinel2_dir() / "eurosat_all").rglob("*.tif"))
-    patches.label(SavedClassifier(pathlib.Path("model"), pathlib.Path(), dataset.classes, 3, predict), paths)
+    patches.label_patches(SavedClassifier(pathlib.Path("model"), pathlib.Path(), dataset.classes, 3, predict), paths)
     assert len(paths) == 80
     for path, image in zip(paths, seen, strict=True):
         np.testing.assert_array_equal(image, jpegs[f"{path.stem}.jpg"])

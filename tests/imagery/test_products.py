@@ -14,8 +14,8 @@ from rasterio.transform import from_origin
 from rasterio.windows import Window
 
 from resnetd_tf.errors import InputError
-from resnetd_tf.imagery.areas import coverage, cut
 from resnetd_tf.imagery.products import open_scene
+from resnetd_tf.imagery.scene import area_coverage, crop_to_area
 from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
 
 SIDE = 120
@@ -317,11 +317,11 @@ def test_a_wide_area_is_no_more_than_the_scene(tmp_path):
     for name in ("B03", "B02"):
         write_band(tmp_path / f"x_{name}.tif", np.full((100, 100), 500, "uint16"), 10)
     scene = open_scene([str(tmp_path)])
-    whole = cut(scene, "-180,-90,180,90").grid
+    whole = crop_to_area(scene, "-180,-90,180,90").grid
     assert (whole.width, whole.height) == (100, 100)
     _, y = rasterio.warp.transform(scene.grid.crs, "EPSG:4326", [ORIGIN[0] + 500], [ORIGIN[1] - 500])
     for west, east in ((14.9, 15.1), (10, 20)):
-        part = cut(scene, f"{west},{y[0]},{east},{y[0] + 1}")
+        part = crop_to_area(scene, f"{west},{y[0]},{east},{y[0] + 1}")
         assert part.top == 0 and part.grid.height == pytest.approx(50, abs=1)
 
 
@@ -436,17 +436,17 @@ def test_areas(tmp_path):
     geometries = (None, {"type": "GeometryCollection", "geometries": [triangle]})
     features = [{"type": "Feature", "geometry": geometry} for geometry in geometries]
     (tmp_path / "area.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
-    part = cut(scene, str(tmp_path / "area.geojson"))
+    part = crop_to_area(scene, str(tmp_path / "area.geojson"))
     assert (part.left, part.top) == pytest.approx((30, 20), abs=1)
     assert (part.grid.width, part.grid.height) == pytest.approx((60, 80), abs=2)
     found, valid = part.read(Window(0, 0, part.grid.width, part.grid.height))
     whole = colours(bands)[part.top : part.top + part.grid.height, part.left : part.left + part.grid.width]
     np.testing.assert_array_equal(found, whole)
     assert valid.all()
-    wanted = coverage(part.outlines, Window(part.left, part.top, part.grid.width, part.grid.height))
+    wanted = area_coverage(part.outlines, Window(part.left, part.top, part.grid.width, part.grid.height))
     assert wanted.sum() == pytest.approx(60 * 80 / 2, rel=1e-3) and wanted[3, -4] == 1 and wanted[-4, 3] == 0
     assert part.grid.transform * (0, 0) == scene.grid.transform * (part.left, part.top)
-    box = cut(scene, f"{min(x)},{min(y)},{max(x)},{max(y)}")
+    box = crop_to_area(scene, f"{min(x)},{min(y)},{max(x)},{max(y)}")
     assert (box.grid.width, box.grid.height) == pytest.approx((60, 80), abs=3)
     for name, ring in (("metres", [corners]), ("empty", [[]])):
         shape = {"type": "Polygon", "coordinates": ring}
@@ -460,4 +460,4 @@ def test_areas(tmp_path):
         (str(tmp_path / "empty.geojson"), "its coordinates are no degrees"),
     ):
         with pytest.raises(InputError, match=told):
-            cut(scene, area)
+            crop_to_area(scene, area)

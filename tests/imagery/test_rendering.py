@@ -6,25 +6,27 @@ import numpy as np
 from conftest import eurosat_dir, needs_eurosat, needs_sentinel2, sentinel2_dir
 from PIL import Image
 
-from resnetd_tf.data import images, sources
-from resnetd_tf.data.rendering import true_colour
+from resnetd_tf.data import datasets, images
+from resnetd_tf.sentinel2 import render_true_colour
 
 
 def test_levels():
     dn = np.zeros((3, 13), "uint16")
     dn[:, 3], dn[:, 2], dn[:, 1] = [0, 1375, 60000], [2750, 0, 11], [5, 6, 2749]
-    np.testing.assert_array_equal(true_colour(dn), [[1, 255, 1], [128, 1, 2], [255, 2, 255]])
+    np.testing.assert_array_equal(render_true_colour(dn), [[1, 255, 1], [128, 1, 2], [255, 2, 255]])
 
 
 @needs_eurosat
 @needs_sentinel2
 def test_patches_are_their_jpegs():
     """Pixel for pixel, after the JPEG compression that EuroSAT's authors chose: quality 100, colours at half size."""
-    dataset = sources.load("eurosat/rgb", data_dir=eurosat_dir())
+    dataset = datasets.load_dataset("eurosat/rgb", data_dir=eurosat_dir())
     jpegs = {name: image for split in dataset.splits.values() for name, image in zip(split.names, split.images)}
     paths = list((sentinel2_dir() / "eurosat_all").rglob("*.tif"))
     assert len(paths) == 80
     for path in paths:
         file = io.BytesIO()
-        Image.fromarray(true_colour(images.read(path))).save(file, "JPEG", quality=100, subsampling="4:2:0")
+        Image.fromarray(render_true_colour(images.read_image(path))).save(
+            file, "JPEG", quality=100, subsampling="4:2:0"
+        )
         np.testing.assert_array_equal(np.asarray(Image.open(file)), jpegs[f"{path.stem}.jpg"])

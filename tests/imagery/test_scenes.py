@@ -8,6 +8,7 @@ import resource
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 import rasterio.windows
 from PIL import Image
 from products import CRS, ORIGIN
@@ -15,9 +16,9 @@ from rasterio.transform import from_origin
 from rio_cogeo.cogeo import cog_validate
 
 from resnetd_tf.errors import InputError
-from resnetd_tf.imagery import map_scene, maps, progress, windows
+from resnetd_tf.imagery import landcover, map_scene, sliding_window
+from resnetd_tf.imagery.landcover import MapOptions, open_scene_for, write_map
 from resnetd_tf.imagery.products import open_scene
-from resnetd_tf.imagery.scenes import Options, scene_for, write_map
 from resnetd_tf.saved import SavedClassifier
 
 CLASSES = ("Forest", "SeaLake", "moor", "heath")
@@ -60,46 +61,48 @@ def classes_of(path) -> np.ndarray:
 @pytest.mark.parametrize("stride", [64, 32, 16])
 def test_a_constant_stays_constant(tmp_path, height, width, stride):
     same = np.array((0.1, 0.2, 0.3, 0.4), "float32")
-    scene = scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(height, width))])
-    rows = list(windows.probabilities(lambda images: np.tile(same, (len(images), 1)), 4, scene, 64, stride))
+    scene = open_scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(height, width))])
+    rows = list(sliding_window.classify_rows(lambda images: np.tile(same, (len(images), 1)), 4, scene, 64, stride))
     found = np.stack([values for values, _ in rows])
-    assert found.shape == (*windows.cells(scene, stride), 4) == (-(-height // stride), -(-width // stride), 4)
+    assert (
+        found.shape == (*sliding_window.map_shape(scene, stride), 4) == (-(-height // stride), -(-width // stride), 4)
+    )
     np.testing.assert_allclose(found, np.broadcast_to(same, found.shape), atol=1e-6)
     assert all(there.all() for _, there in rows)
 
 
 def test_nothing_of_the_user_is_lost(tmp_path):
-    scene = scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(100, 100))])
+    scene = open_scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(100, 100))])
     (tmp_path / "map.unfinished").mkdir()
     (tmp_path / "map.unfinished/notes.txt").write_text("mine")
     with pytest.raises(InputError, match=r"map\.unfinished is there already, and no map's; give another --output"):
         write_map(classifier(), scene, tmp_path / "map")
     assert (tmp_path / "map.unfinished/notes.txt").read_text() == "mine"
     with pytest.raises(InputError, match="nothing to map"):
-        write_map(classifier(), scene, tmp_path / "nothing", Options(min_probability=1))
+        write_map(classifier(), scene, tmp_path / "nothing", MapOptions(min_probability=1))
     assert not list(tmp_path.glob("nothing*"))
 
 
 def test_a_picture_that_is_cut_off_is_no_scene(tmp_path):
     for name in ("scene.png", "scene.jpg"):
         Image.fromarray(drawn(200, 200)).save(tmp_path / name)
-        assert scene_for(classifier(), [tmp_path / name]).picture
+        assert open_scene_for(classifier(), [tmp_path / name]).picture
         content = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(content[: len(content) // 2])
         with pytest.raises(InputError, match=r"scene\.(png|jpg): cannot be read, damaged or truncated"):
-            write_map(classifier(), scene_for(classifier(), [tmp_path / name]), tmp_path / "map")
+            write_map(classifier(), open_scene_for(classifier(), [tmp_path / name]), tmp_path / "map")
 
 
 @pytest.mark.parametrize(("height", "width"), [(200, 150), (256, 192), (64, 64), (30, 100), (130, 64)])
 @pytest.mark.parametrize("stride", [64, 32, 16])
 def test_windows_over_a_cell_are_those_of_the_map(tmp_path, height, width, stride):
     pixels = drawn(height, width)
-    scene = scene_for(classifier(), [write(tmp_path / "scene.tif", pixels)])
-    rows, columns = windows.cells(scene, stride)
+    scene = open_scene_for(classifier(), [write(tmp_path / "scene.tif", pixels)])
+    rows, columns = sliding_window.map_shape(scene, stride)
     count, seen = 64 // stride, []
-    list(windows.probabilities(lambda images: seen.append(images) or by_colour(images), 4, scene, 64, stride))
+    list(sliding_window.classify_rows(lambda images: seen.append(images) or by_colour(images), 4, scene, 64, stride))
     for cell in ((0, 0), (rows - 1, columns - 1), (rows // 2, columns // 3)):
-        over = windows.over(scene, cell, 64, stride)
+        over = sliding_window.windows_over_cell(scene, cell, 64, stride)
         expected = [
             image
             for row, images in enumerate(seen)
@@ -109,13 +112,13 @@ def test_windows_over_a_cell_are_those_of_the_map(tmp_path, height, width, strid
         assert len(over) == len(expected) >= 1
         np.testing.assert_array_equal(over, expected)
     pixels[:, 40:] = 0
-    scene = scene_for(classifier(), [write(tmp_path / "partly.tif", pixels)])
-    assert all((image.min((0, 1)) > 0).all() for image in windows.over(scene, (0, 0), 64, stride))
+    scene = open_scene_for(classifier(), [write(tmp_path / "partly.tif", pixels)])
+    assert all((image.min((0, 1)) > 0).all() for image in sliding_window.windows_over_cell(scene, (0, 0), 64, stride))
 
 
 def test_cells_of_which_nothing_is_sure(tmp_path):
-    scene = scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(100, 100))])
-    rows = windows.probabilities(lambda images: np.full((len(images), 100), 0.01, "float32"), 100, scene, 64, 32)
+    scene = open_scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(100, 100))])
+    rows = sliding_window.classify_rows(lambda images: np.full((len(images), 100), 0.01, "float32"), 100, scene, 64, 32)
     for values, there in rows:
         assert there.all()
         np.testing.assert_allclose(values, 0.01, atol=1e-6)
@@ -123,8 +126,8 @@ def test_cells_of_which_nothing_is_sure(tmp_path):
 
 def test_cells_of_a_window_are_patches(tmp_path):
     pixels = drawn(256, 320)
-    scene = scene_for(classifier(), [write(tmp_path / "scene.tif", pixels)])
-    found = np.stack([values for values, _ in windows.probabilities(by_colour, 4, scene, 64, 64)])
+    scene = open_scene_for(classifier(), [write(tmp_path / "scene.tif", pixels)])
+    found = np.stack([values for values, _ in sliding_window.classify_rows(by_colour, 4, scene, 64, 64)])
     patches = pixels.reshape(4, 64, 5, 64, 3).swapaxes(1, 2).reshape(-1, 64, 64, 3)
     np.testing.assert_allclose(found.reshape(-1, 4), by_colour(patches), atol=1e-6)
 
@@ -132,26 +135,28 @@ def test_cells_of_a_window_are_patches(tmp_path):
 def test_overlapping_windows(tmp_path, monkeypatch):
     """Each cell is a mean of the windows over it, by how sure they are, however many rows are read at once."""
     pixels = drawn(300, 250)
-    scene = scene_for(classifier(), [write(tmp_path / "scene.tif", pixels)])
-    found = np.stack([values for values, _ in windows.probabilities(by_colour, 4, scene, 64, 32)])
+    scene = open_scene_for(classifier(), [write(tmp_path / "scene.tif", pixels)])
+    found = np.stack([values for values, _ in sliding_window.classify_rows(by_colour, 4, scene, 64, 32)])
     padded = np.pad(pixels, ((0, 20), (0, 6), (0, 0)), mode="symmetric")
     each = np.stack([by_colour([padded[y : y + 64, x : x + 64] for x in range(0, 193, 32)]) for y in range(0, 257, 32)])
     over = each[2:4, 1:3].reshape(4, 4)
-    np.testing.assert_allclose(found[3, 2], np.average(over, axis=0, weights=windows.sureness(over)), atol=1e-6)
+    np.testing.assert_allclose(
+        found[3, 2], np.average(over, axis=0, weights=sliding_window.window_confidence(over)), atol=1e-6
+    )
     np.testing.assert_allclose(found[0, 0], each[0, 0], atol=1e-6)
     np.testing.assert_allclose(found[-1, -1], each[-1, -1], atol=1e-6)
-    monkeypatch.setattr(windows, "STRIP", 48)
-    again = np.stack([values for values, _ in windows.probabilities(by_colour, 4, scene, 64, 32)])
+    monkeypatch.setattr(sliding_window, "STRIP_ROWS", 48)
+    again = np.stack([values for values, _ in sliding_window.classify_rows(by_colour, 4, scene, 64, 32)])
     np.testing.assert_array_equal(again, found)
-    later = np.stack([values for values, _ in windows.probabilities(by_colour, 4, scene, 64, 32, first=5)])
+    later = np.stack([values for values, _ in sliding_window.classify_rows(by_colour, 4, scene, 64, 32, first=5)])
     np.testing.assert_allclose(later, found[5:], atol=1e-6)
 
 
 def test_what_is_written(tmp_path):
     pixels = drawn(400, 500)
     pixels[:, 300:] = 0  # nodata
-    scene = scene_for(classifier(), [write(tmp_path / "scene.tif", pixels)])
-    result = write_map(classifier(), scene, tmp_path / "maps/a", Options(probabilities=True))
+    scene = open_scene_for(classifier(), [write(tmp_path / "scene.tif", pixels)])
+    result = write_map(classifier(), scene, tmp_path / "maps/a", MapOptions(probabilities=True))
     names = ("landcover.tif", "landcover.tif.aux.xml", "landcover.png", "areas.csv", "probability.tif")
     assert {path.name for path in (tmp_path / "maps").iterdir()} == {f"a_{name}" for name in names}
     for name in ("landcover", "probability"):
@@ -183,7 +188,7 @@ def test_what_is_written(tmp_path):
 
     with pytest.raises(InputError, match=r"a_landcover\.tif exists; give another --output, or --overwrite"):
         write_map(classifier(), scene, tmp_path / "maps/a")
-    write_map(classifier(), scene, tmp_path / "maps/a", Options(overwrite=True, min_probability=0.9, whole=True))
+    write_map(classifier(), scene, tmp_path / "maps/a", MapOptions(overwrite=True, min_probability=0.9, whole=True))
     whole = classes_of(tmp_path / "maps/a_landcover.tif")
     assert whole.shape == (400, 500)
     sure = np.nanmax(probabilities, axis=0, initial=0) >= 0.9
@@ -193,8 +198,8 @@ def test_what_is_written(tmp_path):
 
 def test_interrupted(tmp_path, monkeypatch):
     """Nothing has the map's name; the same call goes on where it was, and comes to the same."""
-    monkeypatch.setattr(progress, "SAVED_SECONDS", 0)
-    scene = scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(640, 320))])
+    monkeypatch.setattr(sliding_window, "SAVE_INTERVAL_SECONDS", 0)
+    scene = open_scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(640, 320))])
     write_map(classifier(), scene, tmp_path / "whole")
     calls = []
 
@@ -215,14 +220,14 @@ def test_interrupted(tmp_path, monkeypatch):
     # What another call has left is not gone on with.
     with pytest.raises(KeyboardInterrupt):
         calls.clear()
-        write_map(classifier(dying), scene, tmp_path / "map", Options(overwrite=True))
-    write_map(classifier(), scene, tmp_path / "map", Options(overwrite=True, stride=64))
+        write_map(classifier(dying), scene, tmp_path / "map", MapOptions(overwrite=True))
+    write_map(classifier(), scene, tmp_path / "map", MapOptions(overwrite=True, stride=64))
     assert classes_of(tmp_path / "map_landcover.tif").shape == (10, 5)
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_without_georeference(tmp_path):
-    scene = scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(200, 200), crs=None)])
+    scene = open_scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(200, 200), crs=None)])
     write_map(classifier(), scene, tmp_path / "map")
     with (tmp_path / "map_areas.csv").open() as file:
         assert {row["hectares"] for row in csv.DictReader(file)} == {""}
@@ -237,12 +242,12 @@ def test_without_georeference(tmp_path):
 )
 def test_bad_options(options, told):
     with pytest.raises(InputError, match=told):
-        Options(**options)
+        MapOptions(**options)
 
 
 def test_nothing_of_another_map_is_gone_on_with(tmp_path, monkeypatch):
     """Another band file of the same name, another outline, damaged notes: it begins anew."""
-    monkeypatch.setattr(progress, "SAVED_SECONDS", 0)
+    monkeypatch.setattr(sliding_window, "SAVE_INTERVAL_SECONDS", 0)
     pixels = drawn(640, 320).astype("uint16") * 10
 
     def band(name: str, values: np.ndarray) -> None:
@@ -262,14 +267,14 @@ def test_nothing_of_another_map_is_gone_on_with(tmp_path, monkeypatch):
             return by_colour(images)
 
         with pytest.raises(KeyboardInterrupt):
-            write_map(classifier(dying), scene_for(classifier(), [tmp_path / "bands"]), tmp_path / "map")
+            write_map(classifier(dying), open_scene_for(classifier(), [tmp_path / "bands"]), tmp_path / "map")
         assert (tmp_path / "map.unfinished/state.json").is_file()
 
     def finished() -> tuple[int, np.ndarray]:
         calls = []
-        scene = scene_for(classifier(), [tmp_path / "bands"])
+        scene = open_scene_for(classifier(), [tmp_path / "bands"])
         counting = classifier(lambda images: calls.append(0) or by_colour(images))
-        write_map(counting, scene, tmp_path / "map", Options(overwrite=True))
+        write_map(counting, scene, tmp_path / "map", MapOptions(overwrite=True))
         return len(calls), classes_of(tmp_path / "map_landcover.tif")
 
     whole, before = finished()
@@ -291,7 +296,7 @@ def test_nothing_of_another_map_is_gone_on_with(tmp_path, monkeypatch):
 
 
 def test_one_map_at_a_time(tmp_path):
-    scene = scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(200, 200))])
+    scene = open_scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(200, 200))])
     told = []
 
     def another(images):
@@ -305,17 +310,17 @@ def test_one_map_at_a_time(tmp_path):
 
 
 def test_nothing_to_map_and_odd_shapes(tmp_path):
-    scene = scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(2000, 1))])
+    scene = open_scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(2000, 1))])
     write_map(classifier(), scene, tmp_path / "thin")
     assert classes_of(tmp_path / "thin_landcover.tif").shape == (63, 1)
     with pytest.raises(InputError, match="nothing to map: everywhere no data, clouds, or less than --min_probability"):
-        write_map(classifier(), scene, tmp_path / "none", Options(min_probability=1.0))
+        write_map(classifier(), scene, tmp_path / "none", MapOptions(min_probability=1.0))
     assert not list(tmp_path.glob("none_*"))
     with pytest.raises(InputError, match="give what the names of files begin with"):
         write_map(classifier(), scene, ".")
     (tmp_path / "folder_areas.csv").mkdir()
     with pytest.raises(InputError, match=r"folder_areas\.csv exists"):
-        write_map(classifier(), scene, tmp_path / "folder", Options(overwrite=True))
+        write_map(classifier(), scene, tmp_path / "folder", MapOptions(overwrite=True))
     assert not (tmp_path / "folder_landcover.tif").exists()
 
 
@@ -331,7 +336,7 @@ def test_a_missing_band_is_filled_in(tmp_path):
 @pytest.mark.parametrize("kibibytes", [0, 1, 2, 4, 8, 16, 64])
 def test_a_full_disk_is_one_line_and_publishes_nothing(tmp_path, kibibytes, capfd):
     """Files may have no more bytes than that once all is classified, as on a disk that fills up."""
-    scene = scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(300, 300))])
+    scene = open_scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(300, 300))])
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     (tmp_path / "maps").mkdir()
 
@@ -341,19 +346,21 @@ def test_a_full_disk_is_one_line_and_publishes_nothing(tmp_path, kibibytes, capf
 
     try:
         with pytest.raises(InputError, match=r"cannot write .*; free space or give another") as refusal:
-            write_map(classifier(filling_the_disk), scene, tmp_path / "maps/a", Options(probabilities=True, stride=8))
+            write_map(
+                classifier(filling_the_disk), scene, tmp_path / "maps/a", MapOptions(probabilities=True, stride=8)
+            )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert capfd.readouterr().err == "" and "\n" not in str(refusal.value)
     assert not list((tmp_path / "maps").glob("a_*"))
-    write_map(classifier(), scene, tmp_path / "maps/a", Options(probabilities=True, stride=8))
+    write_map(classifier(), scene, tmp_path / "maps/a", MapOptions(probabilities=True, stride=8))
     assert len(list((tmp_path / "maps").iterdir())) == 5
 
 
 @pytest.mark.parametrize("name", ["landcover.tif", "probability.tif"])
 def test_a_file_that_reads_back_otherwise_is_not_published(tmp_path, monkeypatch, name):
     """GDAL can return from writing to a full disk as if all were well."""
-    scene = scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(400, 400))])
+    scene = open_scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(400, 400))])
     copy = rasterio.shutil.copy
 
     def incomplete_copy(source, target, **options):
@@ -361,16 +368,16 @@ def test_a_file_that_reads_back_otherwise_is_not_published(tmp_path, monkeypatch
         if pathlib.Path(target).name == name:
             os.truncate(target, pathlib.Path(target).stat().st_size - 50)
 
-    monkeypatch.setattr(maps.rasterio.shutil, "copy", incomplete_copy)
+    monkeypatch.setattr(rasterio.shutil, "copy", incomplete_copy)
     with pytest.raises(InputError, match=r"cannot write .*map_\*: .*; free space or give another --output"):
-        write_map(classifier(), scene, tmp_path / "map", Options(probabilities=True))
+        write_map(classifier(), scene, tmp_path / "map", MapOptions(probabilities=True))
     assert not list(tmp_path.glob("map_*"))
 
 
 def test_files_are_published_all_or_none(tmp_path, monkeypatch):
     """A rename that fails puts back the files of the map before."""
-    scene = scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(200, 200))])
-    write_map(classifier(), scene, tmp_path / "map", Options(probabilities=True))
+    scene = open_scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(200, 200))])
+    write_map(classifier(), scene, tmp_path / "map", MapOptions(probabilities=True))
     before = {path.name: path.read_bytes() for path in tmp_path.glob("map_*")}
     replace = pathlib.Path.replace
 
@@ -381,14 +388,14 @@ def test_files_are_published_all_or_none(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(InputError, match="Permission denied"):
         patch.setattr(pathlib.Path, "replace", failing_replace)
-        write_map(classifier(), scene, tmp_path / "map", Options(overwrite=True, stride=16))
+        write_map(classifier(), scene, tmp_path / "map", MapOptions(overwrite=True, stride=16))
     assert {path.name: path.read_bytes() for path in tmp_path.glob("map_*")} == before
-    write_map(classifier(), scene, tmp_path / "map", Options(overwrite=True, stride=16))
+    write_map(classifier(), scene, tmp_path / "map", MapOptions(overwrite=True, stride=16))
     assert not (tmp_path / "map_probability.tif").exists()
 
 
 def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path):
-    scene = scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(200, 200))])
+    scene = open_scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(200, 200))])
 
     def writing_another(images):
         (tmp_path / "map_areas.csv").write_text("mine")
@@ -402,8 +409,8 @@ def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path):
 
 def test_an_interrupted_call_can_be_repeated_in_a_notebook(tmp_path, monkeypatch):
     """A notebook keeps the exception, and with it all that the call had opened."""
-    monkeypatch.setattr(progress, "SAVED_SECONDS", 0)
-    scene = scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(640, 320))])
+    monkeypatch.setattr(sliding_window, "SAVE_INTERVAL_SECONDS", 0)
+    scene = open_scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(640, 320))])
     calls = []
 
     def interrupting(images):
@@ -419,7 +426,7 @@ def test_an_interrupted_call_can_be_repeated_in_a_notebook(tmp_path, monkeypatch
 
 
 def test_a_call_that_fails_at_once_leaves_no_folder(tmp_path):
-    scene = scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(200, 200))])
+    scene = open_scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(200, 200))])
 
     def failing(images):
         raise InputError("no answer")
@@ -439,7 +446,7 @@ def many_classes(count: int) -> SavedClassifier:
 
 
 def test_more_than_255_classes_are_refused(tmp_path):
-    scene = scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(100, 100))])
+    scene = open_scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(100, 100))])
     write_map(many_classes(255), scene, tmp_path / "map")
     assert (classes_of(tmp_path / "map_landcover.tif") == 254).all()
     for call in (
@@ -453,7 +460,7 @@ def test_more_than_255_classes_are_refused(tmp_path):
 
 def test_the_colour_table_has_the_classes_alone(tmp_path):
     """A legend in QGIS would have a row for each of 256 colours."""
-    scene = scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(100, 100))])
+    scene = open_scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(100, 100))])
     write_map(classifier(), scene, tmp_path / "map")
     with rasterio.open(tmp_path / "map_landcover.tif") as file:
-        assert list(file.colormap(1).values()) == [(*colour, 255) for colour in maps.colours(CLASSES)]
+        assert list(file.colormap(1).values()) == [(*colour, 255) for colour in landcover.class_colours(CLASSES)]

@@ -21,15 +21,15 @@ from resnetd_tf.networks import checkpoints, classifier, pretrained
 from resnetd_tf.networks.resnet import resnet
 from resnetd_tf.normalization import CAFFE, EUROSAT_ALL, EUROSAT_RGB, IMAGENET
 from resnetd_tf.sentinel2 import BANDS
-from resnetd_tf.training.preparation import normalization
+from resnetd_tf.training.run import choose_statistics
 
 
 def test_names_are_pytorchs():
-    names = set(checkpoints.state_dict_names(resnet(50, "d", classes=10)))
+    names = set(checkpoints.pytorch_names(resnet(50, "d", classes=10)))
     assert len(names) == 55 * 5 + 2  # 55 convolutions, each with a batch normalisation of four, and the head
     assert {"conv1.0.weight", "conv1.4.running_var", "bn1.bias", "layer1.0.downsample.1.weight", "fc.bias"} <= names
     assert {"layer4.0.downsample.2.running_mean", "layer3.5.conv3.weight"} <= names
-    plain = set(checkpoints.state_dict_names(resnet(18, "b", classes=10)))
+    plain = set(checkpoints.pytorch_names(resnet(18, "b", classes=10)))
     assert {"conv1.weight", "layer2.0.downsample.0.weight", "layer2.0.downsample.1.bias"} <= plain
     assert "layer1.0.downsample.0.weight" not in plain
 
@@ -84,13 +84,13 @@ def test_a_first_convolution_for_other_bands(state_dict, safetensors, bands):
 
 def test_checkpoints_that_do_not_fit(state_dict, safetensors, tmp_path):
     with pytest.raises(ValueError, match=r"do not fit resnet34d: layer\d\S* \(\d+,.*\) is missing; .* and \d+ more"):
-        checkpoints.assign(resnet(34, "d"), checkpoints.Checkpoint("small", state_dict))
+        checkpoints.assign_weights(resnet(34, "d"), checkpoints.Checkpoint("small", state_dict))
     spare = {**state_dict, "layer4.1.bn2.spare": np.ones(3)}
     with pytest.raises(ValueError, match=r"layer4\.1\.bn2\.\w+ is not in the network"):
-        checkpoints.assign(resnet(18, "d"), checkpoints.Checkpoint("spare", spare))
+        checkpoints.assign_weights(resnet(18, "d"), checkpoints.Checkpoint("spare", spare))
     narrow = {**state_dict, "layer1.0.conv1.weight": state_dict["layer1.0.conv1.weight"][:1]}
     with pytest.raises(ValueError, match=r"layer1\.0\.conv1\.weight is \(1, 64, 3, 3\), expected \(64, 64, 3, 3\)"):
-        checkpoints.assign(resnet(18, "d"), checkpoints.Checkpoint("narrow", narrow))
+        checkpoints.assign_weights(resnet(18, "d"), checkpoints.Checkpoint("narrow", narrow))
     safetensors.write_bytes(safetensors.read_bytes()[:10_000_000])
     with pytest.raises(ValueError, match=r"weights\.safetensors: cannot be read, damaged or truncated"):
         resnet(18, "d", weights=safetensors)
@@ -115,26 +115,26 @@ def test_weights_of_another_variant_are_refused(variant, requested, tmp_path):
         with pytest.raises(
             ValueError, match=f"of depth 50, variant {variant}, not 50, {requested}.*--variant={variant}"
         ):
-            checkpoints.read(path, 50, requested)
+            checkpoints.read_checkpoint(path, 50, requested)
 
 
 def test_weights_of_another_depth_are_refused(tmp_path):
     for path in save_all_formats(resnet(10, "d", classes=4), tmp_path):
-        checkpoints.read(path, 10, "d")
+        checkpoints.read_checkpoint(path, 10, "d")
         with pytest.raises(ValueError, match="of depth 10, variant d, not 18, d; give --depth=10 --variant=d"):
-            checkpoints.read(path, 18, "d")
+            checkpoints.read_checkpoint(path, 18, "d")
 
 
 @pytest.mark.parametrize("network", [(10, "d"), (34, "b"), (34, "c"), (50, "base"), (50, "b"), (101, "d")])
 def test_layer_names_tell_depth_and_variant(network):
     layers = resnet(*network, output_stride=8 if network[0] == 50 else 32).layers
-    assert checkpoints.architecture(layer.name for layer in layers) == network
+    assert checkpoints.architecture_from_layers(layer.name for layer in layers) == network
 
 
 def test_basic_blocks_are_the_same_in_base_and_b(tmp_path):
     for path in save_all_formats(resnet(10, "base", classes=4), tmp_path):
         for variant in ("base", "b"):
-            checkpoints.assign(resnet(10, variant, classes=4), checkpoints.read(path, 10, variant))
+            checkpoints.assign_weights(resnet(10, variant, classes=4), checkpoints.read_checkpoint(path, 10, variant))
 
 
 def test_a_state_dict_does_not_tell_base_from_b(tmp_path):
@@ -151,14 +151,14 @@ def test_models_of_others_are_named_as_such(tmp_path):
     user_model = keras.Model(images, keras.layers.Dense(2)(pooled))
     user_model.save(tmp_path / "other.keras")
     user_model.save_weights(tmp_path / "other.weights.h5")
-    model = classifier.build(18, "d", classes=2, statistics=EUROSAT_RGB, image_size=32)
+    model = classifier.build_classifier(18, "d", classes=2, statistics=EUROSAT_RGB, image_size=32)
     model.save_weights(tmp_path / "classifier.weights.h5")
     save_file({"stages.0.weight": np.ones(3)}, tmp_path / "other.safetensors")
     for name in ("other.keras", "other.weights.h5", "classifier.weights.h5"):
         with pytest.raises(ValueError, match=f"{name}: no network of this package.*it has "):
-            checkpoints.read(tmp_path / name, 18, "d")
+            checkpoints.read_checkpoint(tmp_path / name, 18, "d")
     with pytest.raises(ValueError, match=r"none of its 1 tensors is layer1\.0.*its first is stages\.0\.weight"):
-        checkpoints.read(tmp_path / "other.safetensors", 18, "d")
+        checkpoints.read_checkpoint(tmp_path / "other.safetensors", 18, "d")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -175,9 +175,9 @@ def test_weights_that_are_no_finite_numbers_are_refused(value, state_dict, tmp_p
     beta.assign(np.zeros(256))
     before = network.get_weights()
     for suffix in (".safetensors", ".keras", ".weights.h5"):
-        checkpoint = checkpoints.read(tmp_path / f"broken{suffix}", 18, "d")
+        checkpoint = checkpoints.read_checkpoint(tmp_path / f"broken{suffix}", 18, "d")
         with pytest.raises(ValueError, match=r"1 of 256 numbers of \S+ are not finite"):
-            checkpoints.assign(network, checkpoint)
+            checkpoints.assign_weights(network, checkpoint)
         for old, new in zip(before, network.get_weights()):
             np.testing.assert_array_equal(old, new)
 
@@ -192,16 +192,16 @@ def test_weights_that_are_no_finite_numbers_are_refused(value, state_dict, tmp_p
 def test_numbers_that_no_weights_are_made_of_are_refused(name, change, message, state_dict):
     broken = {**state_dict, name: change(state_dict[name])}
     with pytest.raises(ValueError, match=message):
-        checkpoints.assign(resnet(18, "d", classes=10), checkpoints.Checkpoint("broken", broken))
+        checkpoints.assign_weights(resnet(18, "d", classes=10), checkpoints.Checkpoint("broken", broken))
 
 
 @pytest.mark.parametrize("prefix", ["module.", "model.vision_encoder.", "backbone."])
 def test_a_prefix_of_all_tensors_is_taken_off_and_named(prefix, state_dict, tmp_path):
     save_file({prefix + name: tensor for name, tensor in state_dict.items()}, tmp_path / "wrapped.safetensors")
-    checkpoint = checkpoints.read(tmp_path / "wrapped.safetensors", 18, "d")
+    checkpoint = checkpoints.read_checkpoint(tmp_path / "wrapped.safetensors", 18, "d")
     assert checkpoint.source.endswith(f"wrapped.safetensors (tensors under '{prefix}')")
     network = resnet(18, "d", classes=10)
-    checkpoints.assign(network, checkpoint)
+    checkpoints.assign_weights(network, checkpoint)
     np.testing.assert_array_equal(network.get_layer("predictions").bias, state_dict["fc.bias"])
 
 
@@ -209,12 +209,12 @@ def test_prefixes_that_leave_a_choice_are_refused(state_dict, tmp_path):
     query, key = ({f"encoder_{kind}.{name}": t for name, t in state_dict.items()} for kind in "qk")
     save_file(query | key, tmp_path / "two.safetensors")
     with pytest.raises(ValueError, match=r"holds 2 networks, under the prefixes 'encoder_k\.' and 'encoder_q\.'"):
-        checkpoints.read(tmp_path / "two.safetensors", 18, "d")
+        checkpoints.read_checkpoint(tmp_path / "two.safetensors", 18, "d")
     save_file(query | {"projector.weight": np.ones(3)}, tmp_path / "more.safetensors")
     with pytest.raises(
         ValueError, match=r"under the prefix 'encoder_q\.', 1 tensors such as projector\.weight are not"
     ):
-        checkpoints.read(tmp_path / "more.safetensors", 18, "d")
+        checkpoints.read_checkpoint(tmp_path / "more.safetensors", 18, "d")
 
 
 TORCHGEO = "B1 B2 B3 B4 B5 B6 B7 B8 B8A B9 B10 B11 B12"
@@ -229,14 +229,14 @@ def thirteen_bands():
 def test_thirteen_bands_of_unknown_order_are_refused(thirteen_bands, tmp_path):
     save_file(thirteen_bands, tmp_path / "unknown.safetensors")
     with pytest.raises(ValueError, match=r"takes 13 bands, in an order that the file does not tell.*'bands': 'B01 B02"):
-        checkpoints.read(tmp_path / "unknown.safetensors", 18, "b")
+        checkpoints.read_checkpoint(tmp_path / "unknown.safetensors", 18, "b")
 
 
 def test_thirteen_named_bands_come_in_eurosats_order(thirteen_bands, tmp_path):
     save_file(thirteen_bands, tmp_path / "named.safetensors", {"bands": TORCHGEO})
-    checkpoint = checkpoints.read(tmp_path / "named.safetensors", 18, "b")
+    checkpoint = checkpoints.read_checkpoint(tmp_path / "named.safetensors", 18, "b")
     network = resnet(18, "b", input_shape=(None, None, 13), include_top=False)
-    checkpoints.assign(network, checkpoint)
+    checkpoints.assign_weights(network, checkpoint)
     theirs = [f"B{name[1:]:0>2}" for name in TORCHGEO.split()]
     kernel = thirteen_bands["conv1.weight"].transpose(2, 3, 1, 0)
     for place, band in enumerate(BANDS):
@@ -249,7 +249,7 @@ def test_thirteen_named_bands_come_in_eurosats_order(thirteen_bands, tmp_path):
 def test_names_that_are_not_of_thirteen_bands_are_refused(bands, thirteen_bands, tmp_path):
     save_file(thirteen_bands, tmp_path / "named.safetensors", {"bands": bands})
     with pytest.raises(ValueError, match=r"takes 13 bands, its header names \d+: .*; name each once, as B01 B02"):
-        checkpoints.read(tmp_path / "named.safetensors", 18, "b")
+        checkpoints.read_checkpoint(tmp_path / "named.safetensors", 18, "b")
 
 
 def test_weights_that_are_no_file_say_what_to_give(tmp_path):
@@ -284,7 +284,7 @@ def test_nothing_is_assigned_where_something_does_not_fit(state_dict):
     before = model.get_weights()
     with pytest.raises(ValueError, match="is missing"):
         broken = {name: t for name, t in state_dict.items() if name != "layer4.1.bn2.bias"}
-        checkpoints.assign(model, checkpoints.Checkpoint("broken", broken))
+        checkpoints.assign_weights(model, checkpoints.Checkpoint("broken", broken))
     for old, new in zip(before, model.get_weights()):
         np.testing.assert_array_equal(old, new)
 
@@ -294,20 +294,20 @@ def test_a_resnet50_loads_in_two_seconds(tmp_path):
     save_file(parity.draw_state_dict(resnet(50, "d")), path)
     model = resnet(50, "d")
     start = time.perf_counter()
-    checkpoint = checkpoints.read(path, 50, "d")
+    checkpoint = checkpoints.read_checkpoint(path, 50, "d")
     read = time.perf_counter()
-    checkpoints.assign(model, checkpoint)
+    checkpoints.assign_weights(model, checkpoint)
     assert time.perf_counter() - read < 2 and read - start < 2
 
 
 def test_weights_bring_their_preprocessing(safetensors, tmp_path):
     """timm's files ImageNet's, a classifier's own .keras file what it was trained with."""
-    checkpoint = checkpoints.read(safetensors, 18, "d")
+    checkpoint = checkpoints.read_checkpoint(safetensors, 18, "d")
     assert checkpoint.statistics == IMAGENET and checkpoint.interpolation == "bicubic"
-    rgb = classifier.build(18, "d", classes=5, statistics=EUROSAT_RGB, image_size=32, checkpoint=checkpoint)
+    rgb = classifier.build_classifier(18, "d", classes=5, statistics=EUROSAT_RGB, image_size=32, checkpoint=checkpoint)
     assert rgb.get_layer("resizing").interpolation == "bicubic"
     rgb.save(tmp_path / "rgb.keras")
-    again = checkpoints.read(tmp_path / "rgb.keras", 18, "d")
+    again = checkpoints.read_checkpoint(tmp_path / "rgb.keras", 18, "d")
     np.testing.assert_allclose(again.statistics.mean, EUROSAT_RGB.mean)
     np.testing.assert_allclose(again.statistics.std, EUROSAT_RGB.std)
     assert again.interpolation == "bicubic"
@@ -324,14 +324,14 @@ def test_what_images_are_normalised_with(capsys):
 
     weights = checkpoints.Checkpoint("w", {}, IMAGENET)
     rgb, bands = dataset("folder:x", 3, "uint8"), dataset("folder:x", 13, "uint16")
-    assert normalization(rgb, weights) is IMAGENET
-    for chosen, images in ((normalization(bands, weights), bands), (normalization(rgb, None), rgb)):
+    assert choose_statistics(rgb, weights) is IMAGENET
+    for chosen, images in ((choose_statistics(bands, weights), bands), (choose_statistics(rgb, None), rgb)):
         pixels = images.splits["train"].images.reshape(-1, images.bands).astype(float)
         assert chosen.name == "the training split of folder:x" and chosen.dtype == images.splits["train"].images.dtype
         np.testing.assert_allclose(chosen.mean, pixels.mean(0))
         np.testing.assert_allclose(chosen.std, [*pixels.std(0)[:-1], 1.0])  # a band of one value
-    assert normalization(dataset("eurosat", 3, "uint8"), None) is EUROSAT_RGB
-    assert normalization(dataset("eurosat/all:2.0.0", 13, "uint16"), None) is EUROSAT_ALL
+    assert choose_statistics(dataset("eurosat", 3, "uint8"), None) is EUROSAT_RGB
+    assert choose_statistics(dataset("eurosat/all:2.0.0", 13, "uint16"), None) is EUROSAT_ALL
     assert "Normalisation: the training split of folder:x, mean" in capsys.readouterr().out
 
 
@@ -352,9 +352,9 @@ def test_training_from_published_weights(program, hub, tmp_path):
     assert metadata["learning_rate"] == 0.08
     assert metadata["weights_sha256"] == hashlib.sha256(save(tensors)).hexdigest()
     assert metadata["weights_revision"] == "0123456789abcdef0123456789abcdef01234567"
-    trained = checkpoints.read(tmp_path / "model/run-1/model.keras", 18, "d")
+    trained = checkpoints.read_checkpoint(tmp_path / "model/run-1/model.keras", 18, "d")
     ours = resnet(18, "d")
-    checkpoints.assign(ours, checkpoints.Checkpoint("published", tensors))
+    checkpoints.assign_weights(ours, checkpoints.Checkpoint("published", tensors))
     for layer in ours.layers:
         for weight in layer.weights if layer.name != "predictions" else ():
             np.testing.assert_array_equal(trained.tensors[f"{layer.name}/{weight.name}"], weight)
@@ -400,9 +400,10 @@ def test_downloads_that_fail_say_why(monkeypatch, host, cause):
         place = f"127.0.0.1:{server.server_port}" if host == "forbidden" else host
         monkeypatch.setattr(huggingface_hub, "hf_hub_url", lambda *arguments: f"http://{place}/model.safetensors")
         with pytest.raises(
-            pretrained.Unavailable, match=rf"cannot fetch http://{place}/.*\(.*({cause}).*--weights=model.safetensors"
+            pretrained.WeightsUnavailable,
+            match=rf"cannot fetch http://{place}/.*\(.*({cause}).*--weights=model.safetensors",
         ):
-            pretrained.fetch_safetensors(pretrained.find(50, "d"))
+            pretrained.fetch_safetensors(pretrained.find_published(50, "d"))
         server.shutdown()
 
 
@@ -419,8 +420,8 @@ def test_every_published_checkpoint_has_what_belongs_to_it():
     for depth in (18, 34, 50, 101, 152):
         for variant in ("base", "b", "c", "d"):
             if depth in (18, 34) and variant == "c":
-                with pytest.raises(pretrained.Unavailable, match="depth"):
-                    pretrained.find(depth, variant)
+                with pytest.raises(pretrained.WeightsUnavailable, match="depth"):
+                    pretrained.find_published(depth, variant)
                 continue
-            chosen = pretrained.find(depth, variant)
+            chosen = pretrained.find_published(depth, variant)
             assert chosen.licence and 70 < chosen.top1 < 81 and chosen.size >= 224

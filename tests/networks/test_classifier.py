@@ -5,18 +5,18 @@ import zipfile
 import keras
 import numpy as np
 
-from resnetd_tf.deployment.folding import folded
-from resnetd_tf.networks import classifier, keras_files
-from resnetd_tf.networks.copies import portable
+from resnetd_tf.deployment.savedmodel import fold_batch_norm
+from resnetd_tf.networks import checkpoints, classifier
+from resnetd_tf.networks.layers import portable_copy
 from resnetd_tf.normalization import EUROSAT_RGB
 
 
 def test_a_plain_call_is_inference(tmp_path):
-    model = classifier.build(18, "d", classes=5, statistics=EUROSAT_RGB, image_size=32)
-    portable(model).save(tmp_path / "model.keras")
+    model = classifier.build_classifier(18, "d", classes=5, statistics=EUROSAT_RGB, image_size=32)
+    portable_copy(model).save(tmp_path / "model.keras")
     images = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
     expected = np.asarray(model(images, training=False))
-    for called in (model, keras.saving.load_model(tmp_path / "model.keras"), folded(model)):
+    for called in (model, keras.saving.load_model(tmp_path / "model.keras"), fold_batch_norm(model)):
         before = called.get_weights()
         np.testing.assert_allclose(called(images), expected, atol=1e-5)
         for old, new in zip(before, called.get_weights()):
@@ -26,8 +26,8 @@ def test_a_plain_call_is_inference(tmp_path):
 
 def test_the_copy_that_is_saved_is_for_one_device():
     """Keras refuses `synchronized=True` on other backends than TensorFlow."""
-    model = classifier.build(10, "d", classes=5, statistics=EUROSAT_RGB, image_size=32, synchronized=True)
-    for layer in portable(model).layers[-1].layers:
+    model = classifier.build_classifier(10, "d", classes=5, statistics=EUROSAT_RGB, image_size=32, synchronized=True)
+    for layer in portable_copy(model).layers[-1].layers:
         assert not getattr(layer, "synchronized", False)
 
 
@@ -38,15 +38,15 @@ def configurations(path) -> str:
 
 def test_saved_classifiers_have_no_argument_that_keras_3_10_does_not_know(tmp_path):
     """Tried with Keras 3.10, 3.12 and 3.14, which open and run this file."""
-    model = portable(classifier.build(10, "d", classes=5, statistics=EUROSAT_RGB, image_size=32))
+    model = portable_copy(classifier.build_classifier(10, "d", classes=5, statistics=EUROSAT_RGB, image_size=32))
     model.save(tmp_path / "by_keras.keras")
-    keras_files.save(model, tmp_path / "model.keras")
+    checkpoints.save_keras(model, tmp_path / "model.keras")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["by_keras.keras", "model.keras"]
     newer = ("input_axes", "output_axes", "renorm", "quantization_config")
     assert all(name in configurations(tmp_path / "by_keras.keras") for name in newer)
     assert not any(name in configurations(tmp_path / "model.keras") for name in newer)
-    opened = keras_files.load(tmp_path / "model.keras")
-    assert opened.get_config() == keras_files.load(tmp_path / "by_keras.keras").get_config()
+    opened = checkpoints.load_keras(tmp_path / "model.keras")
+    assert opened.get_config() == checkpoints.load_keras(tmp_path / "by_keras.keras").get_config()
     for saved, weight in zip(opened.weights, model.weights):
         np.testing.assert_array_equal(saved, weight)
 
@@ -54,16 +54,16 @@ def test_saved_classifiers_have_no_argument_that_keras_3_10_does_not_know(tmp_pa
 def test_what_is_not_at_its_default_is_saved(tmp_path):
     images = keras.Input((8, 8, 3))
     layer = keras.layers.BatchNormalization(renorm=True, renorm_momentum=0.5)
-    keras_files.save(keras.Model(images, layer(images)), tmp_path / "model.keras")
-    assert keras_files.load(tmp_path / "model.keras").layers[-1].get_config()["renorm_momentum"] == 0.5
+    checkpoints.save_keras(keras.Model(images, layer(images)), tmp_path / "model.keras")
+    assert checkpoints.load_keras(tmp_path / "model.keras").layers[-1].get_config()["renorm_momentum"] == 0.5
 
 
 def test_frozen_parts():
-    model = classifier.build(18, "d", classes=5, statistics=EUROSAT_RGB, image_size=32)
+    model = classifier.build_classifier(18, "d", classes=5, statistics=EUROSAT_RGB, image_size=32)
     network = model.layers[-1]
 
     def trained(part):
-        classifier.freeze(model, part)
+        classifier.freeze_layers(model, part)
         return {layer.name for layer in network.layers if layer.trainable_weights}
 
     everything = trained("none")

@@ -5,9 +5,7 @@ import numpy as np
 import pytest
 from nets import in_bfloat16, randomize
 
-from resnetd_tf.networks.batchnorm import BatchNormalization
-from resnetd_tf.networks.convolution import Conv2D
-from resnetd_tf.networks.copies import portable, with_keras_layers
+from resnetd_tf.networks.layers import BatchNormalization, Conv2D, copy_with_keras_layers, portable_copy
 from resnetd_tf.networks.resnet import resnet
 
 
@@ -69,12 +67,12 @@ def test_gradients_round_as_with_keras_layers():
             loss = tf.reduce_mean(keras.losses.sparse_categorical_crossentropy(labels, model(images, training=True)))
         return [np.asarray(gradient) for gradient in tape.gradient(loss, model.trainable_variables)]
 
-    expected = gradients(portable(original))
+    expected = gradients(portable_copy(original))
     ours = in_bfloat16(64)
     ours.set_weights(original.get_weights())
     errors = [
         [np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in zip(gradients(model), expected)]
-        for model in (ours, with_keras_layers(ours))
+        for model in (ours, copy_with_keras_layers(ours))
     ]
     assert 0 < np.median(errors[0]) < 1.2 * np.median(errors[1])
     assert max(errors[0]) < 1.2 * max(errors[1])
@@ -147,7 +145,7 @@ def test_frozen_batch_norm_keeps_its_statistics():
 def test_portable_copy_is_in_keras_layers():
     model = in_bfloat16(32)
     randomize(model)
-    copy = portable(model)
+    copy = portable_copy(model)
     assert {type(layer).__module__.split(".")[0] for layer in copy.layers} == {"keras"}
     assert {layer.compute_dtype for layer in copy.layers} == {"float32"}
     for ours, theirs in zip(model.weights, copy.weights):

@@ -16,7 +16,7 @@ from nets import randomize
 
 import resnetd_tf
 from benchmarks import parity
-from resnetd_tf.networks import checkpoints, keras_applications
+from resnetd_tf.networks import checkpoints
 from resnetd_tf.normalization import IMAGENET
 
 
@@ -53,7 +53,9 @@ def test_grey_levels_normalised_with_the_statistics_give_keras_applications_logi
     options = {"classes": parity.CLASSES, "classifier_activation": None}
     peer = keras.applications.ResNet50(weights=None, input_shape=(64, 64, 3), **options)
     randomize(peer)
-    checkpoints.assign(model, checkpoints.Checkpoint("keras.applications", keras_applications.tensors(peer)))
+    checkpoints.assign_weights(
+        model, checkpoints.Checkpoint("keras.applications", checkpoints.convert_keras_applications(peer))
+    )
     pixels = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3)).astype("float32")
     expected = np.asarray(peer(keras.applications.resnet.preprocess_input(pixels.copy())))
 

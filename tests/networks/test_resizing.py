@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from resnetd_tf.networks.resizing import Resizing
+from resnetd_tf.networks.layers import Resizing
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])

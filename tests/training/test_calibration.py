@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from resnetd_tf.data import sources
+from resnetd_tf.data import datasets
 from resnetd_tf.evaluation import metrics
 from resnetd_tf.saved import open_classifier
-from resnetd_tf.training import calibration
 
 
 def drawn(count: int, classes: int = 10) -> tuple[np.ndarray, np.ndarray]:
@@ -23,27 +22,27 @@ def drawn(count: int, classes: int = 10) -> tuple[np.ndarray, np.ndarray]:
 def test_temperature(too_sure):
     """It finds by what logits were multiplied, and nothing more to do once they are divided by it."""
     logits, labels = drawn(5000)
-    found = calibration.temperature(labels, softmax(logits * too_sure, axis=1).astype("float32"))
+    found = metrics.fit_temperature(labels, softmax(logits * too_sure, axis=1).astype("float32"))
     assert found == pytest.approx(too_sure, rel=0.06)
     scaled = softmax(logits * too_sure / found, axis=1).astype("float32")
-    assert calibration.temperature(labels, scaled) == pytest.approx(1, abs=0.02)
-    assert metrics.calibration_error(labels, scaled) < 0.02
+    assert metrics.fit_temperature(labels, scaled) == pytest.approx(1, abs=0.02)
+    assert metrics.expected_calibration_error(labels, scaled) < 0.02
 
 
 def test_few_images_promise_no_certainty():
     labels = np.arange(20) % 10
     right = softmax(5.0 * np.eye(10)[labels], axis=1)
-    found = calibration.temperature(labels, right)
+    found = metrics.fit_temperature(labels, right)
     confidence = softmax(5.0 * np.eye(10)[labels] / found, axis=1).max(axis=1)
     assert 0.9 < confidence.mean() < 0.99
 
 
 def test_a_run(run):
     """What it leaves is calibrated, the SavedModel and the Keras model alike."""
-    validation = sources.load("synthetic", ("validation",)).splits["validation"]
+    validation = datasets.load_dataset("synthetic", ("validation",)).splits["validation"]
     assert json.loads((run / "run-1/metadata.json").read_text())["temperature"] != 1
     for model in (run, run / "run-1/model.keras"):
         probabilities = open_classifier(model).predict(validation.images)
-        assert calibration.temperature(validation.labels, probabilities) == pytest.approx(1, abs=0.02)
+        assert metrics.fit_temperature(validation.labels, probabilities) == pytest.approx(1, abs=0.02)
         right = (probabilities.argmax(1) == validation.labels).mean()
         assert abs(probabilities.max(axis=1).mean() - right) < 0.1

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from resnetd_tf.data import batches, sources
+from resnetd_tf import environment
+from resnetd_tf.data import batches, datasets
 from resnetd_tf.errors import InputError
 from resnetd_tf.saved import open_classifier
-from resnetd_tf.training import devices
 
 
 @pytest.mark.long
@@ -33,7 +33,7 @@ train(Settings(depth=10, dataset="synthetic", image_size=32, weights="none",
     subprocess.run([sys.executable, "-c", script], check=True, timeout=280, cwd=tmp_path)
     metadata = json.loads((tmp_path / "two/run-1/metadata.json").read_text())
     assert metadata["replicas"] == 2 and metadata["test_accuracy"] > 0.3
-    validation = sources.load("synthetic", ("validation",)).splits["validation"]
+    validation = datasets.load_dataset("synthetic", ("validation",)).splits["validation"]
     probabilities = open_classifier(tmp_path / "two/run-1/model.keras").predict(validation.images)
     accuracy = np.mean(probabilities.argmax(1) == validation.labels)
     np.testing.assert_allclose(accuracy, metadata["validation_accuracy"], atol=1e-6)
@@ -52,7 +52,7 @@ from resnetd_tf.training.optimizer import compile_classifier
 from resnetd_tf.training.settings import Settings
 keras.mixed_precision.set_global_policy("mixed_float16")
 with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
-    model = classifier.build(10, "d", classes=4, statistics=EUROSAT_RGB, image_size=32)
+    model = classifier.build_classifier(10, "d", classes=4, statistics=EUROSAT_RGB, image_size=32)
     compile_classifier(model, Settings(learning_rate=0.1, precision="float16"), 10)
 images = np.random.default_rng(0).integers(0, 255, (8, 32, 32, 3)).astype("uint8")
 labels = np.eye(4, dtype="float32")[[0, 1, 2, 3] * 2]
@@ -74,12 +74,12 @@ for targets, finite in ((too_large, False), (labels, True)):
 def test_no_device_is_left_without_images():
     for count in range(300, 600):
         for replicas in (1, 2, 3, 8):
-            size = batches.without_idle_replicas(count, 32, replicas)
+            size = batches.fit_batch_size(count, 32, replicas)
             share, last = size // replicas, count % size or size
             assert size % replicas == 0 and last > size - share, (count, replicas)
-    assert batches.without_idle_replicas(600, 32, 1) == 32 and batches.without_idle_replicas(5400, 32, 8) == 24
+    assert batches.fit_batch_size(600, 32, 1) == 32 and batches.fit_batch_size(5400, 32, 8) == 24
     with pytest.raises(InputError, match="5 validation images cannot be shared evenly by 2 devices"):
-        batches.without_idle_replicas(5, 32, 2)
+        batches.fit_batch_size(5, 32, 2)
 
 
 @pytest.mark.long
@@ -88,7 +88,7 @@ def test_a_step_of_two_devices_is_that_of_one():
     script = """
 import keras, numpy as np, tensorflow as tf
 from resnetd_tf.networks.resnet import resnet
-from resnetd_tf.training.optimizer import loss, optimizer
+from resnetd_tf.training.optimizer import make_loss, make_optimizer
 from resnetd_tf.training.settings import Settings
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
@@ -102,7 +102,7 @@ def step(strategy, frozen=False, synchronized=False):
         for layer in model.layers:
             layer.trainable = not (frozen and isinstance(layer, keras.layers.BatchNormalization))
         settings = Settings(learning_rate=0.4, warmup_epochs=0)
-        model.compile(optimizer(settings, 10), loss(settings), jit_compile=False)
+        model.compile(make_optimizer(settings, 10), make_loss(settings), jit_compile=False)
     model.fit(tf.data.Dataset.from_tensor_slices((images, labels)).batch(8), epochs=1, verbose=0, shuffle=False)
     return model.get_weights()
 
@@ -136,14 +136,14 @@ else:
 
 def test_a_card_that_tensorflow_cannot_use_is_told(monkeypatch):
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 9, "No devices found"))
-    assert not devices.nvidia_card()
+    assert not environment.has_nvidia_card()
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, "GPU 0: Tesla V100"))
-    assert devices.nvidia_card()
+    assert environment.has_nvidia_card()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    assert not devices.nvidia_card()
+    assert not environment.has_nvidia_card()
     hardware = {"gpus": [], "cores": 2, "cpu": "processor"}
-    monkeypatch.setattr(devices, "nvidia_card", lambda: False)
-    assert devices.describe(hardware) == "2 cores of processor"
-    monkeypatch.setattr(devices, "nvidia_card", lambda: True)
-    assert "pip install 'tensorflow[and-cuda]'" in devices.describe(hardware)
-    assert devices.describe({**hardware, "gpus": ["Tesla V100"]}) == "Tesla V100"
+    monkeypatch.setattr(environment, "has_nvidia_card", lambda: False)
+    assert environment.describe_devices(hardware) == "2 cores of processor"
+    monkeypatch.setattr(environment, "has_nvidia_card", lambda: True)
+    assert "pip install 'tensorflow[and-cuda]'" in environment.describe_devices(hardware)
+    assert environment.describe_devices({**hardware, "gpus": ["Tesla V100"]}) == "Tesla V100"

@@ -10,8 +10,8 @@ from conftest import ROOT, SMALLEST
 from PIL import Image
 
 from resnetd_tf import runtimes
-from resnetd_tf.data import images, sources, synthetic
-from resnetd_tf.deployment import conversion
+from resnetd_tf.data import datasets, images, synthetic
+from resnetd_tf.deployment import export
 from resnetd_tf.saved import open_classifier
 
 
@@ -20,7 +20,7 @@ def folder(tmp_path_factory):
     """Drawn scenes enlarged to 120 to 150 pixels, which the model shrinks again."""
     root = tmp_path_factory.mktemp("mixed") / "data"
     rng = np.random.default_rng(0)
-    for index, (pixels, label) in enumerate(zip(*synthetic.draw(400, seed=2))):
+    for index, (pixels, label) in enumerate(zip(*synthetic.draw_scenes(400, seed=2))):
         path = root / synthetic.CLASSES[label] / f"{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         size = tuple(map(int, rng.integers(120, 151, 2)))
@@ -44,7 +44,7 @@ def test_one_answer(program, folder, tmp_path):
     second = json.loads((base / "run-1/evaluation-test-2/metrics.json").read_text())
     assert second["confusion_matrix"] == first["confusion_matrix"]
 
-    split = sources.load(f"folder:{folder}", ("test",)).splits["test"]
+    split = datasets.load_dataset(f"folder:{folder}", ("test",)).splits["test"]
     assert split.shape == (None, None, 3) and len({image.shape for image in split.images}) > 20
     predicted = program("predict.py", f"--model={base}", "--top=10", *split.names)
     assert predicted.returncode == 0, predicted.stderr
@@ -65,8 +65,8 @@ def test_one_answer(program, folder, tmp_path):
     np.testing.assert_allclose(from_keras, pixels, atol=1e-5)
     np.testing.assert_allclose(printed, pixels, atol=1e-4)
 
-    conversion.convert(str(base), output=str(tmp_path / "model.tflite"))
-    resized = np.stack([images.resize(image, 32, 32) for image in split.images])  # the file takes one size
-    answers = runtimes.run(tmp_path / "model.tflite", resized)["probabilities"]
+    export.export_classifier(str(base), output=str(tmp_path / "model.tflite"))
+    resized = np.stack([images.resize_image(image, 32, 32) for image in split.images])  # the file takes one size
+    answers = runtimes.run_exported(tmp_path / "model.tflite", resized)["probabilities"]
     np.testing.assert_allclose(answers, pixels, atol=0.05)  # but for rounding to whole grey levels
     assert np.mean(answers.argmax(1) == pixels.argmax(1)) >= 0.9

@@ -15,14 +15,15 @@ import pytest
 import tensorflow as tf
 from conftest import NO_HUB, ROOT, SMALLEST
 
+from resnetd_tf import rundir
 from resnetd_tf.data import batches, synthetic
 from resnetd_tf.errors import InputError
 from resnetd_tf.networks import classifier
 from resnetd_tf.normalization import EUROSAT_RGB
+from resnetd_tf.process import Termination
 from resnetd_tf.saved import open_classifier
-from resnetd_tf.training import Settings, callbacks, checkpoint, results, train, unfinished
+from resnetd_tf.training import Settings, checkpoint, run, train, train_loop
 from resnetd_tf.training.optimizer import compile_classifier
-from resnetd_tf.training.termination import Termination
 
 SMALLEST_SETTINGS = {"depth": 10, "dataset": "synthetic", "image_size": 32, "weights": "none", "batch_size": 700}
 SMALL = ("--epochs=2", "--weights=none", "--deterministic", "--checkpoint_minutes=0.005")
@@ -153,8 +154,8 @@ def test_told_to_terminate_while_it_validates(monkeypatch, tmp_path):
         self.termination.requested = signal.SIGTERM
         validates(self, batch, logs)
 
-    validates = callbacks.Checkpoints.on_test_batch_begin
-    monkeypatch.setattr(callbacks.Checkpoints, "on_test_batch_begin", told)
+    validates = train_loop.Checkpoints.on_test_batch_begin
+    monkeypatch.setattr(train_loop.Checkpoints, "on_test_batch_begin", told)
     with pytest.raises(SystemExit) as ended:
         train(runs["told"])
     assert ended.value.code == 143
@@ -177,13 +178,13 @@ def test_a_run_that_dies_once_it_is_published(monkeypatch, tmp_path):
         raise KeyboardInterrupt
 
     settings = Settings(**SMALLEST_SETTINGS, epochs=1, output_dir=str(tmp_path / "model"))
-    draws = results.draw
-    monkeypatch.setattr(results, "draw", dies)
+    draws = run.write_plots
+    monkeypatch.setattr(run, "write_plots", dies)
     with pytest.raises(KeyboardInterrupt):
         train(settings)
     monkeypatch.undo()
     assert train(settings, resume=True) == tmp_path / "model/1"
-    images = synthetic.draw(20, seed=5)[0]
+    images = synthetic.draw_scenes(20, seed=5)[0]
     served, trained = (open_classifier(tmp_path / "model" / name) for name in ("1", "run-1/model.keras"))
     np.testing.assert_allclose(served.predict(images), trained.predict(images), atol=1e-4)
     (evaluation,) = (tmp_path / "model/run-1").glob("evaluation-*")
@@ -216,34 +217,37 @@ def test_a_job_script_can_always_say_resume(program, bad_input, tmp_path):
 @pytest.fixture
 def model():
     keras.utils.set_random_seed(0)
-    built = classifier.build(10, "d", classes=10, statistics=EUROSAT_RGB, image_size=32)
+    built = classifier.build_classifier(10, "d", classes=10, statistics=EUROSAT_RGB, image_size=32)
     compile_classifier(built, Settings(learning_rate=0.1), steps_per_epoch=4)
     return built
 
 
 def test_every_variable_is_restored(model, tmp_path):
     split = synthetic_split()
-    model.fit(batches.for_training(split, 10, 8), steps_per_epoch=2, verbose=0, shuffle=False)
-    before = [variable.numpy() for variable in checkpoint.variables(model)]
+    model.fit(batches.training_batches(split, 10, 8), steps_per_epoch=2, verbose=0, shuffle=False)
+    before = [variable.numpy() for variable in checkpoint.model_variables(model)]
     sums = checkpoint.metric_sums(model)
     assert len(before) == len(model.weights) + len(model.trainable_weights) + 1  # momentum, step
     progress = checkpoint.Progress(epoch=0, step=2, sums=sums)
-    checkpoint.save(tmp_path, model, progress, tmp_path / "none.keras")
-    model.fit(batches.for_training(split, 10, 8, first_step=2), steps_per_epoch=1, verbose=0, shuffle=False)
-    assert sum((variable.numpy() != value).any() for variable, value in zip(checkpoint.variables(model), before)) > 50
-    saved = checkpoint.newest(tmp_path)
-    checkpoint.restore(saved, model, tmp_path / "model.keras")
-    for variable, value in zip(checkpoint.variables(model), before):
+    checkpoint.save_checkpoint(tmp_path, model, progress, tmp_path / "none.keras")
+    model.fit(batches.training_batches(split, 10, 8, first_step=2), steps_per_epoch=1, verbose=0, shuffle=False)
+    assert (
+        sum((variable.numpy() != value).any() for variable, value in zip(checkpoint.model_variables(model), before))
+        > 50
+    )
+    saved = checkpoint.newest_checkpoint(tmp_path)
+    checkpoint.restore_checkpoint(saved, model, tmp_path / "model.keras")
+    for variable, value in zip(checkpoint.model_variables(model), before):
         np.testing.assert_array_equal(variable.numpy(), value)
-    read = checkpoint.read(saved)
-    checkpoint.set_metric_sums(model, read.sums)
+    read = checkpoint.read_progress(saved)
+    checkpoint.restore_metric_sums(model, read.sums)
     assert read == progress and checkpoint.metric_sums(model) == sums
 
 
 def synthetic_split():
     from resnetd_tf.data.splits import Split
 
-    images, labels = synthetic.draw(64)
+    images, labels = synthetic.draw_scenes(64)
     return Split(images, labels, tuple(map(str, range(64))), "train")
 
 
@@ -265,7 +269,7 @@ def test_a_validation_loss_that_is_not_finite_ends_the_run(tmp_path):
 
 def test_interrupted_while_the_best_weights_are_copied(model, monkeypatch, tmp_path):
     """The epoch does not count: what is kept is the best of those before it."""
-    writer = callbacks.RunWriter(tmp_path, Settings(epochs=2, learning_rate=0.1), checkpoint.Progress(), 1)
+    writer = train_loop.RunWriter(tmp_path, Settings(epochs=2, learning_rate=0.1), checkpoint.Progress(), 1)
     writer.set_model(model)
     writer.on_train_begin()
     writer.on_epoch_begin(0)
@@ -287,7 +291,7 @@ def test_interrupted_while_the_best_weights_are_copied(model, monkeypatch, tmp_p
 
 def test_a_full_disk_ends_no_training(monkeypatch, capsys, tmp_path):
     """Neither checkpoint nor model can be written while it trains; at its end there is space again."""
-    atomic, full = unfinished.rundir.atomic, []
+    atomic, full = rundir.write_atomically, []
 
     def write(path):
         if (path.name.startswith("epoch-") and path.name != "epoch-0-step-0") or (
@@ -297,7 +301,7 @@ def test_a_full_disk_ends_no_training(monkeypatch, capsys, tmp_path):
             raise InputError(f"cannot write {path}: No space left on device")
         return atomic(path)
 
-    monkeypatch.setattr(unfinished.rundir, "atomic", write)
+    monkeypatch.setattr(rundir, "write_atomically", write)
     monkeypatch.setattr(tf.summary, "create_file_writer", full_disk)
     settings = {"depth": 10, "dataset": "synthetic", "image_size": 32, "weights": "none", "epochs": 1}
     path = train(Settings(**settings, batch_size=700, output_dir=str(tmp_path / "model")))
@@ -314,14 +318,14 @@ def full_disk(path):
 @pytest.mark.long
 def test_a_disk_that_is_full_at_the_end(monkeypatch, capsys, tmp_path):
     """The run is kept, and goes on from its last checkpoint, here the first, once there is space."""
-    atomic = unfinished.rundir.atomic
+    atomic = rundir.write_atomically
 
     def write(path):
         if path.name in ("history.csv", "epoch-1-step-0"):
             raise InputError(f"cannot write {path}: No space left on device")
         return atomic(path)
 
-    monkeypatch.setattr(unfinished.rundir, "atomic", write)
+    monkeypatch.setattr(rundir, "write_atomically", write)
     settings = {"depth": 10, "dataset": "synthetic", "image_size": 32, "weights": "none", "epochs": 1}
     given = Settings(**settings, batch_size=700, output_dir=str(tmp_path / "model"))
     with pytest.raises(InputError, match=r"cannot write .*history\.csv"):
@@ -338,19 +342,19 @@ import pathlib, sys
 import numpy as np, tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from resnetd_tf import rundir
 from resnetd_tf.data import batches, synthetic
 from resnetd_tf.data.splits import Split
 from resnetd_tf.networks import classifier
 from resnetd_tf.normalization import EUROSAT_RGB
 from resnetd_tf.training import Settings, checkpoint
 from resnetd_tf.training.optimizer import compile_classifier
-from resnetd_tf.training.termination import Termination
 with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
-    model = classifier.build(10, "d", classes=10, statistics=EUROSAT_RGB, image_size=32)
+    model = classifier.build_classifier(10, "d", classes=10, statistics=EUROSAT_RGB, image_size=32)
     compile_classifier(model, Settings(learning_rate=0.1), 4)
-images, labels = synthetic.draw(64)
+images, labels = synthetic.draw_scenes(64)
 split = Split(images, labels, tuple(map(str, range(64))), "train")
-train = lambda first: model.fit(batches.for_training(split, 10, 8, first_step=first), steps_per_epoch=2, verbose=0,
+train = lambda first: model.fit(batches.training_batches(split, 10, 8, first_step=first), steps_per_epoch=2, verbose=0,
                                 shuffle=False)
 everywhere = lambda: [copy.numpy() for weight in [*model.weights, *model.optimizer.variables]
                       for copy in weight.value.values]
@@ -358,10 +362,10 @@ train(0)
 before, sums = everywhere(), checkpoint.metric_sums(model)
 assert sum((a != b).any() for a, b in zip(before[::2], before[1::2])) > 20
 folder = pathlib.Path(sys.argv[1])
-checkpoint.save(folder, model, checkpoint.Progress(step=2, sums=sums), folder / "none")
+checkpoint.save_checkpoint(folder, model, checkpoint.Progress(step=2, sums=sums), folder / "none")
 train(2)
-checkpoint.restore(checkpoint.newest(folder), model, folder / "none")
-checkpoint.set_metric_sums(model, sums)
+checkpoint.restore_checkpoint(checkpoint.newest_checkpoint(folder), model, folder / "none")
+checkpoint.restore_metric_sums(model, sums)
 for value, expected in zip(everywhere(), before, strict=True):
     np.testing.assert_array_equal(value, expected)
 assert checkpoint.metric_sums(model) == sums
@@ -374,7 +378,7 @@ def test_a_run_that_ends_while_it_is_claimed(tmp_path):
     for name in ("run-1", "run-2/unfinished", "2"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "run-2/model.keras").touch()
-    folder, lock = unfinished.claim_newest(tmp_path)
+    folder, lock = checkpoint.claim_newest_run(tmp_path)
     assert folder.name == "run-1" and not (tmp_path / "run-2/unfinished").exists()
     lock.release()
 
@@ -382,19 +386,19 @@ def test_a_run_that_ends_while_it_is_claimed(tmp_path):
 def test_an_empty_run_hides_no_work(tmp_path):
     for name in ("run-1/unfinished/epoch-3-step-0", "run-2"):
         (tmp_path / name).mkdir(parents=True)
-    assert unfinished.newest(tmp_path).name == "run-1"
+    assert checkpoint.newest_unfinished_run(tmp_path).name == "run-1"
 
 
 def test_a_lock_left_by_a_dead_process_is_no_obstacle(tmp_path):
     script = f"""
 import os, pathlib
-from resnetd_tf.training import unfinished
-folder, lock = unfinished.new(pathlib.Path({str(tmp_path)!r}))
+from resnetd_tf.training import checkpoint
+folder, lock = checkpoint.create_run(pathlib.Path({str(tmp_path)!r}))
 print(folder.name, flush=True)
 os.kill(os.getpid(), 9)
 """
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == -9 and result.stdout == "run-1\n"
-    folder = unfinished.newest(tmp_path)
-    with unfinished.claim(folder), pytest.raises(InputError, match=f"in use by process {os.getpid()} on"):
-        unfinished.claim(folder)
+    folder = checkpoint.newest_unfinished_run(tmp_path)
+    with checkpoint.claim_run(folder), pytest.raises(InputError, match=f"in use by process {os.getpid()} on"):
+        checkpoint.claim_run(folder)

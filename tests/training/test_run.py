@@ -20,17 +20,16 @@ import tifffile
 from conftest import ROOT, SMALLEST, THREE_STEPS
 from tensorboard.compat.proto import event_pb2
 
-from resnetd_tf.data import batches, sources, synthetic
+from resnetd_tf.data import batches, datasets, synthetic
 from resnetd_tf.errors import InputError
 from resnetd_tf.evaluation import report
 from resnetd_tf.networks import checkpoints, classifier
 from resnetd_tf.normalization import EUROSAT_RGB
-from resnetd_tf.rundir import versions
+from resnetd_tf.rundir import savedmodel_versions
 from resnetd_tf.saved import open_classifier
-from resnetd_tf.training import Settings, optimizer, train
-from resnetd_tf.training import run as run_module
-from resnetd_tf.training.duration import DurationEstimate, duration
+from resnetd_tf.training import Settings, optimizer, run, train
 from resnetd_tf.training.optimizer import MeanRecall, compile_classifier
+from resnetd_tf.training.train_loop import DurationEstimate, format_duration
 
 
 def test_a_run_leaves_what_it_promises(run):
@@ -129,7 +128,7 @@ def confusion_pictures(folder) -> list[np.ndarray]:
 
 def test_the_confusion_matrix_of_the_validation(run):
     """What the metric has counted when an epoch ends: the last row's is that of the model on the validation split."""
-    split = sources.load("synthetic", ("validation",)).splits["validation"]
+    split = datasets.load_dataset("synthetic", ("validation",)).splits["validation"]
     predicted = open_classifier(run).predict(split.images).argmax(1)
     expected = sklearn.metrics.confusion_matrix(split.labels, predicted)
     metric = MeanRecall(10)
@@ -170,10 +169,12 @@ def test_next_run_continues_from_weights_and_keeps_the_first(run, program, tmp_p
     result = program("train.py", *SMALLEST, *THREE_STEPS, *arguments)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(f"Weights: {weights}")
-    assert versions(base) == [1, 2] and (base / "run-2/metadata.json").is_file()
+    assert savedmodel_versions(base) == [1, 2] and (base / "run-2/metadata.json").is_file()
     assert all(path.stat().st_mtime_ns == time_ for path, time_ in before.items())
     assert open_classifier(base).path == base / "2"
-    first, second = (checkpoints.read(base / f"run-{number}/model.keras", 10, "d").tensors for number in (1, 2))
+    first, second = (
+        checkpoints.read_checkpoint(base / f"run-{number}/model.keras", 10, "d").tensors for number in (1, 2)
+    )
     same = {name.split("_")[0] for name in first if np.array_equal(first[name], second[name])}
     assert same == {"stem"} and all(np.array_equal(first[name], second[name]) for name in first if "stem_" in name)
 
@@ -209,12 +210,12 @@ def test_interrupt_keeps_the_best_epoch(tmp_path):
 
 def test_a_step_is_traced_once(monkeypatch):
     """Variables that the first step creates would have TensorFlow trace it again, seconds for a ResNet-50."""
-    model = classifier.build(10, "d", classes=10, statistics=EUROSAT_RGB, image_size=32)
+    model = classifier.build_classifier(10, "d", classes=10, statistics=EUROSAT_RGB, image_size=32)
     compile_classifier(model, Settings(learning_rate=0.1), steps_per_epoch=1)
     network, traced = model.layers[-1], []
     call = network.call
     monkeypatch.setattr(network, "call", lambda *args, **kwargs: traced.append(1) or call(*args, **kwargs))
-    images, labels = synthetic.draw(16)
+    images, labels = synthetic.draw_scenes(16)
     model.fit(images, keras.utils.to_categorical(labels, 10), batch_size=8, verbose=0)
     assert len(traced) == 1
 
@@ -249,8 +250,8 @@ def test_bad_settings_leave_nothing(tmp_path, change, message):
 
 
 def test_pixels_are_varied_as_asked_and_more_and_more(monkeypatch, tmp_path):
-    asked, draw = [], batches.for_training
-    monkeypatch.setattr(batches, "for_training", lambda *args, **named: asked.append(named) or draw(*args, **named))
+    asked, draw = [], batches.training_batches
+    monkeypatch.setattr(batches, "training_batches", lambda *args, **named: asked.append(named) or draw(*args, **named))
     small = {"depth": 10, "image_size": 32, "epochs": 2, "batch_size": 700, "weights": "none"}
     train(Settings(dataset="synthetic", varied=0.5, cutmix=0.25, output_dir=str(tmp_path / "colours"), **small))
     assert {(named["varied"], named["cutmix"]) for named in asked} == {(0.5, 0.25)}
@@ -275,7 +276,7 @@ def test_pixels_are_varied_as_asked_and_more_and_more(monkeypatch, tmp_path):
 
 def test_labels_are_smoothed():
     """The cross-entropy of 0.95 and 0.05, where the labels are 1 and 0, with 0.8 and 0.2."""
-    found = float(optimizer.loss(Settings(label_smoothing=0.1))([[1.0, 0.0]], [[0.8, 0.2]]))
+    found = float(optimizer.make_loss(Settings(label_smoothing=0.1))([[1.0, 0.0]], [[0.8, 0.2]]))
     assert found == pytest.approx(-0.95 * np.log(0.8) - 0.05 * np.log(0.2), abs=1e-5)
 
 
@@ -291,9 +292,9 @@ def test_no_plot_ends_a_run(monkeypatch, capsys, tmp_path):
         seen.extend(path.name for path in (tmp_path / "model/run-1").iterdir())
         return fit(*arguments)
 
-    fit = run_module.fit
-    monkeypatch.setattr(run_module, "fit", look)
-    monkeypatch.setattr(report, "write", fail)
+    fit = run.run_epochs
+    monkeypatch.setattr(run, "run_epochs", look)
+    monkeypatch.setattr(report, "write_report", fail)
     settings = {"depth": 10, "dataset": "synthetic", "image_size": 32, "weights": "none", "epochs": 1}
     path = train(Settings(**settings, batch_size=700, precision="bfloat16", output_dir=str(tmp_path / "model")))
     assert keras.config.dtype_policy().name == "float32"  # of what else this process builds
@@ -302,7 +303,7 @@ def test_no_plot_ends_a_run(monkeypatch, capsys, tmp_path):
 
 
 def test_duration_in_words():
-    words = [duration(seconds) for seconds in (41.2, 90, 3599, 4 * 3600 + 299)]
+    words = [format_duration(seconds) for seconds in (41.2, 90, 3599, 4 * 3600 + 299)]
     assert words == ["about 41 s", "about 2 min", "about 1 h 0 min", "about 4 h 5 min"]
 
 

@@ -10,13 +10,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from resnetd_tf import figures
-from resnetd_tf.data import rendering
+from resnetd_tf import figures, sentinel2
 from resnetd_tf.errors import InputError
 
 # Cells a side that a map has at least. The paper's, the last stage's at 224 pixels, has 7; at 64 it would have 2.
-FINEST = 7
-PAIRS = 3  # in a row of the picture
+MIN_CELLS = 7
+PAIRS_PER_ROW = 3  # in a row of the picture
 
 
 class GradCam:
@@ -40,7 +39,7 @@ class GradCam:
             pooled = body.get_layer("average_pool").output
         except (AttributeError, ValueError) as error:
             raise InputError("the model is no ResNet of this package, whose layers could be explained") from error
-        features = next((output for output in outputs if output.shape[1] >= FINEST), outputs[-1])
+        features = next((output for output in outputs if output.shape[1] >= MIN_CELLS), outputs[-1])
         self.to_features = keras.Model(body.inputs, features)
         self.from_features = keras.Model(features, pooled)
 
@@ -69,7 +68,7 @@ class GradCam:
         return found[0, ..., 0].numpy(), tf.nn.softmax(logits)[0].numpy()
 
 
-def draw(
+def draw_gradcam(
     path: str | pathlib.Path,
     cam: GradCam,
     classes: tuple[str, ...],
@@ -88,14 +87,14 @@ def draw(
     Raises:
         InputError: The picture cannot be written.
     """
-    figure, places = figures.grid(2 * len(images), 2 * PAIRS, 2.2, 2.4, title=0.3)
+    figure, places = figures.picture_grid(2 * len(images), 2 * PAIRS_PER_ROW, 2.2, 2.4, title=0.3)
     for left, right, (name, pixels), kind in zip(places[::2], places[1::2], images, chosen or [None] * len(images)):
         found, probabilities = cam(pixels, None if kind is None else classes.index(kind))
-        shown = pixels if pixels.shape[-1] == 3 else rendering.true_colour(pixels)
+        shown = pixels if pixels.shape[-1] == 3 else sentinel2.render_true_colour(pixels)
         left.imshow(shown)
-        left.set_title(figures.plain(name), fontsize=8)
+        left.set_title(figures.escape_mathtext(name), fontsize=8)
         right.imshow(shown.mean(-1), cmap="gray", vmin=0, vmax=255)
         right.imshow(found, cmap="inferno", vmin=0, vmax=1, alpha=0.6)
         best = int(probabilities.argmax()) if kind is None else classes.index(kind)
-        right.set_title(f"{figures.plain(classes[best])} {100 * probabilities[best]:.0f} %", fontsize=8)
-    figures.save(figure, pathlib.Path(path), margins=None)
+        right.set_title(f"{figures.escape_mathtext(classes[best])} {100 * probabilities[best]:.0f} %", fontsize=8)
+    figures.save_figure(figure, pathlib.Path(path), margins=None)

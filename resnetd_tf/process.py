@@ -1,10 +1,37 @@
-"""SIGTERM, by which Slurm, Kubernetes and others announce that they will end a process, and Ctrl-C."""
+"""This process: what it writes to stderr, and how it answers SIGTERM and Ctrl-C."""
 
+import contextlib
 import os
 import signal
 import sys
+import tempfile
 import threading
+from collections.abc import Iterator
 from typing import NoReturn
+
+from resnetd_tf.errors import InputError
+
+
+@contextlib.contextmanager
+def silence_stderr() -> Iterator[None]:
+    """Keeps what this process writes to stderr, C++ too, to itself, unless it ends in a traceback."""
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as messages:
+        os.dup2(messages.fileno(), 2)
+        try:
+            yield
+        except InputError:
+            raise
+        except Exception:
+            messages.seek(0)
+            os.write(stderr, messages.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+# SIGTERM, by which Slurm, Kubernetes and others announce that they will end a process, and Ctrl-C.
 
 
 class Termination:

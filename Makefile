@@ -4,6 +4,7 @@
 # make test   runs the tests but the long ones
 # make test-long   runs those: whole runs, several of them
 # make deploy-check MODEL=saved_models/resnet50d   exports it in every format, and measures each on the test split
+# make docs   builds the documentation in site/: runs the tutorials, about eight minutes, and checks links and requests
 # make lint   checks style and types
 # make test-oldest   runs the tests with the lowest versions that setup.cfg allows, in .venv-oldest
 # Each sets up .venv first; PYTHON chooses the interpreter (3.11 to 3.13).
@@ -13,7 +14,7 @@ BIN := .venv/bin
 
 MODEL ?= saved_models/resnet50d
 
-.PHONY: install demo train test test-long test-oldest deploy-check lint
+.PHONY: install demo train test test-long test-oldest deploy-check docs lint
 
 .venv/installed: setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else \
@@ -48,6 +49,14 @@ test-oldest: .venv/installed
 
 deploy-check: .venv/installed
 	$(BIN)/python -m benchmarks.deployment --model=$(MODEL)
+
+.venv/installed-docs: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]' --constraint constraints.txt
+	@touch $@
+
+docs: .venv/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	$(BIN)/python docs/check_site.py site
 
 lint: .venv/installed
 	$(BIN)/ruff check .

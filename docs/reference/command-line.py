@@ -4,7 +4,8 @@
 # Five programs stand at the top of the repository. `pip install resnetd_tf` installs the same programs as
 # `resnetd-train`, `resnetd-evaluate`, `resnetd-predict`, `resnetd-map` and `resnetd-export`. Bad input ends a program
 # with one line and exit code 2.
-#
+
+# %% [markdown]
 # ## train.py
 
 # %% language="bash"
@@ -15,3 +16,21 @@
 
 # %% language="bash"
 # python evaluate.py --help
+
+# %% [markdown]
+# ## predict.py
+
+# %% language="bash"
+# python predict.py --help
+
+# %% [markdown]
+# ## map.py
+
+# %% language="bash"
+# python map.py --help
+
+# %% [markdown]
+# ## export.py
+
+# %% language="bash"
+# python export.py --help

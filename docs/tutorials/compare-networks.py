@@ -5,8 +5,8 @@
 # that none of them has seen, and looks at their mistakes. It takes about two minutes on two cores.
 #
 # Two things make that possible, and both limit the conclusions. The networks have 18 layers instead of 50, and they
-# train for six epochs instead of ten to fifty. [Results](../explanation/results.md) compares ResNet-50, B, C and D after
-# ten epochs of all training images.
+# train for six epochs instead of ten to fifty. [Results](../explanation/results.md) compares ResNet-50, B, C and D
+# after ten epochs of all training images.
 #
 # ## The images
 #
@@ -21,6 +21,7 @@ import keras
 import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow_datasets as tfds
+from IPython.display import Image
 
 import resnetd_tf
 from resnetd_tf.data import synthetic
@@ -44,11 +45,11 @@ print(f"{len(images)} images to train on, {len(new_images)} to compare on, {imag
 #
 # ## Train
 #
-# `resnetd_tf.resnet` builds a network of any depth and variant as a Keras model, which takes normalised images. A quarter
-# of the pixels, 32 x 32 instead of 64 x 64, makes training four times as fast.
+# `resnetd_tf.resnet` builds a network of any depth and variant as a Keras model, which takes normalised images. A
+# quarter of the pixels, 32 x 32 instead of 64 x 64, makes training four times as fast.
 #
-# Refinement B moves a stride inside the bottleneck block. ResNet-18 has no bottleneck blocks, so its B equals the base
-# network, and one training stands for both.
+# Refinement B moves a stride inside the bottleneck block. ResNet-18 has no bottleneck blocks, so its B equals the
+# base network, and one training stands for both.
 
 
 # %%
@@ -82,8 +83,8 @@ for name, variant in {"base, B": "base", "C": "c", "D": "d"}.items():
 # %% [markdown]
 # ## Compare
 #
-# Chance alone moves an accuracy on 540 images by about four points to either side: the
-# [95 % interval](../glossary.md#interval) of each network is printed beside its accuracy.
+# Chance alone moves an accuracy on 540 images by about four points to either side: the [95 %
+# interval](../glossary.md#confidence-interval) of each network is printed beside its accuracy.
 
 # %%
 for name, values in probabilities.items():
@@ -145,8 +146,6 @@ os.environ["IMAGES"] = "--split=train[70%:72%]" if has_eurosat else "--dataset=f
 # python evaluate.py --model=eurosat $IMAGES --output_dir=saved_models/tutorials/compare
 
 # %% alt="The images that the packaged classifier labels wrongly, with true and predicted class"
-from IPython.display import Image
-
 Image("saved_models/tutorials/compare/mistakes.png", width=700)
 
 # %% [markdown]

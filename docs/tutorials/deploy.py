@@ -1,16 +1,27 @@
 # %% [markdown]
 # # Deploy
 #
-# This tutorial exports the packaged classifier in two formats: a SavedModel that a server answers with, and a TFLite file
-# of a quarter of the size that runs without TensorFlow. It takes about two minutes on two cores.
+# This tutorial exports the packaged classifier in two formats: a SavedModel that a server answers with, and a TFLite
+# file of a quarter of the size that runs without TensorFlow. It takes about two minutes on two cores.
 #
-# An export is compared with the model it comes from, on validation images. Where EuroSAT is not prepared, the ten images
-# in `samples/patches` serve instead, which is too few for a real decision.
+# An export is compared with the model it comes from, on validation images. Where EuroSAT is not prepared, the ten
+# images in `samples/patches` serve instead, which is too few for a real decision.
 
 # %%
+import base64
+import json
 import os
 import pathlib
 import shutil
+import subprocess
+import sys
+
+import numpy as np
+import requests
+from ai_edge_litert.interpreter import Interpreter
+from PIL import Image
+
+from resnetd_tf.sentinel2 import CLASSES
 
 has_eurosat = (pathlib.Path(os.environ.get("TFDS_DATA_DIR", "")) / "eurosat/rgb/2.0.0").is_dir()
 os.environ["DATASET"] = "eurosat/rgb" if has_eurosat else "folder:samples/patches"
@@ -26,17 +37,11 @@ shutil.rmtree("saved_models/tutorials/deploy", ignore_errors=True)
 #   --output=saved_models/tutorials/deploy/eurosat.tflite
 
 # %% [markdown]
-# The last line of the output is the one to read: it says how often both models choose the same class. The file needs no
-# more than LiteRT, the runtime of Android and of small computers. The image goes in as pixels; preprocessing is part of
-# the model.
+# The last line of the output is the one to read: it says how often both models choose the same class. The file needs
+# no more than LiteRT, the runtime of Android and of small computers. The image goes in as pixels; preprocessing is
+# part of the model.
 
 # %%
-import numpy as np
-from ai_edge_litert.interpreter import Interpreter
-from PIL import Image
-
-from resnetd_tf.sentinel2 import CLASSES
-
 interpreter = Interpreter("saved_models/tutorials/deploy/eurosat.tflite", num_threads=2)
 runner = interpreter.get_signature_runner()
 (input_name,) = runner.get_input_details()
@@ -61,10 +66,6 @@ print(CLASSES[probabilities.argmax()], f"{100 * probabilities.max():.2f} %")
 # which opens the SavedModel with TensorFlow and answers the same requests by gRPC and REST.
 
 # %%
-import json
-import subprocess
-import sys
-
 server = subprocess.Popen(
     [sys.executable, "-m", "benchmarks.model_server", "saved_models/tutorials/deploy/eurosat"],
     stdout=subprocess.PIPE,
@@ -78,16 +79,13 @@ os.environ["GRPC_PORT"] = str(ports["grpc"])
 # TensorFlow Serving listens on port 8500 for gRPC and on port 8501 for REST.
 
 # %% language="bash"
-# python predict.py --server=grpc://localhost:$GRPC_PORT --model_name=eurosat samples/patches/Forest samples/patches/River
+# python predict.py --server=grpc://localhost:$GRPC_PORT --model_name=eurosat \
+#   samples/patches/Forest samples/patches/River
 
 # %% [markdown]
 # Any program that speaks HTTP can ask as well. The request holds the file of the image, in Base64.
 
 # %%
-import base64
-
-import requests
-
 content = base64.b64encode(pathlib.Path("samples/patches/Forest/Forest_1711.jpg").read_bytes()).decode()
 answer = requests.post(
     f"http://localhost:{ports['http']}/v1/models/eurosat:predict",

@@ -1,13 +1,13 @@
 # %% [markdown]
 # # Map a scene
 #
-# This tutorial turns a Sentinel-2 scene into a land-cover map, reads the areas of its classes, and shows where the map
-# is wrong. It takes less than a minute on two cores and uses files of this repository.
+# This tutorial turns a Sentinel-2 scene into a land-cover map, reads the areas of its classes, and shows where the
+# map is wrong. It takes less than a minute on two cores and uses files of this repository.
 #
 # ## The scene
 #
-# `samples/scene.tif` shows Wachapreague, Virginia, in winter: 448 x 448 pixels of 10 m. Its numbers are digital numbers
-# (DN), 10,000 times the reflectance.
+# `samples/scene.tif` shows Wachapreague, Virginia, in winter: 448 x 448 pixels of 10 m. Its numbers are digital
+# numbers (DN), 10,000 times the reflectance.
 
 # %%
 import csv
@@ -26,9 +26,10 @@ with rasterio.open("samples/scene.tif") as file:
         print(f"{name}: {band.min()} to {band.max()} DN, median {np.median(band):.0f}")
 
 # %% [markdown]
-# No median is far below 1,000 DN except in the near infrared (B08), which water absorbs. The blue band (B02) never falls
-# below 800 DN, because air scatters blue light into the picture. A file that begins above 1,000 DN in all bands may
-# still contain the offset that products add since January 2022; `map.py` refuses such a file and says which flag helps.
+# No median is far below 1,000 DN except in the near infrared (B08), which water absorbs. The blue band (B02) never
+# falls below 800 DN, because air scatters blue light into the picture. A file that begins above 1,000 DN in all bands
+# may still contain the offset that products add since January 2022; `map.py` refuses such a file and says which flag
+# helps.
 #
 # ## The map
 #
@@ -51,8 +52,8 @@ with pathlib.Path("maps/tutorial_areas.csv").open(newline="") as file:
         print(*row.values(), sep="\t")
 
 # %% [markdown]
-# These areas count pixels of the map. They are not estimates of the true areas, because the map has errors, and errors
-# of one class do not cancel those of another. An estimate needs checked sample points;
+# These areas count pixels of the map. They are not estimates of the true areas, because the map has errors, and
+# errors of one class do not cancel those of another. An estimate needs checked sample points;
 # [Limits](../explanation/limits.md) says more.
 #
 # ## Where the map is uncertain
@@ -69,15 +70,15 @@ with rasterio.open("maps/tutorial_probability.tif") as file:
 print(f"{np.mean(certainty < 0.7):.0%} of the cells have a best class below 70 %")
 
 # %% [markdown]
-# High certainty does not make a cell correct. The marsh east of the town is a plain example. EuroSAT has no wetlands, so
-# the classifier must choose among its ten classes, and it calls most of the marsh a river.
-# `--min_probability=0.7` leaves uncertain cells empty, but not this marsh.
+# High certainty does not make a cell correct. The marsh east of the town is a plain example. EuroSAT has no wetlands,
+# so the classifier must choose among its ten classes, and it calls most of the marsh a river. `--min_probability=0.7`
+# leaves uncertain cells empty, but not this marsh.
 #
 # ## A product, in Python
 #
-# The same steps work on a Sentinel-2 product, here from Python. The product in `samples/` is composed of EuroSAT patches
-# whose classes are known. Products since January 2022 add 1,000 to each DN; the package reads the offset from the
-# metadata and removes it.
+# The same steps work on a Sentinel-2 product, here from Python. The product in `samples/` is composed of EuroSAT
+# patches whose classes are known. Products since January 2022 add 1,000 to each DN; the package reads the offset from
+# the metadata and removes it.
 
 # %%
 product = next(pathlib.Path("samples").glob("S2A_MSIL1C_2024*.SAFE"))
@@ -103,9 +104,9 @@ for row, column in np.argwhere(~correct):
     print(f"row {row}, column {column}: {true_classes[row, column]} was mapped as {mapped_classes[row, column]}")
 
 # %% [markdown]
-# Do not take this share for an accuracy. Nine of the 16 patches were among the training images, and a composed product
-# has no mixed or cloudy land. [Accuracy](../explanation/accuracy.md) reports measurements on images that training never
-# saw.
+# Do not take this share for an accuracy. Nine of the 16 patches were among the training images, and a composed
+# product has no mixed or cloudy land. [Accuracy](../explanation/accuracy.md) reports measurements on images that
+# training never saw.
 #
 # ## Next
 #

@@ -6,8 +6,8 @@
 #
 # ## The patches
 #
-# A dataset is a folder with one folder of images for each class. Pictures (JPEG, PNG) and raster files with several bands
-# (GeoTIFF) both work; `samples/patches` is such a folder.
+# A dataset is a folder with one folder of images for each class. Pictures (JPEG, PNG) and raster files with several
+# bands (GeoTIFF) both work; `samples/patches` is such a folder.
 
 # %% language="bash"
 # ls samples/patches | head -3
@@ -15,15 +15,14 @@
 
 # %% [markdown]
 # The three classes of this tutorial are *land*, *shore* and *water*. To have patches of them, the next cell cuts
-# `samples/scene.tif` into squares of 32 x 32 pixels. The normalised difference water index (NDWI), computed from green
-# and near infrared, decides the class: a square is shore where 10 to 90 % of its pixels have a positive index.
+# `samples/scene.tif` into squares of 32 x 32 pixels. The normalised difference water index (NDWI), computed from
+# green and near infrared, decides the class: a square is shore where 10 to 90 % of its pixels have a positive index.
 # With your own data, you would draw the classes by hand.
 
 # %%
 import pathlib
 import shutil
 
-import numpy as np
 import rasterio
 from IPython.display import Image
 
@@ -63,8 +62,8 @@ print(counts)
 # %% [markdown]
 # ## Evaluate
 #
-# `train.py` ended with the accuracy on the test images. Twenty images say little, as the width of the interval shows. The
-# validation images are twice as many, but training chose its best epoch on them, so their accuracy is too high.
+# `train.py` ended with the accuracy on the test images. Twenty images say little, as the width of the interval shows.
+# The validation images are twice as many, but training chose its best epoch on them, so their accuracy is too high.
 
 # %% language="bash"
 # python evaluate.py --model=saved_models/tutorials/own-classes/model --split=validation \
@@ -75,8 +74,9 @@ Image(work / "validation/confusion_matrix.png", width=420)
 
 # %% [markdown]
 # There is a second reason for caution. All patches come from one scene, and each test patch has neighbours among the
-# training patches. The figure says how well the network continues the rule in this scene. It does not say how well the
-# network does in another scene or season. For that, keep patches from other scenes, and name them with `--split_files`.
+# training patches. The figure says how well the network continues the rule in this scene. It does not say how well
+# the network does in another scene or season. For that, keep patches from other scenes, and name them with
+# `--split_files`.
 #
 # ## Use it
 #
@@ -91,10 +91,10 @@ Image("maps/own-classes_landcover.png", width=900)
 
 # %% [markdown]
 # The packaged classifier called the flooded marsh east of the town a river, because it knows no wetland. The new
-# classifier calls it water, because its patches say so: the index is positive there. A classifier is as good as the rule
-# behind its patches. `map.py` colours own classes in the order of their names, so water is not blue.
+# classifier calls it water, because its patches say so: the index is positive there. A classifier is as good as the
+# rule behind its patches. `map.py` colours own classes in the order of their names, so water is not blue.
 #
 # ## Next
 #
-# [Prepare data](../how-to/prepare-data.md) lists the folders and files that training reads. The appendix on
-# [few images](../appendix/few-images.md) measures how accuracy grows with the number of patches.
+# [Prepare data](../how-to/prepare-data.md) lists the folders and files that training reads. The appendix on [few
+# images](../appendix/few-images.md) measures how accuracy grows with the number of patches.

@@ -1,6 +1,6 @@
 """Turns the notebooks of docs/ (py:percent files of jupytext) into pages with the output of their cells.
 
-MkDocs calls `on_files`. With the environment variable EXECUTE=false the notebooks are rendered without being run.
+MkDocs calls `on_files`. `extra` in mkdocs.yml says whether the notebooks are run, and how long each may take.
 """
 
 import os
@@ -18,21 +18,30 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from traitlets.config import Config
 
-LIMIT_SECONDS = 180  # for each notebook, on two cores
 # Lines that TensorFlow's C++ code logs about the machine, such as: I0000 00:00:1796008315.783586 ...
 LOG_LINES = re.compile(r"^(WARNING: All log messages before absl|[IWE]\d{4} \d\d:\d\d:).*\n", flags=re.M)
+
+RUN_IT_YOURSELF = """
+
+To run this page yourself, turn [its source]({name}.py) into a notebook in the root of the repository:
+
+    jupytext --to notebook --output {name}.ipynb docs/tutorials/{name}.py
+"""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds a page for every notebook, and a file for every picture that the notebook draws.
 
-    The notebook itself stays among the files, so that its page can offer it for download.
+    The notebook itself stays among the files, so that its page can link to it.
     """
     for source in [file for file in files if file.src_uri.endswith(".py") and file.inclusion.is_included()]:
         notebook = jupytext.read(source.abs_src_path)
         if config.extra["execute"]:
-            run(notebook, source.src_uri, folder=pathlib.Path(config.config_file_path).parent)
+            folder = pathlib.Path(config.config_file_path).parent
+            run(notebook, source.src_uri, folder, limit_seconds=config.extra["limit_seconds"])
         text, pictures = to_markdown(notebook, pathlib.PurePath(source.src_uri).stem)
+        if source.src_uri.startswith("tutorials/"):
+            text += RUN_IT_YOURSELF.format(name=pathlib.PurePath(source.src_uri).stem)
         files.append(File.generated(config, source.src_uri.removesuffix(".py") + ".md", content=text))
         for name, content in pictures.items():
             picture = pathlib.PurePosixPath(source.src_uri).parent / name
@@ -40,11 +49,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def run(notebook: nbformat.NotebookNode, name: str, folder: pathlib.Path) -> None:
+def run(notebook: nbformat.NotebookNode, name: str, folder: pathlib.Path, limit_seconds: float) -> None:
     """Runs the cells, with the root of the repository as `folder`, and keeps their output in `notebook`.
 
     Raises:
-        PluginError: A cell failed, or the notebook ran longer than `LIMIT_SECONDS`.
+        PluginError: A cell failed, or the notebook ran longer than `limit_seconds`.
     """
     # Commands such as `python train.py` find the interpreter that builds the site, as in an activated environment.
     programs = f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -52,7 +61,7 @@ def run(notebook: nbformat.NotebookNode, name: str, folder: pathlib.Path) -> Non
     start = time.monotonic()
     client = nbclient.NotebookClient(
         notebook,
-        timeout=LIMIT_SECONDS,
+        timeout=limit_seconds,
         kernel_name="python3",
         shutdown_kernel="immediate",
         coalesce_streams=True,
@@ -63,10 +72,12 @@ def run(notebook: nbformat.NotebookNode, name: str, folder: pathlib.Path) -> Non
         client.execute(env=environment)
     except (nbclient.exceptions.CellExecutionError, nbclient.exceptions.CellTimeoutError) as error:
         raise PluginError(f"{name}: {error}") from error
+    for output in [output for cell in notebook.cells for output in cell.get("outputs", []) if "text" in output]:
+        output.text = LOG_LINES.sub("", output.text).replace(f"{folder}/", "")
     seconds = time.monotonic() - start
     print(f"{name} ran in {seconds:.0f} s")
-    if seconds > LIMIT_SECONDS:
-        raise PluginError(f"{name} ran for {seconds:.0f} s; the limit is {LIMIT_SECONDS} s.")
+    if seconds > limit_seconds:
+        raise PluginError(f"{name} ran for {seconds:.0f} s; the limit is {limit_seconds} s.")
 
 
 def to_markdown(notebook: nbformat.NotebookNode, name: str) -> tuple[str, dict[str, bytes]]:
@@ -79,11 +90,6 @@ def to_markdown(notebook: nbformat.NotebookNode, name: str) -> tuple[str, dict[s
     Returns:
         The text, and the content of each picture by its name.
     """
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            if output.output_type == "stream":
-                output.text = LOG_LINES.sub("", output.text)
-        cell.outputs = [output for output in cell.get("outputs", []) if output.get("text", "not a stream")]
     exporter = nbconvert.MarkdownExporter()
     text, resources = exporter.from_notebook_node(notebook, resources={"unique_key": name, "output_files_dir": ""})
     # A cell with a picture describes that picture for readers who cannot see it: # %% alt="..."

@@ -33,8 +33,8 @@ if has_eurosat:
     images, labels = tfds.as_numpy(builder.as_dataset("train[:1000]", batch_size=-1, as_supervised=True))
     new_images, new_labels = tfds.as_numpy(builder.as_dataset("train[70%:72%]", batch_size=-1, as_supervised=True))
 else:
-    images, labels = synthetic.draw(1000, seed=0)
-    new_images, new_labels = synthetic.draw(540, seed=1)
+    images, labels = synthetic.draw_scenes(1000, seed=0)
+    new_images, new_labels = synthetic.draw_scenes(540, seed=1)
 
 print("EuroSAT" if has_eurosat else "Drawn images")
 print(f"{len(images)} images to train on, {len(new_images)} to compare on, {images.shape[1:]} {images.dtype}")

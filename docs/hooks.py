@@ -6,6 +6,7 @@ MkDocs calls `on_files`. `extra` in mkdocs.yml says whether the notebooks are ru
 import os
 import pathlib
 import re
+import subprocess
 import sys
 import time
 
@@ -69,7 +70,7 @@ def run(notebook: nbformat.NotebookNode, name: str, folder: pathlib.Path, limit_
         config=Config({"KernelManager": {"transport": "ipc"}}),  # TCP would warn that it is not encrypted
     )
     try:
-        client.execute(env=environment)
+        client.execute(env=environment, stderr=subprocess.DEVNULL)  # the cells keep what they write there
     except (nbclient.exceptions.CellExecutionError, nbclient.exceptions.CellTimeoutError) as error:
         raise PluginError(f"{name}: {error}") from error
     for output in [output for cell in notebook.cells for output in cell.get("outputs", []) if "text" in output]:

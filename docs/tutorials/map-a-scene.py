@@ -26,10 +26,11 @@ with rasterio.open("samples/scene.tif") as file:
         print(f"{name}: {band.min()} to {band.max()} DN, median {np.median(band):.0f}")
 
 # %% [markdown]
-# No median is far below 1,000 DN except in the near infrared (B08), which water absorbs. The blue band (B02) never
-# falls below 800 DN, because air scatters blue light into the picture. A file that begins above 1,000 DN in all bands
-# may still contain the offset that products add since January 2022; `map.py` refuses such a file and says which flag
-# helps.
+# Water absorbs the near infrared (B08), so its smallest numbers are those of the sea. The blue band (B02) never falls
+# below 800 DN, because air scatters blue light into the picture.
+#
+# A file whose darkest band begins above 900 DN may still contain the offset that products add since January 2022.
+# `map.py` refuses such a file and says which flag helps.
 #
 # ## The map
 #

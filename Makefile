@@ -4,7 +4,7 @@
 # make test   runs the tests but the long ones
 # make test-long   runs those: whole runs, several of them
 # make deploy-check MODEL=saved_models/resnet50d   exports it in every format, and measures each on the test split
-# make docs   builds the documentation in site/: runs the tutorials, about eight minutes, and checks links and requests
+# make docs   builds the documentation in site/: runs the tutorials, about five minutes, and checks links and requests
 # make lint   checks style and types
 # make test-oldest   runs the tests with the lowest versions that setup.cfg allows, in .venv-oldest
 # Each sets up .venv first; PYTHON chooses the interpreter (3.11 to 3.13).

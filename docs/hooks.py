@@ -20,7 +20,9 @@ from mkdocs.structure.files import File, Files
 from traitlets.config import Config
 
 # Lines that TensorFlow's C++ code logs about the machine, such as: I0000 00:00:1796008315.783586 ...
-LOG_LINES = re.compile(r"^(WARNING: All log messages before absl|[IWE]\d{4} \d\d:\d\d:).*\n", flags=re.M)
+LOG_LINES = re.compile(
+    r"^(WARNING: All log messages before absl|[IWE]\d{4} \d\d:\d\d:|INFO: Created TensorFlow Lite).*\n", flags=re.M
+)
 
 RUN_IT_YOURSELF = """
 
@@ -93,6 +95,8 @@ def to_markdown(notebook: nbformat.NotebookNode, name: str) -> tuple[str, dict[s
     """
     exporter = nbconvert.MarkdownExporter()
     text, resources = exporter.from_notebook_node(notebook, resources={"unique_key": name, "output_files_dir": ""})
+    # A shell command can be copied without the line that tells Jupyter what it is.
+    text = text.replace("```bash\n%%bash\n", "```bash\n")
     # A cell with a picture describes that picture for readers who cannot see it: # %% alt="..."
     for alt in [cell.metadata["alt"] for cell in notebook.cells if "alt" in cell.metadata]:
         text = re.sub(r"!\[(png|jpeg)\]", f"![{alt}]", text, count=1)

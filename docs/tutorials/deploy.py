@@ -100,7 +100,7 @@ print(prediction["top_class"], f"{100 * max(prediction['probabilities']):.2f} %"
 
 # %%
 server.terminate()
-print("The server ended with code", server.wait())
+_ = server.wait()
 
 # %% [markdown]
 # ## Next

@@ -50,7 +50,7 @@ Image("maps/tutorial_landcover.png", width=900)
 # %%
 with pathlib.Path("maps/tutorial_areas.csv").open(newline="") as file:
     for row in csv.DictReader(file):
-        print(*row.values(), sep="\t")
+        print(f"{row['class']:20} {float(row['hectares']):8.2f} ha {float(row['share']):6.1%}")
 
 # %% [markdown]
 # These areas count pixels of the map. They are not estimates of the true areas, because the map has errors, and

@@ -12,7 +12,6 @@ import keras
 import numpy as np
 import PIL.Image
 import tensorflow as tf
-from google.protobuf.wrappers_pb2 import BytesValue
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 from tensorflow.python.saved_model.fingerprinting_utils import write_fingerprint
@@ -412,10 +411,11 @@ def write_warmup_requests(savedmodel: pathlib.Path, images: np.ndarray) -> None:
 
 def _encode_message(*fields: tuple[int, bytes]) -> bytes:
     """Encodes a protobuf message from numbers (below 16) and contents of fields that hold text, bytes or messages."""
-    # A BytesValue is its field 1, encoded; the tag, its first byte, is replaced.
-    return b"".join(
-        bytes([number << 3 | 2]) + BytesValue(value=value).SerializeToString()[1:] for number, value in fields
-    )
+    encoded = b""
+    for number, content in fields:
+        field_1 = tf.train.BytesList(value=[content]).SerializeToString()
+        encoded += bytes([number << 3 | 2]) + field_1[1:]  # the first byte is the tag, which has the number
+    return encoded
 
 
 def _encode_predict_log(signature: str, name: str, values) -> bytes:

@@ -2,9 +2,9 @@
 
     python -m benchmarks.deployment --model=saved_models/resnet50d
 
-Each export runs in its own runtime, in a process without this package: accuracy, agreement with the Keras model, how
-long one image takes with one thread and two (p50, p95), images/s in batches of 32 with all cores. Exports are kept.
-OpenVINO's INFERENCE_PRECISION_HINT is f32, or bf16 for bfloat16.
+Each export runs in its own runtime, in a process without this package. The table has its accuracy, its agreement with
+the Keras model, the time of one image with one thread and two (p50, p95), and images/s in batches of 32 with all cores.
+Exports are kept. OpenVINO's INFERENCE_PRECISION_HINT is f32, or bf16 for bfloat16.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from resnetd_tf.deployment import DEFAULT_NAMES, PRECISIONS
 
 FLAGS = flags.FLAGS
 BATCH = 32
-FORMATS = [format for format in PRECISIONS if format != "safetensors"]  # which has no runtime of its own
+FORMATS = [format for format in PRECISIONS if format != "safetensors"]  # safetensors has no runtime
 HEADER = [
     "| format | precision | MB | test accuracy | same class as Keras | largest difference | one thread, ms: p50, p95 "
     "| two threads, ms: p50, p95 | images/s |",
@@ -29,7 +29,18 @@ HEADER = [
 
 
 def measure(path: pathlib.Path, images: np.ndarray, labels: np.ndarray, expected: np.ndarray, calls: int) -> dict:
-    """What is in a row of the table, by name."""
+    """Measures an export.
+
+    Args:
+        path: The export.
+        images: Raw pixels (n, height, width, bands) of the test split.
+        labels: Their class numbers (n,).
+        expected: Probabilities (n, classes) of the Keras model.
+        calls: Number of timed calls.
+
+    Returns:
+        The entries of a row of the table, by name.
+    """
     from resnetd_tf import runtimes
     from resnetd_tf.deployment import export
 
@@ -45,12 +56,14 @@ def measure(path: pathlib.Path, images: np.ndarray, labels: np.ndarray, expected
     return result
 
 
-def row(format: str, precision: str, found: dict) -> str:
-    one, two = (f"{p50:.1f}, {p95:.1f}" for p50, p95 in (found["milliseconds_1"], found["milliseconds_2"]))
+def format_row(format: str, precision: str, result: dict) -> str:
+    one_thread, two_threads = (
+        f"{p50:.1f}, {p95:.1f}" for p50, p95 in (result["milliseconds_1"], result["milliseconds_2"])
+    )
     return (
-        f"| {format} | {precision} | {found['megabytes']:.1f} | {100 * found['accuracy']:.2f} % "
-        f"| {100 * found['same_class']:.2f} % | {found['largest_difference']:.1e} | {one} | {two} "
-        f"| {found['images_per_second']:.0f} |"
+        f"| {format} | {precision} | {result['megabytes']:.1f} | {100 * result['accuracy']:.2f} % "
+        f"| {100 * result['same_class']:.2f} % | {result['largest_difference']:.1e} | {one_thread} | {two_threads} "
+        f"| {result['images_per_second']:.0f} |"
     )
 
 
@@ -84,20 +97,24 @@ def check(arguments: list[str]) -> None:
             path = folder / DEFAULT_NAMES[format].format(precision)
             with contextlib.redirect_stdout(io.StringIO()):
                 export.export_classifier(str(source), format, precision, str(path), **program.dataset_arguments())
-            results[f"{format} {precision}"] = found = measure(path, images, labels, expected, FLAGS.calls)
-            lines.append(row(format, precision, found))
+            result = measure(path, images, labels, expected, FLAGS.calls)
+            results[f"{format} {precision}"] = result
+            lines.append(format_row(format, precision, result))
             print(lines[-1], flush=True)
-    found = {"model": str(source), "images": len(images), "exports": results}
-    contest.keep("deployment", lines, found, folder)
+    contest.keep("deployment", lines, {"model": str(source), "images": len(images), "exports": results}, folder)
 
 
 def main() -> None:
     program.define_model_flags()
-    program.define_dataset_flags("Whose test split; default that of the dataset the model was trained on.")
-    flags.DEFINE_multi_enum("formats", FORMATS, FORMATS, "What to export; given several times, several.")
-    flags.DEFINE_integer("images", 10**9, "Test images at most.", lower_bound=1)
-    flags.DEFINE_integer("calls", 200, "Calls that are timed.", lower_bound=1)
-    flags.DEFINE_string("output_dir", None, "A new folder; default deployment-K in the run's folder.")
+    program.define_dataset_flags(
+        "The dataset whose test split is used. The default is the one the model was trained on."
+    )
+    flags.DEFINE_multi_enum("formats", FORMATS, FORMATS, "A format to export. The flag can be given several times.")
+    flags.DEFINE_integer("images", 10**9, "The largest number of test images.", lower_bound=1)
+    flags.DEFINE_integer("calls", 200, "The number of timed calls.", lower_bound=1)
+    flags.DEFINE_string(
+        "output_dir", None, "The new folder for the exports. The default is deployment-K in the run's folder."
+    )
     program.run_program(check)
 
 

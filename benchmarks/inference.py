@@ -3,9 +3,9 @@
     pip install -e '.[peers]'
     python -m benchmarks.inference                      # sizes 64 and 224, float32 and bfloat16, batches of 32 and 1
 
-Each classifies one batch of uint8 images of the network's size, in memory, over and over; preprocessing counts. The
-Keras peers are exported with `model.export` and loaded again, as ours is; ONNX Runtime and OpenVINO run timm's
-network, which computes what ours does. "Matrix products" are as in `benchmarks.train_step`.
+Each contestant classifies the same batch of uint8 images of the network's size, in memory, again and again. The time
+includes the preprocessing. The Keras peers are exported with `model.export` and loaded again, as ours is. ONNX Runtime
+and OpenVINO run timm's network, which computes the same as ours. `benchmarks.train_step` explains "matrix products".
 """
 
 import pathlib
@@ -20,7 +20,7 @@ from benchmarks.train_step import CLASSES, images
 
 
 def rate(run: Callable[[], object], batch: int) -> Callable[[], float]:
-    """Rate of calls of `run`, each of which must return when it is done."""
+    """Returns a function that measures the images/s of `run`, which classifies a batch and returns when it is done."""
 
     def seconds(calls: int) -> float:
         start = time.perf_counter()
@@ -32,7 +32,7 @@ def rate(run: Callable[[], object], batch: int) -> Callable[[], float]:
 
 
 def saved_model_rate(write: Callable[[pathlib.Path], None], size: int, batch: int) -> Callable[[], float]:
-    """Rate of the signature of a SavedModel."""
+    """Writes a SavedModel, and returns a function that measures the images/s of its signature."""
     import tensorflow as tf
 
     with tempfile.TemporaryDirectory() as folder:
@@ -47,7 +47,7 @@ def saved_model_rate(write: Callable[[pathlib.Path], None], size: int, batch: in
 
     measure = rate(run, batch)
     measure.profile = lambda: kernels.thread_time(lambda: [run() for _ in range(4)], 4)
-    measure.loaded = loaded  # owns what the signature needs: kept alive
+    measure.loaded = loaded  # kept alive, because it owns the weights of the signature
     return measure
 
 

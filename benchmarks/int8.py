@@ -4,8 +4,8 @@
     python -m benchmarks.int8 --image_size=224
 
 All quantise the same classifier in float32, each by its own tool, calibrated on the same 200 training images. Each runs
-in its own runtime, one image at a time, with one thread and two, in turn. Classes are compared with the Keras model's,
-for validation images, which are resized: at another size than the classifier's own they say little.
+in its own runtime, one image at a time, with one thread and two, in turn. Classes of validation images are compared
+with the Keras model's. Images are resized: at another size than the classifier's own, their classes say little.
 """
 
 import logging
@@ -23,6 +23,7 @@ from resnetd_tf.errors import InputError
 
 FLAGS = flags.FLAGS
 CALLS = 100
+SAVEDMODEL, POOLS_AS_CONVOLUTIONS = "savedmodel", "pools_as_convolutions"  # the second is what export.py makes for int8
 PACKAGES = ("tensorflow", "ai-edge-litert", "litert-quantizer", "onnxruntime", "openvino", "nncf")
 HEADER = [
     "| int8 by | MB | same class as Keras | one thread, ms | two threads, ms |",
@@ -30,8 +31,8 @@ HEADER = [
 ]
 
 
-def onnx_of(savedmodel: pathlib.Path, size: int, folder: pathlib.Path) -> pathlib.Path:
-    """The classifier in float32 for one image of that size, as ONNX Runtime's documentation wants it for quantising."""
+def write_prepared_onnx(savedmodel: pathlib.Path, size: int, folder: pathlib.Path) -> pathlib.Path:
+    """Writes the classifier in float32 for one image of that size, prepared as ONNX Runtime's quantising wants it."""
     import onnx
     from onnxruntime.quantization import shape_inference
     from onnxruntime.tools.onnx_model_utils import make_input_shape_fixed
@@ -50,8 +51,9 @@ def onnx_of(savedmodel: pathlib.Path, size: int, folder: pathlib.Path) -> pathli
 def ours(savedmodel: pathlib.Path, calibration: np.ndarray, folder: pathlib.Path) -> pathlib.Path:
     from resnetd_tf.deployment import converters
 
-    path = folder / "ours.tflite"
-    converters.write_tflite(savedmodel, calibration.shape[1:], (), {}, path, "int8", calibration=calibration)
+    path, shape = folder / "ours.tflite", calibration.shape[1:]
+    savedmodel = savedmodel.with_name(POOLS_AS_CONVOLUTIONS)
+    converters.write_tflite(savedmodel, shape, (), {}, path, precision="int8", calibration=calibration)
     return path
 
 
@@ -60,11 +62,11 @@ def litert(savedmodel: pathlib.Path, calibration: np.ndarray, folder: pathlib.Pa
 
     from resnetd_tf.deployment import converters
 
-    given, path = folder / "float32.tflite", folder / "litert.tflite"
-    converters.write_tflite(savedmodel, calibration.shape[1:], (), {}, given)
-    work = quantizer.Quantizer(str(given), recipe.static_wi8_ai8())
-    found = work.calibrate({"serving_default": [{"pixels": image[np.newaxis]} for image in calibration]})
-    path.write_bytes(work.quantize(found).quantized_model)
+    float32_path, path = folder / "float32.tflite", folder / "litert.tflite"
+    converters.write_tflite(savedmodel, calibration.shape[1:], (), {}, float32_path)
+    tool = quantizer.Quantizer(str(float32_path), recipe.static_wi8_ai8())
+    ranges = tool.calibrate({"serving_default": [{"pixels": image[np.newaxis]} for image in calibration]})
+    path.write_bytes(tool.quantize(ranges).quantized_model)
     return path
 
 
@@ -78,7 +80,7 @@ def onnx_runtime(savedmodel: pathlib.Path, calibration: np.ndarray, folder: path
             return next(({"pixels": image[np.newaxis]} for image in self.images), None)
 
     path = folder / "onnx-runtime.onnx"
-    prepared = onnx_of(savedmodel, calibration.shape[1], folder)
+    prepared = write_prepared_onnx(savedmodel, calibration.shape[1], folder)
     quantization.quantize_static(prepared, path, Reader(), per_channel=True)
     return path
 
@@ -88,7 +90,7 @@ def openvino(savedmodel: pathlib.Path, calibration: np.ndarray, folder: pathlib.
     import openvino
 
     nncf.set_log_level(logging.ERROR)
-    model = openvino.convert_model(onnx_of(savedmodel, calibration.shape[1], folder))
+    model = openvino.convert_model(write_prepared_onnx(savedmodel, calibration.shape[1], folder))
     images = nncf.Dataset([image[np.newaxis] for image in calibration])
     (folder / "openvino").mkdir()
     path = folder / "openvino" / "model.xml"
@@ -104,18 +106,34 @@ CONTESTANTS: dict[str, Callable] = {
 }
 
 
-def at_size(classifier, described: dict, size: int):
-    """A classifier that resizes images to another size, with the same weights."""
+def resize_classifier(classifier, metadata: dict, size: int):
+    """Returns a classifier with the same weights that resizes images to another size."""
     from resnetd_tf.networks.classifier import add_preprocessing
     from resnetd_tf.networks.resnet import resnet
     from resnetd_tf.normalization import statistics_from_metadata
 
     trained = classifier.layers[-1]
     network = resnet(
-        described["depth"], described["variant"], input_shape=(size, size, 3), classes=trained.output_shape[-1]
+        metadata["depth"], metadata["variant"], input_shape=(size, size, 3), classes=trained.output_shape[-1]
     )
     network.set_weights(trained.get_weights())
-    return add_preprocessing(network, statistics_from_metadata(described), described["interpolation"])
+    return add_preprocessing(network, statistics_from_metadata(metadata), metadata["interpolation"])
+
+
+def quantise(savedmodel: pathlib.Path, calibration: np.ndarray) -> dict[str, pathlib.Path]:
+    """Has each contestant write its model beside the SavedModel. One whose packages are missing is left out."""
+    from resnetd_tf.process import silence_stderr
+
+    paths = {}
+    for contestant, write in CONTESTANTS.items():
+        folder = savedmodel.with_name(write.__name__)
+        folder.mkdir()
+        try:
+            with silence_stderr():
+                paths[contestant] = write(savedmodel, calibration, folder)
+        except ModuleNotFoundError as error:
+            print(f"{contestant} left out: {error}")
+    return paths
 
 
 def compare(arguments: list[str]) -> None:
@@ -124,62 +142,57 @@ def compare(arguments: list[str]) -> None:
     from resnetd_tf.data import images
     from resnetd_tf.deployment import export, savedmodel
     from resnetd_tf.environment import environment_info
-    from resnetd_tf.process import silence_stderr
     from resnetd_tf.saved import open_classifier, open_keras_model
 
     name, size = program.model_path_from_flags(), FLAGS.image_size
-    given = open_classifier(name)
-    needed = {"depth", "variant", "normalization", "interpolation"}
-    if given.bands != 3 or needed - given.metadata.keys():
-        raise InputError(f"{given.path}: give a classifier of RGB with its metadata.json")
-    model = at_size(open_keras_model(name)[1], given.metadata, size)
+    classifier = open_classifier(name)
+    classes, metadata = classifier.classes, classifier.metadata
+    if classifier.bands != 3 or {"depth", "variant", "normalization", "interpolation"} - metadata.keys():
+        raise InputError(f"{classifier.path}: give a classifier of RGB with its metadata.json")
+    model = resize_classifier(open_keras_model(name)[1], metadata, size)
     counts = {"validation": FLAGS.images, "train": 200}
-    check, calibration = (
-        images.resize_all(found, size, size)
-        for found, _ in export.load_comparison_images(given, counts, **program.dataset_arguments())
+    pixels, calibration = (
+        images.resize_all(split_images, size, size)
+        for split_images, _ in export.load_comparison_images(classifier, counts, **program.dataset_arguments())
     )
-    expected = model.predict(check, verbose=0)
+    expected = model.predict(pixels, verbose=0)
     with tempfile.TemporaryDirectory() as temporary:
-        base, paths, results = pathlib.Path(temporary), {}, {}
-        savedmodel.write_savedmodel(model, given.classes, given.metadata, base / "savedmodel")
-        for contestant, write in CONTESTANTS.items():
-            folder = base / write.__name__
-            folder.mkdir()
-            try:
-                with silence_stderr():
-                    path = write(base / "savedmodel", calibration, folder)
-            except ModuleNotFoundError as error:
-                print(f"{contestant} left out: {error}")
-                continue
-            paths[contestant] = path
-            answers = runtimes.run_exported(path, check, batch=1)["probabilities"]
+        folder, results = pathlib.Path(temporary), {}
+        savedmodel.write_savedmodel(model, classes, metadata, folder / SAVEDMODEL)
+        savedmodel.write_savedmodel(
+            model, classes, metadata, folder / POOLS_AS_CONVOLUTIONS, pools_as_convolutions=True
+        )
+        paths = quantise(folder / SAVEDMODEL, calibration)
+        for contestant, path in paths.items():
+            probabilities = runtimes.run_exported(path, pixels, batch=1)["probabilities"]
             results[contestant] = {
                 "megabytes": export.size_megabytes(path),
-                **export.compare_probabilities(answers, expected),
+                **export.compare_probabilities(probabilities, expected),
                 "milliseconds": {"1": [], "2": []},
             }
         for _ in range(FLAGS.rounds):
             for contestant, path in paths.items():
-                for threads, each in results[contestant]["milliseconds"].items():
-                    seconds = runtimes.run_exported(path, check[:32], int(threads), batch=1, calls=CALLS)["seconds"]
-                    each.append(1000 * statistics.median(seconds))
+                for threads, milliseconds in results[contestant]["milliseconds"].items():
+                    answer = runtimes.run_exported(path, pixels[:32], int(threads), batch=1, calls=CALLS)
+                    milliseconds.append(1000 * statistics.median(answer["seconds"]))
     lines = list(HEADER)
-    for contestant, found in results.items():
-        one, two = (statistics.median(found["milliseconds"][threads]) for threads in ("1", "2"))
+    for contestant, result in results.items():
+        one_thread, two_threads = (statistics.median(result["milliseconds"][threads]) for threads in ("1", "2"))
         lines.append(
-            f"| {contestant} | {found['megabytes']:.1f} | {100 * found['same_class']:.2f} % | {one:.1f} | {two:.1f} |"
+            f"| {contestant} | {result['megabytes']:.1f} | {100 * result['same_class']:.2f} % "
+            f"| {one_thread:.1f} | {two_threads:.1f} |"
         )
     print("\n".join(lines))
-    found = {"image_size": size, "results": results, "versions": environment_info(PACKAGES)["versions"]}
-    contest.keep(f"int8-{size}", lines, found)
+    versions = environment_info(PACKAGES)["versions"]
+    contest.keep(f"int8-{size}", lines, {"image_size": size, "results": results, "versions": versions})
 
 
 def main() -> None:
     program.define_model_flags()
-    program.define_dataset_flags("Whose images; default the dataset the model was trained on.")
+    program.define_dataset_flags("The dataset whose images are used. The default is the one the model was trained on.")
     flags.DEFINE_integer("image_size", 224, "Side in pixels to which the network's images are resized.", lower_bound=32)
-    flags.DEFINE_integer("images", 256, "Validation images.", lower_bound=1)
-    flags.DEFINE_integer("rounds", 5, "Rounds; medians of them are told.", lower_bound=1)
+    flags.DEFINE_integer("images", 256, "The number of validation images.", lower_bound=1)
+    flags.DEFINE_integer("rounds", 5, "The number of rounds, whose median is printed.", lower_bound=1)
     contest.define_output_dir()
     program.run_program(compare)
 

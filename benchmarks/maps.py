@@ -96,7 +96,7 @@ def mosaics(classifier, split: str) -> dict[str, float]:
     from resnetd_tf import imagery
     from resnetd_tf.deployment import export
 
-    ((images, labels),) = export.load_comparison_images(classifier, {split: None}, None, None, None, None)
+    ((images, labels),) = export.load_comparison_images(classifier, {split: None})
     count, side = min(20, math.isqrt(len(images))), min(images.shape[1:3]) // 2 * 2
     images, right = images[:, :side, :side], {"alone": [], "centres": [], "cells": []}
     for start in range(0, len(images) - count**2 + 1, count**2):

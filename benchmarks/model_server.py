@@ -1,12 +1,12 @@
-"""A small server with TensorFlow Serving's interface, where that cannot run: for tests and for benchmarks.serving.
+"""A small server with TensorFlow Serving's interface, for tests and for benchmarks.serving where that cannot run.
 
     python -m benchmarks.model_server saved_models/resnet50d          # prints its ports, serves until it is ended
 
-It loads the newest SavedModel under a base path by TensorFlow's own loader, answers its warm-up requests, and merges
-requests to a signature into batches as TensorFlow Serving does with --enable_batching: up to MAX_BATCH images, waiting
-TIMEOUT seconds for more, the images of all requests put one behind the other without padding, one status for all. It
+It loads the newest SavedModel under a base path by TensorFlow's own loader, and answers its warm-up requests. It merges
+requests to a signature into batches as TensorFlow Serving does with --enable_batching: up to MAX_BATCH images, after
+waiting TIMEOUT seconds for more. The images of all requests are concatenated without padding, and have one status. It
 knows Predict, Classify, GetModelMetadata and GetModelStatus by gRPC, and the same by REST with rows and columns.
-Nothing of resnetd_tf is imported, so that nothing but the SavedModel can be what answers.
+It imports nothing of resnetd_tf, so that the SavedModel alone answers.
 """
 
 import argparse
@@ -39,60 +39,62 @@ MAX_BATCH, TIMEOUT, THREADS = 32, 0.002, 16
 
 
 class NotFound(Exception):
-    """No such model, version or signature."""
+    """The server has no such model, version or path."""
 
 
 class Batcher:
-    """Merges calls of one signature."""
+    """Merges calls of one signature into batches."""
 
     def __init__(self, signature):
-        self.signature, self.waiting = signature, queue.Queue()
-        self.batches: list[int] = []  # how many requests each had
+        self.signature, self.queue = signature, queue.Queue()
+        self.batch_sizes: list[int] = []  # in requests
         threading.Thread(target=self.work, daemon=True).start()
 
     def __call__(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         answer: concurrent.futures.Future = concurrent.futures.Future()
-        self.waiting.put((inputs, answer))
+        self.queue.put((inputs, answer))
         return answer.result()
 
     def work(self) -> None:
-        left = None
+        postponed = None
         while True:
-            together, until = [left or self.waiting.get()], time.monotonic() + TIMEOUT
-            left = None
-            while (wait := until - time.monotonic()) > 0:
+            batch, end_time = [postponed or self.queue.get()], time.monotonic() + TIMEOUT
+            postponed = None
+            while (wait := end_time - time.monotonic()) > 0:
                 try:
-                    following = self.waiting.get(timeout=wait)
+                    task = self.queue.get(timeout=wait)
                 except queue.Empty:
                     break
-                if sum(map(size, together)) + size(following) > MAX_BATCH:
-                    left = following
+                if sum(map(count_images, batch)) + count_images(task) > MAX_BATCH:
+                    postponed = task
                     break
-                together.append(following)
-            self.batches.append(len(together))
-            self.run(together)
+                batch.append(task)
+            self.batch_sizes.append(len(batch))
+            self.run(batch)
 
-    def run(self, together) -> None:
+    def run(self, batch) -> None:
         try:
-            names = {tuple(sorted(inputs)) for inputs, _ in together}
+            names = {tuple(sorted(inputs)) for inputs, _ in batch}
             if len(names) > 1:
                 raise ValueError(f"requests have different inputs: {names}")
-            merged = {name: np.concatenate([inputs[name] for inputs, _ in together]) for name in names.pop()}
+            merged = {name: np.concatenate([inputs[name] for inputs, _ in batch]) for name in names.pop()}
             outputs = self.signature(**{name: tf.constant(value) for name, value in merged.items()})
             outputs = {name: value.numpy() for name, value in outputs.items()}
         except Exception as error:
-            for _, answer in together:
+            for _, answer in batch:
                 answer.set_exception(error)
             return
         start = 0
-        for task in together:
-            end = start + size(task)
-            task[1].set_result({name: value[start:end] for name, value in outputs.items()})
+        for task in batch:
+            _, answer = task
+            end = start + count_images(task)
+            answer.set_result({name: value[start:end] for name, value in outputs.items()})
             start = end
 
 
-def size(task) -> int:
-    return len(next(iter(task[0].values())))
+def count_images(task) -> int:
+    inputs, _ = task
+    return len(next(iter(inputs.values())))
 
 
 class Model:
@@ -125,9 +127,9 @@ class Model:
         signature = signature or "serving_default"
         if signature not in self.batchers:
             raise ValueError(f'Serving signature name: "{signature}" not found in signature def')
-        wanted = set(self.definitions[signature].inputs)
-        if set(inputs) != wanted:
-            raise ValueError(f"input keys {sorted(inputs)}, expected {sorted(wanted)}")
+        expected = set(self.definitions[signature].inputs)
+        if set(inputs) != expected:
+            raise ValueError(f"input keys {sorted(inputs)}, expected {sorted(expected)}")
         return self.batchers[signature](inputs)
 
     def predict(self, request) -> predict_pb2.PredictResponse:
@@ -136,24 +138,24 @@ class Model:
         response = predict_pb2.PredictResponse()
         for name, value in self.run(spec.signature_name, inputs).items():
             response.outputs[name].CopyFrom(tf.make_tensor_proto(value))
-        self.sign(response.model_spec, spec.signature_name)
+        self.fill_model_spec(response.model_spec, spec.signature_name)
         return response
 
     def classify(self, request) -> classification_pb2.ClassificationResponse:
         signature = request.model_spec.signature_name
         if self.definitions[signature].method_name != "tensorflow/serving/classify":
             raise ValueError(f"Expected classification signature method_name for {signature}")
-        examples = np.array([one.SerializeToString() for one in request.input.example_list.examples], object)
-        found = self.run(signature, {"inputs": examples})
+        examples = [example.SerializeToString() for example in request.input.example_list.examples]
+        outputs = self.run(signature, {"inputs": np.array(examples, object)})
         response = classification_pb2.ClassificationResponse()
-        for names, scores in zip(found["classes"], found["scores"]):
+        for names, scores in zip(outputs["classes"], outputs["scores"]):
             classes = response.result.classifications.add().classes
             for name, score in zip(names, scores):
                 classes.add(label=name.decode(), score=float(score))
-        self.sign(response.model_spec, signature)
+        self.fill_model_spec(response.model_spec, signature)
         return response
 
-    def sign(self, spec, signature: str) -> None:
+    def fill_model_spec(self, spec, signature: str) -> None:
         spec.name, spec.version.value, spec.signature_name = self.name, self.version, signature
 
     def metadata(self) -> get_model_metadata_pb2.GetModelMetadataResponse:
@@ -164,7 +166,7 @@ class Model:
         for name, definition in self.definitions.items():
             signatures.signature_def[name].CopyFrom(definition)
         response.metadata["signature_def"].Pack(signatures)
-        self.sign(response.model_spec, "")
+        self.fill_model_spec(response.model_spec, "")
         return response
 
     def status(self) -> get_model_status_pb2.GetModelStatusResponse:
@@ -200,21 +202,25 @@ class Service(prediction_service_pb2_grpc.PredictionServiceServicer, model_servi
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
 
 
-def rest(model: Model) -> type[http.server.BaseHTTPRequestHandler]:
-    """What answers requests of HTTP."""
+def rest_handler(model: Model) -> type[http.server.BaseHTTPRequestHandler]:
+    """Returns a class that answers requests by HTTP."""
 
     class Rest(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self):
             self.answer(
-                lambda asked, _: json_format.MessageToDict(
-                    model.status() if not asked else model.metadata(), preserving_proto_field_name=True
+                lambda action, _: json_format.MessageToDict(
+                    model.metadata() if action else model.status(), preserving_proto_field_name=True
                 )
             )
 
         def do_POST(self):
-            self.answer(lambda asked, body: predicted(model, body) if asked == "predict" else classified(model, body))
+            self.answer(
+                lambda action, body: (
+                    predict_by_rest(model, body) if action == "predict" else classify_by_rest(model, body)
+                )
+            )
 
         def answer(self, function):
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -245,69 +251,68 @@ def rest(model: Model) -> type[http.server.BaseHTTPRequestHandler]:
     return Rest
 
 
-def predicted(model: Model, body: dict) -> dict:
-    """Predict by rows, `instances`, or by columns, `inputs`."""
+def predict_by_rest(model: Model, body: dict) -> dict:
+    """Answers Predict with rows, `instances`, or with columns, `inputs`."""
     signature = body.get("signature_name") or "serving_default"
     inputs = model.definitions[signature].inputs if signature in model.definitions else {}
     if "instances" in body:
         rows = body["instances"]
-        named = bool(rows) and isinstance(rows[0], dict) and set(rows[0]) != {"b64"}
-        columns = {name: [row[name] if named else row for row in rows] for name in inputs}
+        has_names = bool(rows) and isinstance(rows[0], dict) and set(rows[0]) != {"b64"}
+        columns = {name: [row[name] if has_names else row for row in rows] for name in inputs}
     else:
         columns = body["inputs"] if isinstance(body["inputs"], dict) and set(body["inputs"]) != {"b64"} else {}
         columns = columns or {name: body["inputs"] for name in inputs}
-    arrays = {name: array(value, inputs[name].dtype) for name, value in columns.items() if name in inputs}
-    found = {name: plain(name, value) for name, value in model.run(signature, arrays or columns).items()}
+    arrays = {name: json_to_array(value, inputs[name].dtype) for name, value in columns.items() if name in inputs}
+    outputs = {name: array_to_json(name, array) for name, array in model.run(signature, arrays or columns).items()}
     if "inputs" in body:
-        return {"outputs": found if len(found) > 1 else next(iter(found.values()))}
-    count = len(next(iter(found.values())))
-    return {"predictions": [{name: value[index] for name, value in found.items()} for index in range(count)]}
+        return {"outputs": outputs if len(outputs) > 1 else next(iter(outputs.values()))}
+    count = len(next(iter(outputs.values())))
+    return {"predictions": [{name: values[index] for name, values in outputs.items()} for index in range(count)]}
 
 
-def classified(model: Model, body: dict) -> dict:
-    """Classify, of examples with strings as features."""
+def classify_by_rest(model: Model, body: dict) -> dict:
+    """Answers Classify for examples with strings as features."""
     request = classification_pb2.ClassificationRequest()
     request.model_spec.signature_name = body.get("signature_name") or "serving_default"
-    for given in body["examples"]:
+    for example in body["examples"]:
         features = request.input.example_list.examples.add().features
-        for name, value in given.items():
+        for name, value in example.items():
             features.feature[name].bytes_list.value.append(base64.b64decode(value["b64"]))
-    answer = model.classify(request).result.classifications
-    return {"results": [[[one.label, one.score] for one in some.classes] for some in answer]}
+    classifications = model.classify(request).result.classifications
+    return {"results": [[[label.label, label.score] for label in image.classes] for image in classifications]}
 
 
-def array(value, dtype: int) -> np.ndarray:
+def json_to_array(values, dtype: int) -> np.ndarray:
     if dtype == tf.string.as_datatype_enum:
-        return np.array(
-            [base64.b64decode(one["b64"]) if isinstance(one, dict) else one.encode() for one in value], object
-        )
-    return np.asarray(value, tf.as_dtype(dtype).as_numpy_dtype)
+        strings = [base64.b64decode(text["b64"]) if isinstance(text, dict) else text.encode() for text in values]
+        return np.array(strings, object)
+    return np.asarray(values, tf.as_dtype(dtype).as_numpy_dtype)
 
 
-def plain(name: str, value: np.ndarray):
-    if value.dtype != object:
-        return value.tolist()
+def array_to_json(name: str, array: np.ndarray):
+    if array.dtype != object:
+        return array.tolist()
     if name.endswith("_bytes"):
-        return [{"b64": base64.b64encode(one).decode()} for one in value.ravel()]
-    return np.array([one.decode() for one in value.ravel()], object).reshape(value.shape).tolist()
+        return [{"b64": base64.b64encode(string).decode()} for string in array.ravel()]
+    return np.array([string.decode() for string in array.ravel()], object).reshape(array.shape).tolist()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.model_server", allow_abbrev=False)
     parser.add_argument("base", type=pathlib.Path, help="a folder of versions")
     for name in ("grpc_port", "http_port"):
-        parser.add_argument(f"--{name}", type=int, default=0, help="default any that is free")
-    given = parser.parse_args()
-    model = Model(given.base)
+        parser.add_argument(f"--{name}", type=int, default=0, help="the port; default any that is free")
+    arguments = parser.parse_args()
+    model = Model(arguments.base)
     server = grpc.server(
         concurrent.futures.ThreadPoolExecutor(THREADS), options=[("grpc.max_receive_message_length", -1)]
     )
     service = Service(model)
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(service, server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(service, server)
-    port = server.add_insecure_port(f"127.0.0.1:{given.grpc_port}")
+    port = server.add_insecure_port(f"127.0.0.1:{arguments.grpc_port}")
     server.start()
-    web = http.server.ThreadingHTTPServer(("127.0.0.1", given.http_port), rest(model))
+    web = http.server.ThreadingHTTPServer(("127.0.0.1", arguments.http_port), rest_handler(model))
     print(json.dumps({"grpc": port, "http": web.server_port}), flush=True)
     web.serve_forever()
 

@@ -1,4 +1,4 @@
-"""Converts a trained classifier for deployment, and compares what comes out with it.
+"""Exports a trained classifier for deployment, and compares the export with the classifier.
 
 Examples:
     python export.py --model=saved_models/resnet50d --format=tflite --precision=int8
@@ -37,23 +37,35 @@ def export(arguments: list[str]) -> None:
 
 def define_flags() -> None:
     program.define_model_flags()
-    flags.DEFINE_enum("format", "tflite", list(deployment.PRECISIONS), "What to make.")
-    made = "; ".join(f"{format}: {', '.join(made)}" for format, made in deployment.PRECISIONS.items())
-    precisions = dict.fromkeys(precision for made in deployment.PRECISIONS.values() for precision in made)
+    flags.DEFINE_enum("format", "tflite", list(deployment.PRECISIONS), "The format to write.")
+    choices = "; ".join(f"{format}: {', '.join(names)}" for format, names in deployment.PRECISIONS.items())
+    precisions = dict.fromkeys(name for names in deployment.PRECISIONS.values() for name in names)
     flags.DEFINE_enum(
         "precision",
         "float32",
         list(precisions),
-        f"What it computes in, or of safetensors and of TFLite in float16 and dynamic stores. {made}.",
+        "The precision that the export computes in; safetensors, and TFLite in float16 and dynamic, only store it. "
+        f"{choices}.",
     )
     flags.DEFINE_integer(
-        "batch", 1, "Of TFLite: images at once; 0 for any number, to which the input is resized.", lower_bound=0
+        "batch",
+        1,
+        "TFLite only: the number of images at once; 0 for any number, to which the input is resized.",
+        lower_bound=0,
     )
-    flags.DEFINE_enum("output_type", "float32", ["float32", "uint8"], "Of TFLite in int8: type of the probabilities.")
-    flags.DEFINE_enum("verify", "some", ["some", "full"], "Validation images to compare on: 256, or all.")
-    flags.DEFINE_string("output", None, "A new file or folder; default one in the run's folder, or here for eurosat.")
+    flags.DEFINE_enum(
+        "output_type", "float32", ["float32", "uint8"], "TFLite in int8 only: the type of the probabilities."
+    )
+    flags.DEFINE_enum(
+        "verify", "some", ["some", "full"], "Compare on 256 validation images (some), or on all of them (full)."
+    )
+    flags.DEFINE_string(
+        "output",
+        None,
+        "The new file or folder to write. The default is in the run's folder, or for eurosat in the current folder.",
+    )
     program.define_dataset_flags(
-        "What to compare on, and to calibrate on for int8; default the one the model was trained on."
+        "The dataset to compare on, and to calibrate int8 on. The default is the one the model was trained on."
     )
 
 

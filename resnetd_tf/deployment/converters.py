@@ -1,4 +1,4 @@
-"""From a SavedModel to TFLite, ONNX and OpenVINO, and from a network to a .safetensors file."""
+"""Writes the formats for other runtimes: TFLite, ONNX and OpenVINO from a SavedModel, .safetensors from a network."""
 
 import json
 import logging
@@ -11,10 +11,17 @@ import numpy as np
 import tensorflow as tf
 
 from resnetd_tf import rundir
-from resnetd_tf.deployment.savedmodel import frozen_graph, load_inference_function, replace_pools_by_convolutions
+from resnetd_tf.deployment.savedmodel import freeze_graph, load_inference_function
 from resnetd_tf.errors import InputError, damage_as_input_error
 from resnetd_tf.networks import checkpoints
 from resnetd_tf.saved import SavedClassifier
+
+ONNX_OPSET = 18  # runtimes of 2023 and later have it
+# The number of weights from which on a kernel is halved in "float16". The smaller kernels of ResNet-50-D, nearly all in
+# its first half, are 7 % of its weights. They make nearly all of the difference: with them rounded, probabilities of
+# validation images differed by up to 2.9e-3, without by 1.6e-4 (recipe `best`, then fifty more epochs).
+LARGE_KERNEL = 2**18
+LOCAL_METADATA = ("data_dir", "eurosat_zip")  # paths in metadata.json that say nothing on another machine
 
 
 def write_tflite(
@@ -23,34 +30,34 @@ def write_tflite(
     classes: tuple[str, ...],
     metadata: dict,
     path: pathlib.Path,
+    *,
     precision: str = "float32",
     batch: int = 1,
     output_type: str = "float32",
     calibration: np.ndarray | None = None,
 ) -> None:
-    """Writes a TFLite file, preprocessing included.
+    """Writes a TFLite file, which includes the preprocessing.
 
     Its signature `serving_default` takes `pixels` (batch, height, width, bands), raw, and returns `probabilities`
-    (batch, classes). labels.txt and metadata.json are zipped onto it, which the interpreter does not mind.
+    (batch, classes). labels.txt and metadata.json are zipped onto the file, which no interpreter minds.
 
     Args:
-        savedmodel: The folder, as `frozen.function` takes it.
-        shape: Height, width and bands of the images.
-        classes: Class names.
-        metadata: What is known of how it was trained.
-        path: The file.
-        precision: "float32"; "float16" and "dynamic" for kernels in 16 or 8 bits; or "int8" for weights and
-            activations in 8 bits.
-        batch: Images at once; zero for any number, to which the interpreter's input is to be resized.
-        output_type: "float32" or, of int8, "uint8", quantised probabilities.
-        calibration: For int8, raw pixels (n, height, width, bands) to find the ranges of the activations with.
+        savedmodel: The folder of the SavedModel, as `load_inference_function` takes it. For int8 it should have its
+            pools as convolutions.
+        shape: Height and width of the images in pixels, and their number of bands.
+        classes: Class names in the order of the probabilities.
+        metadata: The metadata of the classifier's run, with the precision of the export.
+        path: The file to write.
+        precision: "float32"; "float16" or "dynamic" for kernels in 16 or 8 bits; "int8" for weights and activations in
+            8 bits.
+        batch: Number of images at once; zero for any number, to which the interpreter's input is to be resized.
+        output_type: "float32" or, in int8, "uint8" for quantised probabilities.
+        calibration: For int8, raw pixels (n, height, width, bands) that find the ranges of the activations.
 
     Raises:
-        InputError: As for `frozen.function`.
+        InputError: The SavedModel is of an older version, or computes in another precision than float32.
     """
     concrete, owner = load_inference_function(savedmodel, (batch or None, *shape))
-    if precision == "int8":
-        concrete = replace_pools_by_convolutions(concrete)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], owner)
     if precision != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -58,9 +65,9 @@ def write_tflite(
         converter.target_spec.supported_types = [tf.float16]
     if precision == "int8":
         assert calibration is not None
-        step = batch or 1
-        count = -(-len(calibration) // step)  # the last batch is filled up from the first
-        batches = np.resize(calibration, (count, step, *shape))
+        batch_size = batch or 1
+        count = -(-len(calibration) // batch_size)  # the last batch is filled up from the first
+        batches = np.resize(calibration, (count, batch_size, *shape))
         converter.representative_dataset = lambda: ([images] for images in batches)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8, tf.lite.OpsSet.TFLITE_BUILTINS]
         converter.inference_output_type = tf.as_dtype(output_type)
@@ -70,27 +77,26 @@ def write_tflite(
         archive.writestr("metadata.json", json.dumps(metadata))
 
 
-# From a SavedModel to ONNX, for servers and programs that have no TensorFlow.
-
-
-ONNX_OPSET = 18  # which runtimes of 2023 and later have
-
-
 def write_onnx(
     savedmodel: pathlib.Path, bands: int, classes: tuple[str, ...], metadata: dict, path: pathlib.Path
 ) -> None:
     """Writes an ONNX file from `pixels`, any number of images of any size, to `probabilities`.
 
-    Class names and metadata are in its properties, as JSON.
+    Args:
+        savedmodel: The folder of the SavedModel, as `load_inference_function` takes it.
+        bands: Number of bands of the images.
+        classes: Class names in the order of the probabilities, which become a property of the file, as JSON.
+        metadata: The metadata of the classifier's run, which becomes another property.
+        path: The file to write.
 
     Raises:
         ModuleNotFoundError: tf2onnx is not installed.
-        InputError: As for `frozen.graph`.
+        InputError: The SavedModel is of an older version, or computes in another precision than float32.
     """
     import tf2onnx
 
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
-    graph = frozen_graph(savedmodel, bands).as_graph_def()
+    graph = freeze_graph(savedmodel, bands).as_graph_def()
     with warnings.catch_warnings(action="ignore"):
         model, _ = tf2onnx.convert.from_graph_def(
             graph, input_names=["pixels:0"], output_names=["probabilities:0"], opset=ONNX_OPSET
@@ -104,14 +110,11 @@ def write_onnx(
 
 
 def _rename_tensor(graph, old: str, new: str) -> None:
-    for value in (*graph.input, *graph.output):
-        value.name = new if value.name == old else value.name
+    for tensor in (*graph.input, *graph.output):
+        tensor.name = new if tensor.name == old else tensor.name
     for node in graph.node:
         for names in (node.input, node.output):
             names[:] = [new if name == old else name for name in names]
-
-
-# From a SavedModel to OpenVINO, for Intel's and others' processors.
 
 
 def write_openvino(
@@ -119,21 +122,24 @@ def write_openvino(
 ) -> None:
     """Writes a folder with OpenVINO's model.xml and model.bin, labels.txt and metadata.json.
 
-    The precision is chosen where it runs: OpenVINO takes bfloat16 where a processor has it, unless its setting
-    INFERENCE_PRECISION_HINT is f32. Which was asked for, the metadata's exported_precision says.
+    OpenVINO chooses the precision where it runs: bfloat16 where a processor has it, unless INFERENCE_PRECISION_HINT is
+    f32. The entry `exported_precision` of the metadata says which one was asked for.
 
     Args:
-        savedmodel, bands, classes, metadata: As for `onnx.write`.
-        path: The folder; must not exist.
+        savedmodel: The folder of the SavedModel, as `load_inference_function` takes it.
+        bands: Number of bands of the images.
+        classes: Class names in the order of the probabilities.
+        metadata: The metadata of the classifier's run, with the precision of the export.
+        path: The folder to write, which must not exist.
         precision: "float32", "float16" for weights in half the bytes, or "bfloat16".
 
     Raises:
         ModuleNotFoundError: openvino is not installed.
-        InputError: As for `frozen.graph`.
+        InputError: The SavedModel is of an older version, or computes in another precision than float32.
     """
     import openvino
 
-    model = openvino.convert_model(frozen_graph(savedmodel, bands))
+    model = openvino.convert_model(freeze_graph(savedmodel, bands))
     for port, name in ((model.inputs[0], "pixels"), (model.outputs[0], "probabilities")):
         port.get_tensor().set_names({name})
     for key, value in (("classes", classes), ("metadata", metadata)):
@@ -144,55 +150,47 @@ def write_openvino(
     rundir.write_json(path / "metadata.json", metadata)
 
 
-# From a trained classifier to a .safetensors file: small, without code in it, and read by PyTorch too.
-
-
-# Numbers in a kernel from which on "float16" halves it. The smaller ones of ResNet-50-D, nearly all in its first half,
-# are 7 % of its weights and make nearly all of what rounding changes: of a run of `best` and fifty epochs more, up to
-# 2.9e-3 of a probability of validation images with them, 1.6e-4 without.
-LARGE_KERNEL = 2**18
-LOCAL_METADATA = ("data_dir", "eurosat_zip")  # of metadata.json: paths that say nothing elsewhere
-
-
 def write_safetensors(network: keras.Model, classifier: SavedClassifier, path: pathlib.Path, precision: str) -> None:
-    """Writes a .safetensors file of a classifier.
+    """Writes a .safetensors file of a classifier: small, without code in it, and read by PyTorch too.
 
-    Weights have the names and the layout that timm gives them. The header has metadata.json, but for `data_dir` and
-    `eurosat_zip`, and the results of the evaluations that lie in the run's folder.
+    Weights have the names and the layout that timm gives them. The header has metadata.json, without `LOCAL_METADATA`,
+    and the results of the evaluations that lie in the run's folder.
 
     Args:
         network: The classifier as a Keras model.
-        classifier: The same, opened, of a run.
-        path: The file.
-        precision: "float32", or "float16" for kernels that are `LARGE`; all else is float32.
+        classifier: The same classifier as it was opened from its run.
+        path: The file to write.
+        precision: "float32", or "float16" for kernels of `LARGE_KERNEL` weights or more, with all else in float32.
 
     Raises:
-        InputError: It is not known how it was trained, or it resizes as version 0.1.0 did.
+        InputError: The run does not say how the classifier was trained, or it resizes as version 0.1.0 did.
     """
     if not network.get_layer("resizing").antialias:
         raise InputError(
             f"{classifier.path} resizes without antialiasing, as version 0.1.0 did; --format=savedmodel keeps that"
         )
-    described = {**classifier.metadata, "classes": classifier.classes}
+    header = {**classifier.metadata, "classes": classifier.classes}
     for name in LOCAL_METADATA:
-        described.pop(name, None)
-    if classifier.path.suffix != ".safetensors" and (classifier.folder / "model.keras").is_file():  # a run's
-        described["evaluations"] = _read_evaluations(classifier.folder)
-    if missing := [name for name in checkpoints.NEEDED_METADATA if name not in described]:
+        header.pop(name, None)
+    is_run = classifier.path.suffix != ".safetensors" and (classifier.folder / "model.keras").is_file()
+    if is_run:
+        header["evaluations"] = _read_evaluations(classifier.folder)
+    if missing := [name for name in checkpoints.NEEDED_METADATA if name not in header]:
         raise InputError(f"{classifier.path}: its run's metadata.json is needed, which says its {', '.join(missing)}")
     tensors = {}
-    for name, weight in checkpoints.pytorch_names(network.layers[-1]).items():
-        value = weight.numpy()
-        value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
-        tensors[name] = value.astype("float16") if precision == "float16" and value.size >= LARGE_KERNEL else value
-    checkpoints.write_tensors(tensors, described, path)
+    for name, variable in checkpoints.pytorch_names(network.layers[-1]).items():
+        weight = variable.numpy()
+        weight = weight.transpose(3, 2, 0, 1) if weight.ndim == 4 else weight.T
+        is_halved = precision == "float16" and weight.size >= LARGE_KERNEL
+        tensors[name] = weight.astype("float16") if is_halved else weight
+    checkpoints.write_tensors(tensors, header, path)
 
 
 def _read_evaluations(folder: pathlib.Path) -> dict[str, dict]:
-    """What the evaluations in a run's folder found, by the names of their folders, without the names of images."""
-    found = {}
+    """Returns the results of the evaluations in a run's folder, without lists of images, by names of their folders."""
+    evaluations = {}
     for path in sorted(folder.glob("evaluation-*/*.json")):
         with damage_as_input_error(f"{path}: cannot be read", "; restore or delete it"):
             result = json.loads(path.read_text(encoding="utf-8"))
-            found[path.parent.name] = {name: value for name, value in result.items() if name != "mistakes"}
-    return found
+            evaluations[path.parent.name] = {name: value for name, value in result.items() if name != "mistakes"}
+    return evaluations

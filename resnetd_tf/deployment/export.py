@@ -1,6 +1,10 @@
-"""What `export.py` does: converts a classifier, verifies the result without this package, then keeps it."""
+"""What `export.py` does: writes a classifier in a format, verifies the result without this package, then publishes it.
+
+`export_classifier` comes first, then its parts: writing a format, the images to compare on, and the verification.
+"""
 
 import contextlib
+import importlib.util
 import pathlib
 import tempfile
 from collections.abc import Iterator
@@ -17,7 +21,12 @@ from resnetd_tf.process import silence_stderr
 from resnetd_tf.saved import SavedClassifier, open_classifier, open_keras_model
 from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
 
-CALIBRATION_IMAGES = 200  # training images
+COMPARISON_IMAGES = 256  # validation images to compare on
+CALIBRATION_IMAGES = 200  # training images that find the ranges of activations in int8
+# By format, the packages that convert and verify it; the extra that installs them has the format's name
+NEEDED_PACKAGES = {"tflite": ("ai_edge_litert",), "onnx": ("tf2onnx", "onnxruntime"), "openvino": ("openvino",)}
+# Formats that are folders, and the file in the folder that keeps the result of the verification
+CHECK_FILES = {"savedmodel": "assets.extra/check.json", "openvino": "check.json"}
 
 
 def export_classifier(
@@ -36,172 +45,221 @@ def export_classifier(
     reading: Reading = AS_STORED,
     trust: bool = False,
 ) -> pathlib.Path:
-    """Exports a classifier for deployment, if it agrees with the model it is made from.
+    """Exports a classifier for deployment, if the export agrees with the model that it is made from.
 
-    What was found is printed, and kept in NAME.check.json beside a file, in check.json inside a folder.
+    The result of the comparison is printed, and kept in NAME.check.json beside a file or in check.json inside a folder.
 
     Args:
-        model: A path as `saved.locate` takes it, or a classifier that was opened.
-        format: One of `formats.PRECISIONS`.
-        precision: One of those it is made in.
-        output: The file or folder; `None` for one in the run's folder, see `formats.NAMES`.
-        batch, output_type: As for `tflite.write`.
-        verify_all: Whether to compare on the whole validation split.
-        dataset: What to compare on, and for int8 to calibrate on; `None` for the dataset the model was trained on.
-        data_dir, eurosat_zip, split_files, reading: As for `sources.load`.
-        trust: As for `saved.open_classifier`.
+        model: A path as `saved.locate_model` takes it, or an open classifier.
+        format: One of `deployment.PRECISIONS`.
+        precision: One of the precisions that the format is written in.
+        output: The new file or folder; `None` for one of `deployment.DEFAULT_NAMES` in the run's folder.
+        batch: For TFLite, the number of images that the model takes at once, zero for any number.
+        output_type: Type of the probabilities, "float32" or, for TFLite in int8, "uint8".
+        verify_all: Whether to compare on the whole validation split, instead of its first 256 images.
+        dataset: Name of the dataset to compare on and to calibrate int8 on; `None` for the one of the training.
+        data_dir: Where TFDS keeps its datasets.
+        eurosat_zip: A EuroSAT archive to prepare the dataset from, instead of downloading it.
+        split_files: Lists of the images in each split; `None` for the splits of the training.
+        reading: Bands, scale and offset of raster files in a folder that do not say it themselves.
+        trust: Whether the model may hold operations that no classifier of this package has, and that may do anything.
 
     Returns:
         The path of the file or folder.
 
     Raises:
-        InputError: Something given cannot be used, or the export disagrees with the model.
+        InputError: An argument cannot be used, a package is missing, or the export disagrees with the model.
     """
     deployment.check_options(format, precision, batch, output_type)
-    given = model if isinstance(model, SavedClassifier) else open_classifier(model, trust=trust)
-    path = pathlib.Path(output) if output else given.folder / deployment.DEFAULT_NAMES[format].format(precision)
-    deployment.check_suffix(format, path)
-    inside = {"savedmodel": path / "assets.extra" / "check.json", "openvino": path / "check.json"}
-    kept = inside.get(format, path.with_name(f"{path.name}.check.json"))
-    for place in (path, kept) if format not in inside else (path,):
-        rundir.require_absent(place)
-    made_from, network = given, None
-    if format in ("savedmodel", "safetensors") or not _lacks_run(given):
-        source, network = open_keras_model(given.path, trust)
-        made_from = open_classifier(source, trust=trust)
+    _require_packages(format)
+    classifier = model if isinstance(model, SavedClassifier) else open_classifier(model, trust=trust)
+    path, check_path = _choose_paths(classifier, format, precision, output)
+    source, network = _open_source(classifier, format, trust)
     counts = {"validation": None if verify_all else COMPARISON_IMAGES}
     if precision == "int8":
         counts["train"] = CALIBRATION_IMAGES
-    splits = load_comparison_images(given, counts, dataset, data_dir, eurosat_zip, split_files, reading)
-    check, *calibration = (images for images, _ in splits)
-    expected = made_from.predict(check)
+    splits = load_comparison_images(
+        classifier,
+        counts,
+        dataset=dataset,
+        data_dir=data_dir,
+        eurosat_zip=eurosat_zip,
+        split_files=split_files,
+        reading=reading,
+    )
+    samples = {split: split_images for split, (split_images, _) in zip(counts, splits)}
+    pixels = samples["validation"]
+    expected = source.predict(pixels)
+    shape = (batch or -1, *pixels.shape[1:]) if format == "tflite" else (-1, -1, -1, classifier.bands)
     with rundir.write_atomically(path) as temporary:
-        with silence_stderr(), _converter_errors_named(given, format):
-            _write_format(
-                given, network, temporary, format, precision, check, *calibration, batch=batch, output_type=output_type
-            )
-        shape = (batch or -1, *check.shape[1:]) if format == "tflite" else (-1, -1, -1, given.bands)
-        found = verify_export(temporary, path, precision, check, expected, shape)
-        rundir.require_absent(path)  # by another that was as fast
-    rundir.write_json(kept, {"made_from": str(made_from.path), **found})
-    print(f"{path}: {format} in {precision}, {found['megabytes']:.1f} MB{describe_input(found)}")
-    took = f"; {found['milliseconds']:.1f} ms an image on all cores" if "milliseconds" in found else ""
-    if hint := found.get("INFERENCE_PRECISION_HINT"):
-        took += f", INFERENCE_PRECISION_HINT={hint}"
-    print(f"Against {made_from.path} on {len(check)} validation images: {describe_agreement(found)}{took}")
+        _write_format(
+            temporary, classifier, network, samples, format, precision=precision, batch=batch, output_type=output_type
+        )
+        result = verify_export(temporary, path, precision, pixels, expected, shape)
+        rundir.require_absent(path)  # another process may have been faster
+    rundir.write_json(check_path, {"made_from": str(source.path), **result})
+    _print_result(path, format, precision, source, result)
     return path
 
 
-def _lacks_run(given: SavedClassifier) -> bool:
-    """Whether a SavedModel was copied without its run, and with it the Keras model."""
-    return given.path.is_dir() and not (rundir.run_folder_of(given.path) / "model.keras").is_file()
+def _require_packages(format: str) -> None:
+    """Raises InputError, which names the extra to install, if a package that the format needs is missing."""
+    for package in NEEDED_PACKAGES.get(format, ()):
+        if importlib.util.find_spec(package) is None:
+            raise InputError(
+                f"--format={format} needs {package}, which is not installed; pip install 'resnetd_tf[{format}]'"
+            )
 
 
-@contextlib.contextmanager
-def _converter_errors_named(given: SavedClassifier, format: str) -> Iterator[None]:
-    """Turns what converters raise into an InputError, also that one is not installed."""
-    try:
-        with damage_as_input_error(f"{given.path}: cannot be converted", but=(ModuleNotFoundError, OSError)):
-            yield
-    except ModuleNotFoundError as error:
-        if error.name not in ("tf2onnx", "openvino"):
-            raise
-        message = f"--format={format} needs {error.name}, which is not installed; pip install 'resnetd_tf[{format}]'"
-        raise InputError(message) from error
+def _choose_paths(
+    classifier: SavedClassifier, format: str, precision: str, output: str | None
+) -> tuple[pathlib.Path, pathlib.Path]:
+    """Chooses the file or folder to write, and the file that keeps the result of the verification.
+
+    Raises:
+        InputError: One of them exists already, or the name does not fit the format.
+    """
+    path = pathlib.Path(output) if output else classifier.folder / deployment.DEFAULT_NAMES[format].format(precision)
+    deployment.check_suffix(format, path)
+    rundir.require_absent(path)
+    if format in CHECK_FILES:
+        return path, path / CHECK_FILES[format]
+    check_path = path.with_name(f"{path.name}.check.json")
+    rundir.require_absent(check_path)
+    return path, check_path
+
+
+def _open_source(classifier: SavedClassifier, format: str, trust: bool) -> tuple[SavedClassifier, keras.Model | None]:
+    """Opens the Keras model that a classifier was exported from.
+
+    Returns:
+        The model to compare the export with, and the same as a Keras model. For a SavedModel that was copied without
+        its run, and with it the Keras model, these are the SavedModel itself and `None`, if the format can do without.
+    """
+    without_run = classifier.path.is_dir() and not (rundir.run_folder_of(classifier.path) / "model.keras").is_file()
+    if without_run and format not in ("savedmodel", "safetensors"):
+        return classifier, None
+    path, network = open_keras_model(classifier.path, trust)
+    return open_classifier(path, trust=trust), network
+
+
+def _print_result(path: pathlib.Path, format: str, precision: str, source: SavedClassifier, result: dict) -> None:
+    print(f"{path}: {format} in {precision}, {result['megabytes']:.1f} MB{describe_input(result)}")
+    latency = f"; {result['milliseconds']:.1f} ms an image on all cores" if "milliseconds" in result else ""
+    if hint := result.get("INFERENCE_PRECISION_HINT"):
+        latency += f", INFERENCE_PRECISION_HINT={hint}"
+    print(f"Against {source.path} on {result['images']} validation images: {describe_agreement(result)}{latency}")
+
+
+# Writing a format.
 
 
 def _write_format(
-    given: SavedClassifier,
-    network: keras.Model | None,
     path: pathlib.Path,
+    classifier: SavedClassifier,
+    network: keras.Model | None,
+    samples: dict[str, np.ndarray],
     format: str,
-    precision: str,
-    check: np.ndarray,
-    calibration: np.ndarray | None = None,
     *,
+    precision: str,
     batch: int,
     output_type: str,
 ) -> None:
-    described = given.metadata | {"exported_precision": precision}
-    if format == "savedmodel":
-        savedmodel.write_savedmodel(
-            network, given.classes, given.metadata, path, precision, check[: savedmodel.WARMUP_IMAGES]
-        )
-    elif format == "safetensors":
-        converters.write_safetensors(network, given, path, precision)
-    else:
-        with _temporary_savedmodel(given, network) as folder:
+    """Writes a classifier in a format.
+
+    Args:
+        path: The file or folder to write.
+        classifier: The open classifier.
+        network: The same as a Keras model; `None` where a SavedModel is all that there is.
+        samples: Raw pixels (n, height, width, bands) of the split "validation", and for int8 of the split "train".
+        format, precision, batch, output_type: The arguments of `export_classifier`.
+
+    Raises:
+        InputError: The model cannot be converted.
+    """
+    classes, metadata = classifier.classes, classifier.metadata
+    exported_metadata = metadata | {"exported_precision": precision}
+    pixels = samples["validation"]
+    # Converters raise whatever a damaged model makes them stumble on.
+    damage = damage_as_input_error(f"{classifier.path}: cannot be converted", but=(ModuleNotFoundError, OSError))
+    with silence_stderr(), damage:
+        if format == "savedmodel":
+            examples = pixels[: savedmodel.WARMUP_IMAGES]
+            savedmodel.write_savedmodel(network, classes, metadata, path, precision, examples)
+            return
+        if format == "safetensors":
+            converters.write_safetensors(network, classifier, path, precision)
+            return
+        with _open_as_savedmodel(classifier, network, for_int8=precision == "int8") as folder:
             if format == "tflite":
-                shape = check.shape[1:]
                 converters.write_tflite(
-                    folder, shape, given.classes, described, path, precision, batch, output_type, calibration
+                    folder,
+                    pixels.shape[1:],
+                    classes,
+                    exported_metadata,
+                    path,
+                    precision=precision,
+                    batch=batch,
+                    output_type=output_type,
+                    calibration=samples.get("train"),
                 )
             elif format == "onnx":
-                converters.write_onnx(folder, given.bands, given.classes, described, path)
+                converters.write_onnx(folder, classifier.bands, classes, exported_metadata, path)
             else:
-                converters.write_openvino(folder, given.bands, given.classes, described, path, precision)
+                converters.write_openvino(folder, classifier.bands, classes, exported_metadata, path, precision)
 
 
 @contextlib.contextmanager
-def _temporary_savedmodel(given: SavedClassifier, network: keras.Model | None) -> Iterator[pathlib.Path]:
-    """The SavedModel of a classifier, made for the time being where there is none."""
-    if given.path.is_dir():
-        yield given.path
+def _open_as_savedmodel(
+    classifier: SavedClassifier, network: keras.Model | None, for_int8: bool
+) -> Iterator[pathlib.Path]:
+    """Yields the SavedModel that a classifier is, or a temporary one of its Keras model.
+
+    For int8 it is a temporary one with its pools as convolutions, unless the SavedModel is all that there is.
+    """
+    if network is None or (classifier.path.is_dir() and not for_int8):
+        yield classifier.path
         return
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "savedmodel"
-        savedmodel.write_savedmodel(network, given.classes, given.metadata, path)
+        savedmodel.write_savedmodel(
+            network, classifier.classes, classifier.metadata, path, pools_as_convolutions=for_int8
+        )
         yield path
 
 
-# How well a converted model agrees with the one it was made from, and the images to try it on.
-
-
-COMPARISON_IMAGES = 256  # to compare on
-
-
-def compare_probabilities(probabilities: np.ndarray, expected: np.ndarray) -> dict[str, float]:
-    """How well probabilities (n, classes) agree with those expected: same_class, a share, and largest_difference."""
-    return {
-        "same_class": float((probabilities.argmax(1) == expected.argmax(1)).mean()),
-        "largest_difference": float(np.abs(probabilities - expected).max()),
-    }
-
-
-def describe_agreement(found: dict[str, float]) -> str:
-    """What `compared` says, for people."""
-    return (
-        f"same class for {100 * found['same_class']:.1f} %, "
-        f"largest difference of a probability {found['largest_difference']:.1e}"
-    )
+# The images to compare on.
 
 
 def load_comparison_images(
     classifier: SavedClassifier,
     counts: dict[str, int | None],
-    dataset: str | None,
-    data_dir: str | None,
-    eurosat_zip: str | None,
-    split_files: str | None,
+    *,
+    dataset: str | None = None,
+    data_dir: str | None = None,
+    eurosat_zip: str | None = None,
+    split_files: str | None = None,
     reading: Reading = AS_STORED,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The first images of splits of the named dataset, or of the one that the classifier was trained on.
+    """Loads the first images of splits of a dataset, at the size that a classifier was trained on.
 
     Args:
-        classifier: Whose images they are to be.
-        counts: How many of each split; `None` for all.
-        dataset: Its name; `None` for the one that the classifier was trained on.
-        data_dir, eurosat_zip, split_files, reading: As for `sources.load`.
+        classifier: The open classifier.
+        counts: Names of the splits, and the number of images of each; `None` for all of them.
+        dataset: Name of the dataset; `None` for the one of the training.
+        data_dir: Where TFDS keeps its datasets.
+        eurosat_zip: A EuroSAT archive to prepare the dataset from, instead of downloading it.
+        split_files: Lists of the images in each split; `None` for the splits of the training.
+        reading: Bands, scale and offset of raster files in a folder that do not say it themselves.
 
     Returns:
-        For each split images (n, height, width, bands) of the size that the classifier was trained on, and labels (n,).
+        For each split raw pixels (n, height, width, bands) and labels (n,).
 
     Raises:
         InputError: No dataset is known, or its images have another number of bands.
     """
-    name, data_dir, split_files = datasets.resolve_dataset(
-        classifier.path, classifier.metadata, dataset, data_dir, split_files
-    )
+    metadata = classifier.metadata
+    name, data_dir, split_files = datasets.resolve_dataset(classifier.path, metadata, dataset, data_dir, split_files)
     loaded = datasets.load_dataset(
         name,
         tuple(counts),
@@ -209,111 +267,138 @@ def load_comparison_images(
         eurosat_zip=eurosat_zip,
         split_files=split_files,
         wanted={3: RGB_BANDS, len(BANDS): BANDS}.get(classifier.bands),
-        reading=datasets.resolve_reading(classifier.metadata, name, reading),
-        image_size=classifier.metadata.get("image_size"),  # as in training
-        interpolation=classifier.metadata.get("interpolation", "bilinear"),
+        reading=datasets.resolve_reading(metadata, name, reading),
+        image_size=metadata.get("image_size"),  # as in training
+        interpolation=metadata.get("interpolation", "bilinear"),
     )
     classifier.check_bands(name, loaded.bands)
-    chosen = [(loaded.splits[split], count) for split, count in counts.items()]
-    height, width = classifier.metadata.get("patch_shape", chosen[0][0].images[0].shape)[:2]
+    first_split = loaded.splits[next(iter(counts))]
+    height, width = metadata.get("patch_shape", first_split.images[0].shape)[:2]
     return [
-        (images.resize_all(split.images[:count], height, width), np.asarray(split.labels[:count]))
-        for split, count in chosen
+        (
+            images.resize_all(loaded.splits[split].images[:count], height, width),
+            np.asarray(loaded.splits[split].labels[:count]),
+        )
+        for split, count in counts.items()
     ]
 
 
-# How well an exported model agrees with the one it was made from, run as whoever deploys it does.
+# The verification: an export must agree with the model it is made from, run as whoever deploys it does.
 
-
-TIMED_CALLS = 50  # to see how long one image takes
-RECORDED_KEYS = (
-    "inputs",
-    "outputs",
-    "warmup_requests",
-    "INFERENCE_PRECISION_HINT",
-)  # what a runtime says, that is kept
-# By precision, how much probabilities may differ, and of which share of the images the class must be the same
+TIMED_CALLS = 50
+# Entries of `runtimes.run_exported` that are kept with the result
+RECORDED_KEYS = ("inputs", "outputs", "warmup_requests", "INFERENCE_PRECISION_HINT")
+# By precision, the largest difference of a probability, and the smallest share of images with the same class
 MAX_DIFFERENCE = {"float32": 1e-4}
 MIN_SAME_CLASS = {"float32": 1.0, "float16": 0.99, "bfloat16": 0.98, "dynamic": 0.95, "int8": 0.9}
 
 
 def verify_export(
-    model: pathlib.Path, path: pathlib.Path, precision: str, images: np.ndarray, expected: np.ndarray, shape: tuple
+    model: pathlib.Path,
+    path: pathlib.Path,
+    precision: str,
+    images: np.ndarray,
+    expected: np.ndarray,
+    shape: tuple[int, ...],
 ) -> dict:
-    """Runs an exported model, in a process without this package, and compares it with the one it was made from.
+    """Runs an exported model without this package, and compares it with the model it is made from.
+
+    A .safetensors file, which has no runtime of its own, is opened by this package.
 
     Args:
-        model: Where it lies now; as `saved.open_classifier` or `runtimes.run` take it.
-        path: What it will be called.
-        precision: What it computes in.
+        model: Where the export is now.
+        path: Where the export will be; messages name it.
+        precision: The precision that it is written in.
         images: Raw pixels (n, height, width, bands).
-        expected: Probabilities (n, classes) of the model that it was made from.
-        shape: (n, height, width, bands) that it must take, -1 where any will do.
+        expected: Probabilities (n, classes) of the model that it is made from.
+        shape: The shape (n, height, width, bands) that its input must have, -1 for any size.
 
     Returns:
-        images, same_class (a share), largest_difference (of a probability), megabytes; of what has a runtime of its own
-        also milliseconds (an image, in calls of as few as it takes, on all cores; median), seconds_to_first_answer,
-        inputs, outputs; of OpenVINO INFERENCE_PRECISION_HINT.
+        `images`, their number, `megabytes`, and what `compare_probabilities` returns. For a model with a runtime also
+        `milliseconds`, the median time of one image in the smallest batch on all cores, `seconds_to_first_answer`, and
+        `RECORDED_KEYS`.
 
     Raises:
         InputError: It cannot be run, has other inputs or outputs, or disagrees.
     """
-    found = {"images": len(images), "megabytes": size_megabytes(model)}
+    result = {"images": len(images), "megabytes": size_megabytes(model)}
     if model.suffix == ".safetensors":
         probabilities = open_classifier(model).predict(images)
     else:
         try:
-            ran = runtimes.run_exported(model, images, calls=TIMED_CALLS)
+            answer = runtimes.run_exported(model, images, calls=TIMED_CALLS)
         except RuntimeError as error:
             raise InputError(f"{path} not written: {error}") from error
-        probabilities = ran["probabilities"]
-        pixels = {"pixels": {"shape": list(shape), "dtype": str(images.dtype)}}
-        answer = ran["outputs"].get("probabilities", {"shape": None})
-        if ran["inputs"] != pixels or answer["shape"] != [shape[0], expected.shape[1]]:
-            raise InputError(f"{path} not written: it takes {ran['inputs']}, gives {ran['outputs']}")
-        found |= {
-            "milliseconds": 1000 * float(np.median(ran["seconds"])) / max(shape[0], 1),
-            "seconds_to_first_answer": float(ran["opened"]),
-            **{key: ran[key] for key in RECORDED_KEYS if key in ran},
+        probabilities = answer["probabilities"]
+        expected_inputs = {"pixels": {"shape": list(shape), "dtype": str(images.dtype)}}
+        output = answer["outputs"].get("probabilities", {"shape": None})
+        if answer["inputs"] != expected_inputs or output["shape"] != [shape[0], expected.shape[1]]:
+            raise InputError(f"{path} not written: it takes {answer['inputs']}, gives {answer['outputs']}")
+        result |= {
+            "milliseconds": 1000 * float(np.median(answer["seconds"])) / max(shape[0], 1),
+            "seconds_to_first_answer": float(answer["seconds_to_first_answer"]),
+            **{key: answer[key] for key in RECORDED_KEYS if key in answer},
         }
-    found |= compare_probabilities(probabilities, expected)
-    # Written so that what is no number disagrees
-    agrees = found["largest_difference"] <= MAX_DIFFERENCE.get(precision, 1)
-    if not (agrees and found["same_class"] >= MIN_SAME_CLASS[precision]):
-        raise InputError(f"{path} not written: on {len(images)} validation images it has {describe_agreement(found)}")
-    return found
+    result |= compare_probabilities(probabilities, expected)
+    # Not the other way round: a difference that is not a number must count as disagreement.
+    agrees = result["largest_difference"] <= MAX_DIFFERENCE.get(precision, 1)
+    if not (agrees and result["same_class"] >= MIN_SAME_CLASS[precision]):
+        raise InputError(f"{path} not written: on {len(images)} validation images it has {describe_agreement(result)}")
+    return result
 
 
-def measure_latency(model: pathlib.Path, images: np.ndarray, calls: int = TIMED_CALLS) -> dict[str, list[float]]:
-    """How long one image takes: milliseconds_1 and milliseconds_2, with one thread and two, median and 95th percentile.
+def compare_probabilities(probabilities: np.ndarray, expected: np.ndarray) -> dict[str, float]:
+    """Compares probabilities (n, classes) with expected ones.
 
-    Of a model that takes a batch of one size, a share of that.
-
-    Args:
-        model: As `runtimes.run` takes it.
-        images: Raw pixels (n, height, width, bands), one of which is classified in each call.
-        calls: How many are timed.
-
-    Raises:
-        RuntimeError: As for `runtimes.run`.
+    Returns:
+        `same_class`, the share of images, 0 to 1, whose most probable class is the same, and `largest_difference` of
+        any probability.
     """
-    found = {}
-    for threads in (1, 2):
-        ran = runtimes.run_exported(model, images, threads, calls=calls)
-        (given,) = ran["inputs"].values()
-        milliseconds = 1000 * np.percentile(ran["seconds"], (50, 95)) / max(1, given["shape"][0])
-        found[f"milliseconds_{threads}"] = milliseconds.tolist()
-    return found
+    return {
+        "same_class": float((probabilities.argmax(1) == expected.argmax(1)).mean()),
+        "largest_difference": float(np.abs(probabilities - expected).max()),
+    }
 
 
-def describe_input(found: dict) -> str:
-    """Of what size its input is, for people; empty where images of any size will do."""
-    (shape,) = [given["shape"] for given in found.get("inputs", {}).values()] or [[-1] * 4]
+def describe_agreement(comparison: dict[str, float]) -> str:
+    """Returns the result of `compare_probabilities` as text."""
+    return (
+        f"same class for {100 * comparison['same_class']:.1f} %, "
+        f"largest difference of a probability {comparison['largest_difference']:.1e}"
+    )
+
+
+def describe_input(result: dict) -> str:
+    """Returns the size of a verified model's input as text, which is empty where images of any size will do."""
+    (shape,) = [tensor["shape"] for tensor in result.get("inputs", {}).values()] or [[-1] * 4]
     return "" if shape[1] < 0 else f", input {'x'.join('n' if size < 0 else str(size) for size in shape)}"
 
 
+def measure_latency(model: pathlib.Path, images: np.ndarray, calls: int = TIMED_CALLS) -> dict[str, list[float]]:
+    """Measures the time that one image takes. A model of batches of one size is measured by the batch and divided.
+
+    Args:
+        model: The export, as `runtimes.run_exported` takes it.
+        images: Raw pixels (n, height, width, bands), of which each call classifies one.
+        calls: Number of timed calls.
+
+    Returns:
+        `milliseconds_1` with one thread and `milliseconds_2` with two, each the median and the 95th percentile.
+
+    Raises:
+        RuntimeError: The runtime is missing, or it ended without an answer.
+    """
+    latencies = {}
+    for threads in (1, 2):
+        answer = runtimes.run_exported(model, images, threads, calls=calls)
+        (pixels_input,) = answer["inputs"].values()
+        milliseconds = 1000 * np.percentile(answer["seconds"], (50, 95)) / max(1, pixels_input["shape"][0])
+        latencies[f"milliseconds_{threads}"] = milliseconds.tolist()
+    return latencies
+
+
 def size_megabytes(model: pathlib.Path) -> float:
-    """Size of a model: a file, or all of its folder, as of OpenVINO's .xml."""
+    """Returns the size of a model in megabytes: of a file, or of all files in its folder, as for OpenVINO's .xml."""
     model = model.parent if model.suffix == ".xml" else model
     files = [model] if model.is_file() else [path for path in model.rglob("*") if path.is_file()]
     return sum(path.stat().st_size for path in files) / 1e6

@@ -10,6 +10,8 @@ import zlib
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from pictures import encode
 from PIL import Image
 
 from benchmarks import parity
@@ -22,15 +24,10 @@ from resnetd_tf.normalization import EUROSAT_ALL, EUROSAT_RGB
 from resnetd_tf.saved import open_classifier
 
 
-def in_a_process_without_our_package(script, *arguments, cwd):
-    command = [sys.executable, "-c", "import sys; sys.modules['resnetd_tf'] = None\n" + script, *map(str, arguments)]
-    subprocess.run(command, check=True, cwd=cwd, timeout=200)
-
-
 def test_savedmodel_equals_keras_model_without_our_package(run, tmp_path):
-    images = synthetic.draw_scenes(20, seed=5)[0]
-    np.save(tmp_path / "images.npy", images)
+    np.save(tmp_path / "images.npy", synthetic.draw_scenes(20, seed=5)[0])
     script = """
+import sys; sys.modules["resnetd_tf"] = None
 import numpy as np, tensorflow as tf
 images = np.load("images.npy")
 signature = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
@@ -38,105 +35,117 @@ np.save("savedmodel.npy", signature(pixels=tf.constant(images))["probabilities"]
 import keras
 np.save("keras.npy", keras.saving.load_model(sys.argv[2], compile=False).predict(images, verbose=0))
 """
-    in_a_process_without_our_package(script, run / "1", run / "run-1/model.keras", cwd=tmp_path)
+    command = [sys.executable, "-c", script, str(run / "1"), str(run / "run-1/model.keras")]
+    subprocess.run(command, check=True, cwd=tmp_path, timeout=200)
     exported, ours = np.load(tmp_path / "savedmodel.npy"), np.load(tmp_path / "keras.npy")
     np.testing.assert_allclose(exported, ours, atol=1e-5)
     np.testing.assert_allclose(exported.sum(axis=1), 1, atol=1e-5)
     assert exported.std(axis=0).max() > 0.01  # not the same answer to everything
 
 
-def test_encoded_signature_takes_files_of_any_size(run, tmp_path):
-    import tensorflow as tf
-
+def test_encoded_signature_takes_files_of_any_size(run, signatures, tmp_path):
     encoded = []
     for index, (image, name) in enumerate(zip(synthetic.draw_scenes(3)[0], ("a.jpg", "b.png", "c.jpg"))):
         Image.fromarray(image[: 64 - 10 * index]).save(tmp_path / name)
         encoded.append((tmp_path / name).read_bytes())
-    signature = tf.saved_model.load(str(run / "1")).signatures["encoded"]
-    together = signature(image_bytes=tf.constant(encoded))["probabilities"].numpy()
-    classifier = open_classifier(run)
-    for name, probabilities in zip(("a.jpg", "b.png", "c.jpg"), together):
+    answers = signatures["encoded"](image_bytes=tf.constant(encoded))["probabilities"].numpy()
+    trained = open_classifier(run)
+    for name, probabilities in zip(("a.jpg", "b.png", "c.jpg"), answers):
         pixels = np.asarray(Image.open(tmp_path / name))
-        np.testing.assert_allclose(probabilities, classifier.predict(pixels[np.newaxis])[0], atol=1e-5)
+        np.testing.assert_allclose(probabilities, trained.predict(pixels[np.newaxis])[0], atol=1e-5)
 
 
-def jpeg(image, format="JPEG", **options):
-    file = io.BytesIO()
-    image.save(file, format, **options)
-    return file.getvalue()
-
-
-def png(width, height, depth=8):
+def png_header(width, height, depth=8):
     """The start of a PNG file of that size, and no pixels."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header)) + bytes(20)
 
 
-def test_a_bad_picture_does_not_disturb_the_others(run):
-    """Servers merge requests. What is wrong is told by the header, before memory is taken for the pixels."""
-    import tensorflow as tf
+@pytest.fixture(scope="module")
+def signatures(run):
+    """The signatures of the small classifier's SavedModel, which lives as long as they are used."""
+    loaded = tf.saved_model.load(str(run / "1"))
+    yield loaded.signatures
 
-    image, orientation = Image.fromarray(synthetic.draw_scenes(1)[0][0]), Image.Exif()
-    orientation[0x0112] = 6
-    good, cut = jpeg(image), jpeg(image)[:900]
-    behind = jpeg(image, exif=orientation, icc_profile=bytes(200_000))
-    turned = [jpeg(image, exif=orientation), jpeg(image, "PNG", exif=orientation), behind]
-    bad = {
+
+@pytest.fixture(scope="module")
+def good_picture():
+    return encode(synthetic.draw_scenes(1)[0][0], "JPEG")
+
+
+@pytest.fixture(scope="module")
+def good_answer(run, good_picture):
+    return open_classifier(run).predict(np.asarray(Image.open(io.BytesIO(good_picture)))[np.newaxis])[0]
+
+
+def bad_pictures(good_picture):
+    """Files that have no answer, and part of the error of each."""
+    image, rotated = Image.open(io.BytesIO(good_picture)), Image.Exif()
+    rotated[0x0112] = 6
+    return {
         b"GIF89a" + bytes(40): "not a JPEG or PNG file",
         b"": "not a JPEG or PNG file",
-        png(1, 1)[:20]: "not a JPEG or PNG file",
-        png(20_000, 20_000): "picture of 20000 x 20000 pixels: more than 67108864",
-        png(2**31, 2): "more than 67108864",
-        png(8, 0): "or none",
-        png(8, 8, 16): "16 bits a colour",
+        png_header(1, 1)[:20]: "not a JPEG or PNG file",
+        png_header(20_000, 20_000): "picture of 20000 x 20000 pixels: more than 67108864",
+        png_header(2**31, 2): "more than 67108864",
+        png_header(8, 0): "or none",
+        png_header(8, 8, 16): "16 bits a colour",
         b"\xff\xd8\xff" + bytes(40): "damaged",
-        cut: "damaged",
-        turned[0]: "to be turned",
-        turned[1]: "to be turned",
-        turned[2]: "to be turned",
+        good_picture[:900]: "damaged",
+        encode(image, "JPEG", exif=rotated): "to be turned",
+        encode(image, "PNG", exif=rotated): "to be turned",
+        encode(image, "JPEG", exif=rotated, icc_profile=bytes(200_000)): "to be turned",
     }
-    signatures = tf.saved_model.load(str(run / "1")).signatures
-    answer = signatures["encoded"](image_bytes=tf.constant([good, *bad, good]))
+
+
+def test_a_bad_picture_does_not_disturb_the_others(signatures, good_picture, good_answer):
+    """Servers merge requests. The header says what is wrong, before memory is taken for the pixels."""
+    bad = bad_pictures(good_picture)
+    answer = signatures["encoded"](image_bytes=tf.constant([good_picture, *bad, good_picture]))
     errors, probabilities = answer["error"].numpy(), answer["probabilities"].numpy()
     assert errors[0] == errors[-1] == b""
-    for error, what in zip(errors[1:-1], bad.values()):
-        assert what in error.decode()
-    expected = open_classifier(run).predict(np.asarray(Image.open(io.BytesIO(good)))[np.newaxis])[0]
-    np.testing.assert_allclose(probabilities[[0, -1]], [expected, expected], atol=1e-6)
-    assert not probabilities[1:-1].any() and set(answer["top_class"].numpy()[1:-1]) == {b""}
-    names = [name.encode() for name in synthetic.CLASSES]
-    assert answer["labels"].numpy().tolist() == [names] * (len(bad) + 2)
-    assert answer["top_class"].numpy()[0] == names[expected.argmax()]
+    for error, expected_error in zip(errors[1:-1], bad.values()):
+        assert expected_error in error.decode()
+    np.testing.assert_allclose(probabilities[[0, -1]], [good_answer, good_answer], atol=1e-6)
+    assert not probabilities[1:-1].any()
 
+
+def test_a_bad_picture_has_labels_and_no_class(signatures, good_picture, good_answer):
+    bad = bad_pictures(good_picture)
+    answer = signatures["encoded"](image_bytes=tf.constant([good_picture, *bad]))
+    names = [name.encode() for name in synthetic.CLASSES]
+    assert answer["labels"].numpy().tolist() == [names] * (len(bad) + 1)
+    assert answer["top_class"].numpy()[0] == names[good_answer.argmax()]
+    assert set(answer["top_class"].numpy()[1:]) == {b""}
+
+
+def test_a_bad_example_does_not_disturb_the_others(signatures, good_picture, good_answer):
     examples = [tf.train.Example() for _ in range(5)]
     features = [example.features.feature["image/encoded"] for example in examples[:4]]
-    features[0].bytes_list.value.append(good)
-    features[1].bytes_list.value.append(cut)
+    features[0].bytes_list.value.append(good_picture)
+    features[1].bytes_list.value.append(good_picture[:900])
     features[2].int64_list.value.append(3)
-    features[3].bytes_list.value.extend([good, good])
+    features[3].bytes_list.value.extend([good_picture, good_picture])
     serialized = [*(example.SerializeToString() for example in examples), b"no example"]
     classified = signatures["classify"](inputs=tf.constant(serialized))
-    np.testing.assert_allclose(classified["scores"], [expected, *[0 * expected] * 5], atol=1e-6)
-    assert classified["classes"].numpy().tolist() == [names] * 6
+    np.testing.assert_allclose(classified["scores"], [good_answer, *[0 * good_answer] * 5], atol=1e-6)
+    assert classified["classes"].numpy().tolist() == [[name.encode() for name in synthetic.CLASSES]] * 6
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "1", "RGBA", "CMYK"])
-def test_kinds_of_pictures_have_one_answer(run, tmp_path, mode):
-    """What Pillow makes of them for predict.py, TensorFlow makes of them in a request."""
-    import tensorflow as tf
-
+def test_kinds_of_pictures_have_one_answer(run, signatures, tmp_path, mode):
+    """TensorFlow reads them in a request as Pillow does for predict.py."""
     image = Image.fromarray(synthetic.draw_scenes(4)[0][3]).convert(mode)
     path = tmp_path / "image"
     image.save(path, "JPEG" if mode == "CMYK" else "PNG")
-    signature = tf.saved_model.load(str(run / "1")).signatures["encoded"]
-    served = signature(image_bytes=tf.constant([path.read_bytes()]))["probabilities"]
+    served = signatures["encoded"](image_bytes=tf.constant([path.read_bytes()]))["probabilities"]
     np.testing.assert_allclose(served[0], open_classifier(run).predict([images.read_image(path)])[0], atol=1e-5)
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("statistics", [EUROSAT_RGB, EUROSAT_ALL], ids=["rgb", "all"])
-def test_all_that_is_exported_can_be_opened(tmp_path, interpolation, precision, statistics):
+def test_every_export_can_be_opened(tmp_path, interpolation, precision, statistics):
     classes = ("a", "b", "c")
     built = classifier.build_classifier(
         10, "base", classes=3, statistics=statistics, image_size=32, interpolation=interpolation
@@ -148,14 +157,14 @@ def test_all_that_is_exported_can_be_opened(tmp_path, interpolation, precision, 
     np.testing.assert_allclose(opened.predict(images), built.predict(images, verbose=0), atol=0.05)
 
 
-def test_an_empty_batch_is_refused_by_name(run):
-    import tensorflow as tf
-
-    signatures = tf.saved_model.load(str(run / "1")).signatures
+def test_an_empty_batch_is_refused_by_name(signatures):
     with pytest.raises(tf.errors.InvalidArgumentError, match="pixels: no image is given"):
         signatures["serving_default"](pixels=tf.zeros((0, 64, 64, 3), tf.uint8))
     with pytest.raises(tf.errors.InvalidArgumentError, match="image_bytes: no image is given"):
         signatures["encoded"](image_bytes=tf.constant([], tf.string))
+
+
+def test_an_empty_batch_has_an_empty_answer_here(run):
     assert open_classifier(run).predict(np.zeros((0, 64, 64, 3), "uint8")).shape == (0, 10)
 
 
@@ -187,8 +196,11 @@ def test_savedmodel_in_bfloat16(run, tmp_path, capsys):
     assert (probabilities != expected).any()
     sizes = [(path / "saved_model.pb").stat().st_size for path in (tmp_path / "bfloat16", run / "1")]
     assert sizes[0] < 0.6 * sizes[1]  # the weights, in half the bytes
+
+
+def test_a_folder_that_exists_is_not_replaced(run):
     with pytest.raises(InputError, match="exists already"):
-        export.export_classifier(str(run), "savedmodel", "bfloat16", str(tmp_path / "bfloat16"))
+        export.export_classifier(str(run), "savedmodel", output=str(run / "1"))
 
 
 def test_folded_batch_norm_computes_the_same():

@@ -1,4 +1,4 @@
-"""What TensorFlow Serving does with a SavedModel and with serving/, by its parts that run here."""
+"""The parts of TensorFlow Serving that run here, on a SavedModel and on the files of serving/."""
 
 import pathlib
 import shutil
@@ -10,10 +10,12 @@ import pytest
 import tensorflow as tf
 from conftest import ROOT
 from google.protobuf import text_format
+from pictures import encode
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from resnetd_tf import runtimes
 from resnetd_tf.data import synthetic
+from resnetd_tf.deployment import savedmodel
 from resnetd_tf.saved import open_classifier
 
 LIBRARIES = pathlib.Path(tf.__file__).parent
@@ -51,13 +53,39 @@ def test_its_own_tool_shows_and_scans_it(run):
 
 
 def test_warm_up_requests(run):
-    """Parsed and answered as a server does that loads the SavedModel: of one image and of 32, of each signature."""
-    found = runtimes.run_exported(run / "1", synthetic.draw_scenes(1, seed=5)[0])
-    assert found["warmup_requests"] == 6
-    assert set(found["outputs"]) == {"probabilities", "labels", "top_class"}
+    """A server that loads the SavedModel parses and answers them: for each signature, one image and 32."""
+    answer = runtimes.run_exported(run / "1", synthetic.draw_scenes(1, seed=5)[0])
+    assert answer["warmup_requests"] == 6
+    assert set(answer["outputs"]) == {"probabilities", "labels", "top_class"}
 
 
-def test_configuration_can_be_read():
+def test_warm_up_requests_are_those_of_tensorflow_servings_api(tmp_path):
+    """They are encoded without it; its own messages have the same content."""
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    images = synthetic.draw_scenes(2, seed=5)[0]
+    (tmp_path / "assets.extra").mkdir()
+    savedmodel.write_warmup_requests(tmp_path, images)
+    records = tf.data.TFRecordDataset(str(tmp_path / "assets.extra/tf_serving_warmup_requests"))
+    logs = [prediction_log_pb2.PredictionLog.FromString(record.numpy()) for record in records]
+    pixels = prediction_log_pb2.PredictionLog()
+    pixels.predict_log.request.model_spec.signature_name = "serving_default"
+    pixels.predict_log.request.inputs["pixels"].CopyFrom(tf.make_tensor_proto(images[:1]))
+    assert logs[0] == pixels
+    file = encode(images[0], "JPEG", quality=95)
+    pictures = prediction_log_pb2.PredictionLog()
+    pictures.predict_log.request.model_spec.signature_name = "encoded"
+    pictures.predict_log.request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto([file]))
+    assert logs[1] == pictures
+    examples = prediction_log_pb2.PredictionLog()
+    examples.classify_log.request.model_spec.signature_name = "classify"
+    example = examples.classify_log.request.input.example_list.examples.add()
+    example.features.feature["image/encoded"].bytes_list.value.append(file)
+    assert logs[2] == examples
+    assert len(logs[5].classify_log.request.input.example_list.examples) == 32
+
+
+def test_tensorflow_serving_reads_the_configuration():
     from tensorflow_serving.config import model_server_config_pb2
 
     config = text_format.Parse(

@@ -16,7 +16,8 @@ EVALUATION = "evaluation-test-1"
 MEGABYTES = 52
 
 
-def described() -> dict:
+def header() -> dict:
+    """The metadata in the file's header."""
     return checkpoints.read_classifier_metadata(pretrained.packaged_weights())
 
 
@@ -29,37 +30,56 @@ def texts(value) -> list[str]:
     return [value] if isinstance(value, str) else []
 
 
-def test_header():
-    """It says how to make the file anew, and nothing of the machine that it was made on."""
-    header = described()
-    assert header["depth"] == 50 and header["variant"] == "d" and len(header["classes"]) == 10
-    assert header["dataset"] == "eurosat/rgb" and header["seed"] == 0 and header["normalization"]
-    assert header["recipe"] == "best" and header["command"] and header["data_sha256"]
-    assert not [text for text in texts(header) if re.search(r"(^|[\s=:,])/\w", text)]
-    assert header["temperature"] > 0
+def test_the_header_says_how_to_make_the_file():
+    metadata = header()
+    assert metadata["depth"] == 50 and metadata["variant"] == "d" and len(metadata["classes"]) == 10
+    assert metadata["dataset"] == "eurosat/rgb" and metadata["seed"] == 0 and metadata["normalization"]
+    assert metadata["recipe"] == "best" and metadata["command"] and metadata["data_sha256"]
+    assert metadata["temperature"] > 0
+
+
+def test_the_header_has_no_path_of_the_machine_that_made_it():
+    assert not [text for text in texts(header()) if re.search(r"(^|[\s=:,])/\w", text)]
+
+
+def test_the_file_is_small():
     assert pretrained.EUROSAT_FILE.stat().st_size < 1e6 * MEGABYTES
 
 
-def test_the_card_says_what_the_header_says():
-    """Accuracy and its interval, each class, each corruption, calibration."""
-    card, result = CARD.read_text(encoding="utf-8"), described()["evaluations"][EVALUATION]
-    figures = [result["accuracy"], *result["accuracy_interval"]]
-    assert "{:.2f} % [{:.2f}, {:.2f}]".format(*(100 * figure for figure in figures)) in card
-    for name, found in result["classes"].items():
-        assert f"| {name} | {100 * found['precision']:.2f} % | {100 * found['recall']:.2f} % |" in card
-    (corrupted,) = (found for name, found in described()["evaluations"].items() if "test-corruptions" in name)
-    for found in corrupted["corruptions"]:
-        figures = [found["accuracy"], found["confidence"], found["calibration_error"]]
-        cells = " | ".join(f"{100 * figure:.2f} %" for figure in figures)
-        assert f"| {found['corruption']} | {found['grade']} | {cells} |" in card
-    for figure in (corrupted["mean_accuracy"], corrupted["mean_calibration_error"]):
-        assert f"{100 * figure:.2f} %" in card
-    assert pretrained.EUROSAT_SHA256 in card
+def card() -> str:
+    return CARD.read_text(encoding="utf-8")
+
+
+def percent(*shares: float) -> list[str]:
+    return [f"{100 * share:.2f}" for share in shares]
+
+
+def test_the_card_has_the_accuracy_of_the_header():
+    """And its interval, precision and recall of each class."""
+    result = header()["evaluations"][EVALUATION]
+    accuracy, low, high = percent(result["accuracy"], *result["accuracy_interval"])
+    assert f"{accuracy} % [{low}, {high}]" in card()
+    for name, scores in result["classes"].items():
+        precision, recall = percent(scores["precision"], scores["recall"])
+        assert f"| {name} | {precision} % | {recall} % |" in card()
+
+
+def test_the_card_has_the_corruptions_of_the_header():
+    (corrupted,) = (result for name, result in header()["evaluations"].items() if "test-corruptions" in name)
+    for result in corrupted["corruptions"]:
+        shares = percent(result["accuracy"], result["confidence"], result["calibration_error"])
+        cells = " | ".join(f"{share} %" for share in shares)
+        assert f"| {result['corruption']} | {result['grade']} | {cells} |" in card()
+    for share in percent(corrupted["mean_accuracy"], corrupted["mean_calibration_error"]):
+        assert f"{share} %" in card()
+
+
+def test_the_card_has_the_digest_of_the_file():
+    assert pretrained.EUROSAT_SHA256 in card()
 
 
 @needs_eurosat
-def test_nothing_trained(program, tmp_path):
-    """A label for a picture of a class, from a folder without a run."""
+def test_a_label_from_a_folder_without_a_run(program, tmp_path):
     dataset = datasets.load_dataset("eurosat/rgb", ("test",))
     split = dataset.splits["test"]
     Image.fromarray(np.asarray(split.images[0])).save(tmp_path / "patch.png")
@@ -75,9 +95,9 @@ def test_nothing_trained(program, tmp_path):
 
 
 @needs_eurosat
-def test_accuracy():
-    """On three hundred test images what its header says of all, within what chance leaves."""
+def test_the_accuracy_of_the_header_on_three_hundred_images():
+    """It is the one of all test images, within what chance leaves."""
     split = datasets.load_dataset("eurosat/rgb", ("test",)).splits["test"]
     probabilities = resnetd_tf.eurosat().predict([np.asarray(image) for image in split.images[:300]])
-    right = (probabilities.argmax(1) == np.asarray(split.labels[:300])).mean()
-    assert abs(right - described()["evaluations"][EVALUATION]["accuracy"]) < 0.03
+    accuracy = (probabilities.argmax(1) == np.asarray(split.labels[:300])).mean()
+    assert abs(accuracy - header()["evaluations"][EVALUATION]["accuracy"]) < 0.03

@@ -12,7 +12,6 @@ from safetensors import safe_open
 import resnetd_tf
 from resnetd_tf.data import synthetic
 from resnetd_tf.errors import InputError
-from resnetd_tf.imagery import landcover
 from resnetd_tf.networks import checkpoints, pretrained
 from resnetd_tf.saved import open_classifier
 from resnetd_tf.training import Settings, run, train
@@ -24,9 +23,9 @@ SMALLEST = {"depth": 10, "dataset": "synthetic", "image_size": 32, "epochs": 1, 
 def half(run, program, tmp_path_factory):
     """A small classifier's file in half precision."""
     path = tmp_path_factory.mktemp("half") / "small.safetensors"
-    made = program("export.py", f"--model={run}", "--format=safetensors", "--precision=float16", f"--output={path}")
-    assert made.returncode == 0, made.stderr
-    assert "on 256 validation images: same class for" in made.stdout
+    result = program("export.py", f"--model={run}", "--format=safetensors", "--precision=float16", f"--output={path}")
+    assert result.returncode == 0, result.stderr
+    assert "on 256 validation images: same class for" in result.stdout
     return path
 
 
@@ -36,8 +35,11 @@ def test_a_file_alone_is_a_classifier(run, half):
     assert alone.classes == trained.classes and alone.metadata["seed"] == 0
     np.testing.assert_allclose(alone.predict(images), trained.predict(images), atol=5e-3)
     assert half.stat().st_size < 0.6 * (run / "run-1/model.keras").stat().st_size
-    evaluations = alone.metadata["evaluations"]
-    assert evaluations["evaluation-test-1"]["accuracy"] == alone.metadata["test_accuracy"]
+
+
+def test_a_file_has_the_evaluations_of_its_run(half):
+    metadata = open_classifier(half).metadata
+    assert metadata["evaluations"]["evaluation-test-1"]["accuracy"] == metadata["test_accuracy"]
 
 
 def test_pytorch_reads_it(half):
@@ -50,17 +52,19 @@ def test_pytorch_reads_it(half):
 
 
 @pytest.mark.long
-def test_everything_takes_it(half, program, tmp_path):
-    for arguments in (
-        ("evaluate.py", f"--output_dir={tmp_path / 'evaluation'}"),
-        ("export.py", "--format=tflite", f"--output={tmp_path / 'model.tflite'}"),
-    ):
-        result = program(*arguments, f"--model={half}")
-        assert result.returncode == 0, result.stderr
-    expected = json.loads((tmp_path / "evaluation/metrics.json").read_text())["accuracy"]
+def test_it_is_evaluated(half, program, tmp_path):
+    result = program("evaluate.py", f"--output_dir={tmp_path / 'evaluation'}", f"--model={half}")
+    assert result.returncode == 0, result.stderr
+    accuracy = json.loads((tmp_path / "evaluation/metrics.json").read_text())["accuracy"]
     with safe_open(half, framework="numpy") as file:
-        trained = json.loads(file.metadata()[checkpoints.HEADER_KEY])["test_accuracy"]
-    assert abs(expected - trained) < 0.02
+        header = json.loads(file.metadata()[checkpoints.HEADER_KEY])
+    assert abs(accuracy - header["test_accuracy"]) < 0.02
+
+
+@pytest.mark.long
+def test_it_is_exported(half, program, tmp_path):
+    result = program("export.py", "--format=tflite", f"--output={tmp_path / 'model.tflite'}", f"--model={half}")
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.long
@@ -69,31 +73,34 @@ def test_training_from_it(half, tmp_path, capsys):
     train(Settings(**SMALLEST, weights=str(half), freeze="backbone", output_dir=str(tmp_path / "model")))
     assert f"Weights: {half}\n" in capsys.readouterr().out
     metadata = json.loads((tmp_path / "model/run-1/metadata.json").read_text())
-    described = checkpoints.read_classifier_metadata(half)
-    assert metadata["normalization"] == {**described["normalization"], "of": str(half)}
+    header = checkpoints.read_classifier_metadata(half)
+    assert metadata["normalization"] == {**header["normalization"], "of": str(half)}
     assert metadata["learning_rate"] == 0.08
-    of_a_run = {"weights": str(tmp_path / "model/run-1/model.keras"), "dataset": "eurosat/rgb"}
+    weights_of_run = {"weights": str(tmp_path / "model/run-1/model.keras"), "dataset": "eurosat/rgb"}
     capsys.readouterr()
-    run.read_starting_weights(Settings(**{**SMALLEST, **of_a_run}))
+    run.read_starting_weights(Settings(**{**SMALLEST, **weights_of_run}))
     assert "The weights were trained on synthetic; where images of that training are among" in capsys.readouterr().out
     (tmp_path / "model/run-1/metadata.json").write_text("{")
     with pytest.raises(InputError, match=r"metadata.json: cannot be read .*; restore or delete it"):
-        run.read_starting_weights(Settings(**{**SMALLEST, **of_a_run}))
-    before = safetensors.numpy.load_file(half)["layer4.0.conv1.weight"].astype("float32")
-    after = checkpoints.read_checkpoint(tmp_path / "model/run-1/model.keras", 10, "d").tensors[
+        run.read_starting_weights(Settings(**{**SMALLEST, **weights_of_run}))
+    frozen = safetensors.numpy.load_file(half)["layer4.0.conv1.weight"].astype("float32")
+    trained = checkpoints.read_checkpoint(tmp_path / "model/run-1/model.keras", 10, "d").tensors[
         "stage4_block1_1_conv/kernel"
     ]
-    np.testing.assert_array_equal(after, before.transpose(2, 3, 1, 0))
+    np.testing.assert_array_equal(trained, frozen.transpose(2, 3, 1, 0))
+
+
+def test_training_another_network_from_it_is_refused(half, tmp_path):
     with pytest.raises(InputError, match="of depth 10, variant d, not 18, d"):
-        train(Settings(**{**SMALLEST, "depth": 18}, weights=str(half), output_dir=str(tmp_path / "other")))
+        train(Settings(**{**SMALLEST, "depth": 18}, weights=str(half), output_dir=str(tmp_path / "deeper")))
 
 
 def test_weights_alone_load_whatever_lies_beside_them(tmp_path, capsys):
     """A folder of Keras's, for example, has a metadata.json of its own."""
     path = tmp_path / "network.weights.h5"
     resnetd_tf.resnet(10, "d", classes=4).save_weights(path)
-    for beside in ('{"keras_version": "3.15.1"}', "{"):
-        (tmp_path / "metadata.json").write_text(beside)
+    for foreign_metadata in ('{"keras_version": "3.15.1"}', "{"):
+        (tmp_path / "metadata.json").write_text(foreign_metadata)
         run.read_starting_weights(Settings(**{**SMALLEST, "weights": str(path)}))
         assert capsys.readouterr().out == f"Weights: {path}\n"
 
@@ -110,24 +117,37 @@ def shipped(half, monkeypatch, tmp_path):
     return path
 
 
-def test_the_one_that_ships(shipped, half, tmp_path, capsys):
-    classifier = resnetd_tf.eurosat()
+def test_eurosat_is_the_classifier_that_ships(shipped, half):
     images = synthetic.draw_scenes(10, seed=5)[0]
-    np.testing.assert_array_equal(classifier.predict(images), open_classifier(half).predict(images))
-    found = checkpoints.read_checkpoint("eurosat", 10, "d")
-    assert found.source == found.statistics.name == "eurosat" and found.image_size == SMALLEST["image_size"]
-    run.read_starting_weights(Settings(**{**SMALLEST, "image_size": 48}, weights="eurosat"))
-    told = capsys.readouterr().out
-    assert told == "Weights: eurosat, of images of 32x32 pixels; --image_size=32 trains on that size too\n"
-    run.read_starting_weights(Settings(**{**SMALLEST, "dataset": "eurosat/rgb"}, weights="eurosat"))
-    told = capsys.readouterr().out
-    assert "Weights: eurosat\nThe weights were trained on synthetic; where images of that training are among" in told
+    expected = open_classifier(half).predict(images)
+    np.testing.assert_array_equal(resnetd_tf.eurosat().predict(images), expected)
+
+
+def test_a_folder_named_eurosat_without_a_run_is_not_taken_for_it(shipped, tmp_path):
+    path = resnetd_tf.eurosat().path
+    (tmp_path / "eurosat/1").mkdir(parents=True)
+    assert resnetd_tf.eurosat().path == path
+
+
+def test_nothing_is_written_into_the_package(shipped, tmp_path):
+    assert resnetd_tf.eurosat().folder.resolve() == tmp_path
+
+
+def test_eurosat_is_a_checkpoint(shipped):
+    checkpoint = checkpoints.read_checkpoint("eurosat", 10, "d")
+    assert checkpoint.source == checkpoint.statistics.name == "eurosat"
+    assert checkpoint.image_size == SMALLEST["image_size"]
     with pytest.raises(ValueError, match="weights eurosat: of depth 10, variant d, not 50, d"):
         checkpoints.read_checkpoint("eurosat", 50, "d")
-    (tmp_path / "eurosat/1").mkdir(parents=True)  # a run of that name is not it
-    assert resnetd_tf.eurosat().path == classifier.path
-    # nothing is written into the package
-    assert classifier.folder.resolve() == tmp_path
+
+
+def test_training_from_eurosat_says_what_it_was_trained_on(shipped, capsys):
+    run.read_starting_weights(Settings(**{**SMALLEST, "image_size": 48}, weights="eurosat"))
+    printed = capsys.readouterr().out
+    assert printed == "Weights: eurosat, of images of 32x32 pixels; --image_size=32 trains on that size too\n"
+    run.read_starting_weights(Settings(**{**SMALLEST, "dataset": "eurosat/rgb"}, weights="eurosat"))
+    printed = capsys.readouterr().out
+    assert "Weights: eurosat\nThe weights were trained on synthetic; where images of that training are among" in printed
 
 
 def test_damage_to_the_one_that_ships(shipped):
@@ -137,11 +157,14 @@ def test_damage_to_the_one_that_ships(shipped):
     with pytest.raises(
         InputError, match=r"model eurosat: .* is damaged: its SHA-256 is another; install resnetd_tf anew"
     ):
-        landcover.label_or_map("eurosat", ["image.png"])
+        open_classifier("eurosat")
     with pytest.raises(InputError, match="is damaged"):
         open_classifier(shipped)
     with pytest.raises(pretrained.WeightsUnavailable, match="is damaged"):
         checkpoints.read_checkpoint(str(shipped), 10, "d")
+
+
+def test_a_missing_file_of_the_one_that_ships(shipped):
     shipped.unlink()
     with pytest.raises(InputError, match=r"model eurosat: .* is missing; install resnetd_tf anew"):
         resnetd_tf.eurosat()
@@ -158,34 +181,34 @@ def test_damage_to_the_one_that_ships(shipped):
     ],
 )
 def test_files_that_are_no_classifier(half, tmp_path, change, message):
-    described = {**checkpoints.read_classifier_metadata(half), **(change or {})}
+    metadata = {**checkpoints.read_classifier_metadata(half), **(change or {})}
     path = tmp_path / "changed.safetensors"
     if change is None:
         safetensors.numpy.save_file(checkpoints.read_tensors(half), path)
     else:
-        checkpoints.write_tensors(checkpoints.read_tensors(half), described, path)
+        checkpoints.write_tensors(checkpoints.read_tensors(half), metadata, path)
     with pytest.raises(InputError, match=message):
         open_classifier(path)
 
 
-def head_missing(tensors):
+def remove_head(tensors):
     del tensors["fc.weight"]
 
 
-def head_of_another_width(tensors):
+def narrow_head(tensors):
     tensors["fc.weight"] = tensors["fc.weight"][:, :100]
 
 
-def not_finite(tensors):
+def make_bias_nan(tensors):
     tensors["fc.bias"][:] = np.nan
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (head_missing, r"fc.weight \(10, 512\) is missing"),
-        (head_of_another_width, r"fc.weight is \(10, 100\), expected \(10, 512\)"),
-        (not_finite, r"10 of 10 numbers of fc\.bias are not finite"),
+        (remove_head, r"fc.weight \(10, 512\) is missing"),
+        (narrow_head, r"fc.weight is \(10, 100\), expected \(10, 512\)"),
+        (make_bias_nan, r"10 of 10 numbers of fc\.bias are not finite"),
     ],
 )
 def test_weights_that_do_not_fit_are_not_replaced_by_chance(half, tmp_path, damage, message):
@@ -197,24 +220,27 @@ def test_weights_that_do_not_fit_are_not_replaced_by_chance(half, tmp_path, dama
         open_classifier(path)
 
 
-def test_bad_output(half, run, bad_input, tmp_path):
-    told = bad_input("export.py", f"--model={run}", "--format=safetensors", f"--output={tmp_path / 'model.bin'}")
-    assert "must end in .safetensors" in told
+def test_a_name_of_another_suffix_is_refused(run, bad_input, tmp_path):
+    message = bad_input("export.py", f"--model={run}", "--format=safetensors", f"--output={tmp_path / 'model.bin'}")
+    assert "must end in .safetensors" in message
+
+
+def test_a_damaged_evaluation_of_the_run_is_named(run, bad_input, tmp_path):
     copy = tmp_path / "run-1"
     shutil.copytree(run / "run-1", copy)
     (copy / "evaluation-test-1/metrics.json").write_text("{")
-    told = bad_input("export.py", f"--model={copy / 'model.keras'}", "--format=safetensors")
-    assert "metrics.json: cannot be read" in told and not list(tmp_path.rglob("*.safetensors"))
+    message = bad_input("export.py", f"--model={copy / 'model.keras'}", "--format=safetensors")
+    assert "metrics.json: cannot be read" in message and not list(tmp_path.rglob("*.safetensors"))
 
 
 def test_a_file_keeps_its_own_evaluations(half, program, tmp_path):
-    """Whatever lies beside it."""
+    """Evaluations that lie beside it are not its own."""
     shutil.copyfile(half, tmp_path / "copy.safetensors")
     (tmp_path / "evaluation-test-1").mkdir()
     (tmp_path / "evaluation-test-1/metrics.json").write_text('{"accuracy": 0.99}')
-    again = tmp_path / "again.safetensors"
-    arguments = ("--format=safetensors", f"--output={again}", "--precision=float16")
-    made = program("export.py", f"--model={tmp_path / 'copy.safetensors'}", *arguments)
-    assert made.returncode == 0, made.stderr
-    assert checkpoints.read_classifier_metadata(again) == checkpoints.read_classifier_metadata(half)
-    assert again.read_bytes() == half.read_bytes() and again.stat().st_mode & 0o044
+    path = tmp_path / "exported.safetensors"
+    flags = ("--format=safetensors", f"--output={path}", "--precision=float16")
+    result = program("export.py", f"--model={tmp_path / 'copy.safetensors'}", *flags)
+    assert result.returncode == 0, result.stderr
+    assert checkpoints.read_classifier_metadata(path) == checkpoints.read_classifier_metadata(half)
+    assert path.read_bytes() == half.read_bytes() and path.stat().st_mode & 0o044

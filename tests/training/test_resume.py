@@ -310,8 +310,8 @@ def test_interrupted_while_the_best_weights_are_copied(model, monkeypatch, tmp_p
         results.add_epoch({"epoch": 2, "val_accuracy": 0.6})
     results.write()
     assert results.progress.best["epoch"] == len(results.progress.history) == 1
-    kept = keras.saving.load_model(tmp_path / "model.keras").get_weights()
-    assert any(np.array_equal(weights, kept[-1]) for weights in expected)
+    written = keras.saving.load_model(tmp_path / "model.keras").get_weights()
+    assert any(np.array_equal(weights, written[-1]) for weights in expected)
 
 
 def test_a_full_disk_ends_no_training(monkeypatch, capsys, tmp_path):

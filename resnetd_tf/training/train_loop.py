@@ -116,9 +116,13 @@ def run_epochs(run: Run, profile: bool = False) -> bool:
 
 
 class TrainLoop:
-    """Trains and validates a run epoch by epoch.
+    """Trains and validates a run epoch by epoch, from wherever its `progress` stands.
 
-    Keras's `fit` cannot continue within an epoch. This loop calls the compiled steps of Keras itself.
+    Keras's `fit` cannot continue within an epoch, so this loop calls the compiled steps of the Keras model directly.
+
+    Args:
+        run: The run. Its `progress` is advanced.
+        profile: Whether to record ten steps for TensorBoard's profiler.
     """
 
     def __init__(self, run: Run, profile: bool = False):
@@ -136,7 +140,7 @@ class TrainLoop:
             first_step=first_step,
             cutmix=settings.cutmix,
             varied=settings.varied if dataset.bands == 3 else 0.0,
-            # Rising: at the start a network has enough to learn from images as they are.
+            # The strength rises, because at the start a network has enough to learn from unvaried images.
             strength=lambda step: tf.cast(step / total_steps, "float32"),
         )
         validation_batches = batches.evaluation_batches(

@@ -58,7 +58,7 @@ def write_pictures(folder: pathlib.Path, dataset: "Dataset", classes: list[str])
 def compare(arguments: list[str]) -> None:
     if len(set(FLAGS.unseen)) != 2:
         raise InputError(f"--unseen={','.join(FLAGS.unseen)}: expected two classes")
-    runs.check(arguments, OWN)
+    runs.check_extra_flags(arguments, OWN)
     program.import_tensorflow()
     from resnetd_tf.data import datasets
 
@@ -76,7 +76,7 @@ def compare(arguments: list[str]) -> None:
     size = f"--image_size={settings.image_size}"
     seen = place / "eight-classes"
     lists = f"--split_files={write_lists(place / 'lists-eight', files)}"
-    runs.trained(seen, [size, "--weights=none", lists], arguments)
+    runs.train_once(seen, [size, "--weights=none", lists], arguments)
     pictures = place / "pictures"
     write_pictures(pictures, dataset, FLAGS.unseen)
     of_eight = f"--weights={seen / 'run-1/model.keras'}"
@@ -101,7 +101,7 @@ def compare(arguments: list[str]) -> None:
             few += [f"--dataset=folder:{pictures}"]
             for start, weights in starts.items():
                 base = place / f"{count}-{start}-{seed}"
-                accuracies[start].append(runs.trained(base, [size, *few, *weights], arguments)["test_accuracy"])
+                accuracies[start].append(runs.train_once(base, [size, *few, *weights], arguments)["test_accuracy"])
         results[count] = accuracies
         cells = [
             f"{100 * statistics.mean(found):.1f} % ({100 * min(found):.1f} to {100 * max(found):.1f})"

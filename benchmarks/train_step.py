@@ -5,10 +5,10 @@
     python -m benchmarks.train_step --size=64 --precision=bfloat16 --only=ours,timm
     KERAS_BACKEND=jax python -m benchmarks.train_step --batch=256     # needs no TensorFlow
 
-Each trains on one batch of uint8 images of the network's size, in memory, over and over. "Matrix products" are as
-many images a second as there would be if the step's multiply-adds ran at the speed of large matrix products: ours
-over it is the share of the machine's peak. "Keras's layers" is ours with Keras's own convolutions, batch normalisation
-and SGD.
+Each contestant trains on one batch of uint8 images in memory, over and over. The images have the network's size.
+"Matrix products" is the rate at which the step's multiply-adds would run at the speed of large matrix products. Our
+rate divided by it is the share of the machine's peak. "Keras's layers" is our network with Keras's own convolutions,
+batch normalisation and SGD.
 """
 
 import os
@@ -24,13 +24,14 @@ BACKEND = os.environ.get("KERAS_BACKEND", "tensorflow")
 
 
 def images(size: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns random images (batch, size, size, 3) uint8 and one-hot labels (batch, classes) float32."""
     rng = np.random.default_rng(0)
     labels = np.eye(CLASSES, dtype="float32")[rng.integers(0, CLASSES, batch)]
     return rng.integers(0, 256, (batch, size, size, 3)).astype("uint8"), labels
 
 
 class Fit:
-    """Rates of `model.fit` on one batch: from tf.data on TensorFlow, else from arrays."""
+    """Measures the rate of `model.fit` on one batch, from tf.data on TensorFlow and from arrays elsewhere."""
 
     def __init__(self, model, size: int, batch: int):
         self.model, self.batch, self.steps = model, batch, 2
@@ -45,12 +46,12 @@ class Fit:
             from resnetd_tf.data.batches import WITHOUT_AUTOTUNING
 
             dataset = tf.data.Dataset.from_tensors(self.arrays).repeat().with_options(WITHOUT_AUTOTUNING)
-            epoch = {"x": dataset, "steps_per_epoch": self.steps}
+            fit_arguments = {"x": dataset, "steps_per_epoch": self.steps}
         else:
             pixels, labels = (np.concatenate([array] * self.steps) for array in self.arrays)
-            epoch = {"x": pixels, "y": labels, "batch_size": self.batch}
+            fit_arguments = {"x": pixels, "y": labels, "batch_size": self.batch}
         start = time.perf_counter()
-        self.model.fit(**epoch, verbose=0, shuffle=False)
+        self.model.fit(**fit_arguments, verbose=0, shuffle=False)
         return self.steps * self.batch / (time.perf_counter() - start)
 
     def profile(self) -> dict[str, float]:
@@ -64,7 +65,13 @@ def set_precision(precision: str) -> None:
 
 
 def our_classifier(size: int, precision: str, fast: bool = True):
-    """What `train.py` trains, or a copy in Keras's own layers; the global precision is set to it."""
+    """Sets the global precision and builds the classifier that `train.py` trains.
+
+    Args:
+        size: Side of the images in pixels.
+        precision: "float32" or "bfloat16".
+        fast: Whether to use this package's own layers rather than Keras's.
+    """
     from resnetd_tf import normalization
     from resnetd_tf.networks import classifier, layers
 
@@ -101,7 +108,7 @@ def plain_compile(model, keras) -> None:
 
 
 def classified(backbone, size: int):
-    """A peer's backbone between the scaling of pixels and a head."""
+    """Puts the scaling of pixels in front of a backbone, and a head behind it."""
     import keras
 
     pixels = keras.Input((size, size, 3), dtype="uint8")
@@ -159,7 +166,7 @@ def timm(size: int, precision: str, batch: int):
     model = timm.create_model("resnet50d", num_classes=CLASSES).train().to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, nesterov=True)
     pixels, labels = (torch.from_numpy(array).to(device) for array in images(size, batch))
-    pixels = pixels.permute(0, 3, 1, 2)  # of (batch, height, width, bands): channels-last
+    pixels = pixels.permute(0, 3, 1, 2)  # A view of (batch, height, width, bands), so still channels-last in memory.
     forward = torch.compile(model) if device == "cuda" else model
 
     def step() -> None:
@@ -182,19 +189,27 @@ def timm(size: int, precision: str, batch: int):
 
 
 def multiply(matrix, products: int) -> float:
-    """Seconds that a number of products with a matrix take."""
+    """Returns the time in seconds that a number of products with a matrix take."""
     import keras
 
     product = matrix
     start = time.perf_counter()
     for _ in range(products):
         product = keras.ops.matmul(matrix, product)
-    float(keras.ops.cast(product[0, 0], "float32"))  # waits for it
+    float(keras.ops.cast(product[0, 0], "float32"))  # Waits for the result.
     return time.perf_counter() - start
 
 
 def matrix_products(size: int, precision: str, batch: int, passes: int = 3):
-    """`passes`: 3 for training, whose two gradients of a convolution cost as much as the convolution each."""
+    """Measures the rate of steps if their multiply-adds ran at the speed of large matrix products.
+
+    Args:
+        size: Side of the images in pixels.
+        precision: "float32" or "bfloat16".
+        batch: Number of images in a step.
+        passes: How often the multiply-adds of a forward pass are done. It is 3 for training, because each of the two
+            gradients of a convolution costs as much as the convolution.
+    """
     import keras
 
     from benchmarks.cost import multiply_adds
@@ -208,7 +223,7 @@ def matrix_products(size: int, precision: str, batch: int, passes: int = 3):
         products = max(4, round(contest.ROUND / 3 / (run(4) / 4)))
         if products < 1000:
             break
-        side *= 2  # a fast device: larger, so that starting a product does not count
+        side *= 2  # On a fast device the matrix must be larger, so that starting a product takes no noticeable time.
     return lambda: products * side**3 / run(products) / work
 
 

@@ -1,20 +1,20 @@
-"""What a run leaves on disk and where.
+"""The files of a run, and how they are written.
 
     saved_models/resnet50d/       the base path that TensorFlow Serving is pointed at
-        1/                        SavedModel of run 1 (published last, whole, by one rename)
+        1/                        SavedModel of run 1, published last and by one rename
             assets.extra/         labels.txt and metadata.json, so that the SavedModel can be copied alone
         run-1/                    model.keras, labels.txt, metadata.json, history.csv, logs/, plots, ...
-        2/, run-2/                the next run of that name
+        2/, run-2/                the next run with that base path
 
-Everything is written to a temporary name first; nothing that exists is overwritten.
+Every file gets a temporary name first. Nothing that exists is overwritten.
 """
 
 import contextlib
 import json
 import math
-import os
 import pathlib
 import re
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 
@@ -24,30 +24,30 @@ from resnetd_tf.errors import InputError, first_line
 
 
 def temporary_path(path: pathlib.Path) -> pathlib.Path:
-    """Where this process writes what becomes `path`, beside it."""
+    """Returns an unused path beside `path`, under which its content can be written first."""
     # The suffix stays last: writers choose the format by it.
-    return path.with_name(f".{os.getpid()}.tmp.{path.name}")
+    return path.with_name(f".{secrets.token_hex(4)}.tmp.{path.name}")
 
 
-def temporary_paths(folder: pathlib.Path) -> dict[pathlib.Path, int]:
-    """What lies in a folder under temporary names, and the number of the process that wrote each."""
-    found = {path: re.match(r"\.(\d+)\.tmp\.", path.name) for path in folder.glob(".*.tmp.*")}
-    return {path: int(match[1]) for path, match in found.items() if match}
+def remove_temporaries(folder: pathlib.Path) -> None:
+    """Removes what killed processes left in a folder under temporary names; no other process may write there."""
+    for path in folder.glob(".*.tmp.*"):
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def write_atomically(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields a temporary path beside `path`; renames it to `path` at the end, deletes it on failure.
 
-    A file that exists is replaced whole, a folder that exists is an error. Folders that `path` lies in are created.
+    An existing file is replaced in one step. An existing folder is an error. Missing parent folders are created.
 
     Raises:
         InputError: The disk is full or the place cannot be written.
     """
     temporary = temporary_path(path)
-    created: list[pathlib.Path] = []
+    created_folders: list[pathlib.Path] = []
     try:
-        created += [folder for folder in path.parents if not folder.exists()]
+        created_folders += [folder for folder in path.parents if not folder.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         temporary.replace(path)
@@ -55,24 +55,24 @@ def write_atomically(path: pathlib.Path) -> Iterator[pathlib.Path]:
         reason = getattr(error, "strerror", None) or first_line(error).rsplit("; ", 1)[-1]
         raise InputError(f"cannot write {path}: {reason}; free space or give another place") from error
     finally:
-        with contextlib.suppress(OSError):  # a name that is too long
+        with contextlib.suppress(OSError):  # The name is too long.
             if temporary.is_dir():
                 shutil.rmtree(temporary, ignore_errors=True)
             else:
                 temporary.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # of a folder that is not empty: another process has written there too
-            for folder in [] if path.exists() else created:
+        with contextlib.suppress(OSError):  # The folder is not empty: another process has written there too.
+            for folder in [] if path.exists() else created_folders:
                 folder.rmdir()
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a text file, whole or not at all."""
+    """Writes a text file; on failure nothing changes on disk."""
     with write_atomically(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: pathlib.Path, content: dict) -> None:
-    """Writes a JSON file, whole or not at all; numbers that are not finite, which JSON lacks, become null."""
+    """Writes a JSON file; on failure nothing changes on disk. Infinities and NaN, which JSON lacks, become null."""
     write_text(path, json.dumps(_without_non_finite(content), indent=2, allow_nan=False) + "\n")
 
 
@@ -85,23 +85,31 @@ def _without_non_finite(value):
 
 
 def write_labels(path: pathlib.Path, classes: tuple[str, ...]) -> None:
-    """Writes class names, one a line in the order of the probabilities."""
+    """Writes class names, one per line, in the order of the probabilities."""
     write_text(path, "\n".join(classes) + "\n")
 
 
 def require_absent(path: pathlib.Path) -> None:
-    """Raises InputError if there is something at `path`, or a file where a folder that it lies in must be."""
+    """Raises InputError if `path` exists, or if one of its parent folders is a file."""
     if path.exists():
         raise InputError(f"{path} exists already; give another --output")
-    nearest = next((folder for folder in path.parents if folder.exists()), path.parent)
-    if nearest.exists() and not nearest.is_dir():
-        raise InputError(f"{nearest} is a file, not a folder that {path} could lie in; give another --output")
+    parent = next((folder for folder in path.parents if folder.exists()), path.parent)
+    if parent.exists() and not parent.is_dir():
+        raise InputError(f"{parent} is a file, not a folder that {path} could lie in; give another --output")
 
 
 def create_numbered_folder(
     parent: pathlib.Path, name: Callable[[int], str], first: int = 1
 ) -> tuple[int, pathlib.Path]:
-    """Creates the first of name(first), name(first + 1), ... that does not exist yet.
+    """Creates the first of the folders name(first), name(first + 1), ... that does not exist yet.
+
+    Args:
+        parent: Where the folder is created.
+        name: Makes the folder's name from a number.
+        first: The lowest number.
+
+    Returns:
+        The number and the path of the folder.
 
     Raises:
         InputError: `parent` cannot be written.
@@ -121,19 +129,22 @@ def create_numbered_folder(
 
 
 @contextlib.contextmanager
-def create_evaluation_folder(place: pathlib.Path, name: str, chosen: str | None = None) -> Iterator[pathlib.Path]:
+def create_evaluation_folder(parent: pathlib.Path, name: str, output_dir: str | None = None) -> Iterator[pathlib.Path]:
     """Creates the folder of an evaluation, and removes it again if the evaluation fails before anything is in it.
 
-    It is `chosen`, or the first evaluation-NAME-K under `place` that is free.
+    Args:
+        parent: Where the folder is created if `output_dir` is `None`, as the first free evaluation-NAME-K.
+        name: What was evaluated; characters other than letters and digits become hyphens.
+        output_dir: The folder to create instead.
 
     Raises:
-        InputError: It exists already or cannot be created.
+        InputError: The folder exists already or cannot be created.
     """
-    if chosen is None:
+    if output_dir is None:
         name = "".join(letter if letter.isalnum() else "-" for letter in name).strip("-")
-        folder = create_numbered_folder(place, f"evaluation-{name}-{{}}".format)[1]
+        folder = create_numbered_folder(parent, f"evaluation-{name}-{{}}".format)[1]
     else:
-        folder = pathlib.Path(chosen)
+        folder = pathlib.Path(output_dir)
         if folder.exists():
             raise InputError(f"output folder {folder} exists already; give another")
         folder = create_numbered_folder(folder.parent, lambda number: folder.name)[1]
@@ -146,35 +157,35 @@ def create_evaluation_folder(place: pathlib.Path, name: str, chosen: str | None 
 
 
 def savedmodel_versions(base: pathlib.Path) -> list[int]:
-    """Numbers of the SavedModels under a base path, ascending."""
+    """Returns the numbers of the SavedModels under a base path, ascending."""
     return [number for number in _numbers(base) if (base / str(number) / "saved_model.pb").is_file()]
 
 
 def _numbers(base: pathlib.Path, prefix: str = "") -> list[int]:
-    found = base.iterdir() if base.is_dir() else ()
-    names = (path.name for path in found if re.fullmatch(f"{prefix}[1-9][0-9]*", path.name))
+    paths = base.iterdir() if base.is_dir() else ()
+    names = (path.name for path in paths if re.fullmatch(f"{prefix}[1-9][0-9]*", path.name))
     return sorted(int(name.removeprefix(prefix)) for name in names)
 
 
 def run_folders(base: pathlib.Path) -> list[pathlib.Path]:
-    """The run-N folders under a base path, by ascending number."""
+    """Returns the run-N folders under a base path, by ascending number."""
     folders = (base / f"run-{number}" for number in _numbers(base, "run-"))
     return [folder for folder in folders if folder.is_dir()]
 
 
 def create_run_folder(base: pathlib.Path) -> tuple[int, pathlib.Path]:
-    """Claims the next run number of a base path: the number and its new, empty run-N folder.
+    """Creates the next run-N folder under a base path, and returns N and the folder.
 
-    Whatever is called N/ counts as taken, a SavedModel or not.
+    Every file or folder called N counts as taken, even if it is no SavedModel.
     """
     return create_numbered_folder(base, "run-{}".format, first=max(_numbers(base), default=0) + 1)
 
 
 def savedmodel_path(folder: pathlib.Path) -> pathlib.Path:
-    """Where the SavedModel of the run run-N/ is: N/."""
+    """Returns the path N/ of the SavedModel that belongs to the folder run-N/."""
     return folder.parent / folder.name.removeprefix("run-")
 
 
 def run_folder_of(savedmodel: pathlib.Path) -> pathlib.Path:
-    """Where all else of the run is that a SavedModel N/ belongs to: run-N/."""
+    """Returns the folder run-N/ that belongs to the SavedModel N/."""
     return savedmodel.parent / f"run-{savedmodel.name}"

@@ -88,9 +88,9 @@ from benchmarks import runs, {name} as benchmark
 def trained(base, own, given):
     print("asked:", json.dumps([*own, *given]))
     return {{"test_accuracy": 0.5, "validation_accuracy": 0.5}}
-runs.trained = trained
-runs.under_corruptions = lambda *_: dict.fromkeys(("mean_accuracy", "calibration_error", "mean_calibration_error"), 0)
-runs.history = lambda *_: [{{"seconds": 1.0}}]
+runs.train_once = trained
+runs.evaluate_under_corruptions = lambda *_: dict.fromkeys(("mean_accuracy", "calibration_error", "mean_calibration_error"), 0)
+runs.read_history = lambda *_: [{{"seconds": 1.0}}]
 benchmark.main()
 """
     places = [f"--output_dir={folder}", f"--runs_dir={folder / 'runs'}"]

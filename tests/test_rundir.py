@@ -1,4 +1,4 @@
-"""Numbers of runs, and what is written of them."""
+"""Numbers of runs, and the writing of files."""
 
 import json
 
@@ -8,7 +8,7 @@ from resnetd_tf import rundir
 from resnetd_tf.errors import InputError
 
 
-def test_whatever_has_a_number_is_taken(tmp_path):
+def test_a_number_is_taken_by_any_file_or_folder(tmp_path):
     (tmp_path / "3").mkdir()
     (tmp_path / "7").write_text("a file")
     (tmp_path / "run-8").mkdir()
@@ -31,7 +31,7 @@ def test_folders_of_a_new_file_are_created(tmp_path):
     assert path.read_text() == "model" and [*path.parent.iterdir()] == [path]
 
 
-def test_folders_are_removed_again_where_nothing_was_written(tmp_path):
+def test_created_folders_are_removed_if_nothing_was_written(tmp_path):
     with pytest.raises(RuntimeError), rundir.write_atomically(tmp_path / "a/b/savedmodel") as temporary:
         temporary.mkdir()
         (temporary / "saved_model.pb").touch()
@@ -50,3 +50,19 @@ def test_a_file_in_the_way_of_a_folder(tmp_path):
         rundir.require_absent(path)
     with pytest.raises(InputError, match=r"cannot write .*model\.tflite: Not a directory"):
         rundir.write_text(path, "model")
+
+
+def test_temporary_paths_are_beside_the_file_and_never_the_same(tmp_path):
+    """Two processes may write the same file at once. The suffix stays, because writers choose the format by it."""
+    first, second = (rundir.temporary_path(tmp_path / "model.keras") for _ in range(2))
+    assert first != second and first.parent == second.parent == tmp_path and first.suffix == ".keras"
+
+
+def test_temporaries_are_removed(tmp_path):
+    """Those of other versions have the number of their process in their name."""
+    for name in (".123.tmp.savedmodel", ".0123abcd.tmp.epoch-1-step-0"):
+        (tmp_path / name / "variables").mkdir(parents=True)
+    rundir.temporary_path(tmp_path / "history.csv").touch()
+    (tmp_path / "history.csv").touch()
+    rundir.remove_temporaries(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["history.csv"]

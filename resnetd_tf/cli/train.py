@@ -1,4 +1,4 @@
-"""Trains ResNet-50-D (or -B, -C, the original) on EuroSAT, evaluates it and exports a SavedModel.
+"""Trains a ResNet-50-D, or another variant, on EuroSAT, evaluates it and exports it as a SavedModel.
 
 Examples:
     python train.py --variant=d
@@ -23,6 +23,8 @@ def train(arguments: list[str]) -> None:
 
 def main() -> None:
     program.define_settings_flags()
-    flags.DEFINE_bool("resume", False, "Go on with the newest unfinished run of this name; without one, start one.")
-    flags.DEFINE_bool("profile", False, "Record ten steps for TensorBoard's profiler.")
+    flags.DEFINE_bool(
+        "resume", False, "Resume the newest unfinished run with this base path; if there is none, start one."
+    )
+    flags.DEFINE_bool("profile", False, "Record ten training steps for TensorBoard's profiler.")
     program.run_program(train)

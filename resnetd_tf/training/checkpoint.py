@@ -1,11 +1,12 @@
-"""What a killed run goes on from.
+"""Checkpoints of a run, and the lock that gives an unfinished run to one process.
 
-run-3/unfinished/           there until the run has ended
-    lock, process.json      which process has it
-    epoch-4-step-120/       the newest checkpoint: whole, or not there
+run-3/unfinished/           exists until the run has ended
+    lock                    locked by the process that works on the run
+    process.json            that process, for messages
+    epoch-4-step-120/       the newest checkpoint; it appears by one rename
         variables.*         weights, batch-norm statistics and optimizer, by tf.train.Checkpoint
-        progress.json       all else
-        model.keras         the best epoch so far
+        progress.json       everything else
+        model.keras         the model of the best epoch so far
 """
 
 import contextlib
@@ -18,11 +19,11 @@ import shlex
 import shutil
 import socket
 from dataclasses import dataclass, field
+from typing import Any
 
 import filelock
 import keras
 import numpy as np
-import psutil
 import tensorflow as tf
 
 from resnetd_tf import metadata, rundir
@@ -30,20 +31,26 @@ from resnetd_tf.environment import program_command
 from resnetd_tf.errors import InputError
 from resnetd_tf.training.settings import Settings
 
+UNFINISHED_FOLDER = "unfinished"
+# These settings may change when a run is resumed. The images are compared by their digest, and the run was located.
+CHANGEABLE_SETTINGS = ("checkpoint_minutes", "data_dir", "eurosat_zip", "output_dir", "split_files")
+# Entries of metadata.json that a resumed run reads.
+NEEDED_METADATA = ("data_sha256", "interpolation", "normalization", "replicas", "weights_source")
+
 
 @dataclass
 class Progress:
-    """How far a run has come.
+    """How far a run has come; progress.json holds these fields.
 
     Attributes:
-        epoch: Epochs that are complete, with their validation.
-        step: Steps of the next that are done.
+        epoch: Number of complete epochs, each with its validation.
+        step: Number of completed steps in the next epoch.
         history: A row for each complete epoch, as in history.csv.
-        sums: What the metrics have summed up in the steps of the unfinished epoch, on each replica.
-        seconds: Time that training took.
-        epoch_seconds: Of that, in the unfinished epoch.
-        wall_seconds: Time since the run was started, without that between a process's end and the next one's start.
-        threads: Threads that an operation may use.
+        sums: The sums that the metrics hold after the steps of the unfinished epoch, on each replica.
+        seconds: Training time, s.
+        epoch_seconds: Training time of the unfinished epoch, s.
+        wall_seconds: Time since the run was started, without the time between two processes, s.
+        threads: Number of threads that an operation may use.
     """
 
     epoch: int = 0
@@ -57,7 +64,7 @@ class Progress:
 
     @property
     def best(self) -> dict | None:
-        """The row of the best epoch so far, `best_of`; `None` before the end of the first."""
+        """The row of the best epoch so far, `None` before the end of the first epoch."""
         return best_epoch(self.history) if self.history else None
 
     def __str__(self) -> str:
@@ -67,49 +74,56 @@ class Progress:
 
 
 def best_epoch(history: list[dict]) -> dict:
-    """The row of the epoch with the highest validation accuracy, the first of them."""
+    """Returns the row with the highest validation accuracy, the first of them if there are several."""
     return max(history, key=lambda row: row["val_accuracy"])
 
 
 def newest_checkpoint(folder: pathlib.Path) -> pathlib.Path | None:
-    """The newest checkpoint in a run's unfinished/, if there is one."""
-    return max(folder.glob("epoch-*-step-*"), key=_checkpoint_position, default=None)
+    """Returns the newest checkpoint of the run in `folder`, `None` if it has none."""
+    return max(_checkpoints(folder), key=_checkpoint_position, default=None)
+
+
+def _checkpoints(folder: pathlib.Path) -> list[pathlib.Path]:
+    return list((folder / UNFINISHED_FOLDER).glob("epoch-*-step-*"))
 
 
 def _checkpoint_position(path: pathlib.Path) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", path.name)))
 
 
-def save_checkpoint(folder: pathlib.Path, model: keras.Model, progress: Progress, best: pathlib.Path) -> None:
-    """Writes a checkpoint to a run's unfinished/, whole or not at all, and then deletes those before it.
+def save_checkpoint(folder: pathlib.Path, model: keras.Model, progress: Progress) -> None:
+    """Writes a checkpoint and then deletes the previous ones; on failure those stay.
 
     Args:
-        folder: The run's unfinished/.
+        folder: The folder of the run. Its model.keras, if any, must be the model of the best epoch.
         model: The compiled classifier.
-        progress: How far it has been trained.
-        best: The file of the best epoch's model, if there is one yet.
+        progress: How far the classifier has been trained.
 
     Raises:
-        InputError: It cannot be written.
+        InputError: The checkpoint cannot be written.
     """
-    path = folder / f"epoch-{progress.epoch}-step-{progress.step}"
+    path = folder / UNFINISHED_FOLDER / f"epoch-{progress.epoch}-step-{progress.step}"
     if not path.exists():
         with rundir.write_atomically(path) as temporary:
             temporary.mkdir()
             tf.train.Checkpoint(variables=model_variables(model)).write(str(temporary / "variables"))
             rundir.write_json(temporary / "progress.json", dataclasses.asdict(progress))
             if progress.best:
-                _link_or_copy(best, temporary / "model.keras")
-            for file in temporary.iterdir():  # on disk before it has its name, even if the power goes
-                with file.open("rb") as written:
-                    os.fsync(written.fileno())
-    for other in folder.glob("epoch-*-step-*"):
-        if other != path:
-            shutil.rmtree(other, ignore_errors=True)
+                _link_or_copy(folder / "model.keras", temporary / "model.keras")
+            # The content must be on disk before the checkpoint has its name, even if the power fails.
+            for checkpoint_file in temporary.iterdir():
+                with checkpoint_file.open("rb") as file:
+                    os.fsync(file.fileno())
+    for previous in _checkpoints(folder):
+        if previous != path:
+            shutil.rmtree(previous, ignore_errors=True)
 
 
 def _link_or_copy(source: pathlib.Path, target: pathlib.Path) -> None:
-    """A second name for a file that is only ever replaced whole; a copy where the file system has no such thing."""
+    """Gives a file a second name, or copies it where the file system has no hard links.
+
+    A link suffices because model.keras is only ever replaced as a file and never written in place.
+    """
     try:
         target.hardlink_to(source)
     except (OSError, NotImplementedError):
@@ -117,10 +131,10 @@ def _link_or_copy(source: pathlib.Path, target: pathlib.Path) -> None:
 
 
 def read_progress(path: pathlib.Path) -> Progress:
-    """How far a checkpoint has come.
+    """Reads how far a checkpoint has come.
 
     Raises:
-        InputError: It is damaged.
+        InputError: The checkpoint is damaged.
     """
     try:
         return Progress(**json.loads((path / "progress.json").read_text(encoding="utf-8")))
@@ -128,8 +142,13 @@ def read_progress(path: pathlib.Path) -> Progress:
         raise InputError(f"{path} cannot be read: delete {path.parent.parent} and train anew") from error
 
 
-def restore_checkpoint(path: pathlib.Path, model: keras.Model, best: pathlib.Path) -> None:
-    """Puts a checkpoint into a compiled classifier like that which it was made of, and the best model into its file.
+def restore_checkpoint(path: pathlib.Path, model: keras.Model, folder: pathlib.Path) -> None:
+    """Restores the variables of a classifier, and model.keras.
+
+    Args:
+        path: The checkpoint.
+        model: A compiled classifier with the same layers as the one that was saved.
+        folder: The folder of the run, in which model.keras is replaced by that of the checkpoint.
 
     Raises:
         InputError: The checkpoint is damaged.
@@ -139,16 +158,16 @@ def restore_checkpoint(path: pathlib.Path, model: keras.Model, best: pathlib.Pat
     except (tf.errors.OpError, ValueError, AssertionError) as error:
         raise InputError(f"{path} cannot be read: delete {path.parent.parent} and train anew") from error
     if (path / "model.keras").is_file():
-        with rundir.write_atomically(best) as temporary:
+        with rundir.write_atomically(folder / "model.keras") as temporary:
             _link_or_copy(path / "model.keras", temporary)
 
 
 def model_variables(model: keras.Model) -> list[tf.Variable]:
-    """All variables that training changes, of every replica those that it keeps for itself."""
-    found = []
-    for weight in model.weights:  # batch norm's averages, which are not trained, differ from replica to replica
-        found += [weight.value] if weight.trainable else _replica_variables(weight)
-    return [*found, *(variable.value for variable in model.optimizer.variables)]
+    """Returns all variables that training changes, with one entry per replica where replicas differ."""
+    variables = []
+    for weight in model.weights:  # Batch norm's averages, which are not trainable, differ between replicas.
+        variables += [weight.value] if weight.trainable else _replica_variables(weight)
+    return [*variables, *(variable.value for variable in model.optimizer.variables)]
 
 
 def _replica_variables(variable: keras.Variable) -> list[tf.Variable]:
@@ -156,151 +175,153 @@ def _replica_variables(variable: keras.Variable) -> list[tf.Variable]:
 
 
 def metric_sums(model: keras.Model) -> list[float | list]:
-    """What the metrics have summed up, on each replica."""
-    return [sum_.numpy().tolist() for variable in model.metrics_variables for sum_ in _replica_variables(variable)]
+    """Returns the sums that the metrics hold, on each replica."""
+    return [
+        replica_sum.numpy().tolist()
+        for variable in model.metrics_variables
+        for replica_sum in _replica_variables(variable)
+    ]
 
 
 def restore_metric_sums(model: keras.Model, sums: list[float | list]) -> None:
-    """Puts back what `metric_sums` returned."""
-    places = [place for variable in model.metrics_variables for place in _replica_variables(variable)]
-    for place, value in zip(places, sums, strict=True):
-        place.assign(value)
+    """Gives the metrics the sums that `metric_sums` returned."""
+    variables = [replica_sum for variable in model.metrics_variables for replica_sum in _replica_variables(variable)]
+    for variable, value in zip(variables, sums, strict=True):
+        variable.assign(value)
 
 
 def has_finite_weights(model: keras.Model) -> bool:
-    """Whether all weights are finite numbers."""
+    """Returns whether all weights are finite numbers."""
     return all(np.isfinite(weights).all() for weights in model.get_weights())
 
 
-def remove_unfinished(folder: pathlib.Path) -> None:
-    """Deletes a run's unfinished/: by its name at once, then what was in it."""
-    ended = rundir.temporary_path(folder)
-    with contextlib.suppress(OSError):
-        folder.rename(ended)
-        shutil.rmtree(ended, ignore_errors=True)
-
-
-# Runs that have not ended: which there are, which process has them, and how they go on.
-
-
-UNFINISHED_FOLDER = "unfinished"  # in that of the run
-# What may differ from one process of a run to the next. The images themselves are compared, and the run was found.
-CHANGEABLE_SETTINGS = ("checkpoint_minutes", "data_dir", "eurosat_zip", "output_dir", "split_files")
-
-NEEDED_METADATA = ("data_sha256", "interpolation", "normalization", "replicas", "weights_source")  # of metadata.json
-
-
 class RunInUse(InputError):
-    """Another process has the run."""
+    """Another process works on the run."""
 
 
-def newest_unfinished_run(base: pathlib.Path) -> pathlib.Path | None:
-    """The folder of the newest run under a base path that has not ended; one with a checkpoint, if there is any."""
-    found = []
+def unfinished_runs(base: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the folders of the unfinished runs under a base path: newest first, those without a checkpoint last.
+
+    Also finishes the deletion that a process was killed in at the very end of a run.
+    """
+    folders = []
     for folder in reversed(rundir.run_folders(base)):
-        for ended, process in rundir.temporary_paths(folder).items():  # one died when all but this was done
-            if ended.name.endswith(UNFINISHED_FOLDER) and not _process_lives(process):
-                shutil.rmtree(ended, ignore_errors=True)
-        if (folder / UNFINISHED_FOLDER).is_dir() or not any(folder.iterdir()):  # one died before it wrote anything
-            found.append(folder)
-    return next(
-        (folder for folder in found if newest_checkpoint(folder / UNFINISHED_FOLDER)), found[0] if found else None
-    )
-
-
-def _process_lives(process: int) -> bool:
-    """Whether there is another process of that number. In containers those that died had ours."""
-    return process != os.getpid() and psutil.pid_exists(process)
+        for deleted in folder.glob(f".*.tmp.{UNFINISHED_FOLDER}"):
+            shutil.rmtree(deleted, ignore_errors=True)
+        # A folder is empty if its process was killed right after creating it.
+        if (folder / UNFINISHED_FOLDER).is_dir() or not any(folder.iterdir()):
+            folders.append(folder)
+    return sorted(folders, key=lambda folder: newest_checkpoint(folder) is None)
 
 
 def claim_newest_run(base: pathlib.Path) -> tuple[pathlib.Path, filelock.FileLock] | None:
-    """Claims the newest run under a base path that has not ended, if there is one.
+    """Locks the newest unfinished run under a base path for this process.
+
+    Returns:
+        The folder of the run and its lock, or `None` if no run is unfinished.
 
     Raises:
-        InUse: Another process has it.
+        RunInUse: Another process works on the run.
     """
-    while folder := newest_unfinished_run(base):
+    for folder in unfinished_runs(base):
         lock = claim_run(folder)
-        if newest_checkpoint(folder / UNFINISHED_FOLDER) or not rundir.savedmodel_path(folder).exists():
+        if newest_checkpoint(folder) or not rundir.savedmodel_path(folder).exists():
             return folder, lock
-        remove_unfinished(folder / UNFINISHED_FOLDER)  # the run ended just before it was claimed
+        remove_unfinished(folder)  # The run ended just before it was locked.
         lock.release()
     return None
 
 
-def claim_run(folder: pathlib.Path) -> filelock.FileLock:
-    """Takes a run for this process, until the lock that is returned is released or the process ends.
-
-    Raises:
-        InUse: Another process has it.
-    """
-    place = folder / UNFINISHED_FOLDER
-    place.mkdir(exist_ok=True)
-    lock = filelock.FileLock(place / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise RunInUse(f"{folder} is in use by {_lock_owner(place)}; wait for it, or end it") from None
-    rundir.write_json(place / "process.json", {"process": os.getpid(), "host": socket.gethostname()})
-    for temporary, process in (
-        rundir.temporary_paths(folder) | rundir.temporary_paths(place)
-    ).items():  # a killed process's
-        if not _process_lives(process) or temporary.parent == place:
-            shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink()
-    return lock
-
-
-def _lock_owner(place: pathlib.Path) -> str:
-    try:
-        owner = json.loads((place / "process.json").read_text(encoding="utf-8"))
-        return f"process {owner['process']} on {owner['host']}"
-    except (OSError, ValueError, KeyError):  # it has only just taken it
-        return "another process"
-
-
 def create_run(base: pathlib.Path) -> tuple[pathlib.Path, filelock.FileLock]:
-    """Claims the next run under a base path; says which one is unfinished.
+    """Creates and locks the next run under a base path, and says which run is unfinished.
+
+    Returns:
+        The folder of the run and its lock.
 
     Raises:
         InputError: The base path cannot be written.
     """
-    before = newest_unfinished_run(base)
-    with contextlib.suppress(InputError, ValueError):  # one died before it wrote metadata.json
-        if before:
-            command = metadata.read_metadata(before / "metadata.json", ("command",))["command"]
-            print(f"{before.name} is unfinished: {resume_advice(shlex.split(command))}")
+    with contextlib.suppress(InputError, ValueError):  # The run was killed before it wrote metadata.json.
+        for folder in unfinished_runs(base)[:1]:
+            command = metadata.read_metadata(folder / "metadata.json", ("command",))["command"]
+            print(f"{folder.name} is unfinished: {resume_advice(shlex.split(command))}")
     while True:
-        folder = rundir.create_run_folder(base)[1]
-        try:
+        _, folder = rundir.create_run_folder(base)
+        with contextlib.suppress(RunInUse):  # A process with --resume took the empty folder for an unfinished run.
             return folder, claim_run(folder)
-        except RunInUse:  # one that resumes took it for a dead one's
-            continue
+
+
+def claim_run(folder: pathlib.Path) -> filelock.FileLock:
+    """Locks a run for this process until the lock is released or the process ends.
+
+    Raises:
+        RunInUse: Another process works on the run.
+    """
+    unfinished = folder / UNFINISHED_FOLDER
+    unfinished.mkdir(exist_ok=True)
+    lock = filelock.FileLock(unfinished / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise RunInUse(f"{folder} is in use by {_lock_owner(unfinished)}; wait for it, or end it") from None
+    # Only the process that holds the lock writes here, so these are left over from killed processes.
+    rundir.remove_temporaries(folder)
+    rundir.remove_temporaries(unfinished)
+    rundir.write_json(unfinished / "process.json", {"process": os.getpid(), "host": socket.gethostname()})
+    return lock
+
+
+def _lock_owner(unfinished: pathlib.Path) -> str:
+    try:
+        owner = json.loads((unfinished / "process.json").read_text(encoding="utf-8"))
+        return f"process {owner['process']} on {owner['host']}"
+    except (OSError, ValueError, KeyError):  # The other process has only just locked the run.
+        return "another process"
+
+
+def remove_unfinished(folder: pathlib.Path) -> None:
+    """Deletes unfinished/ of a run that has ended; the rename first makes this one step for other processes."""
+    temporary = rundir.temporary_path(folder / UNFINISHED_FOLDER)
+    with contextlib.suppress(OSError):
+        (folder / UNFINISHED_FOLDER).rename(temporary)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def resume_advice(command: list[str]) -> str:
-    """In words, what goes on with a run that was started by this command."""
-    started, *arguments = command
-    if pathlib.Path(started).name not in ("train.py", "resnetd-train"):
+    """Returns a sentence that names the command or call which resumes a run.
+
+    Args:
+        command: The program and arguments that started the run, as in `sys.argv`.
+    """
+    program, *arguments = command
+    if pathlib.Path(program).name not in ("train.py", "resnetd-train"):
         return "train(settings, resume=True) goes on with it"
-    again = [*program_command("train").split(), *arguments, *([] if "--resume" in arguments else ["--resume"])]
-    return f"{shlex.join(again)} goes on with it"
+    if "--resume" not in arguments:
+        arguments.append("--resume")
+    return f"{shlex.join([*program_command('train').split(), *arguments])} goes on with it"
 
 
-def check_same_settings(folder: pathlib.Path, settings: Settings, described: dict) -> None:
-    """Raises InputError if settings are others than those that a run was started with, naming them."""
-    fields = [field.name for field in dataclasses.fields(settings)]
-    if not set(fields) <= described.keys():
+def check_same_settings(folder: pathlib.Path, settings: Settings, run_metadata: dict[str, Any]) -> None:
+    """Raises InputError if settings differ from those that a run was started with.
+
+    Args:
+        folder: The folder of the run.
+        settings: The settings of this process, complete.
+        run_metadata: The content of the run's metadata.json.
+    """
+    names = [setting.name for setting in dataclasses.fields(settings)]
+    if not set(names) <= run_metadata.keys():
         raise InputError(
             f"{folder} was started by an older version of resnetd_tf, and only that can go on with it; leave out "
             "--resume to start another run"
         )
-    different = [
-        f"--{name}={described[name]}, now {value}"
-        for name in fields
-        if name not in CHANGEABLE_SETTINGS and described[name] != (value := getattr(settings, name))
+    differences = [
+        f"--{name}={run_metadata[name]}, now {getattr(settings, name)}"
+        for name in names
+        if name not in CHANGEABLE_SETTINGS and run_metadata[name] != getattr(settings, name)
     ]
-    if different:
+    if differences:
         raise InputError(
-            f"{folder} was started with {'; '.join(different)}: give the same to go on with it, or leave out --resume "
-            "to start another run"
+            f"{folder} was started with {'; '.join(differences)}: give the same to go on with it, or leave out "
+            "--resume to start another run"
         )

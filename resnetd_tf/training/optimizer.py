@@ -1,4 +1,4 @@
-"""How a classifier is trained: learning rate, optimizer, loss and metrics."""
+"""Learning rate, optimizer, loss and metrics."""
 
 import keras
 import tensorflow as tf
@@ -8,9 +8,14 @@ from resnetd_tf.training.settings import Settings
 
 
 class SGD(keras.optimizers.SGD):
-    """`keras.optimizers.SGD` with Nesterov momentum and decoupled decay of kernels, in TensorFlow's kernel.
+    """`keras.optimizers.SGD` with Nesterov momentum and decoupled weight decay of kernels.
 
-    One pass over weights, momentum and gradient, where Keras makes about ten.
+    TensorFlow's own operation makes one pass over weights, momentum and gradient. Keras makes about ten.
+
+    Args:
+        learning_rate: The learning rate or its schedule.
+        momentum: The momentum.
+        kernel_decay: Share by which kernels shrink in a step, times the learning rate.
     """
 
     def __init__(self, learning_rate, momentum: float, kernel_decay: float):
@@ -35,21 +40,22 @@ class SGD(keras.optimizers.SGD):
 
 
 class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
-    """`keras.optimizers.LossScaleOptimizer` that skips a step where the gradients of any replica overflow.
+    """`keras.optimizers.LossScaleOptimizer` that skips a step if the gradients of any replica overflow.
 
-    Keras asks the first replica alone, whose gradients are not summed with the others' yet.
+    Keras checks the gradients of the first replica alone, before they are summed over the replicas.
     """
 
     def check_finite(self, grads):
-        finite, replicas = super().check_finite(grads), tf.distribute.get_replica_context()
-        count = replicas.all_reduce(tf.distribute.ReduceOp.SUM, tf.cast(finite, tf.int32))
-        return tf.equal(count, replicas.num_replicas_in_sync)
+        is_finite, context = super().check_finite(grads), tf.distribute.get_replica_context()
+        count = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.cast(is_finite, tf.int32))
+        return tf.equal(count, context.num_replicas_in_sync)
 
 
 class MeanRecall(keras.metrics.Metric):
-    """The mean over classes of the share of their images that is recognised, from one-hot labels and probabilities.
+    """Mean recall over the classes that occur, from one-hot labels and probabilities.
 
-    Its `counts` (classes, classes) are the confusion matrix: rows are true classes, columns predicted ones.
+    Attributes:
+        counts: The confusion matrix (classes, classes) float32: rows are true classes, columns are predicted classes.
     """
 
     def __init__(self, classes: int, name: str = "mean_recall"):
@@ -58,8 +64,10 @@ class MeanRecall(keras.metrics.Metric):
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         classes = self.counts.shape[0]
-        true, predicted = (keras.ops.one_hot(keras.ops.argmax(y, -1), classes) for y in (y_true, y_pred))
-        self.counts.assign_add(keras.ops.matmul(keras.ops.transpose(true), predicted))
+        true_one_hot, predicted_one_hot = (
+            keras.ops.one_hot(keras.ops.argmax(y, -1), classes) for y in (y_true, y_pred)
+        )
+        self.counts.assign_add(keras.ops.matmul(keras.ops.transpose(true_one_hot), predicted_one_hot))
 
     def result(self):
         images = keras.ops.sum(self.counts, 1)
@@ -68,7 +76,12 @@ class MeanRecall(keras.metrics.Metric):
 
 
 def learning_rate_schedule(settings: Settings, steps_per_epoch: int) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Linear warm-up, then cosine decay to zero at the last step; `settings.learning_rate` must be a number."""
+    """Returns a schedule with linear warm-up and then cosine decay to zero at the last step.
+
+    Args:
+        settings: The complete settings, with a learning rate.
+        steps_per_epoch: Number of steps in an epoch.
+    """
     assert settings.learning_rate is not None
     peak = settings.learning_rate * settings.batch_size / 256
     warmup = round(settings.warmup_epochs * steps_per_epoch)
@@ -82,39 +95,45 @@ def learning_rate_schedule(settings: Settings, steps_per_epoch: int) -> keras.op
 
 
 def learning_rate_of_epoch(settings: Settings, steps_per_epoch: int, epoch: int) -> float:
-    """The learning rate of the step in the middle of an epoch.
+    """Returns the learning rate of the step in the middle of an epoch.
 
     Args:
-        settings: Those of the run, the learning rate decided.
-        steps_per_epoch: Steps of each epoch.
-        epoch: Number of the epoch, from 0.
+        settings: The complete settings, with a learning rate.
+        steps_per_epoch: Number of steps in an epoch.
+        epoch: Index of the epoch, from 0.
     """
-    middle = epoch * steps_per_epoch + steps_per_epoch // 2
-    return float(learning_rate_schedule(settings, steps_per_epoch)(middle))
+    middle_step = epoch * steps_per_epoch + steps_per_epoch // 2
+    return float(learning_rate_schedule(settings, steps_per_epoch)(middle_step))
 
 
 def make_optimizer(settings: Settings, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-    """Nesterov SGD with the learning rate's schedule; for float16 the loss is scaled."""
-    descent = SGD(learning_rate_schedule(settings, steps_per_epoch), settings.momentum, settings.weight_decay)
-    return LossScaleOptimizer(descent) if settings.precision == "float16" else descent
+    """Returns Nesterov SGD with the schedule of the learning rate; for float16 the loss is scaled."""
+    sgd = SGD(learning_rate_schedule(settings, steps_per_epoch), settings.momentum, settings.weight_decay)
+    return LossScaleOptimizer(sgd) if settings.precision == "float16" else sgd
 
 
 def make_loss(settings: Settings) -> keras.losses.Loss:
-    """Cross-entropy with label smoothing, from one-hot labels and probabilities."""
+    """Returns cross-entropy with label smoothing, from one-hot labels and probabilities."""
     return keras.losses.CategoricalCrossentropy(label_smoothing=settings.label_smoothing)
 
 
 def compile_classifier(model: keras.Model, settings: Settings, steps_per_epoch: int) -> None:
-    """Compiles a classifier for training, under the strategy's scope."""
+    """Compiles a classifier for training. The caller is in the scope of the strategy.
+
+    Args:
+        model: The classifier.
+        settings: The complete settings, with a learning rate.
+        steps_per_epoch: Number of steps in an epoch.
+    """
     model.compile(
         make_optimizer(settings, steps_per_epoch),
         make_loss(settings),
         metrics=[keras.metrics.CategoricalAccuracy("accuracy"), MeanRecall(model.output_shape[-1])],
         jit_compile=environment.uses_xla(),
     )
-    # Variables that a first step creates make TensorFlow trace it a second time.
+    # If the first step created variables, TensorFlow would trace it a second time. So the variables of the optimizer
+    # and the metrics are created here. A resumed run also needs those of the metrics before its first step.
     model.optimizer.build(model.trainable_variables)
-    # Likewise, and so that a run that goes on can put back what its metrics have summed up.
-    nothing = tf.zeros((1, model.output_shape[-1]))
-    model.distribute_strategy.run(lambda: model.compute_metrics(x=None, y=nothing, y_pred=nothing))
+    zeros = tf.zeros((1, model.output_shape[-1]))
+    model.distribute_strategy.run(lambda: model.compute_metrics(x=None, y=zeros, y_pred=zeros))
     model.reset_metrics()

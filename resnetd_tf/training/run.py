@@ -1,4 +1,4 @@
-"""A whole run, from its settings to the published SavedModel."""
+"""A whole run: set up or restore, train, export, evaluate, publish."""
 
 import contextlib
 import dataclasses
@@ -10,25 +10,23 @@ import shutil
 import sys
 import time
 
+import filelock
 import keras
 import tensorflow as tf
 
-from resnetd_tf import environment, metadata, rundir
+from resnetd_tf import environment, rundir
 from resnetd_tf.data import datasets, images, splits
 from resnetd_tf.data.rasters import Reading
-from resnetd_tf.data.splits import Dataset, Split, split_files_digest
+from resnetd_tf.data.splits import Dataset
 from resnetd_tf.deployment import export, savedmodel
 from resnetd_tf.deployment.savedmodel import WARMUP_IMAGES
-from resnetd_tf.environment import (
-    environment_info,
-    peak_memory_gib,
-    program_command,
-    release_memory,
-    require_tensorflow_backend,
-)
+from resnetd_tf.environment import program_command, release_memory
 from resnetd_tf.errors import InputError, damage_as_input_error, first_line
 from resnetd_tf.evaluation import metrics, report
+from resnetd_tf.evaluation.metrics import Evaluation
+from resnetd_tf.metadata import read_metadata
 from resnetd_tf.networks import checkpoints, classifier, pretrained
+from resnetd_tf.networks.checkpoints import Checkpoint
 from resnetd_tf.normalization import EUROSAT_ALL, EUROSAT_RGB, Statistics, measure_statistics, statistics_from_metadata
 from resnetd_tf.process import Termination
 from resnetd_tf.saved import open_classifier, read_model_metadata
@@ -36,29 +34,30 @@ from resnetd_tf.training import checkpoint
 from resnetd_tf.training.checkpoint import Progress
 from resnetd_tf.training.optimizer import compile_classifier
 from resnetd_tf.training.settings import LEARNING_RATE_FINE_TUNING, LEARNING_RATE_FROM_SCRATCH, RECIPES, Settings
-from resnetd_tf.training.train_loop import Diverged, RunWriter, run_epochs
+from resnetd_tf.training.train_loop import Diverged, Run, run_epochs
 
 
 def train(settings: Settings, *, resume: bool = False, profile: bool = False) -> pathlib.Path:
-    """Trains, exports and evaluates a classifier; see `rundir` for what it leaves under `settings.base`.
+    """Trains, exports and evaluates a classifier; `resnetd_tf.rundir` lists the files of a run.
 
-    A run that is killed, or ended by SIGTERM (exit code 143 then), has in its folder what it goes on from.
+    A run that is killed, or ended by SIGTERM (exit code 143), leaves a checkpoint from which it can be resumed. Ctrl-C
+    ends training early, and the best epoch so far is exported.
 
     Args:
-        settings: What to train, on what, and how.
-        resume: Goes on with the newest unfinished run under `settings.base`; without one a new run starts.
-        profile: Records ten steps for TensorBoard's profiler, in logs/profile/ in the run's folder.
+        settings: The dataset, the network and the training settings.
+        resume: Whether to resume the newest unfinished run under `settings.base`. If there is none, a new run starts.
+        profile: Whether to record ten steps for TensorBoard's profiler, in logs/profile/ in the run's folder.
 
     Returns:
         The path of the SavedModel.
 
     Raises:
-        InputError: Something given cannot be used, training diverged or the disk is full at its end; a run that has
-            done nothing yet leaves nothing on disk.
+        InputError: An argument cannot be used, training diverged, or the disk was full at the end. A run without a
+            trained step leaves nothing on disk.
     """
-    require_tensorflow_backend("training")
-    started = time.time()
-    surroundings = environment_info()  # now: the source may change while the run goes on
+    environment.require_tensorflow_backend("training")
+    start_time = time.time()
+    environment_info = environment.environment_info()  # Now, because the source may change during the run.
     if settings.deterministic:
         environment.enable_determinism()
     strategy = environment.make_strategy()
@@ -66,155 +65,189 @@ def train(settings: Settings, *, resume: bool = False, profile: bool = False) ->
         raise InputError(
             f"batch size {settings.batch_size} is not a multiple of the {strategy.num_replicas_in_sync} devices"
         )
-    with Termination() as termination, contextlib.ExitStack() as held:
-        base = pathlib.Path(settings.base)
+    base = pathlib.Path(settings.base)
+    with Termination() as termination, contextlib.ExitStack() as exit_stack:
         claimed = checkpoint.claim_newest_run(base) if resume else None
-        folder, lock = claimed or (None, None)
-        if lock:
-            held.callback(lock.release)
+        if claimed:
+            exit_stack.callback(claimed[1].release)
         elif resume and rundir.run_folders(base):
             print(f"No run under {base} is unfinished: another starts", flush=True)
-        saved = checkpoint.newest_checkpoint(folder / checkpoint.UNFINISHED_FOLDER) if folder else None
-        if folder and saved:
-            print(f"Device: {environment.describe_devices(surroundings['hardware'])}", flush=True)
-            progress = checkpoint.read_progress(saved)
-            described = metadata.read_metadata(folder / "metadata.json", checkpoint.NEEDED_METADATA)
-            settings, dataset, model = restore_run(folder, settings, progress, described, strategy)
-            if not rundir.savedmodel_path(folder).exists():  # else model.keras is what it was made of
-                checkpoint.restore_checkpoint(saved, model, folder / "model.keras")
-            print(f"{folder.name} goes on {progress}", flush=True)
+        if claimed and checkpoint.newest_checkpoint(claimed[0]):
+            print(f"Device: {environment.describe_devices(environment_info['hardware'])}", flush=True)
+            run = restore_run(*claimed, settings, strategy, termination, start_time=start_time)
         else:
-            progress = Progress(threads=environment.thread_count())
-            weights = read_starting_weights(settings)
-            print(f"Device: {environment.describe_devices(surroundings['hardware'])}", flush=True)
-            settings = complete_settings(settings, weights is None)
-            dataset = load_splits(settings, weights.interpolation if weights else "bilinear")
-            statistics = choose_statistics(dataset, weights)
-            model = build_model(settings, dataset, statistics, strategy, weights)
-            described = {
-                **describe_run(settings, statistics, dataset, weights),
-                "replicas": strategy.num_replicas_in_sync,
-                "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-                **surroundings,
-            }
-            if folder is None:
-                folder, lock = checkpoint.create_run(base)
-                held.callback(lock.release)
-        path, began = rundir.savedmodel_path(folder), started - progress.wall_seconds
+            run = set_up_run(
+                claimed, settings, strategy, termination, start_time=start_time, environment_info=environment_info
+            )
+        exit_stack.callback(run.lock.release)
         try:
-            if not path.exists():
-                described["interrupted"] = train_model(
-                    folder, settings, dataset, model, described, progress, termination, started, profile
-                )
-            del model, dataset.splits["train"]  # their memory is needed for what follows
-            export_and_evaluate(folder, path, dataset, progress, described, began)
-            termination.deferred = True  # all is done
-            checkpoint.remove_unfinished(folder / checkpoint.UNFINISHED_FOLDER)
-            return path
+            is_published = run.savedmodel_path.exists()
+            if not is_published:
+                train_model(run, profile)
+            termination.raise_if_requested()
+            del run.model, run.dataset.splits["train"]  # The following steps need their memory.
+            exported = run.savedmodel_path if is_published else export_best_epoch(run)
+            termination.raise_if_requested()
+            evaluation, agreement = evaluate_savedmodel(run, exported)
+            if not is_published:
+                publish(run, exported, evaluation)
+            write_plots(run, evaluation)
+            print_results(run, evaluation, agreement)
+            termination.deferred = True  # Everything is done; removing the checkpoint takes a moment.
+            checkpoint.remove_unfinished(run.folder)
+            return run.savedmodel_path
         except BaseException as error:
-            report_or_discard(folder, progress, error)
+            report_or_discard(run, error)
             raise
 
 
-def train_model(
-    folder: pathlib.Path,
+def set_up_run(
+    claimed: tuple[pathlib.Path, filelock.FileLock] | None,
     settings: Settings,
-    dataset: Dataset,
-    model: keras.Model,
-    described: dict,
-    progress: Progress,
+    strategy: tf.distribute.Strategy,
     termination: Termination,
-    started: float,
-    profile: bool,
-) -> bool:
-    """Trains from where a run has come to; whether it was interrupted after its first epoch."""
-    writer = RunWriter(folder, settings, progress, len(dataset.splits["train"]) // settings.batch_size)
-    # Now, so that the model of a run that dies can be used.
-    rundir.write_labels(folder / "labels.txt", dataset.classes)
-    rundir.write_json(folder / "metadata.json", described)
-    rundir.write_text(folder / splits.RECORD_NAME, splits.split_record(dataset))
-    checkpoint.save_checkpoint(folder / checkpoint.UNFINISHED_FOLDER, model, progress, folder / "model.keras")
-    interrupted = run_epochs(model, settings, dataset, writer, termination, started, profile)
-    writer.write()
-    return interrupted
+    *,
+    start_time: float,
+    environment_info: dict,
+) -> Run:
+    """Prepares a new run: initial weights, complete settings, data, classifier and folder.
 
+    Args:
+        claimed: Folder and lock of a run that was killed before its first checkpoint; `None` creates another folder.
+        settings: The settings as they were given.
+        strategy: How training is distributed over devices.
+        termination: The signals that ask this process to end.
+        start_time: Time at which the run was started, s since the epoch.
+        environment_info: Versions, source revision and hardware, for the metadata.
 
-def report_or_discard(folder: pathlib.Path, progress: Progress, error: BaseException) -> None:
-    """Says how a run goes on that came to an end too early, or removes it if it has done nothing yet."""
-    saved = checkpoint.newest_checkpoint(folder / checkpoint.UNFINISHED_FOLDER)
-    if saved and (progress.history or saved.name != "epoch-0-step-0"):
-        on = "it would come to the same again" if isinstance(error, Diverged) else checkpoint.resume_advice(sys.argv)
-        print(f"\n{folder.name} is kept as it was {checkpoint.read_progress(saved)}: {on}", flush=True)
-    elif not (folder / "model.keras").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            folder.parent.rmdir()  # unless other runs are in it
-        if isinstance(error, SystemExit | KeyboardInterrupt):
-            print("\nEnded before there was anything to keep", flush=True)
+    Raises:
+        InputError: The settings do not fit together, or the weights or the dataset cannot be read.
+    """
+    weights = read_initial_weights(settings)
+    print(f"Device: {environment.describe_devices(environment_info['hardware'])}", flush=True)
+    settings = complete_settings(settings, weights is None)
+    dataset = load_splits(settings, weights.interpolation if weights else "bilinear")
+    statistics = choose_statistics(dataset, weights)
+    model = build_model(settings, dataset, statistics, strategy, weights=weights)
+    run_metadata = {
+        **describe_run(settings, statistics, dataset, weights),
+        "replicas": strategy.num_replicas_in_sync,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(start_time)),
+        **environment_info,
+    }
+    # The folder is created last, so that a run that cannot start leaves nothing on disk.
+    folder, lock = claimed or checkpoint.create_run(pathlib.Path(settings.base))
+    return Run(
+        folder=folder,
+        lock=lock,
+        settings=settings,
+        dataset=dataset,
+        model=model,
+        metadata=run_metadata,
+        progress=Progress(threads=environment.thread_count()),
+        termination=termination,
+        start_time=start_time,
+    )
 
 
 def restore_run(
-    folder: pathlib.Path, settings: Settings, progress: Progress, described: dict, strategy: tf.distribute.Strategy
-) -> tuple[Settings, Dataset, keras.Model]:
-    """Settings, data and compiled classifier of a run that goes on, the classifier with random weights still.
+    folder: pathlib.Path,
+    lock: filelock.FileLock,
+    settings: Settings,
+    strategy: tf.distribute.Strategy,
+    termination: Termination,
+    *,
+    start_time: float,
+) -> Run:
+    """Restores an unfinished run from its newest checkpoint.
+
+    Args:
+        folder: The folder of the run.
+        lock: The lock of the run, which this process holds.
+        settings: The settings as they were given, the same as when the run was started.
+        strategy: How training is distributed over devices.
+        termination: The signals that ask this process to end.
+        start_time: Time at which this process started, s since the epoch.
 
     Raises:
-        InputError: Settings, images or the number of devices are others than before, or of threads where that counts.
+        InputError: The checkpoint is damaged, or settings, images, the number of devices or, where it matters, the
+            number of threads differ from those of the run.
     """
-    settings = complete_settings(settings, described["weights_source"] == "random")
-    checkpoint.check_same_settings(folder, settings, described)
-    counts = [("devices", described["replicas"], strategy.num_replicas_in_sync)]
+    newest = checkpoint.newest_checkpoint(folder)
+    assert newest is not None
+    progress = checkpoint.read_progress(newest)
+    run_metadata = read_metadata(folder / "metadata.json", checkpoint.NEEDED_METADATA)
+    settings = complete_settings(settings, run_metadata["weights_source"] == "random")
+    checkpoint.check_same_settings(folder, settings, run_metadata)
+    counts = [("devices", run_metadata["replicas"], strategy.num_replicas_in_sync)]
     if settings.deterministic:
         counts.append(("threads", progress.threads, environment.thread_count()))
-    for what, before, now in counts:
-        if before != now:
-            raise InputError(f"{folder} was started with {before} {what}, here are {now}")
-    dataset = load_splits(settings, described["interpolation"])
-    if dataset.fingerprint != described["data_sha256"]:
+    for resource, previous_count, count in counts:
+        if previous_count != count:
+            raise InputError(f"{folder} was started with {previous_count} {resource}, here are {count}")
+    dataset = load_splits(settings, run_metadata["interpolation"])
+    if dataset.fingerprint != run_metadata["data_sha256"]:
         raise InputError(f"{folder} was started with other images than {settings.dataset} has now; start another run")
     dtype = dataset.splits["train"].images[0].dtype.name
     with damage_as_input_error(f"{folder / 'metadata.json'}: cannot be used", "; restore it, or start another run"):
-        statistics = dataclasses.replace(statistics_from_metadata(described), dtype=dtype)
-    model = build_model(settings, dataset, statistics, strategy, interpolation=described["interpolation"])
-    return settings, dataset, model
+        statistics = dataclasses.replace(statistics_from_metadata(run_metadata), dtype=dtype)
+    model = build_model(settings, dataset, statistics, strategy, interpolation=run_metadata["interpolation"])
+    if not rundir.savedmodel_path(folder).exists():  # Otherwise model.keras is already the exported model.
+        checkpoint.restore_checkpoint(newest, model, folder)
+    print(f"{folder.name} goes on {progress}", flush=True)
+    return Run(
+        folder=folder,
+        lock=lock,
+        settings=settings,
+        dataset=dataset,
+        model=model,
+        metadata=run_metadata,
+        progress=progress,
+        termination=termination,
+        start_time=start_time - progress.wall_seconds,
+    )
 
 
-# What a run has before it trains: weights to start from, settings, data and classifier.
+def read_initial_weights(settings: Settings) -> Checkpoint | None:
+    """Reads the checkpoint that `settings.weights` names, and prints its source.
 
-
-def read_starting_weights(settings: Settings) -> checkpoints.Checkpoint | None:
-    """The checkpoint that `weights` means, `None` for random weights; says which on the terminal.
+    Returns:
+        The checkpoint, or `None` for random weights.
 
     Raises:
-        InputError: It cannot be fetched or read.
+        InputError: The checkpoint cannot be downloaded or read.
     """
-    weights, network = settings.weights, (settings.depth, settings.variant)
-    found, note = None, ""
+    network, weights, note = (settings.depth, settings.variant), None, ""
     try:
-        if weights != "none":
-            found = checkpoints.read_checkpoint("imagenet" if weights == "auto" else weights, *network)
+        if settings.weights != "none":
+            name = "imagenet" if settings.weights == "auto" else settings.weights
+            weights = checkpoints.read_checkpoint(name, *network)
     except pretrained.WeightsUnavailable as error:
-        if weights != "auto":
+        if settings.weights != "auto":
             raise InputError(str(error)) from error
         note = f" ({error})"
     except ValueError as error:
         raise InputError(str(error)) from error
-    if found and weights in ("auto", "imagenet"):
-        chosen = pretrained.find_published(*network)
-        note = f" (ImageNet top-1 {chosen.top1:.1f} %, {chosen.licence})"
-    if found and found.image_size and found.image_size != settings.image_size:
-        size = found.image_size
+    if weights and settings.weights in ("auto", "imagenet"):
+        published = pretrained.find_published(*network)
+        note = f" (ImageNet top-1 {published.top1:.1f} %, {published.licence})"
+    if weights and weights.image_size and weights.image_size != settings.image_size:
+        size = weights.image_size
         note = f", of images of {size}x{size} pixels; --image_size={size} trains on that size too"
-    print(f"Weights: {found.source if found else 'random'}{note}", flush=True)
-    file = found.file if found else None
-    # Others are of no run: what lies beside them, in a cache perhaps, does not tell of them.
-    if file and file.suffix in (".keras", ".safetensors") and (described := read_model_metadata(file)):
-        datasets.warn_of_other_splits("weights were", described, settings.dataset, settings.split_files)
-    return found
+    print(f"Weights: {weights.source if weights else 'random'}{note}", flush=True)
+    # Only our own formats have metadata beside them. Files beside other formats, in a cache perhaps, are unrelated.
+    path = weights.file if weights else None
+    if path and path.suffix in (".keras", ".safetensors") and (weights_metadata := read_model_metadata(path)):
+        datasets.warn_of_other_splits("weights were", weights_metadata, settings.dataset, settings.split_files)
+    return weights
 
 
 def complete_settings(settings: Settings, from_scratch: bool) -> Settings:
-    """The settings with all that was left open decided: learning rate, precision, base path, where a folder is.
+    """Returns the settings with learning rate, precision, base path and absolute locations of the data filled in.
+
+    Args:
+        settings: The settings as they were given.
+        from_scratch: Whether training starts from random weights.
 
     Raises:
         InputError: Random weights would be frozen, or the base path is a file.
@@ -239,10 +272,14 @@ def complete_settings(settings: Settings, from_scratch: bool) -> Settings:
 
 
 def load_splits(settings: Settings, interpolation: str) -> Dataset:
-    """The three splits, in memory.
+    """Loads the three splits into memory.
+
+    Args:
+        settings: The complete settings.
+        interpolation: "bilinear" or "bicubic", for images of differing sizes.
 
     Raises:
-        InputError: They cannot be had, or are too small for a batch.
+        InputError: The splits cannot be loaded, or the training split is smaller than a batch.
     """
     dataset = datasets.load_dataset(
         settings.dataset,
@@ -258,30 +295,30 @@ def load_splits(settings: Settings, interpolation: str) -> Dataset:
             f"--varied={settings.varied} has no effect: pixels of images of {dataset.bands} bands are not varied; "
             "leave it out"
         )
-    training, batch_size = len(dataset.splits["train"]), settings.batch_size
-    if training < batch_size:
+    count, batch_size = len(dataset.splits["train"]), settings.batch_size
+    if count < batch_size:
         raise InputError(
-            f"batch size {batch_size} is larger than the training split, {training} images; give a smaller --batch_size"
+            f"batch size {batch_size} is larger than the training split, {count} images; give a smaller --batch_size"
         )
-    numbers = set(dataset.splits["train"].labels.tolist())
-    if without := [name for label, name in enumerate(dataset.classes) if label not in numbers]:
-        print(f"No training image has class {', '.join(without)}")
-    counts = (f"{len(split)} {name} ({split.slice})" for name, split in dataset.splits.items())
-    print(f"Data: {dataset.name}, images: {', '.join(counts)}")
+    labels = set(dataset.splits["train"].labels.tolist())
+    if missing := [name for label, name in enumerate(dataset.classes) if label not in labels]:
+        print(f"No training image has class {', '.join(missing)}")
+    sizes = (f"{len(split)} {name} ({split.slice})" for name, split in dataset.splits.items())
+    print(f"Data: {dataset.name}, images: {', '.join(sizes)}")
     return dataset
 
 
-def choose_statistics(dataset: Dataset, weights: checkpoints.Checkpoint | None) -> Statistics:
-    """What the images are normalised with: the checkpoint's statistics, EuroSAT's own, or the training split's."""
+def choose_statistics(dataset: Dataset, weights: Checkpoint | None) -> Statistics:
+    """Returns the statistics for normalisation: those of the initial weights, EuroSAT's, or the training split's."""
     if weights and weights.statistics and len(weights.statistics.mean) == dataset.bands:
-        chosen = weights.statistics
+        statistics = weights.statistics
     elif re.match(r"eurosat\b", dataset.name):
-        chosen = EUROSAT_RGB if dataset.bands == 3 else EUROSAT_ALL
+        statistics = EUROSAT_RGB if dataset.bands == 3 else EUROSAT_ALL
     else:
-        chosen = measure_statistics(f"the training split of {dataset.name}", dataset.splits["train"].images)
-    mean, std = (" ".join(f"{value:.1f}" for value in values) for values in (chosen.mean, chosen.std))
-    print(f"Normalisation: {chosen.name}, mean {mean}, standard deviation {std}")
-    return chosen
+        statistics = measure_statistics(f"the training split of {dataset.name}", dataset.splits["train"].images)
+    mean, std = (" ".join(f"{value:.1f}" for value in values) for values in (statistics.mean, statistics.std))
+    print(f"Normalisation: {statistics.name}, mean {mean}, standard deviation {std}")
+    return statistics
 
 
 def build_model(
@@ -289,17 +326,26 @@ def build_model(
     dataset: Dataset,
     statistics: Statistics,
     strategy: tf.distribute.Strategy,
-    weights: checkpoints.Checkpoint | None = None,
+    *,
+    weights: Checkpoint | None = None,
     interpolation: str = "bilinear",
 ) -> keras.Model:
-    """The classifier, compiled for training.
+    """Builds the classifier and compiles it for training.
+
+    Args:
+        settings: The complete settings.
+        dataset: The three splits.
+        statistics: Mean and standard deviation for normalisation.
+        strategy: How training is distributed over devices.
+        weights: The initial weights, `None` for random ones.
+        interpolation: "bilinear" or "bicubic", with which the model resizes images.
 
     Raises:
         InputError: The weights do not fit.
     """
     replicas, size = strategy.num_replicas_in_sync, settings.image_size
     keras.utils.set_random_seed(settings.seed)
-    former = keras.config.dtype_policy()
+    caller_policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(environment.DTYPE_POLICIES[settings.precision])
     try:
         with strategy.scope():
@@ -318,131 +364,161 @@ def build_model(
     except ValueError as error:
         raise InputError(str(error)) from error
     finally:
-        keras.config.set_dtype_policy(former)  # all that the caller builds is not of this run
+        keras.config.set_dtype_policy(caller_policy)
     if settings.synchronized and replicas == 1:
-        print("Synchronized batch normalisation: one device, whose statistics are all there are")
+        print("Synchronized batch normalisation has no effect: there is one device")
     print(f"Model: {model.layers[-1].name}, {size}x{size} pixels, {settings.precision}, {replicas} replica(s)")
     return model
 
 
-# What a run leaves: the best epoch exported, evaluated and published, and metadata that says how it came about.
-
-
-def describe_run(
-    settings: Settings,
-    statistics: Statistics,
-    dataset: Dataset,
-    checkpoint: checkpoints.Checkpoint | None,
-) -> dict:
-    """What metadata.json says of settings, preprocessing and data."""
+def describe_run(settings: Settings, statistics: Statistics, dataset: Dataset, weights: Checkpoint | None) -> dict:
+    """Returns the entries of metadata.json for settings, preprocessing and data."""
     return {
         **dataclasses.asdict(settings),
-        **(checkpoint.identity if checkpoint else {"weights_source": "random"}),
+        **(weights.identity if weights else {"weights_source": "random"}),
         "normalization": {"of": statistics.name, "mean": statistics.mean, "std": statistics.std},
-        "interpolation": checkpoint.interpolation if checkpoint else "bilinear",
+        "interpolation": weights.interpolation if weights else "bilinear",
         "patch_shape": dataset.splits["train"].shape,
         "classes": dataset.classes,
         "data_sha256": dataset.fingerprint,
-        "split_files_sha256": split_files_digest(settings.split_files) if settings.split_files else None,
+        "split_files_sha256": splits.split_files_digest(settings.split_files) if settings.split_files else None,
         "splits": {name: split.slice for name, split in dataset.splits.items()},
         "split_sizes": {name: len(split) for name, split in dataset.splits.items()},
         "command": shlex.join(sys.argv),
     }
 
 
-def export_and_evaluate(
-    folder: pathlib.Path, path: pathlib.Path, dataset: Dataset, progress: Progress, metadata: dict, started: float
-) -> None:
-    """Exports the best epoch, evaluates the export on the test split, and publishes it last.
+def train_model(run: Run, profile: bool) -> None:
+    """Trains from where the run stands to its end, and notes in its metadata whether Ctrl-C ended it early."""
+    # Written before training, so that the model of a killed run can be used.
+    rundir.write_labels(run.folder / "labels.txt", run.dataset.classes)
+    rundir.write_json(run.folder / "metadata.json", run.metadata)
+    rundir.write_text(run.folder / splits.RECORD_NAME, splits.split_record(run.dataset))
+    checkpoint.save_checkpoint(run.folder, run.model, run.progress)
+    run.metadata["interrupted"] = run_epochs(run, profile)
 
-    What a process did that died in the middle of this is not done again.
 
-    Args:
-        folder: The run's folder.
-        path: Where the SavedModel goes, if it is not there yet.
-        dataset: All three splits.
-        progress: Where training has come to.
-        metadata: What metadata.json says beside the results.
-        started: Time at which the run began, as `time.time` gives it.
+def export_best_epoch(run: Run) -> pathlib.Path:
+    """Calibrates the best epoch's model and exports it as a SavedModel.
+
+    Returns:
+        The path of the SavedModel, which is not yet the one where it is published.
     """
-    assert progress.best is not None
-    published = path.exists()
-    exported = path if published else folder / "savedmodel"
+    assert run.progress.best is not None
+    epoch, validation = f"epoch {run.progress.best['epoch']}", run.dataset.splits["validation"]
+    exported = run.folder / "savedmodel"
+    shutil.rmtree(exported, ignore_errors=True)  # A killed process may have left it.
     release_memory()
-    validation, test = dataset.splits["validation"], dataset.splits["test"]
-    check = validation.images[: export.COMPARISON_IMAGES]
-    epoch = f"epoch {progress.best['epoch']}"
-    if not published:
-        print(f"Calibrating {epoch} on {len(validation)} validation images ...", flush=True)
-        shutil.rmtree(exported, ignore_errors=True)
-        examples = images.resize_all(check[:WARMUP_IMAGES], *metadata["patch_shape"][:2])
-        network = calibrate_best_model(folder, validation, metadata)
-        print(f"Exporting {epoch} as a SavedModel ...", flush=True)
-        savedmodel.write_savedmodel(network, dataset.classes, metadata, exported, examples=examples)
-        del network
-    expected = open_classifier(folder / "model.keras").predict(check)
-    release_memory()
-    served = open_classifier(exported)
-    release_memory()
-    print(f"Evaluating the SavedModel on {len(check)} validation and {len(test)} test images ...", flush=True)
-    agreement = export.describe_agreement(export.compare_probabilities(served.predict(check), expected))
-    evaluation = dataclasses.replace(metrics.evaluate_split(served, dataset, "test"), model=path.name)
-    if not published:
-        accuracies = {
-            "best_epoch": progress.best["epoch"],
-            "validation_accuracy": progress.best["val_accuracy"],
-            "test_accuracy": evaluation.result["accuracy"],
-            "test_accuracy_interval": evaluation.result["accuracy_interval"],
-        }
-        of_savedmodel = exported / "assets.extra" / "metadata.json"  # goes where the SavedModel goes
-        rundir.write_json(of_savedmodel, json.loads(of_savedmodel.read_text(encoding="utf-8")) | accuracies)
-        metadata |= {
-            **accuracies,
-            "training_seconds": progress.seconds,
-            "wall_seconds": time.time() - started,
-            "peak_memory_gib": peak_memory_gib(),
-        }
-        rundir.write_json(folder / "metadata.json", metadata)
-        exported.rename(path)
-    write_plots(folder, progress.history, evaluation)
-    print(report.format_table(evaluation.result))
-    print(f"\nSavedModel: {path}\nThe rest of the run: {folder}")
-    print(f"SavedModel against model.keras on {len(check)} validation images: {agreement}")
-    base, name, place = (shlex.quote(str(text)) for text in (path.parent, path.parent.name, path.parent.resolve()))
-    print(f"Evaluate it:  {program_command('evaluate')} --model={base}")
-    print(f"Serve it:     tensorflow_model_server --rest_api_port=8501 --model_name={name} --model_base_path={place}")
+    print(f"Calibrating {epoch} on {len(validation)} validation images ...", flush=True)
+    examples = images.resize_all(validation.images[:WARMUP_IMAGES], *run.metadata["patch_shape"][:2])
+    network = calibrate_best_model(run)
+    print(f"Exporting {epoch} as a SavedModel ...", flush=True)
+    savedmodel.write_savedmodel(network, run.dataset.classes, run.metadata, exported, examples=examples)
+    return exported
 
 
-def calibrate_best_model(folder: pathlib.Path, validation: Split, metadata: dict) -> keras.Model:
-    """The best epoch's classifier, its probabilities calibrated on validation images, and kept so in model.keras."""
-    path = folder / "model.keras"
+def calibrate_best_model(run: Run) -> keras.Model:
+    """Calibrates the probabilities of model.keras on the validation split, replaces the file, and returns the model."""
+    path, validation = run.folder / "model.keras", run.dataset.splits["validation"]
     probabilities = open_classifier(path).predict(validation.images)
     release_memory()
     network = checkpoints.load_keras(path)
-    metadata["temperature"] = metrics.fit_temperature(validation.labels, probabilities)
-    classifier.divide_logits(network, metadata["temperature"])
+    run.metadata["temperature"] = metrics.fit_temperature(validation.labels, probabilities)
+    classifier.divide_logits(network, run.metadata["temperature"])
     with rundir.write_atomically(path) as temporary:
         checkpoints.save_keras(network, temporary)
     return network
 
 
-def write_plots(folder: pathlib.Path, history: list[dict], evaluation: metrics.Evaluation) -> None:
-    """Writes the evaluation and the plots of a run that is published already: none of them can end it."""
+def evaluate_savedmodel(run: Run, path: pathlib.Path) -> tuple[Evaluation, str]:
+    """Evaluates the SavedModel on the test split, and compares it with model.keras on validation images.
+
+    Returns:
+        The evaluation, and a sentence on how well the two models agree.
+    """
+    test, validation_images = run.dataset.splits["test"], run.dataset.splits["validation"].images
+    compared_images = validation_images[: export.COMPARISON_IMAGES]
+    release_memory()
+    expected = open_classifier(run.folder / "model.keras").predict(compared_images)
+    release_memory()
+    served = open_classifier(path)
+    release_memory()
+    print(f"Evaluating the SavedModel on {len(compared_images)} validation and {len(test)} test images ...", flush=True)
+    agreement = export.describe_agreement(export.compare_probabilities(served.predict(compared_images), expected))
+    evaluation = metrics.evaluate_split(served, run.dataset, "test")
+    sentence = f"SavedModel against model.keras on {len(compared_images)} validation images: {agreement}"
+    return dataclasses.replace(evaluation, model=run.savedmodel_path.name), sentence
+
+
+def publish(run: Run, exported: pathlib.Path, evaluation: Evaluation) -> None:
+    """Adds the results to the metadata and moves the SavedModel to where TensorFlow Serving looks for it."""
+    assert run.progress.best is not None
+    accuracies = {
+        "best_epoch": run.progress.best["epoch"],
+        "validation_accuracy": run.progress.best["val_accuracy"],
+        "test_accuracy": evaluation.result["accuracy"],
+        "test_accuracy_interval": evaluation.result["accuracy_interval"],
+    }
+    # The SavedModel may be copied alone, so it has metadata of its own.
+    exported_metadata = exported / "assets.extra" / "metadata.json"
+    rundir.write_json(exported_metadata, json.loads(exported_metadata.read_text(encoding="utf-8")) | accuracies)
+    run.metadata |= {
+        **accuracies,
+        "training_seconds": run.progress.seconds,
+        "wall_seconds": time.time() - run.start_time,
+        "peak_memory_gib": environment.peak_memory_gib(),
+    }
+    rundir.write_json(run.folder / "metadata.json", run.metadata)
+    exported.rename(run.savedmodel_path)
+
+
+def write_plots(run: Run, evaluation: Evaluation) -> None:
+    """Writes the evaluation and the plots. An error is only printed, because the run is already published."""
     try:
-        found = list(folder.glob("evaluation-test-*"))
-        for place in found:
-            if not (place / "metrics.json").is_file():  # a killed process's
-                shutil.rmtree(place)
-        if not any(is_evaluation_written(place, evaluation) for place in found):
-            with rundir.create_evaluation_folder(folder, "test") as evaluated:
-                report.write_report(evaluation, evaluated)
-        report.plot_history(history, folder / "history.png")
-    except Exception as error:  # whatever matplotlib, or a full disk, makes of it
+        folders = list(run.folder.glob("evaluation-test-*"))
+        for folder in folders:
+            if not (folder / "metrics.json").is_file():  # A killed process left it.
+                shutil.rmtree(folder)
+        if not any(is_evaluation_written(folder, evaluation) for folder in folders):
+            with rundir.create_evaluation_folder(run.folder, "test") as folder:
+                report.write_report(evaluation, folder)
+        report.plot_history(run.progress.history, run.folder / "history.png")
+    except Exception as error:  # Matplotlib raises many kinds of errors, and the disk may be full.
         print(f"Not all plots were drawn: {first_line(error)}", file=sys.stderr)
 
 
-def is_evaluation_written(place: pathlib.Path, evaluation: metrics.Evaluation) -> bool:
-    """Whether an evaluation is in this folder already."""
-    found = place / "metrics.json"
+def is_evaluation_written(folder: pathlib.Path, evaluation: Evaluation) -> bool:
+    """Returns whether `folder` holds the same evaluation."""
+    path = folder / "metrics.json"
     expected = json.loads(json.dumps(evaluation.result))
-    return found.is_file() and json.loads(found.read_text(encoding="utf-8")) == expected
+    return path.is_file() and json.loads(path.read_text(encoding="utf-8")) == expected
+
+
+def print_results(run: Run, evaluation: Evaluation, agreement: str) -> None:
+    """Prints the accuracy of every class, where the files are, and the commands to go on with."""
+    base = run.savedmodel_path.parent
+    quoted_base, name, absolute_base = (shlex.quote(str(text)) for text in (base, base.name, base.resolve()))
+    print(report.format_table(evaluation.result))
+    print(f"\nSavedModel: {run.savedmodel_path}\nThe rest of the run: {run.folder}")
+    print(agreement)
+    print(f"Evaluate it:  {program_command('evaluate')} --model={quoted_base}")
+    print(
+        "Serve it:     tensorflow_model_server --rest_api_port=8501 "
+        f"--model_name={name} --model_base_path={absolute_base}"
+    )
+
+
+def report_or_discard(run: Run, error: BaseException) -> None:
+    """Prints how to resume a run that ended too early, or removes the run if it has done nothing yet."""
+    newest = checkpoint.newest_checkpoint(run.folder)
+    if newest and (run.progress.history or newest.name != "epoch-0-step-0"):
+        advice = (
+            "it would come to the same again" if isinstance(error, Diverged) else checkpoint.resume_advice(sys.argv)
+        )
+        print(f"\n{run.folder.name} is kept as it was {checkpoint.read_progress(newest)}: {advice}", flush=True)
+    elif not (run.folder / "model.keras").exists():
+        shutil.rmtree(run.folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # Other runs are in the folder.
+            run.folder.parent.rmdir()
+        if isinstance(error, SystemExit | KeyboardInterrupt):
+            print("\nEnded before there was anything to keep", flush=True)

@@ -1,4 +1,4 @@
-"""Training itself, from wherever a run has come to, and what is written and printed meanwhile."""
+"""The training loop: steps, validation, checkpoints, and what is written and printed meanwhile."""
 
 import contextlib
 import csv
@@ -7,9 +7,11 @@ import math
 import pathlib
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
+import filelock
 import keras
 import numpy as np
 import tensorflow as tf
@@ -29,421 +31,439 @@ from resnetd_tf.training.optimizer import learning_rate_of_epoch
 from resnetd_tf.training.settings import Settings
 
 
-class RunWriter(keras.callbacks.Callback):
-    """Writes the history after every epoch, the model after every best one, and tells the time left.
+@dataclass(kw_only=True)
+class Run:
+    """A run and its state.
 
-    On a disk that is full it warns, and tries again after the next epoch.
+    Attributes:
+        folder: The folder run-N/.
+        lock: The lock that keeps other processes from this run.
+        settings: The settings, complete.
+        dataset: The three splits.
+        model: The compiled classifier.
+        metadata: The content of metadata.json.
+        progress: How far the run has come.
+        termination: The signals that ask this process to end.
+        start_time: Time at which the run was started, s since the epoch, moved by the time between its processes.
     """
 
-    def __init__(self, folder: pathlib.Path, settings: Settings, progress: Progress, steps_per_epoch: int):
-        super().__init__()
-        self.folder, self.settings, self.progress = folder, settings, progress
-        self.steps_per_epoch = steps_per_epoch
-        self.copy: keras.Model | None = None
-        self.copied = self.written = 0  # epochs whose weights are in `copy` and, of this process, in model.keras
-        self.start = 0.0
+    folder: pathlib.Path
+    lock: filelock.FileLock
+    settings: Settings
+    dataset: Dataset
+    model: keras.Model
+    metadata: dict[str, Any]
+    progress: Progress
+    termination: Termination
+    start_time: float
 
     @property
-    def unwritten(self) -> bool:
-        """Whether `copy` is what belongs into model.keras."""
-        return self.progress.best is not None and self.progress.best["epoch"] == self.copied != self.written
+    def savedmodel_path(self) -> pathlib.Path:
+        """The path N/ at which the SavedModel is published."""
+        return rundir.savedmodel_path(self.folder)
 
     @property
-    def seconds(self) -> float:
-        """Time that training took so far, in earlier processes too."""
-        return time.monotonic() - self.start
-
-    @property
-    def epoch_seconds(self) -> float:
-        """Time since the epoch began, likewise."""
-        return time.monotonic() - self.epoch_start
-
-    def on_train_begin(self, logs=None):
-        self.start = time.monotonic() - self.progress.seconds
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.epoch_start = time.monotonic() - self.progress.epoch_seconds
-
-    def on_epoch_end(self, epoch, logs=None):
-        row = {"epoch": epoch + 1, **logs, "seconds": self.epoch_seconds}
-        # Not the optimizer's, which is that of the next step: zero after the last epoch.
-        row["learning_rate"] = learning_rate_of_epoch(self.settings, self.steps_per_epoch, epoch)
-        if not math.isfinite(row["val_loss"]):
-            raise Diverged("validation loss is", epoch + 1, self.progress.step)
-        if not checkpoint.has_finite_weights(self.model):
-            raise Diverged("weights are", epoch + 1, self.progress.step)
-        best = checkpoint.best_epoch([*self.progress.history, row])
-        if best is row:
-            self.copied = 0  # an interrupt can come at any moment
-            if self.copy is None:
-                self.copy = portable_copy(self.model)
-            self.copy.set_weights(self.model.get_weights())
-            self.copied = epoch + 1
-        self.progress.history.append(row)
-        with warn_of_full_disk("history and model"):
-            self.write()
-        epochs = self.settings.epochs
-        left = self.seconds / (epoch + 1) * (epochs - epoch - 1)
-        print(
-            f"Epoch {epoch + 1} of {epochs}: validation accuracy {100 * row['val_accuracy']:.2f} %, "
-            f"best {100 * best['val_accuracy']:.2f} % (epoch {best['epoch']})"
-            + (f", {format_duration(left)} left" if left else ""),
-            flush=True,
-        )
-
-    def write(self) -> None:
-        """Writes history.csv, and model.keras where it is not that of the best epoch yet.
-
-        Raises:
-            InputError: They cannot be written.
-        """
-        text = io.StringIO()
-        writer = csv.DictWriter(text, self.progress.history[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.progress.history)
-        rundir.write_text(self.folder / "history.csv", text.getvalue())
-        if self.unwritten:
-            assert self.copy is not None
-            with rundir.write_atomically(self.folder / "model.keras") as temporary:
-                checkpoints.save_keras(self.copy, temporary)
-            self.written = self.copied
-
-
-@contextlib.contextmanager
-def warn_of_full_disk(what: str) -> Iterator[None]:
-    """Turns an error in writing into a warning: training goes on."""
-    try:
-        yield
-    except (InputError, tf.errors.OpError) as error:
-        print(f"Warning: {what} not written, training goes on: {first_line(error)}", file=sys.stderr, flush=True)
-
-
-class Checkpoints(keras.callbacks.Callback):
-    """Writes checkpoints: every few minutes, at every epoch's end, and when the process is told to end.
-
-    Beginnings of batches, unlike their ends, wait for it: what it writes is not changed meanwhile.
-    """
-
-    def __init__(self, writer: RunWriter, termination: Termination, minutes: float, started: float):
-        super().__init__()
-        self.writer, self.progress, self.termination = writer, writer.progress, termination
-        self.folder, self.minutes, self.started = writer.folder / checkpoint.UNFINISHED_FOLDER, minutes, started
-        self.first_step = self.progress.step  # of this process in its first epoch
-        self.earlier_seconds = self.progress.wall_seconds
-        self.sums = self.progress.sums
-        self.written = time.monotonic()
-        self.begun = (self.progress.epoch, self.progress.step)
-
-    def on_epoch_begin(self, epoch, logs=None):
-        if self.first_step:  # Keras has just reset the metrics
-            checkpoint.restore_metric_sums(self.model, self.sums)
-
-    def on_train_batch_begin(self, batch, logs=None):
-        self._come_to(self.first_step + batch)
-        due = self.termination.deferred and time.monotonic() - self.written > 60 * self.minutes
-        if self.termination.requested or due:
-            self.sums = checkpoint.metric_sums(self.model)
-            self.save()
-
-    def on_test_begin(self, logs=None):
-        """After the last step of an epoch, before Keras resets the metrics for the validation."""
-        self._come_to(self.params["steps"] + self.first_step)
-        self.sums = checkpoint.metric_sums(self.model)
-
-    def on_test_batch_begin(self, batch, logs=None):
-        if self.termination.requested:
-            self.save()
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.progress.epoch, self.progress.step, self.first_step, self.sums = epoch + 1, 0, 0, []
-        self.save()
-
-    def _come_to(self, step: int) -> None:
-        """Counts the steps of the epoch, and defers the end of the process once there is work to lose.
-
-        Until then the first step is traced, for half a minute perhaps.
-        """
-        self.progress.step = step
-        self.termination.deferred = self.begun != (self.progress.epoch, step)
-
-    def save(self) -> None:
-        """Writes a checkpoint, and ends training if the process is told to end."""
-        progress = self.progress
-        epoch_ended = progress.step == 0
-        if not epoch_ended and not checkpoint.has_finite_weights(self.model):
-            raise Diverged("weights are", progress.epoch + 1, progress.step)
-        progress.sums, progress.seconds = self.sums, self.writer.seconds
-        progress.epoch_seconds = 0.0 if epoch_ended else self.writer.epoch_seconds
-        progress.wall_seconds = self.earlier_seconds + time.time() - self.started
-        with warn_of_full_disk("checkpoint"):
-            if self.writer.unwritten:
-                self.writer.write()
-            checkpoint.save_checkpoint(self.folder, self.model, progress, self.writer.folder / "model.keras")
-        self.written = time.monotonic()
-        if self.termination.requested:
-            self.termination.end()
-
-
-class StopAfter(keras.callbacks.Callback):
-    """Ends a call of `fit` when so many epochs of the run are complete."""
-
-    def __init__(self, epochs: int):
-        super().__init__()
-        self.epochs = epochs
-
-    def on_epoch_end(self, epoch, logs=None):
-        if epoch + 1 == self.epochs:
-            self.model.stop_training = True
-
-
-class StopWhenNotFinite(keras.callbacks.Callback):
-    """Ends a run whose loss is not finite any more."""
-
-    def __init__(self, progress: Progress):
-        super().__init__()
-        self.progress = progress
-
-    def on_train_batch_end(self, batch, logs=None):
-        if not math.isfinite(logs["loss"]):
-            raise Diverged("loss is", self.progress.epoch + 1, self.progress.step + 1)
+    def steps_per_epoch(self) -> int:
+        """Number of training steps in an epoch."""
+        return len(self.dataset.splits["train"]) // self.settings.batch_size
 
 
 class Diverged(InputError):
-    """The loss or the weights of a run are not finite any more."""
+    """The loss or the weights of a run are no longer finite."""
 
-    def __init__(self, what: str, epoch: int, step: int):
+    def __init__(self, subject: str, epoch: int, step: int):
         super().__init__(
-            f"the {what} not finite at epoch {epoch}, step {step}: try a lower --learning_rate, a longer "
+            f"the {subject} not finite at epoch {epoch}, step {step}: try a lower --learning_rate, a longer "
             "--warmup_epochs or --precision=float32"
         )
 
 
-class AverageReplicas(keras.callbacks.Callback):
-    """Averages over replicas, before validation, what each keeps for itself: batch norm's moving averages.
-
-    They are linear in the batches' statistics, and training does not read them: it is as if every step had averaged.
-    What is validated is what is saved then.
-    """
-
-    def on_test_begin(self, logs=None):
-        for layer in self.model.layers[-1].layers:
-            if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
-                for average in (layer.moving_mean.value, layer.moving_variance.value):
-                    average.assign(tf.add_n([copy.read_value() for copy in average.values]) / len(average.values))
-
-
-# How long training will take.
-
-
-class DurationEstimate(keras.callbacks.Callback):
-    """Tells once, after fifty steps or at the end of a shorter epoch, how long training will take.
+def run_epochs(run: Run, profile: bool = False) -> bool:
+    """Trains a run from where it stands to its last epoch.
 
     Args:
-        validation_share: Validation images over training images. Classifying one is a third of the work of
-            training on one.
-        image_size: Side in pixels that the model resizes images to.
-        steps: Steps of training that are left.
+        run: The run. Its `progress` is advanced.
+        profile: Whether to record ten steps for TensorBoard's profiler.
+
+    Returns:
+        Whether Ctrl-C ended training early. At least one epoch is complete then.
+
+    Raises:
+        InputError: Training diverged, memory is not enough, or the disk is full at the end.
+        KeyboardInterrupt: Ctrl-C ended training before the end of the first epoch.
+        SystemExit: SIGTERM ended training.
+    """
+    loop = TrainLoop(run, profile)
+    is_interrupted = False
+    try:
+        while run.progress.epoch < run.settings.epochs:
+            training_metrics = loop.train_epoch()
+            validation_metrics = loop.validate()
+            loop.finish_epoch(training_metrics, validation_metrics)
+        run.termination.raise_if_requested()
+    except KeyboardInterrupt:
+        run.termination.clear_interrupt()
+        if run.progress.best is None:
+            raise
+        print(f"\nInterrupted: keeping the best of {len(run.progress.history)} epochs", flush=True)
+        is_interrupted = True
+    except tf.errors.ResourceExhaustedError as error:
+        raise InputError("memory is not enough: try a smaller --batch_size or --image_size") from error
+    finally:
+        run.termination.deferred = False
+    loop.results.write()  # The disk may have been full before.
+    return is_interrupted
+
+
+class TrainLoop:
+    """Trains and validates a run epoch by epoch, from wherever its `progress` stands.
+
+    Keras's `fit` cannot continue within an epoch, so this loop calls the compiled steps of the Keras model directly.
+
+    Args:
+        run: The run. Its `progress` is advanced.
+        profile: Whether to record ten steps for TensorBoard's profiler.
+    """
+
+    def __init__(self, run: Run, profile: bool = False):
+        settings, progress, dataset = run.settings, run.progress, run.dataset
+        training, validation = dataset.splits["train"], dataset.splits["validation"]
+        classes, strategy = len(dataset.classes), run.model.distribute_strategy
+        self.run, self.model, self.progress = run, run.model, progress
+        self.replicas, self.steps = strategy.num_replicas_in_sync, run.steps_per_epoch
+        total_steps, first_step = settings.epochs * self.steps, progress.epoch * self.steps + progress.step
+        training_batches = batches.training_batches(
+            training,
+            classes,
+            settings.batch_size,
+            seed=settings.seed,
+            first_step=first_step,
+            cutmix=settings.cutmix,
+            varied=settings.varied if dataset.bands == 3 else 0.0,
+            # The strength rises, because at the start a network has enough to learn from unvaried images.
+            strength=lambda step: tf.cast(step / total_steps, "float32"),
+        )
+        validation_batches = batches.evaluation_batches(
+            validation, classes, batches.fit_batch_size(len(validation), settings.batch_size, self.replicas)
+        )
+        self.training_iterator = iter(strategy.experimental_distribute_dataset(training_batches))
+        self.validation_batches = strategy.experimental_distribute_dataset(validation_batches)
+        self.validation_steps = len(validation_batches)
+        self.model.make_train_function()
+        self.model.make_test_function()
+
+        self.results = ResultsWriter(run.folder, self.model, progress)
+        steps_in_first_epoch = self.steps - progress.step % self.steps
+        self.profiler = StepProfiler(run.folder / "logs" / "profile", steps_in_first_epoch) if profile else None
+        self.estimate = DurationEstimate(
+            steps_in_first_epoch,
+            steps_left=total_steps - first_step,
+            epochs=settings.epochs,
+            is_resumed=first_step > 0,
+            validation_share=len(validation) / len(training),
+            image_size=settings.image_size,
+        )
+        self.start = time.monotonic() - progress.seconds
+        self.epoch_start = self.checkpoint_time = time.monotonic()
+        self.steps_done = 0  # by this process
+
+    def train_epoch(self) -> dict[str, float]:
+        """Trains to the end of the current epoch and returns its metrics."""
+        progress, first_step = self.progress, self.progress.step
+        self.epoch_start = time.monotonic() - progress.epoch_seconds
+        self.model.reset_metrics()
+        if first_step:
+            checkpoint.restore_metric_sums(self.model, progress.sums)
+        if self.run.settings.epochs > 1:
+            print(f"Epoch {progress.epoch + 1}/{self.run.settings.epochs}", flush=True)
+        self.progress_bar = keras.utils.Progbar(
+            self.steps - first_step,
+            verbose=1 if sys.stdout.isatty() else 2,
+            stateful_metrics=list(self.model.get_metrics_result()),
+        )
+        while progress.step < self.steps:
+            self._save_checkpoint_if_due()
+            metrics = self._train_step()
+            self.progress_bar.update(progress.step - first_step, list(metrics.items()), finalize=False)
+            self.estimate.count_step()
+        progress.sums = checkpoint.metric_sums(self.model)
+        return to_floats(self.model.get_metrics_result())
+
+    def _train_step(self) -> dict[str, float]:
+        """Trains on one batch and returns the metrics of the epoch so far."""
+        if self.profiler:
+            self.profiler.start_if_due(self.steps_done)
+        metrics = to_floats(self.model.train_function(self.training_iterator))
+        if not math.isfinite(metrics["loss"]):
+            raise Diverged("loss is", self.progress.epoch + 1, self.progress.step + 1)
+        self.progress.step += 1
+        self.steps_done += 1
+        # From now on there is work to lose. Until then signals end the process at once: tracing the first step takes
+        # up to half a minute.
+        self.run.termination.deferred = True
+        if self.profiler:
+            self.profiler.stop_if_due(self.steps_done)
+        return metrics
+
+    def validate(self) -> dict[str, float]:
+        """Evaluates the model on the validation split and returns its metrics."""
+        if self.replicas > 1:
+            average_batch_norm(self.model)
+        self.model.reset_metrics()
+        iterator = iter(self.validation_batches)
+        for _ in range(self.validation_steps):
+            if self.run.termination.requested:
+                self._save_checkpoint()
+            self.model.test_function(iterator)
+        return to_floats(self.model.get_metrics_result())
+
+    def finish_epoch(self, training_metrics: dict[str, float], validation_metrics: dict[str, float]) -> None:
+        """Records, writes and prints the results of a complete epoch, and saves a checkpoint."""
+        progress, epoch = self.progress, self.progress.epoch + 1
+        metrics = training_metrics | {f"val_{name}": value for name, value in validation_metrics.items()}
+        if steps := self.progress_bar.target:  # zero if the validation alone was missing
+            self.progress_bar.update(steps, list(metrics.items()), finalize=True)
+        if not math.isfinite(metrics["val_loss"]):
+            raise Diverged("validation loss is", epoch, progress.step)
+        if not checkpoint.has_finite_weights(self.model):
+            raise Diverged("weights are", epoch, progress.step)
+        # The optimizer's own rate would be that of the next step, which is zero after the last epoch.
+        learning_rate = learning_rate_of_epoch(self.run.settings, self.steps, progress.epoch)
+        seconds = time.monotonic() - self.epoch_start
+        self.results.add_epoch({"epoch": epoch, **metrics, "seconds": seconds, "learning_rate": learning_rate})
+        self._print_epoch(progress.history[-1])
+        write_tensorboard_logs(self.run, training_metrics | {"learning_rate": learning_rate}, validation_metrics)
+        progress.epoch, progress.step, progress.sums = epoch, 0, []
+        self._save_checkpoint()
+
+    def _print_epoch(self, row: dict) -> None:
+        epoch, epochs, best = row["epoch"], self.run.settings.epochs, checkpoint.best_epoch(self.progress.history)
+        seconds_left = (time.monotonic() - self.start) / epoch * (epochs - epoch)
+        print(
+            f"Epoch {epoch} of {epochs}: validation accuracy {100 * row['val_accuracy']:.2f} %, "
+            f"best {100 * best['val_accuracy']:.2f} % (epoch {best['epoch']})"
+            + (f", {format_duration(seconds_left)} left" if seconds_left else ""),
+            flush=True,
+        )
+
+    def _save_checkpoint_if_due(self) -> None:
+        """Saves a checkpoint if the last one is too old or the process is asked to end."""
+        is_old = time.monotonic() - self.checkpoint_time > 60 * self.run.settings.checkpoint_minutes
+        if self.run.termination.requested or (is_old and self.steps_done):
+            self.progress.sums = checkpoint.metric_sums(self.model)
+            self._save_checkpoint()
+
+    def _save_checkpoint(self) -> None:
+        """Saves a checkpoint; then ends training if the process is asked to end. A full disk gives a warning."""
+        progress, now = self.progress, time.monotonic()
+        if progress.step and not checkpoint.has_finite_weights(self.model):
+            raise Diverged("weights are", progress.epoch + 1, progress.step)
+        progress.seconds = now - self.start
+        progress.epoch_seconds = now - self.epoch_start if progress.step else 0.0
+        progress.wall_seconds = time.time() - self.run.start_time
+        with warn_of_full_disk("checkpoint"):
+            if self.results.is_model_outdated:  # The disk was full before.
+                self.results.write()
+            checkpoint.save_checkpoint(self.run.folder, self.model, progress)
+        self.checkpoint_time = time.monotonic()
+        self.run.termination.raise_if_requested()
+
+
+def to_floats(metrics: dict[str, tf.Tensor]) -> dict[str, float]:
+    """Returns the values of metrics as Python numbers, in alphabetical order."""
+    return {name: float(value) for name, value in sorted(metrics.items())}
+
+
+def average_batch_norm(model: keras.Model) -> None:
+    """Averages batch norm's moving averages, of which every replica has its own, over the replicas.
+
+    The averages are linear in the statistics of the batches, and training does not read them. So this gives the same
+    result as averaging after every step, and the validated model is the saved one.
+    """
+    for layer in model.layers[-1].layers:
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
+            for average in (layer.moving_mean.value, layer.moving_variance.value):
+                average.assign(tf.add_n([copy.read_value() for copy in average.values]) / len(average.values))
+
+
+class ResultsWriter:
+    """Keeps the best epoch's weights, and writes history.csv and model.keras.
+
+    Args:
+        folder: The folder of the run.
+        model: The classifier that is trained.
+        progress: How far the run has come. Complete epochs are added to its history.
+    """
+
+    def __init__(self, folder: pathlib.Path, model: keras.Model, progress: Progress):
+        self.folder, self.model, self.progress = folder, model, progress
+        self.best_model: keras.Model | None = None
+        self.copied_epoch = 0  # Its weights are in `best_model`. Zero while they are copied.
+        self.written_epoch = 0  # Its weights are in model.keras, by this process.
+
+    @property
+    def is_model_outdated(self) -> bool:
+        """Whether model.keras lacks the weights of the best epoch."""
+        best = self.progress.best
+        return best is not None and best["epoch"] == self.copied_epoch != self.written_epoch
+
+    def add_epoch(self, row: dict[str, Any]) -> None:
+        """Adds a complete epoch to the history and writes the results; a full disk gives a warning.
+
+        Args:
+            row: The row of history.csv.
+        """
+        if checkpoint.best_epoch([*self.progress.history, row]) is row:
+            self.copied_epoch = 0  # An interrupt can come at any moment.
+            if self.best_model is None:
+                self.best_model = portable_copy(self.model)
+            self.best_model.set_weights(self.model.get_weights())
+            self.copied_epoch = row["epoch"]
+        self.progress.history.append(row)
+        with warn_of_full_disk("history and model"):
+            self.write()
+
+    def write(self) -> None:
+        """Writes history.csv, and model.keras if it is outdated.
+
+        Raises:
+            InputError: A file cannot be written.
+        """
+        table = io.StringIO()
+        writer = csv.DictWriter(table, self.progress.history[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.progress.history)
+        rundir.write_text(self.folder / "history.csv", table.getvalue())
+        if self.is_model_outdated:
+            with rundir.write_atomically(self.folder / "model.keras") as temporary:
+                checkpoints.save_keras(self.best_model, temporary)
+            self.written_epoch = self.copied_epoch
+
+
+@contextlib.contextmanager
+def warn_of_full_disk(content: str) -> Iterator[None]:
+    """Turns an error in writing into a warning, so that training goes on.
+
+    Args:
+        content: What is written, for the warning.
+    """
+    try:
+        yield
+    except (InputError, tf.errors.OpError) as error:
+        print(f"Warning: {content} not written, training goes on: {first_line(error)}", file=sys.stderr, flush=True)
+
+
+class DurationEstimate:
+    """Prints once, after fifty steps or at the end of a shorter epoch, how long training will take.
+
+    Args:
+        steps_in_first_epoch: Number of steps that this process does in its first epoch.
+        steps_left: Number of steps that this process does in all.
+        epochs: Number of epochs of the run.
+        is_resumed: Whether an earlier process did a part of the steps.
+        validation_share: Number of validation images, divided by the number of training images.
+        image_size: Side in pixels to which the model resizes images.
     """
 
     STEPS = 50
 
-    def __init__(self, validation_share: float, image_size: int, steps: int):
-        super().__init__()
-        self.validation_share, self.image_size, self.steps = validation_share, image_size, steps
-        self.told = False
+    def __init__(
+        self,
+        steps_in_first_epoch: int,
+        *,
+        steps_left: int,
+        epochs: int,
+        is_resumed: bool,
+        validation_share: float,
+        image_size: int,
+    ):
+        self.last = min(self.STEPS, steps_in_first_epoch - 1)
+        self.first = self.last // 5  # The steps before are slower: tracing, caches.
+        self.steps_left, self.epochs, self.is_resumed = steps_left, epochs, is_resumed
+        self.validation_share, self.image_size = validation_share, image_size
+        self.step, self.start = 0, 0.0
 
-    def on_train_batch_end(self, batch, logs=None):
-        last = min(self.STEPS, self.params["steps"] - 1)
-        first = last // 5  # those before are slower: tracing, caches
-        if batch == first:
+    def count_step(self) -> None:
+        """Counts a step that has just ended, and prints the estimate after the last one that it needs."""
+        if self.step == self.first:
             self.start = time.monotonic()
-        elif batch == last and not self.told:
-            self.told = True
-            step = (time.monotonic() - self.start) / (last - first)
-            total = step * self.steps * (1 + self.validation_share / 3)
-            advice = ""
-            if self.image_size >= 224 and not tf.config.list_logical_devices("GPU"):
-                advice = "; without a GPU --image_size=64 takes a tenth of that"
-            epochs = self.params["epochs"]
-            part = f"{epochs} epoch{'s' if epochs > 1 else ''}"
-            if self.steps < epochs * self.params["steps"]:
-                part = f"what is left of {part}"
-            print(f"\n{step:.2f} s a step: {format_duration(total)} for {part}{advice}", flush=True)
+        elif self.step == self.last:
+            self._print((time.monotonic() - self.start) / (self.last - self.first))
+        self.step += 1
+
+    def _print(self, seconds_per_step: float) -> None:
+        # To classify a validation image is a third of the work of training on an image.
+        seconds = seconds_per_step * self.steps_left * (1 + self.validation_share / 3)
+        advice = ""
+        if self.image_size >= 224 and not tf.config.list_logical_devices("GPU"):
+            advice = "; without a GPU --image_size=64 takes a tenth of that"
+        epochs = f"{'what is left of ' if self.is_resumed else ''}{self.epochs} epoch{'s' if self.epochs > 1 else ''}"
+        print(f"\n{seconds_per_step:.2f} s a step: {format_duration(seconds)} for {epochs}{advice}", flush=True)
 
 
 def format_duration(seconds: float) -> str:
-    """In words: "about 4 h 5 min", "about 40 s"."""
+    """Returns a duration in words: "about 4 h 5 min", "about 40 s"."""
     if seconds < 90:
         return f"about {seconds:.0f} s"
     hours, minutes = divmod(round(seconds / 60), 60)
     return "about " + (f"{hours} h " if hours else "") + f"{minutes} min"
 
 
-# What is written for TensorBoard while training goes on.
+class StepProfiler:
+    """Records ten steps of this process for TensorBoard's profiler.
 
-
-class TensorBoardLogs(keras.callbacks.Callback):
-    """Writes curves for TensorBoard, named as Keras names them, to logs/train/ and logs/validation/.
-
-    Of the validation it also writes the confusion matrix as a picture. Steps are epochs, from 1 as in history.csv.
+    Args:
+        folder: Where the profile is written.
+        steps: Number of steps in the first epoch of this process; the recording ends within that epoch.
     """
 
-    def __init__(self, folder: pathlib.Path, classes: Sequence[str], progress: Progress):
-        super().__init__()
-        self.folder, self.classes, self.progress = folder / "logs", classes, progress
+    def __init__(self, folder: pathlib.Path, steps: int):
+        self.folder = folder
+        # The steps before are slower: tracing, caches.
+        self.first, self.last = min(20, steps - 1), min(29, steps - 1)
 
-    def on_epoch_end(self, epoch, logs=None):
-        rate = self.progress.history[-1]["learning_rate"]
-        trained = {name: value for name, value in logs.items() if not name.startswith("val_")}
-        validated = {name.removeprefix("val_"): value for name, value in logs.items() if name.startswith("val_")}
-        with warn_of_full_disk("TensorBoard's logs"):
-            for place, values in (("train", trained | {"learning_rate": rate}), ("validation", validated)):
-                writer = tf.summary.create_file_writer(str(self.folder / place))
-                with writer.as_default(epoch + 1):
-                    for name, value in values.items():
-                        tf.summary.scalar(f"epoch_{name}", value)
-                    if place == "validation":
-                        self._draw(epoch, values)
-                writer.close()
+    def start_if_due(self, steps_done: int) -> None:
+        """Starts recording before the first of the ten steps."""
+        if steps_done == self.first:
+            tf.profiler.experimental.start(str(self.folder))
 
-    def _draw(self, epoch: int, values: dict) -> None:
-        """The confusion matrix of the validation just done."""
-        try:
-            tf.summary.image("epoch_confusion", self._confusion(epoch, values)[np.newaxis])
-        except Exception as error:  # whatever matplotlib makes of names and numbers
-            print(f"Warning: confusion matrix not drawn: {first_line(error)}", file=sys.stderr, flush=True)
+    def stop_if_due(self, steps_done: int) -> None:
+        """Stops recording after the last of the ten steps."""
+        if steps_done == self.last + 1:
+            tf.profiler.experimental.stop()
+            print(
+                f"\nProfile: {self.folder}; pip install tensorboard-plugin-profile, then tensorboard "
+                f"--logdir={self.folder}",
+                flush=True,
+            )
 
-    def _confusion(self, epoch: int, values: dict) -> np.ndarray:
-        """The picture (height, width, 4) of it."""
-        (metric,) = (one for one in self.model.metrics[-1].metrics if one.name == "mean_recall")
-        title = f"epoch {epoch + 1}: validation accuracy {100 * values['accuracy']:.2f} %"
-        figure = report.draw_confusion(metric.counts.numpy(), self.classes, title)
+
+def write_tensorboard_logs(run: Run, training_metrics: dict[str, float], validation_metrics: dict[str, float]) -> None:
+    """Writes the metrics of an epoch to logs/train/ and logs/validation/, under the names that Keras gives them.
+
+    The validation also gets a picture of the confusion matrix. Steps are epochs, from 1 as in history.csv.
+    """
+    with warn_of_full_disk("TensorBoard's logs"):
+        for name, metrics in (("train", training_metrics), ("validation", validation_metrics)):
+            writer = tf.summary.create_file_writer(str(run.folder / "logs" / name))
+            with writer.as_default(run.progress.epoch + 1):
+                for metric, value in metrics.items():
+                    tf.summary.scalar(f"epoch_{metric}", value)
+                if name == "validation":
+                    write_confusion_picture(run, metrics["accuracy"])
+            writer.close()
+
+
+def write_confusion_picture(run: Run, accuracy: float) -> None:
+    """Writes the confusion matrix of the last validation, whose counts the metrics still hold, as a picture."""
+    try:
+        (metric,) = (metric for metric in run.model.metrics[-1].metrics if metric.name == "mean_recall")
+        title = f"epoch {run.progress.epoch + 1}: validation accuracy {100 * accuracy:.2f} %"
+        figure = report.draw_confusion(metric.counts.numpy(), run.dataset.classes, title)
         figure.set_layout_engine("constrained")
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
-        return np.asarray(canvas.buffer_rgba())
-
-
-class ProfilerCallback(keras.callbacks.Callback):
-    """Records for TensorBoard's profiler what ten steps of this process do."""
-
-    FIRST, LAST = 20, 29  # those before are slower: tracing, caches
-
-    def __init__(self, folder: pathlib.Path):
-        super().__init__()
-        self.folder, self.state = folder / "logs" / "profile", "waiting"
-
-    def on_train_batch_begin(self, batch, logs=None):
-        if self.state == "waiting" and batch == min(self.FIRST, self.params["steps"] - 1):
-            tf.profiler.experimental.start(str(self.folder))
-            self.state = "recording"
-
-    def on_train_batch_end(self, batch, logs=None):
-        if self.state == "recording" and batch == min(self.LAST, self.params["steps"] - 1):
-            self._stop()
-
-    def on_train_end(self, logs=None):
-        if self.state == "recording":
-            self._stop()
-
-    def _stop(self) -> None:
-        tf.profiler.experimental.stop()
-        self.state = "done"
-        print(
-            f"\nProfile: {self.folder}; pip install tensorboard-plugin-profile, then tensorboard "
-            f"--logdir={self.folder}",
-            flush=True,
-        )
-
-
-# Training itself, from wherever a run has come to.
-
-
-def run_epochs(
-    model: keras.Model,
-    settings: Settings,
-    dataset: Dataset,
-    writer: RunWriter,
-    termination: Termination,
-    started: float,
-    profile: bool = False,
-) -> bool:
-    """Trains from where `writer.progress` is to the end; whether it was interrupted.
-
-    It returns only if there is an epoch that is complete.
-
-    Raises:
-        InputError: Training diverged, or memory is not enough.
-        KeyboardInterrupt: It was interrupted before the end of the first epoch.
-    """
-    training, validation = dataset.splits["train"], dataset.splits["validation"]
-    classes, replicas = len(dataset.classes), model.distribute_strategy.num_replicas_in_sync
-    check_batch = batches.fit_batch_size(len(validation), settings.batch_size, replicas)
-    checks = batches.evaluation_batches(validation, classes, check_batch)
-    progress, steps = writer.progress, len(training) // settings.batch_size
-    draw = partial(
-        batches.training_batches,
-        training,
-        classes,
-        settings.batch_size,
-        seed=settings.seed,
-        cutmix=settings.cutmix,
-        varied=settings.varied if dataset.bands == 3 else 0.0,
-        # Rising: at the start a network has enough to learn from images as they are.
-        strength=lambda step: tf.cast(step / (settings.epochs * steps), "float32"),
-    )
-    left = steps * (settings.epochs - progress.epoch) - progress.step
-    callbacks = [
-        keras.callbacks.ProgbarLogger(),  # first, so that it ends its line before others print theirs
-        *([AverageReplicas()] if replicas > 1 else []),
-        writer,
-        StopWhenNotFinite(progress),
-        TensorBoardLogs(writer.folder, dataset.classes, progress),
-        *([ProfilerCallback(writer.folder)] if profile else []),
-        Checkpoints(writer, termination, settings.checkpoint_minutes, started),
-        DurationEstimate(len(validation) / len(training), settings.image_size, left),
-    ]
-    try:
-        if progress.step == steps:
-            finish_validation(model, checks, writer, callbacks[1:])
-        while progress.epoch < settings.epochs:
-            first, whole = progress.epoch * steps + progress.step, progress.step == 0
-            model.fit(
-                draw(first_step=first),
-                steps_per_epoch=steps - progress.step,
-                validation_data=checks,
-                initial_epoch=progress.epoch,
-                epochs=settings.epochs,
-                shuffle=False,  # `batches.for_training` shuffles
-                verbose=1 if sys.stdout.isatty() else 2,
-                # What is left of an epoch is trained alone: Keras wants as many steps in all.
-                callbacks=[*callbacks, StopAfter(settings.epochs if whole else progress.epoch + 1)],
-            )
-        termination.deferred = False
-        if termination.requested:  # since the last batch
-            termination.end()
-    except KeyboardInterrupt:
-        termination.deferred = False
-        termination.interrupt_answered()
-        if progress.best is None:
-            raise
-        print(f"\nInterrupted: keeping the best of {len(progress.history)} epochs", flush=True)
-        return True
-    except tf.errors.ResourceExhaustedError as error:
-        raise InputError("memory is not enough: try a smaller --batch_size or --image_size") from error
-    finally:
-        termination.deferred = False
-    return False
-
-
-def finish_validation(model: keras.Model, checks: tf.data.Dataset, writer: RunWriter, callbacks: list) -> None:
-    """Ends an epoch that lacks its validation alone."""
-    epoch = writer.progress.epoch
-    checkpoint.restore_metric_sums(model, writer.progress.sums)
-    logs = model.get_metrics_result()
-    told = keras.callbacks.CallbackList(callbacks, model=model, steps=0)
-    told.on_train_begin()
-    writer.on_epoch_begin(epoch)
-    validated = model.evaluate(checks, callbacks=told, return_dict=True, verbose=0)
-    told.on_epoch_end(epoch, logs | {f"val_{name}": value for name, value in validated.items()})
-    told.on_train_end()
+        picture = np.asarray(canvas.buffer_rgba())  # (height, width, 4) uint8
+        tf.summary.image("epoch_confusion", picture[np.newaxis])
+    except Exception as error:  # Matplotlib raises many kinds of errors for unusual names and numbers.
+        print(f"Warning: confusion matrix not drawn: {first_line(error)}", file=sys.stderr, flush=True)

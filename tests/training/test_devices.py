@@ -1,4 +1,4 @@
-"""Training over several devices: logical CPU devices, each test in a process of its own."""
+"""Training over several devices, which are logical CPU devices. Each test runs in a process of its own."""
 
 import json
 import subprocess
@@ -18,8 +18,8 @@ from resnetd_tf.saved import open_classifier
 def test_two_devices_train(tmp_path):
     """A whole run under MirroredStrategy on two logical CPU devices, each with its own batch statistics.
 
-    Of the 600 validation images two remain in a last batch, both for the first device. The accuracy that chose the best
-    epoch is that of the model that was saved.
+    The last batch of the 600 validation images has two images. The saved model must reach the validation accuracy by
+    which the best epoch was chosen.
     """
     script = """
 import tensorflow as tf
@@ -41,7 +41,7 @@ train(Settings(depth=10, dataset="synthetic", image_size=32, weights="none",
 
 @pytest.mark.long
 def test_overflow_on_the_second_device():
-    """float16: its step is skipped on both, and the loss scale halved. Keras's own optimizer asks the first alone."""
+    """In float16 both devices skip the step, and the loss scale is halved. Keras's own optimizer checks one device."""
     script = """
 import keras, numpy as np, tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
@@ -84,7 +84,7 @@ def test_no_device_is_left_without_images():
 
 @pytest.mark.long
 def test_a_step_of_two_devices_is_that_of_one():
-    """Without batch statistics, and with synchronized ones; with each device's own it is another step."""
+    """This holds without batch statistics and with synchronized ones, but not if each device has its own."""
     script = """
 import keras, numpy as np, tensorflow as tf
 from resnetd_tf.networks.resnet import resnet
@@ -134,7 +134,7 @@ else:
     assert not (tmp_path / "model").exists()
 
 
-def test_a_card_that_tensorflow_cannot_use_is_told(monkeypatch):
+def test_a_card_that_tensorflow_cannot_use_is_reported(monkeypatch):
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 9, "No devices found"))
     assert not environment.has_nvidia_card()
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, "GPU 0: Tesla V100"))

@@ -1,4 +1,4 @@
-"""Pictures of differing sizes: what is evaluated is what every way of asking the model answers."""
+"""Images of differing sizes: every way to run the model gives the answers that were evaluated."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from resnetd_tf.saved import open_classifier
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Drawn scenes enlarged to 120 to 150 pixels, which the model shrinks again."""
+    """Synthetic scenes enlarged to 120 to 150 pixels, which the model makes smaller."""
     root = tmp_path_factory.mktemp("mixed") / "data"
     rng = np.random.default_rng(0)
     for index, (pixels, label) in enumerate(zip(*synthetic.draw_scenes(400, seed=2))):
@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.long
-def test_one_answer(program, folder, tmp_path):
+def test_every_way_gives_the_evaluated_answers(program, folder, tmp_path):
     base = tmp_path / "model"
     arguments = (*SMALLEST, "--epochs=8", "--weights=none", f"--dataset=folder:{folder}", f"--output_dir={base}")
     trained = program("train.py", *arguments)
@@ -37,10 +37,10 @@ def test_one_answer(program, folder, tmp_path):
     first = json.loads((base / "run-1/evaluation-test-1/metrics.json").read_text())
     assert first["accuracy"] > 0.2  # it has learned something
 
-    # The command that training printed.
+    # This is the command that training printed.
     command = re.search(r"^Evaluate it: +python (evaluate\.py) (.*)$", trained.stdout, re.M)
-    again = program(command[1], *command[2].split())
-    assert again.returncode == 0, again.stderr
+    evaluated = program(command[1], *command[2].split())
+    assert evaluated.returncode == 0, evaluated.stderr
     second = json.loads((base / "run-1/evaluation-test-2/metrics.json").read_text())
     assert second["confusion_matrix"] == first["confusion_matrix"]
 

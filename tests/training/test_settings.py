@@ -12,12 +12,12 @@ from resnetd_tf.training.settings import RECIPES, Settings
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_recipe_says_what_is_not_given(recipe):
+def test_a_recipe_has_the_defaults(recipe):
     settings = Settings(recipe=recipe)
     for name, value in RECIPES[recipe].items():
         assert getattr(settings, name) == value
-    given = Settings(recipe=recipe, epochs=99, varied=0.3)
-    assert given.epochs == 99 and given.varied == 0.3
+    overridden = Settings(recipe=recipe, epochs=99, varied=0.3)
+    assert overridden.epochs == 99 and overridden.varied == 0.3
 
 
 def test_recipes_differ_in_the_same_settings():
@@ -26,10 +26,10 @@ def test_recipes_differ_in_the_same_settings():
     assert Settings() == Settings(recipe="default")
 
 
-def test_recipes_are_told(program):
+def test_help_lists_the_values_of_recipes(program):
     text = " ".join(program("train.py", "--help").stdout.split())
     epochs = ", ".join(f"{name} {values['epochs']}" for name, values in RECIPES.items())
-    assert f"--epochs: Passes over the training split. By recipe: {epochs}." in text
+    assert f"--epochs: Number of passes over the training split. By recipe: {epochs}." in text
 
 
 def test_unknown_recipe():
@@ -64,7 +64,7 @@ def test_cutmix_needs_another_image():
         ("weights", pathlib.Path("model.keras"), "model.keras"),
     ],
 )
-def test_what_python_gives_has_the_type_of_its_setting(name, argument, value):
+def test_values_are_converted_to_the_type_of_their_setting(name, argument, value):
     settings = Settings(**{name: argument})
     converted = getattr(settings, name)
     assert converted == value and type(converted) is type(value)
@@ -93,6 +93,6 @@ def test_what_python_gives_has_the_type_of_its_setting(name, argument, value):
         ("recipe", ["best"], r"--recipe=\['best'\]: must be text or a path, not list"),
     ],
 )
-def test_what_cannot_be_the_value_of_a_setting_is_refused(name, argument, message):
+def test_values_of_other_types_are_refused(name, argument, message):
     with pytest.raises(InputError, match=message):
         Settings(**{name: argument})

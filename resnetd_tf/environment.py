@@ -55,8 +55,8 @@ def require_tensorflow_backend(task: str) -> None:
     """
     if (backend := keras.config.backend()) != "tensorflow":
         raise InputError(
-            f"{task} needs Keras on TensorFlow, and Keras runs on {backend}; set KERAS_BACKEND=tensorflow before Keras "
-            "is imported. The networks alone run on every backend"
+            f"{task} needs Keras on TensorFlow, and it runs on {backend}; set KERAS_BACKEND=tensorflow before Keras is "
+            "imported. The networks alone run on every backend"
         )
 
 

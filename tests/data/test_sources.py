@@ -204,7 +204,7 @@ assert held > 0.17 and peak_memory_gib() - before < 1.2 * held + 0.02, (held, pe
 
 
 def test_what_does_not_fit_is_refused_before_it_is_read(folder, monkeypatch):
-    monkeypatch.setattr("resnetd_tf.data.splits.available_memory", lambda: 300_000)
+    monkeypatch.setattr("resnetd_tf.data.splits.available_memory_bytes", lambda: 300_000)
     monkeypatch.setattr(images, "read_patch", None)
     with pytest.raises(InputError, match=r"2750: its images take 0\.0 GiB of memory, of which 0\.0 GiB are free"):
         datasets.load_dataset(f"folder:{folder}")

@@ -195,7 +195,7 @@ def test_an_unreadable_picture_is_named(tmp_path):
 def test_what_does_not_fit_is_refused_before_it_is_read(tmp_path, monkeypatch):
     prepare(tmp_path, "cifar10", {"train": 50, "test": 20}, (32, 32), id=0)
     prepare(tmp_path, "uc_merced", {"train": 60}, filename=0)
-    monkeypatch.setattr("resnetd_tf.data.splits.available_memory", lambda: 100_000)
+    monkeypatch.setattr("resnetd_tf.data.splits.available_memory_bytes", lambda: 100_000)
     monkeypatch.setattr("resnetd_tf.data.tfds.hold_in_memory", None)
     for name in ("cifar10", "uc_merced"):
         with pytest.raises(InputError, match=rf"dataset {name}: its images take 0.0 GiB of memory, of which 0.0 GiB"):

@@ -264,7 +264,7 @@ def _name_parser_errors(path: pathlib.Path) -> Iterator[None]:
 
 
 def encoded_shape(file, upright: bool = False) -> tuple[int, int, int]:
-    """Returns the shape (height, width, 3) of the picture in a file object, without reading its pixels.
+    """Returns the shape (height, width, 3) of the picture in a file object, without decoding its pixels.
 
     Args:
         file: The file object.

@@ -364,7 +364,7 @@ def _band_labels(locations: Sequence[Location]) -> list[str | None]:
     labels: list[str | None] = []
     for dataset, index in locations:
         label = dataset.descriptions[index - 1]
-        # Reading tags takes time: if the first band has none, the others of the file have none either.
+        # Tags take time to read: if the first band has none, the others of the file have none either.
         if not label and (dataset is not locations[0][0] or dataset.tags(1)):
             tags = dataset.tags(index)
             label = tags.get("BANDNAME") or tags.get("NETCDF_VARNAME")
@@ -552,7 +552,7 @@ def _merge_stac_band(asset: dict, position: int) -> dict:
     return {key: value for key, value in merged.items() if value is not None}
 
 
-# Reading numbers, and where there is data.
+# Stored numbers, and where there is data.
 
 
 def block_row_bytes(bands: Sequence[Band]) -> int:

@@ -386,7 +386,7 @@ def test_unknown_names_are_refused():
 
 @pytest.mark.parametrize("prefix", ["2750", "EuroSAT_RGB"])
 def test_zip_is_prepared_as_tfds_would(tmp_path, folder, prefix):
-    """The reference is TFDS's own builder reading the same images from the folder its zip unpacks to."""
+    """The reference is TFDS's own builder, which reads the same images from the folder its zip unpacks to."""
     import tensorflow_datasets as tfds
 
     archive = write_zip(tmp_path / "EuroSAT.zip", folder, prefix)

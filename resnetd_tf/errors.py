@@ -13,7 +13,9 @@ class ForeignModelError(ValueError):
 
 
 @contextlib.contextmanager
-def damage_as_input_error(prefix: str, suffix: str = "", but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+def damage_as_input_error(
+    prefix: str, suffix: str = "", except_for: tuple[type[Exception], ...] = ()
+) -> Iterator[None]:
     """Turns any exception that a library raises for damaged input into an InputError.
 
     The message is the prefix, the first line of the library's message in brackets, and the suffix.
@@ -21,12 +23,12 @@ def damage_as_input_error(prefix: str, suffix: str = "", but: tuple[type[Excepti
     Args:
         prefix: Start of the message, such as the path of the file.
         suffix: End of the message, such as the advice.
-        but: Exceptions that are raised unchanged. InputErrors always are.
+        except_for: Exceptions that are raised unchanged. InputErrors always are.
 
     Raises:
         InputError: The block raised another exception.
     """
-    unchanged: tuple[type[Exception], ...] = (InputError, *but)
+    unchanged: tuple[type[Exception], ...] = (InputError, *except_for)
     try:
         yield
     except unchanged:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from resnetd_tf.data import images, synthetic, tfds
-from resnetd_tf.data.rasters import AS_STORED, Reading
+from resnetd_tf.data.rasters import AS_STORED, RasterOptions
 from resnetd_tf.data.splits import (
     ALL,
     SPLITS,
@@ -47,8 +47,8 @@ def load_dataset(
     split_files: str | None = None,
     image_size: int | None = None,
     interpolation: str = "bilinear",
-    wanted: Sequence[str] | None = None,
-    reading: Reading = AS_STORED,
+    required_bands: Sequence[str] | None = None,
+    raster_options: RasterOptions = AS_STORED,
 ) -> Dataset:
     """Loads splits of a dataset into memory.
 
@@ -65,17 +65,19 @@ def load_dataset(
         image_size: Side in pixels of the square that images of "train" and "validation" are resized to where their
             sizes differ, because a batch needs one size. `None` keeps all sizes.
         interpolation: The interpolation for resizing, "bilinear" or "bicubic".
-        wanted: The bands to read from raster files in a folder, `sentinel2.RGB_BANDS` or `sentinel2.BANDS`; `None` for
-            all 13 in files that have them, and the colours in others.
-        reading: Names of bands, scale and offset of raster files in a folder that do not state them.
+        required_bands: The bands to read from raster files in a folder, `sentinel2.RGB_BANDS` or `sentinel2.BANDS`;
+            `None` for all 13 in files that have them, and the colours in others.
+        raster_options: Names of bands, scale and offset of raster files in a folder that do not state them.
 
     Raises:
         InputError: The dataset does not exist, cannot be obtained, is damaged or does not fit into memory, or an
             argument has no meaning for it.
     """
     is_folder = name.startswith(FOLDER_PREFIX)
-    if reading.flags and not is_folder:
-        raise InputError(f"{reading.flags} is of no use for dataset {name}: only folders of raster files need it")
+    if raster_options.flags and not is_folder:
+        raise InputError(
+            f"{raster_options.flags} is of no use for dataset {name}: only folders of raster files need it"
+        )
     if name != SYNTHETIC and not is_folder:
         return tfds.load_tfds(
             name,
@@ -96,8 +98,8 @@ def load_dataset(
             split_files=split_files,
             image_size=image_size,
             interpolation=interpolation,
-            wanted=wanted,
-            reading=reading,
+            required_bands=required_bands,
+            raster_options=raster_options,
         )
     if split_files:
         raise InputError(f"--split_files is of no use for dataset {SYNTHETIC}, which has no files")
@@ -168,21 +170,21 @@ def resolve_dataset(
     return name, data_dir, split_files
 
 
-def resolve_reading(metadata: dict, dataset: str, reading: Reading) -> Reading:
+def resolve_raster_options(metadata: dict, dataset: str, raster_options: RasterOptions) -> RasterOptions:
     """Decides how to read raster files: as the user says, or as in the training if the dataset is the same.
 
     Args:
         metadata: Metadata of the classifier.
         dataset: Name of the dataset, as `resolve_dataset` returns it.
-        reading: The user's options, which count before those of the training.
+        raster_options: The user's options, which count before those of the training.
     """
     if not _is_training_dataset(dataset, metadata):
-        return reading
+        return raster_options
     bands = tuple(metadata["bands"].split(",")) if metadata.get("bands") else None
-    return Reading(
-        reading.bands or bands,
-        metadata.get("scale") if reading.scale is None else reading.scale,
-        metadata.get("offset") if reading.offset is None else reading.offset,
+    return RasterOptions(
+        raster_options.bands or bands,
+        metadata.get("scale") if raster_options.scale is None else raster_options.scale,
+        metadata.get("offset") if raster_options.offset is None else raster_options.offset,
     )
 
 
@@ -285,8 +287,8 @@ def load_folder(
     split_files: str | None,
     image_size: int | None,
     interpolation: str,
-    wanted: Sequence[str] | None,
-    reading: Reading,
+    required_bands: Sequence[str] | None,
+    raster_options: RasterOptions,
 ) -> Dataset:
     """Loads splits of the images ROOT/CLASS/IMAGE, or ROOT/SPLIT/CLASS/IMAGE of a dataset that has its own splits.
 
@@ -298,8 +300,8 @@ def load_folder(
         split_files: The lists of file names of the three splits, or `None`, as in `load_dataset`.
         image_size: Side in pixels for training images of differing sizes, or `None`, as in `load_dataset`.
         interpolation: "bilinear" or "bicubic".
-        wanted: The bands to read, or `None`, as in `load_dataset`.
-        reading: Names of bands, scale and offset of files that do not state them.
+        required_bands: The bands to read, or `None`, as in `load_dataset`.
+        raster_options: Names of bands, scale and offset of files that do not state them.
 
     Raises:
         InputError: The folder is no dataset, an image cannot be read, or images do not fit together or into memory.
@@ -307,7 +309,10 @@ def load_folder(
     folder = _find_images(f"{FOLDER_PREFIX}{root}", pathlib.Path(root))
     selected = _select_listed(folder, split_files, splits) if split_files else _select_slices(folder, splits)
     headers = {
-        split: [images.read_header(path, wanted=wanted, reading=reading) for path in split_paths.paths]
+        split: [
+            images.read_header(path, required_bands=required_bands, raster_options=raster_options)
+            for path in split_paths.paths
+        ]
         for split, split_paths in selected.items()
     }
     kinds = {(shape[-1], dtype) for split_headers in headers.values() for shape, dtype in split_headers}
@@ -322,7 +327,7 @@ def load_folder(
     loaded = {}
     for split, split_paths in selected.items():
         digests: list[str] = []
-        pixels = collect_digests(_read_pixels(folder.name, split_paths.paths, wanted, reading), digests)
+        pixels = collect_digests(_read_pixels(folder.name, split_paths.paths, required_bands, raster_options), digests)
         loaded[split] = Split(
             hold_in_memory(pixels, shapes[split], dtype, interpolation),
             np.array([folder.classes.index(path.parent.name) for path in split_paths.paths]),
@@ -476,15 +481,15 @@ def _select_slices(folder: ImageFolder, splits: Sequence[str]) -> dict[str, Spli
 
 
 def _read_pixels(
-    name: str, paths: list[pathlib.Path], wanted: Sequence[str] | None, reading: Reading
+    name: str, paths: list[pathlib.Path], required_bands: Sequence[str] | None, raster_options: RasterOptions
 ) -> Iterator[np.ndarray]:
     """Yields the pixels of images (height, width, bands), and prints how stored numbers became digital numbers.
 
     Args:
         name: Name of the dataset.
         paths: The image files.
-        wanted: The bands to read, or `None`, as in `load_dataset`.
-        reading: Names of bands, scale and offset of files that do not state them.
+        required_bands: The bands to read, or `None`, as in `load_dataset`.
+        raster_options: Names of bands, scale and offset of files that do not state them.
 
     Raises:
         InputError: An image cannot be read, or the numbers of too many images can hardly be digital numbers.
@@ -492,7 +497,7 @@ def _read_pixels(
     descriptions: set[str] = set()
     checks = images.PatchChecks()
     for path in paths:
-        patch = images.read_patch(path, wanted, reading)
+        patch = images.read_patch(path, required_bands, raster_options)
         checks.add(path, patch)
         if patch.description and patch.description not in descriptions:
             descriptions.add(patch.description)

@@ -19,7 +19,7 @@ import tensorflow as tf
 from resnetd_tf import sentinel2
 from resnetd_tf.data import digital_numbers, rasters
 from resnetd_tf.data.digital_numbers import Fault, Sample
-from resnetd_tf.data.rasters import AS_STORED, BandSet, Reading
+from resnetd_tf.data.rasters import AS_STORED, BandSet, RasterOptions
 from resnetd_tf.errors import InputError, first_line
 from resnetd_tf.sentinel2 import BANDS, RGB_BANDS, parse_band_name
 
@@ -80,14 +80,14 @@ class OpenImage:
         shape: Shape (height, width, bands) of the pixels that `read` returns.
         band_set: The bands of a raster file; `None` for a picture.
         band_names: Names of the bands that `read` returns; empty for a picture.
-        reading: The user's names of bands, scale and offset.
+        raster_options: The user's names of bands, scale and offset.
     """
 
     path: pathlib.Path
     shape: tuple[int, int, int]
     band_set: BandSet | None
     band_names: Sequence[str]
-    reading: Reading
+    raster_options: RasterOptions
 
     @property
     def dtype(self) -> str:
@@ -102,15 +102,15 @@ class OpenImage:
         """
         with _name_parser_errors(self.path):
             if self.band_set:
-                return _read_bands(self.path, self.band_set, self.band_names, self.reading)
+                return _read_bands(self.path, self.band_set, self.band_names, self.raster_options)
             return Patch(_read_picture(self.path))
 
 
 def open_image(
     path: str | pathlib.Path,
     max_pixels: int = MAX_PIXELS,
-    wanted: Sequence[str] | None = None,
-    reading: Reading = AS_STORED,
+    required_bands: Sequence[str] | None = None,
+    raster_options: RasterOptions = AS_STORED,
 ) -> OpenImage:
     """Opens an image file and reads its header.
 
@@ -121,19 +121,19 @@ def open_image(
     Args:
         path: The file.
         max_pixels: The largest permitted number of pixels.
-        wanted: The bands to read from raster files, `sentinel2.RGB_BANDS` or `sentinel2.BANDS`; `None` for all 13 in
-            files that have them, and the colours in others.
-        reading: Names of bands, scale and offset of raster files that do not state them.
+        required_bands: The bands to read from raster files, `sentinel2.RGB_BANDS` or `sentinel2.BANDS`; `None` for all
+            13 in files that have them, and the colours in others.
+        raster_options: Names of bands, scale and offset of raster files that do not state them.
 
     Raises:
         InputError: The file is missing, is not a readable image, lacks a band or has too many pixels.
     """
     path = pathlib.Path(path)
     with _name_parser_errors(path):
-        band_set = _open_raster_bands(path, reading)
+        band_set = _open_raster_bands(path, raster_options)
         band_names: Sequence[str] = ()
         if band_set:
-            band_names = _select_bands(path, band_set, wanted, reading)
+            band_names = _select_bands(path, band_set, required_bands, raster_options)
             height, width = next(iter(band_set.bands.values())).dataset.shape
             shape = (height, width, len(band_names))
         else:
@@ -144,7 +144,7 @@ def open_image(
             f"{path}: {shape[1]} x {shape[0]} pixels, more than the {max_pixels} that may become one patch; cut it "
             "into patches or make it smaller"
         )
-    return OpenImage(path, shape, band_set, band_names, reading)
+    return OpenImage(path, shape, band_set, band_names, raster_options)
 
 
 def read_image(path: str | pathlib.Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -170,31 +170,33 @@ def read_image(path: str | pathlib.Path, max_pixels: int = MAX_PIXELS) -> np.nda
     return patch.pixels
 
 
-def read_patch(path: str | pathlib.Path, wanted: Sequence[str] | None = None, reading: Reading = AS_STORED) -> Patch:
+def read_patch(
+    path: str | pathlib.Path, required_bands: Sequence[str] | None = None, raster_options: RasterOptions = AS_STORED
+) -> Patch:
     """Reads an image file, with a check of its numbers.
 
     Args:
         path: The file.
-        wanted: The bands to read, as in `open_image`.
-        reading: Names of bands, scale and offset of raster files that do not state them.
+        required_bands: The bands to read, as in `open_image`.
+        raster_options: Names of bands, scale and offset of raster files that do not state them.
 
     Raises:
         InputError: As in `open_image` and `OpenImage.read`.
     """
-    return open_image(path, wanted=wanted, reading=reading).read()
+    return open_image(path, required_bands=required_bands, raster_options=raster_options).read()
 
 
 def read_header(
     path: str | pathlib.Path,
     max_pixels: int = MAX_PIXELS,
-    wanted: Sequence[str] | None = None,
-    reading: Reading = AS_STORED,
+    required_bands: Sequence[str] | None = None,
+    raster_options: RasterOptions = AS_STORED,
 ) -> tuple[tuple[int, int, int], str]:
     """Returns shape (height, width, bands) and type of the pixels of an image file, without decoding them.
 
     The arguments and errors are those of `open_image`.
     """
-    image = open_image(path, max_pixels, wanted, reading)
+    image = open_image(path, max_pixels, required_bands, raster_options)
     return image.shape, image.dtype
 
 
@@ -351,7 +353,7 @@ def _exif_orientation(image: PIL.Image.Image) -> int:
 # Bands of Sentinel-2, which GDAL reads.
 
 
-def _open_raster_bands(path: pathlib.Path, reading: Reading) -> BandSet | None:
+def _open_raster_bands(path: pathlib.Path, raster_options: RasterOptions) -> BandSet | None:
     """Opens the bands of a file that GDAL reads; returns `None` for a picture, which Pillow reads.
 
     Raises:
@@ -361,7 +363,7 @@ def _open_raster_bands(path: pathlib.Path, reading: Reading) -> BandSet | None:
         start = file.read(8)
         file.seek(0)
         if start.startswith((*TIFF_SIGNATURES, *JPEG2000_SIGNATURES)):
-            band_set = _open_tiff_bands(path, reading)
+            band_set = _open_tiff_bands(path, raster_options)
             if band_set:
                 return band_set
         try:
@@ -369,20 +371,22 @@ def _open_raster_bands(path: pathlib.Path, reading: Reading) -> BandSet | None:
                 pass
         except PIL.UnidentifiedImageError:
             with contextlib.suppress(rasters.NotARaster):  # a VRT, an ENVI file and so on
-                return rasters.open_bands(path, reading)
+                return rasters.open_bands(path, raster_options)
             raise
-    if reading.flags:
-        raise InputError(f"{path} is a picture of 8 bits, whose colours are taken as they are: no {reading.flags}")
+    if raster_options.flags:
+        raise InputError(
+            f"{path} is a picture of 8 bits, whose colours are taken as they are: no {raster_options.flags}"
+        )
     return None
 
 
-def _open_tiff_bands(path: pathlib.Path, reading: Reading) -> BandSet | None:
+def _open_tiff_bands(path: pathlib.Path, raster_options: RasterOptions) -> BandSet | None:
     """Opens the bands of a TIFF or JPEG 2000; returns `None` for a picture, and for files that GDAL does not open."""
     try:
         dataset = rasters.open_raster(str(path))
     except rasters.NotARaster:
         return None
-    has_names = any(map(parse_band_name, dataset.descriptions)) or reading.bands is not None
+    has_names = any(map(parse_band_name, dataset.descriptions)) or raster_options.bands is not None
     has_8_bits = set(dataset.dtypes) == {"uint8"} and dataset.count <= 4 and len(dataset.subdatasets) < 2
     colours = [colour.name for colour in dataset.colorinterp]
     is_picture = len(colours) == 1 or colours[0] in PICTURE_COLOUR_NAMES or colours[1:] == ["alpha"]
@@ -390,32 +394,34 @@ def _open_tiff_bands(path: pathlib.Path, reading: Reading) -> BandSet | None:
         is_picture = _can_pillow_decode(path)
     if has_8_bits and not has_names and is_picture:
         return None
-    takes_picture = reading.scale is None and reading.offset is None
-    return rasters.open_bands(path, reading, takes_picture, dataset)
+    accepts_picture = raster_options.scale is None and raster_options.offset is None
+    return rasters.open_bands(path, raster_options, accepts_picture, dataset)
 
 
 def _select_bands(
-    path: pathlib.Path, band_set: BandSet, wanted: Sequence[str] | None, reading: Reading
+    path: pathlib.Path, band_set: BandSet, required_bands: Sequence[str] | None, raster_options: RasterOptions
 ) -> Sequence[str]:
     """Returns the names of the bands to read from a file.
 
     Raises:
         InputError: The file lacks one that nothing fills in.
     """
-    if wanted is None:
-        wanted = BANDS if set(BANDS) <= band_set.bands.keys() else RGB_BANDS
-    rasters.missing_bands(str(path), band_set, wanted, reading)
-    return wanted
+    if required_bands is None:
+        required_bands = BANDS if set(BANDS) <= band_set.bands.keys() else RGB_BANDS
+    rasters.missing_bands(str(path), band_set, required_bands, raster_options)
+    return required_bands
 
 
-def _read_bands(path: pathlib.Path, band_set: BandSet, band_names: Sequence[str], reading: Reading) -> Patch:
+def _read_bands(
+    path: pathlib.Path, band_set: BandSet, band_names: Sequence[str], raster_options: RasterOptions
+) -> Patch:
     """Reads a patch of bands; missing pixels get the mean of the others.
 
     Args:
         path: The file, for messages.
         band_set: Its bands, whose numbers are all checked.
         band_names: The bands to return.
-        reading: The user's options, whose `fill` replaces missing bands.
+        raster_options: The user's options, whose `fill` replaces missing bands.
 
     Raises:
         InputError: The file is damaged, or most of its pixels have no data.
@@ -432,14 +438,14 @@ def _read_bands(path: pathlib.Path, band_set: BandSet, band_names: Sequence[str]
         if checked_valid.sum() <= declared_valid.sum() // 2:  # a wrong scale made most numbers impossible
             checked_valid = declared_valid
         sample = rasters.make_sample(band_set.bands, checked_stored, checked_valid)
-        fault = rasters.find_number_fault(band_set, sample, reading)
+        fault = rasters.find_number_fault(band_set, sample, raster_options)
     if valid.mean() < MIN_VALID_SHARE and not fault:
         raise InputError(f"{path}: {100 * (1 - valid.mean()):.0f} % of its pixels have no data")
     if not valid.all() and valid.any():
         numbers[~valid] = np.rint(numbers[valid].mean(axis=0))
     pixels = np.empty((*numbers.shape[:2], len(band_names)), numbers.dtype)
-    if reading.fill is not None:
-        pixels[:] = np.rint(reading.fill)
+    if raster_options.fill is not None:
+        pixels[:] = np.rint(raster_options.fill)
     for index, name in enumerate(band_names):
         if name in names:
             pixels[..., index] = numbers[..., names.index(name)]

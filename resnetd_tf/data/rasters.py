@@ -64,7 +64,7 @@ class Band:
 
 
 @dataclass(frozen=True)
-class Reading:
+class RasterOptions:
     """How a user says to interpret raster files that do not state it themselves: (stored + offset) * scale.
 
     Attributes:
@@ -103,7 +103,7 @@ class Reading:
         return " ".join(f"--{name}={value}" for name, value in values.items() if value is not None)
 
 
-AS_STORED = Reading()
+AS_STORED = RasterOptions()
 
 
 @dataclass(frozen=True)
@@ -160,25 +160,28 @@ def ignore_missing_georeference() -> Iterator[None]:
 
 
 def open_bands(
-    path: pathlib.Path, reading: Reading, takes_picture: bool = True, dataset: rasterio.DatasetReader | None = None
+    path: pathlib.Path,
+    raster_options: RasterOptions,
+    accepts_picture: bool = True,
+    dataset: rasterio.DatasetReader | None = None,
 ) -> BandSet:
     """Opens the bands of one file: a GeoTIFF, VRT, JPEG 2000, netCDF or any other file that GDAL opens.
 
     Args:
         path: The file.
-        reading: Names of bands, scale and offset, which count before those of the file.
-        takes_picture: Whether 8 bits with named colours may be a picture rather than digital numbers.
+        raster_options: Names of bands, scale and offset, which count before those of the file.
+        accepts_picture: Whether 8 bits with named colours may be a picture rather than digital numbers.
         dataset: The file, if it is open already.
 
     Raises:
         InputError: GDAL does not open the file, its bands are unknown, or a band is there twice.
     """
     with damage_as_input_error(f"{path}: cannot be read, damaged or truncated"):
-        return _make_band_set(path, reading, takes_picture, dataset or open_raster(str(path)))
+        return _make_band_set(path, raster_options, accepts_picture, dataset or open_raster(str(path)))
 
 
 def _make_band_set(
-    path: pathlib.Path, reading: Reading, takes_picture: bool, dataset: rasterio.DatasetReader
+    path: pathlib.Path, raster_options: RasterOptions, accepts_picture: bool, dataset: rasterio.DatasetReader
 ) -> BandSet:
     """Makes the band set of an open file, as `open_bands` returns it."""
     locations = _locate_bands(dataset, path)
@@ -186,8 +189,8 @@ def _make_band_set(
     if dtype.kind == "c" or dtype.kind not in "iuf":
         raise InputError(f"{path}: its numbers are {dtype}; give whole or real numbers")
     stac_bands = _read_stac_bands(path, len(locations))
-    names = _name_bands(path, locations, reading, stac_bands, dtype)
-    if dtype == "uint8" and (takes_picture or not any(names)) and (colours := _picture_colours(dataset, names)):
+    names = _name_bands(path, locations, raster_options, stac_bands, dtype)
+    if dtype == "uint8" and (accepts_picture or not any(names)) and (colours := _picture_colours(dataset, names)):
         bands = {name: Band(dataset, index) for name, index in zip(RGB_BANDS, colours)}
         return BandSet(bands, True, _describe_picture(dataset, colours))
     if not any(names):
@@ -204,55 +207,57 @@ def _make_band_set(
         if not name:
             continue
         offset, gain, source = 0.0, 1.0, ""
-        if reading.scale is None or reading.offset is None:
+        if raster_options.scale is None or raster_options.offset is None:
             offset, gain, source = _declared_conversion(band_dataset, index, path, stac_band)
-        bands[name] = _apply_flags(Band(band_dataset, index, offset, gain), reading)
+        bands[name] = _apply_flags(Band(band_dataset, index, offset, gain), raster_options)
         sources.add(source)
     unused = [str(number) for number, name in enumerate(names, 1) if not name]
     description = f"bands {', '.join(bands)} of {dtype}: "
-    description += describe_conversion(list(bands.values()), " and ".join(sorted(sources)), reading)
+    description += describe_conversion(list(bands.values()), " and ".join(sorted(sources)), raster_options)
     if unused:
         description += f"; band {', '.join(unused)} of the file, no band of Sentinel-2, not used"
-    is_unnamed = reading.bands is None and len(names) == len(BANDS) and not stac_bands[0]
+    is_unnamed = raster_options.bands is None and len(names) == len(BANDS) and not stac_bands[0]
     is_unnamed = is_unnamed and not any(map(parse_band_name, _band_labels(locations)))
     if is_unnamed:
         description += "; without names, in EuroSAT's order"
     return BandSet(bands, False, description, is_unnamed=is_unnamed)
 
 
-def missing_bands(name: str, band_set: BandSet, wanted: Sequence[str], reading: Reading) -> list[str]:
+def missing_bands(
+    name: str, band_set: BandSet, required_bands: Sequence[str], raster_options: RasterOptions
+) -> list[str]:
     """Returns the bands that a file or a scene lacks.
 
     Args:
         name: Name of the file or the scene, for the message.
         band_set: Its bands.
-        wanted: Names of the bands that the classifier takes.
-        reading: The user's options, whose `fill` replaces missing bands.
+        required_bands: Names of the bands that the classifier takes.
+        raster_options: The user's options, whose `fill` replaces missing bands.
 
     Raises:
         InputError: Bands are missing and nothing replaces them, or all are missing.
     """
-    missing = [band for band in wanted if band not in band_set.bands]
-    if missing and (reading.fill is None or len(missing) == len(wanted)):
-        fills_in = "; --missing=mean fills in" if len(wanted) > 3 else ""  # a colour is a third of what is seen
+    missing = [band for band in required_bands if band not in band_set.bands]
+    if missing and (raster_options.fill is None or len(missing) == len(required_bands)):
+        fills_in = "; --missing=mean fills in" if len(required_bands) > 3 else ""  # a colour is a third of what is seen
         raise InputError(f"{name} has no {', '.join(missing)}, which the classifier takes{fills_in}")
     return missing
 
 
-def describe_conversion(bands: Sequence[Band], source: str, reading: Reading) -> str:
+def describe_conversion(bands: Sequence[Band], source: str, raster_options: RasterOptions) -> str:
     """Returns a phrase on how stored numbers become digital numbers.
 
     Args:
         bands: The bands.
         source: Where offset and scale come from, as a phrase such as "as the file says".
-        reading: The user's options, which are "as given".
+        raster_options: The user's options, which are "as given".
     """
     offsets, gains = sorted({band.offset for band in bands}), sorted({band.gain for band in bands})
     as_stored = offsets == [0] and gains == [1]
-    if as_stored and reading.scale is None and reading.offset is None:
+    if as_stored and raster_options.scale is None and raster_options.offset is None:
         return "digital numbers as they are stored"
-    offset_source = "as given" if reading.offset is not None else source
-    scale_source = "as given" if reading.scale is not None else source
+    offset_source = "as given" if raster_options.offset is not None else source
+    scale_source = "as given" if raster_options.scale is not None else source
     offset_text = f"offset {' or '.join(f'{value:+g}' for value in offsets)}"
     scale_text = f"scale {' or '.join(f'{value:g}' for value in gains)}"
     if offset_source == scale_source:
@@ -262,7 +267,7 @@ def describe_conversion(bands: Sequence[Band], source: str, reading: Reading) ->
 
 
 def calibrate_band(
-    dataset: rasterio.DatasetReader, index: int, path: str, product_tags: dict, reading: Reading
+    dataset: rasterio.DatasetReader, index: int, path: str, product_tags: dict, raster_options: RasterOptions
 ) -> Band:
     """Makes a band of a product with the offset and the scale of the metadata, or the user's.
 
@@ -271,7 +276,7 @@ def calibrate_band(
         index: Number of the band in the file, from 1.
         path: The metadata file, for messages.
         product_tags: GDAL's tags of the product.
-        reading: The user's scale and offset, which count before those of the metadata.
+        raster_options: The user's scale and offset, which count before those of the metadata.
 
     Raises:
         InputError: The metadata have no finite number there, or a quantification that is not above 0.
@@ -280,7 +285,7 @@ def calibrate_band(
     quantification = _metadata_number(path, product_tags, ("QUANTIFICATION_VALUE", "BOA_QUANTIFICATION_VALUE"), 10_000)
     if quantification <= 0:
         raise InputError(f"{path}: its quantification is {quantification:g}, not above 0; download the product again")
-    return _apply_flags(Band(dataset, index, offset, 10_000 / quantification), reading)
+    return _apply_flags(Band(dataset, index, offset, 10_000 / quantification), raster_options)
 
 
 def _metadata_number(path: str, tags: dict[str, str], keys: tuple[str, ...], default: float) -> float:
@@ -293,10 +298,10 @@ def _metadata_number(path: str, tags: dict[str, str], keys: tuple[str, ...], def
     return number
 
 
-def _apply_flags(band: Band, reading: Reading) -> Band:
+def _apply_flags(band: Band, raster_options: RasterOptions) -> Band:
     """Returns a band with the user's offset and scale, where the user gives them."""
-    offset = band.offset if reading.offset is None else reading.offset
-    gain = band.gain if reading.scale is None else reading.scale
+    offset = band.offset if raster_options.offset is None else raster_options.offset
+    gain = band.gain if raster_options.scale is None else raster_options.scale
     return replace(band, offset=offset, gain=gain)
 
 
@@ -373,17 +378,21 @@ def _band_labels(locations: Sequence[Location]) -> list[str | None]:
 
 
 def _name_bands(
-    path: pathlib.Path, locations: Sequence[Location], reading: Reading, stac_bands: list[dict], dtype: np.dtype
+    path: pathlib.Path,
+    locations: Sequence[Location],
+    raster_options: RasterOptions,
+    stac_bands: list[dict],
+    dtype: np.dtype,
 ) -> list[str | None]:
     """Names each band of a file by the user's options, the file, STAC, or its colours; `None` for unknown bands.
 
     Raises:
         InputError: The user names another number of bands.
     """
-    if reading.bands is not None:
-        if len(reading.bands) != len(locations):
-            raise InputError(f"--bands names {len(reading.bands)} bands, {path} has {len(locations)}")
-        return [parse_band_name(band) for band in reading.bands]
+    if raster_options.bands is not None:
+        if len(raster_options.bands) != len(locations):
+            raise InputError(f"--bands names {len(raster_options.bands)} bands, {path} has {len(locations)}")
+        return [parse_band_name(band) for band in raster_options.bands]
     labels = _band_labels(locations)
     matches = [re.fullmatch(r"(b|band)[\W_]*0*(\d+)", (label or "").lower()) for label in labels]
     are_numbered = all(match and int(match[2]) == number for number, match in enumerate(matches, 1))
@@ -675,20 +684,20 @@ def make_sample(bands: dict[str, Band], stored: np.ndarray, valid: np.ndarray) -
     return Sample(tuple(bands), stored[valid].astype("float64"), offset, gain, stored.dtype)
 
 
-def find_number_fault(band_set: BandSet, sample: Sample, reading: Reading) -> Fault | None:
+def find_number_fault(band_set: BandSet, sample: Sample, raster_options: RasterOptions) -> Fault | None:
     """Returns why the numbers of a file can hardly be digital numbers, with flags that settle it; `None` if they can.
 
     Args:
         band_set: The bands of the file.
         sample: Numbers of at least one pixel.
-        reading: The user's options, which are hardly doubted.
+        raster_options: The user's options, which are hardly doubted.
     """
     if band_set.is_unnamed and len(sample.names) == len(BANDS):
         order = digital_numbers.find_order_fault(sample.stored)
         if order:
             return Fault(order)
-    scale_known = band_set.is_calibrated or reading.scale is not None
-    offset_known = band_set.is_calibrated or reading.offset is not None
+    scale_known = band_set.is_calibrated or raster_options.scale is not None
+    offset_known = band_set.is_calibrated or raster_options.offset is not None
     return digital_numbers.find_fault(sample, scale_known, offset_known)
 
 

@@ -378,7 +378,7 @@ def _prepare_from_zip(builder, archive: pathlib.Path) -> None:
     try:
         pathlib.Path(data_dir).mkdir(parents=True, exist_ok=True)
         folder = tempfile.mkdtemp(prefix=".eurosat-", dir=data_dir)
-        with damage_as_input_error(f"{archive}: not a whole zip archive", "; download it again", but=(OSError,)):
+        with damage_as_input_error(f"{archive}: not a whole zip archive", "; download it again", except_for=(OSError,)):
             images = _extract_images(builder, archive, pathlib.Path(folder))
 
         def split_generators(dl_manager):

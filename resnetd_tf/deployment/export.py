@@ -10,7 +10,7 @@ import numpy as np
 
 from resnetd_tf import deployment, rundir, runtimes
 from resnetd_tf.data import datasets, images
-from resnetd_tf.data.rasters import AS_STORED, Reading
+from resnetd_tf.data.rasters import AS_STORED, RasterOptions
 from resnetd_tf.deployment import converters, savedmodel
 from resnetd_tf.errors import InputError, damage_as_input_error
 from resnetd_tf.process import silence_stderr
@@ -33,7 +33,7 @@ def export_classifier(
     data_dir: str | None = None,
     eurosat_zip: str | None = None,
     split_files: str | None = None,
-    reading: Reading = AS_STORED,
+    raster_options: RasterOptions = AS_STORED,
     trust: bool = False,
 ) -> pathlib.Path:
     """Exports a classifier for deployment, if it agrees with the model it is made from.
@@ -48,7 +48,7 @@ def export_classifier(
         batch, output_type: As for `tflite.write`.
         verify_all: Whether to compare on the whole validation split.
         dataset: What to compare on, and for int8 to calibrate on; `None` for the dataset the model was trained on.
-        data_dir, eurosat_zip, split_files, reading: As for `sources.load`.
+        data_dir, eurosat_zip, split_files, raster_options: As for `sources.load`.
         trust: As for `saved.open_classifier`.
 
     Returns:
@@ -72,7 +72,7 @@ def export_classifier(
     counts = {"validation": None if verify_all else COMPARISON_IMAGES}
     if precision == "int8":
         counts["train"] = CALIBRATION_IMAGES
-    splits = load_comparison_images(given, counts, dataset, data_dir, eurosat_zip, split_files, reading)
+    splits = load_comparison_images(given, counts, dataset, data_dir, eurosat_zip, split_files, raster_options)
     check, *calibration = (images for images, _ in splits)
     expected = made_from.predict(check)
     with rundir.write_atomically(path) as temporary:
@@ -101,7 +101,7 @@ def _lacks_run(given: SavedClassifier) -> bool:
 def _converter_errors_named(given: SavedClassifier, format: str) -> Iterator[None]:
     """Turns what converters raise into an InputError, also that one is not installed."""
     try:
-        with damage_as_input_error(f"{given.path}: cannot be converted", but=(ModuleNotFoundError, OSError)):
+        with damage_as_input_error(f"{given.path}: cannot be converted", except_for=(ModuleNotFoundError, OSError)):
             yield
     except ModuleNotFoundError as error:
         if error.name not in ("tf2onnx", "openvino"):
@@ -183,7 +183,7 @@ def load_comparison_images(
     data_dir: str | None,
     eurosat_zip: str | None,
     split_files: str | None,
-    reading: Reading = AS_STORED,
+    raster_options: RasterOptions = AS_STORED,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """The first images of splits of the named dataset, or of the one that the classifier was trained on.
 
@@ -191,7 +191,7 @@ def load_comparison_images(
         classifier: Whose images they are to be.
         counts: How many of each split; `None` for all.
         dataset: Its name; `None` for the one that the classifier was trained on.
-        data_dir, eurosat_zip, split_files, reading: As for `sources.load`.
+        data_dir, eurosat_zip, split_files, raster_options: As for `sources.load`.
 
     Returns:
         For each split images (n, height, width, bands) of the size that the classifier was trained on, and labels (n,).
@@ -208,8 +208,8 @@ def load_comparison_images(
         data_dir=data_dir,
         eurosat_zip=eurosat_zip,
         split_files=split_files,
-        wanted={3: RGB_BANDS, len(BANDS): BANDS}.get(classifier.bands),
-        reading=datasets.resolve_reading(classifier.metadata, name, reading),
+        required_bands={3: RGB_BANDS, len(BANDS): BANDS}.get(classifier.bands),
+        raster_options=datasets.resolve_raster_options(classifier.metadata, name, raster_options),
         image_size=classifier.metadata.get("image_size"),  # as in training
         interpolation=classifier.metadata.get("interpolation", "bilinear"),
     )

@@ -14,7 +14,7 @@ from rasterio.transform import from_origin
 
 from resnetd_tf.data import images, rasters
 from resnetd_tf.data.digital_numbers import Fault, Sample
-from resnetd_tf.data.rasters import Reading, open_bands
+from resnetd_tf.data.rasters import RasterOptions, open_bands
 from resnetd_tf.errors import InputError
 from resnetd_tf.sentinel2 import BANDS, RGB_BANDS, parse_band_name, split_band_from_stem
 
@@ -106,7 +106,9 @@ def test_thirteen_bands_come_out_in_the_same_order(tmp_path, dn, form):
         path = tmp_path / "patch.nc"
         rasterio.shutil.copy(write_raster(tmp_path / "x.tif", shuffled), path, driver="netCDF")
     loses_names = form in ("netCDF", "JPEG 2000")
-    patch = images.read_patch(path, reading=Reading(GOOGLE_EARTH_ENGINE) if loses_names else rasters.AS_STORED)
+    patch = images.read_patch(
+        path, raster_options=RasterOptions(GOOGLE_EARTH_ENGINE) if loses_names else rasters.AS_STORED
+    )
     np.testing.assert_array_equal(patch.pixels, dn)
     assert patch.fault is None
 
@@ -123,7 +125,7 @@ def colours(dn: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("said_by", ["file", "STAC", "STAC 1.1", "metadata", "name", "flags"])
 def test_scale_and_offset_are_taken_from_where_they_are_said(tmp_path, dn, said_by):
     expected = images.read_patch(write_raster(tmp_path / "dn.tif", colours(dn), RGB_BANDS)).pixels
-    stored, reading = colours(dn) + np.uint16(1000), rasters.AS_STORED
+    stored, raster_options = colours(dn) + np.uint16(1000), rasters.AS_STORED
     name = "S2A_MSIL1C_20240601T100031_N0510_R122_T33TUM_20240601T120000.tif" if said_by == "name" else "x.tif"
     path = write_raster(tmp_path / name, stored, RGB_BANDS)
     scale_and_offset = {"scale": 0.0001, "offset": -0.1}
@@ -142,8 +144,8 @@ def test_scale_and_offset_are_taken_from_where_they_are_said(tmp_path, dn, said_
         item = {"stac_version": "1.1.0", "assets": {"visual": {"href": f"./{name}", key: bands}}}
         (tmp_path / "item.json").write_text(json.dumps(item))
     elif said_by == "flags":
-        reading = Reading(offset=-1000)
-    patch = images.read_patch(path, reading=reading)
+        raster_options = RasterOptions(offset=-1000)
+    patch = images.read_patch(path, raster_options=raster_options)
     assert patch.fault is None and "offset -1000 " in patch.description
     np.testing.assert_array_equal(patch.pixels, expected)
 
@@ -153,7 +155,9 @@ def test_flags_override_scale_and_offset_of_the_file(tmp_path, dn):
     with rasterio.open(path, "r+") as file:
         file.scales, file.offsets = [0.5] * 3, [3.0] * 3
     expected = images.read_patch(write_raster(tmp_path / "dn.tif", colours(dn), RGB_BANDS)).pixels
-    np.testing.assert_array_equal(images.read_patch(path, reading=Reading(scale=1, offset=0)).pixels, expected)
+    np.testing.assert_array_equal(
+        images.read_patch(path, raster_options=RasterOptions(scale=1, offset=0)).pixels, expected
+    )
 
 
 def test_a_stac_item_names_bands(tmp_path, dn):
@@ -198,7 +202,7 @@ def test_a_band_that_is_not_used_is_named(tmp_path, dn):
 def test_numbers_of_a_picture_cannot_be_explained(tmp_path):
     path = ROOT / "samples/patches/River/River_1198.jpg"
     with pytest.raises(InputError, match=r"is a picture of 8 bits, .*: no --offset=-1000"):
-        images.read_patch(path, reading=Reading(offset=-1000))
+        images.read_patch(path, raster_options=RasterOptions(offset=-1000))
 
 
 def test_black_under_full_alpha_is_data(tmp_path):
@@ -289,7 +293,7 @@ def test_flags_settle_a_scale_that_cannot_be(tmp_path, dn):
         file.scales = [-1.0] * 3
     with pytest.raises(InputError, match="says a scale of -1"):
         images.read_patch(path)
-    assert images.read_patch(path, reading=Reading(scale=1, offset=0)).fault is None
+    assert images.read_patch(path, raster_options=RasterOptions(scale=1, offset=0)).fault is None
 
 
 def test_the_colours_of_a_picture_are_those_that_the_file_says(tmp_path):

@@ -3,10 +3,10 @@
     python -m benchmarks.few_images --image_size=64
 
 A ResNet-50-D is trained on eight classes of EuroSAT. Classifiers of the other two classes then start from its weights,
-with the head alone or all weights trained, or from random weights. They are trained on 5, 20 and 100 images of each
-class from the validation split, and tested on the test split. Another hundred images of the validation split choose the
-epoch. The benchmark continues where it was stopped. EuroSAT is in TFDS_DATA_DIR. Arguments after `--` are flags of
-train.py for all trainings.
+with the head alone or all weights trained, or from random weights. Each trains on 5, 20 or 100 images of each class
+from the validation split. The test split measures accuracy, and another hundred validation images choose the epoch. The
+benchmark continues where it was stopped. EuroSAT is in TFDS_DATA_DIR. Arguments after `--` are flags of train.py for
+all trainings.
 """
 
 import pathlib

@@ -145,7 +145,7 @@ class Check:
     Attributes:
         settled_by: The flag that settles it, "scale" or "offset"; "none" if no flag does.
         applies: Function that returns whether a sample has this fault.
-        finding: Function that returns what was seen in a sample and what it would mean.
+        finding: Function that returns the finding in a sample and its meaning.
         otherwise: Advice for a user whose numbers are right nevertheless.
         doubts_flags: Whether the check also applies to numbers that the user's flags explain.
         can_be_bright_ground: Whether a single patch of bright ground may look the same.
@@ -164,7 +164,7 @@ class Fault:
     """The reason why numbers can hardly be digital numbers.
 
     Attributes:
-        text: What was seen, what it would mean, and the flags that settle it.
+        text: The finding, its meaning, and the flags that settle it.
         can_be_bright_ground: Whether a single patch of bright ground may look the same.
     """
 
@@ -406,7 +406,7 @@ def find_order_fault(stored: np.ndarray) -> str | None:
         stored: (n, 13), the stored numbers of pixels with data.
 
     Returns:
-        What shows another order, with advice; `None` if nothing does.
+        The finding that shows another order, with advice; `None` if nothing does.
     """
     medians = np.median(stored, axis=0)
     darkest = int(medians.argmin())

@@ -181,7 +181,7 @@ def read_patch(
         raster_options: Names of bands, scale and offset of raster files that do not state them.
 
     Raises:
-        InputError: As in `open_image` and `OpenImage.read`.
+        InputError: `open_image` or `OpenImage.read` refuses the file.
     """
     return open_image(path, required_bands=required_bands, raster_options=raster_options).read()
 

@@ -473,8 +473,8 @@ def _declared_conversion(
 ) -> tuple[float, float, str]:
     """Returns offset and gain of a band as declared with the file.
 
-    The first of these that declares them counts: scale and offset of GDAL (or CF), metadata of a product in the file's
-    tags, a STAC item beside the file, the processing baseline in the name of the file or its product.
+    The first source that declares them counts. The sources are scale and offset of GDAL (or CF), tags with metadata of
+    a product, a STAC item in the folder, and the processing baseline in the name of the file or its product.
 
     Args:
         dataset: The file.

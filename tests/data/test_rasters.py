@@ -308,3 +308,18 @@ def test_three_bands_of_8_bits_without_colours_are_a_picture_for_patches_too(tmp
     pixels = np.random.default_rng(0).integers(1, 255, (64, 64, 3)).astype("uint8")
     path = write_raster(tmp_path / "x.tif", pixels, photometric="MINISBLACK")
     np.testing.assert_array_equal(images.read_image(path), pixels)
+
+
+def test_a_raster_file_is_opened_once(tmp_path, dn, monkeypatch):
+    path, opened = write_raster(tmp_path / "x.tif", dn), []
+    open_raster = rasters.open_raster
+    monkeypatch.setattr(rasters, "open_raster", lambda path: opened.append(path) or open_raster(path))
+    np.testing.assert_array_equal(images.read_image(path), dn)
+    assert opened == [str(path)]
+
+
+@pytest.mark.parametrize("required_bands", [RGB_BANDS, BANDS, None])
+def test_an_open_image_knows_the_shape_and_type_of_its_pixels(tmp_path, dn, required_bands):
+    image = images.open_image(write_raster(tmp_path / "x.tif", dn[:40]), required_bands=required_bands)
+    pixels = image.read().pixels
+    assert image.shape == pixels.shape == (40, 64, len(required_bands or BANDS)) and image.dtype == pixels.dtype

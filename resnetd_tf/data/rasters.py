@@ -129,11 +129,6 @@ class NotARaster(InputError):
     """GDAL does not open a file."""
 
 
-def unique_datasets(bands: Sequence[Band]) -> list[rasterio.DatasetReader]:
-    """Returns the files that bands are in, each once."""
-    return list({id(band.dataset): band.dataset for band in bands}.values())
-
-
 def open_raster(path: str) -> rasterio.DatasetReader:
     """Opens a raster file.
 
@@ -239,70 +234,9 @@ def missing_bands(
     """
     missing = [band for band in required_bands if band not in band_set.bands]
     if missing and (raster_options.fill is None or len(missing) == len(required_bands)):
-        fills_in = "; --missing=mean fills in" if len(required_bands) > 3 else ""  # a colour is a third of what is seen
+        fills_in = "; --missing=mean fills in" if len(required_bands) > 3 else ""  # not for one of three colours
         raise InputError(f"{name} has no {', '.join(missing)}, which the classifier takes{fills_in}")
     return missing
-
-
-def describe_conversion(bands: Sequence[Band], source: str, raster_options: RasterOptions) -> str:
-    """Returns a phrase on how stored numbers become digital numbers.
-
-    Args:
-        bands: The bands.
-        source: Where offset and scale come from, as a phrase such as "as the file says".
-        raster_options: The user's options, which are "as given".
-    """
-    offsets, gains = sorted({band.offset for band in bands}), sorted({band.gain for band in bands})
-    as_stored = offsets == [0] and gains == [1]
-    if as_stored and raster_options.scale is None and raster_options.offset is None:
-        return "digital numbers as they are stored"
-    offset_source = "as given" if raster_options.offset is not None else source
-    scale_source = "as given" if raster_options.scale is not None else source
-    offset_text = f"offset {' or '.join(f'{value:+g}' for value in offsets)}"
-    scale_text = f"scale {' or '.join(f'{value:g}' for value in gains)}"
-    if offset_source == scale_source:
-        return f"digital numbers by {offset_text} and {scale_text} {offset_source}"
-    parts = ("digital numbers by", offset_text, offset_source, "and", scale_text, scale_source)
-    return " ".join(part for part in parts if part)
-
-
-def calibrate_band(
-    dataset: rasterio.DatasetReader, index: int, path: str, product_tags: dict, raster_options: RasterOptions
-) -> Band:
-    """Makes a band of a product with the offset and the scale of the metadata, or the user's.
-
-    Args:
-        dataset: The file.
-        index: Number of the band in the file, from 1.
-        path: The metadata file, for messages.
-        product_tags: GDAL's tags of the product.
-        raster_options: The user's scale and offset, which count before those of the metadata.
-
-    Raises:
-        InputError: The metadata have no finite number there, or a quantification that is not above 0.
-    """
-    offset = _metadata_number(path, dataset.tags(index), ("RADIO_ADD_OFFSET", "BOA_ADD_OFFSET"), 0)
-    quantification = _metadata_number(path, product_tags, ("QUANTIFICATION_VALUE", "BOA_QUANTIFICATION_VALUE"), 10_000)
-    if quantification <= 0:
-        raise InputError(f"{path}: its quantification is {quantification:g}, not above 0; download the product again")
-    return _apply_flags(Band(dataset, index, offset, 10_000 / quantification), raster_options)
-
-
-def _metadata_number(path: str, tags: dict[str, str], keys: tuple[str, ...], default: float) -> float:
-    """Returns the number under the first of some keys that metadata have, or else the default."""
-    key, text = next(((key, tags[key]) for key in keys if tags.get(key)), ("", str(default)))
-    with damage_as_input_error(f"{path}: its {key} cannot be used", "; download the product again"):
-        number = float(text)
-        if not math.isfinite(number):
-            raise ValueError(f"it is {text}")
-    return number
-
-
-def _apply_flags(band: Band, raster_options: RasterOptions) -> Band:
-    """Returns a band with the user's offset and scale, where the user gives them."""
-    offset = band.offset if raster_options.offset is None else raster_options.offset
-    gain = band.gain if raster_options.scale is None else raster_options.scale
-    return replace(band, offset=offset, gain=gain)
 
 
 # Finding the bands of a file and their names.
@@ -468,6 +402,67 @@ def _describe_picture(dataset: rasterio.DatasetReader, colours: Sequence[int]) -
 # Offset and scale of a file's numbers.
 
 
+def describe_conversion(bands: Sequence[Band], source: str, raster_options: RasterOptions) -> str:
+    """Returns a phrase on how stored numbers become digital numbers.
+
+    Args:
+        bands: The bands.
+        source: Where offset and scale come from, as a phrase such as "as the file says".
+        raster_options: The user's options, which are "as given".
+    """
+    offsets, gains = sorted({band.offset for band in bands}), sorted({band.gain for band in bands})
+    as_stored = offsets == [0] and gains == [1]
+    if as_stored and raster_options.scale is None and raster_options.offset is None:
+        return "digital numbers as they are stored"
+    offset_source = "as given" if raster_options.offset is not None else source
+    scale_source = "as given" if raster_options.scale is not None else source
+    offset_text = f"offset {' or '.join(f'{value:+g}' for value in offsets)}"
+    scale_text = f"scale {' or '.join(f'{value:g}' for value in gains)}"
+    if offset_source == scale_source:
+        return f"digital numbers by {offset_text} and {scale_text} {offset_source}"
+    parts = ("digital numbers by", offset_text, offset_source, "and", scale_text, scale_source)
+    return " ".join(part for part in parts if part)
+
+
+def calibrate_band(
+    dataset: rasterio.DatasetReader, index: int, path: str, product_tags: dict, raster_options: RasterOptions
+) -> Band:
+    """Makes a band of a product with the offset and the scale of the metadata, or the user's.
+
+    Args:
+        dataset: The file.
+        index: Number of the band in the file, from 1.
+        path: The metadata file, for messages.
+        product_tags: GDAL's tags of the product.
+        raster_options: The user's scale and offset, which count before those of the metadata.
+
+    Raises:
+        InputError: The metadata have no finite number there, or a quantification that is not above 0.
+    """
+    offset = _metadata_number(path, dataset.tags(index), ("RADIO_ADD_OFFSET", "BOA_ADD_OFFSET"), 0)
+    quantification = _metadata_number(path, product_tags, ("QUANTIFICATION_VALUE", "BOA_QUANTIFICATION_VALUE"), 10_000)
+    if quantification <= 0:
+        raise InputError(f"{path}: its quantification is {quantification:g}, not above 0; download the product again")
+    return _apply_flags(Band(dataset, index, offset, 10_000 / quantification), raster_options)
+
+
+def _metadata_number(path: str, tags: dict[str, str], keys: tuple[str, ...], default: float) -> float:
+    """Returns the number under the first of some keys that metadata have, or else the default."""
+    key, text = next(((key, tags[key]) for key in keys if tags.get(key)), ("", str(default)))
+    with damage_as_input_error(f"{path}: its {key} cannot be used", "; download the product again"):
+        number = float(text)
+        if not math.isfinite(number):
+            raise ValueError(f"it is {text}")
+    return number
+
+
+def _apply_flags(band: Band, raster_options: RasterOptions) -> Band:
+    """Returns a band with the user's offset and scale, where the user gives them."""
+    offset = band.offset if raster_options.offset is None else raster_options.offset
+    gain = band.gain if raster_options.scale is None else raster_options.scale
+    return replace(band, offset=offset, gain=gain)
+
+
 def _declared_conversion(
     dataset: rasterio.DatasetReader, index: int, path: pathlib.Path, stac_band: dict
 ) -> tuple[float, float, str]:
@@ -573,6 +568,11 @@ def block_row_bytes(bands: Sequence[Band]) -> int:
         rows = max(JPEG2000_BLOCK_ROWS, dataset.block_shapes[band.index - 1][0])
         total += rows * dataset.width * band.dtype.itemsize
     return total
+
+
+def unique_datasets(bands: Sequence[Band]) -> list[rasterio.DatasetReader]:
+    """Returns the files that bands are in, each once."""
+    return list({id(band.dataset): band.dataset for band in bands}.values())
 
 
 def read_bands(

@@ -1,7 +1,7 @@
-"""Contestants measured in turn: each in a process of its own, one at work at a time, round after round.
+"""Measures contestants in turn: each runs in its own process, and only one works at a time, round after round.
 
-A benchmark gives `main` its contestants: functions that take a case's settings as keyword arguments, set
-everything up, and return a function that works for about `ROUND` seconds and returns its rate. The first is ours.
+A benchmark gives `main` its contestants. Each is a function that takes a case's settings as keyword arguments, sets
+everything up, and returns a function that works for about `ROUND` seconds and returns its rate. The first is ours.
 """
 
 import argparse
@@ -21,15 +21,20 @@ from absl import flags
 
 from resnetd_tf.cli import program
 
-flags.disclaim_key_flags()  # they are flags of the benchmark that asks for them
+flags.disclaim_key_flags()  # --help lists the flags under the benchmark that defines them
 
 PEERS = ("resnetd_tf", "tensorflow", "keras", "keras-hub", "timm", "torch", "jax", "onnxruntime", "openvino")
 RESULTS = pathlib.Path(__file__).parent / "results"
-ROUND = 3.0  # seconds that a contestant works in a round, about
+ROUND = 3.0  # seconds, about, that a contestant works in a round
 
 
 def rate(seconds: Callable[[int], float], images: int) -> Callable[[], float]:
-    """Images a second of calls of `images` each; `seconds` makes a number of calls and tells how long they took."""
+    """Makes a function that measures images a second.
+
+    Args:
+        seconds: Function that makes a number of calls and returns the seconds that they took.
+        images: Images in a call.
+    """
     seconds(2)
     calls = max(2, round(ROUND / (seconds(2) / 2)))
     return lambda: calls * images / seconds(calls)
@@ -66,9 +71,9 @@ class Contestant:
 
 
 def _answer_questions(contestants: dict[str, Callable], settings: dict) -> None:
-    """What a contestant's process does: sets up, then answers on its standard output."""
+    """Runs a contestant's process: sets up, then answers questions from standard input on standard output."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print does not mix with the answers
+    os.dup2(2, 1)  # keeps output of libraries out of the answers
     try:
         measure = contestants[settings.pop("contestant")](**settings)
     except (ImportError, NotImplementedError) as error:
@@ -82,20 +87,24 @@ def _answer_questions(contestants: dict[str, Callable], settings: dict) -> None:
 
 
 def _compare(module: str, names: tuple[str, ...], case: dict, rounds: int, profiled: tuple[str, ...]) -> dict:
-    """Rates of every contestant in every round, {name: [rate, ...]}, and the profiles asked for."""
-    field, result = [], {"case": case, "rates": {}, "missing": {}, "profiles": {}}
+    """Measures contestants in one case.
+
+    Returns:
+        The case, each contestant's rates by round, the reasons of missing contestants, and profiles.
+    """
+    contestants, result = [], {"case": case, "rates": {}, "missing": {}, "profiles": {}}
     for name in names:
         contestant = Contestant(module, name, case)
         if contestant.missing:
             result["missing"][name] = contestant.missing
             contestant.end()
         else:
-            field.append(contestant)
+            contestants.append(contestant)
             result["rates"][name] = []
     for number in range(rounds):
-        for contestant in field if number % 2 == 0 else reversed(field):
+        for contestant in contestants if number % 2 == 0 else reversed(contestants):
             result["rates"][contestant.name].append(contestant.ask("rate"))
-    for contestant in field:
+    for contestant in contestants:
         if contestant.name in profiled:
             result["profiles"][contestant.name] = contestant.ask("profile")
         contestant.end()
@@ -123,11 +132,19 @@ def table(result: dict, unit: str, profile_of: str) -> str:
 
 
 def define_output_dir() -> None:
-    flags.DEFINE_string("output_dir", str(RESULTS), "Where the table goes.")
+    """Defines the flag --output_dir."""
+    flags.DEFINE_string("output_dir", str(RESULTS), "Folder for the table.")
 
 
 def keep(name: str, lines: list[str], results: dict, folder: pathlib.Path | None = None) -> None:
-    """Writes a table, NAME.md, and what is behind it, NAME.json, to a folder, by default --output_dir."""
+    """Writes a table and the results behind it.
+
+    Args:
+        name: Name of the files, NAME.md and NAME.json.
+        lines: Lines of the table.
+        results: Results that JSON can hold.
+        folder: The folder; `None` for --output_dir.
+    """
     from resnetd_tf import rundir
 
     folder = folder or pathlib.Path(flags.FLAGS.output_dir)
@@ -142,8 +159,8 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}\n")
 
 
-def _choice_of(known: tuple) -> Callable[[str], tuple]:
-    """Parses `A,B`: some of the known names, or any numbers if those are numbers."""
+def _list_parser(known: tuple) -> Callable[[str], tuple]:
+    """Makes a parser of `A,B`: some of the known names, or any numbers if the known values are numbers."""
 
     def parse(text: str) -> tuple:
         items = tuple(type(known[0])(item) for item in text.split(","))
@@ -151,7 +168,7 @@ def _choice_of(known: tuple) -> Callable[[str], tuple]:
             raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))} not among {', '.join(known)}")
         return items
 
-    parse.__name__ = "list"  # what argparse calls it in "invalid list value"
+    parse.__name__ = "list"  # for argparse's message "invalid list value"
     return parse
 
 
@@ -159,6 +176,7 @@ def main(
     name: str,
     contestants: dict[str, Callable],
     settings: dict[str, tuple],
+    *,
     unit: str = "images/s",
     rounds: int = 5,
     profiled: tuple[str, ...] = (),
@@ -168,14 +186,14 @@ def main(
 
     Args:
         name: Name of the module in `benchmarks`.
-        contestants: By name; see the top of this module.
-        settings: The values that each setting of a case takes: all combinations are measured. On the command
-            line `--SETTING=A,B` chooses some of them, or other numbers, `--rounds` another number of rounds,
-            `--only=A,B` contestants, `--output_dir` another place for the results.
+        contestants: Functions by name, as the top of this module describes them.
+        settings: The values of each setting of a case; all combinations are measured. On the command line
+            `--SETTING=A,B` selects values or gives other numbers, `--rounds` sets the number of rounds, `--only=A,B`
+            selects contestants, and `--output_dir` sets the folder for the results.
         unit: Unit of the rates.
-        rounds: Rounds in which each contestant is measured once.
-        profiled: Contestants whose `profile()`, a dict of parts of a whole, is asked for after the rounds.
-        profile_of: What the parts are.
+        rounds: Number of rounds; each measures every contestant once.
+        profiled: Contestants whose `profile()` is called after the rounds; it returns a dictionary of parts of a sum.
+        profile_of: Unit and meaning of the parts.
     """
     if len(sys.argv) == 2 and sys.argv[1].startswith("{"):
         return _answer_questions(contestants, json.loads(sys.argv[1]))
@@ -184,15 +202,15 @@ def main(
     parser.add_argument("--output_dir", type=pathlib.Path, default=RESULTS, help="default benchmarks/results")
     for flag, values in {**settings, "only": tuple(contestants)}.items():
         parser.add_argument(
-            f"--{flag}", type=_choice_of(values), default=values, metavar="A,B", help=", ".join(map(str, values))
+            f"--{flag}", type=_list_parser(values), default=values, metavar="A,B", help=", ".join(map(str, values))
         )
-    chosen = vars(parser.parse_args())
-    rounds, names, folder = (chosen.pop(argument) for argument in ("rounds", "only", "output_dir"))
+    arguments = vars(parser.parse_args())
+    rounds, names, folder = (arguments.pop(argument) for argument in ("rounds", "only", "output_dir"))
     if rounds < 1:
         parser.error(f"argument --rounds: {rounds} is below 1")
     results, tables = [], []
-    for values in itertools.product(*chosen.values()):
-        case = dict(zip(chosen, values))
+    for values in itertools.product(*arguments.values()):
+        case = dict(zip(arguments, values))
         results.append(_compare(f"benchmarks.{name}", names, case, rounds, profiled))
         tables.append(table(results[-1], unit, profile_of))
         print(tables[-1], flush=True)
@@ -200,23 +218,23 @@ def main(
 
 
 def _write(name: str, folder: pathlib.Path, rounds: int, results: list[dict], tables: list[str]) -> None:
-    """Writes the tables, and the rates behind them, with what they were measured on."""
-    # Imported here: while contestants work they should not share the machine with this one's libraries.
+    """Writes the tables, and the rates behind them, with versions and hardware."""
+    # Imported late: the libraries of this process must not disturb the contestants.
     if os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow":
         program.import_tensorflow()
     from resnetd_tf.environment import environment_info
 
-    surroundings = environment_info(PEERS)
-    hardware, versions = surroundings["hardware"], surroundings["versions"]
+    environment = environment_info(PEERS)
+    hardware, versions = environment["hardware"], environment["versions"]
     heading = (
         f"`python -m benchmarks.{' '.join([name, *sys.argv[1:]])}`, {rounds} rounds, contestants in turn. "
         f"{hardware['cores']} cores of {hardware['cpu']}, {hardware['memory_gib']} GiB, "
         f"GPUs: {', '.join(hardware['gpus']) or 'none'}, {platform.system()}. "
         + ", ".join(f"{package} {version}" for package, version in versions.items() if version)
-        + f". Revision {surroundings['git_revision']}.\n"
+        + f". Revision {environment['git_revision']}.\n"
     )
     folder.mkdir(exist_ok=True)
     path = folder / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     path.with_suffix(".md").write_text("\n".join([heading, *tables]))
-    path.with_suffix(".json").write_text(json.dumps({"environment": surroundings, "results": results}, indent=1) + "\n")
+    path.with_suffix(".json").write_text(json.dumps({"environment": environment, "results": results}, indent=1) + "\n")
     print(f"Written: {path}.md, {path.name}.json")

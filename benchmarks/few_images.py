@@ -1,12 +1,12 @@
-"""What weights trained on land cover are worth to someone with few images of classes of their own.
+"""Compares starting weights for someone with few images of two classes of their own.
 
     python -m benchmarks.few_images --image_size=64
 
-A ResNet-50-D is trained on eight classes of EuroSAT alone. From its weights, the head alone or all of them, and from
-random ones, a classifier of the two others, in a folder of pictures, is trained on 5, 20 and 100 images of each from
-the validation split, and tested on their images of the test split. A hundred others of the validation split choose the
-epoch. Goes on where it was stopped. EuroSAT is where TFDS_DATA_DIR says. What stands after `--` are flags of train.py
-for all.
+A ResNet-50-D is trained on eight classes of EuroSAT. Classifiers of the other two classes then start from its weights,
+with the head alone or all weights trained, or from random weights. Each trains on 5, 20 or 100 images of each class
+from the validation split. The test split measures accuracy, and another hundred validation images choose the epoch. The
+benchmark continues where it was stopped. EuroSAT is in TFDS_DATA_DIR. Arguments after `--` are flags of train.py for
+all trainings.
 """
 
 import pathlib
@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 
 FLAGS = flags.FLAGS
 COUNTS = (5, 20, 100)
-# Flags of train.py that it sets itself.
+# Flags of train.py that the benchmark sets.
 OWN = ("image_size", "dataset", "split_files", "weights", "freeze", "batch_size", "epochs", "seed")
-STEPS = 100  # of a training on few images
+STEPS = 100  # steps of a training on few images
+CHECKED_IMAGES = 50  # images of each class that choose the epoch
 
 
 def write_lists(folder: pathlib.Path, names: dict[str, list[str]]) -> str:
-    """Writes lists of file names, by split, and returns them as --split_files takes them."""
+    """Writes the lists of file names of three splits, and returns their paths as --split_files takes them."""
     from resnetd_tf import rundir
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -41,7 +42,7 @@ def write_lists(folder: pathlib.Path, names: dict[str, list[str]]) -> str:
 
 
 def write_pictures(folder: pathlib.Path, dataset: "Dataset", classes: list[str]) -> None:
-    """Writes the validation and test images of some classes into folders, as PNG, which keeps every pixel."""
+    """Writes the validation and test images of some classes into class folders, as PNG, which keeps every pixel."""
     from PIL import Image
 
     from resnetd_tf import rundir
@@ -56,6 +57,7 @@ def write_pictures(folder: pathlib.Path, dataset: "Dataset", classes: list[str])
 
 
 def compare(arguments: list[str]) -> None:
+    """Trains all classifiers, prints the table of their accuracies and writes it."""
     if len(set(FLAGS.unseen)) != 2:
         raise InputError(f"--unseen={','.join(FLAGS.unseen)}: expected two classes")
     runs.check_extra_flags(arguments, OWN)
@@ -63,24 +65,20 @@ def compare(arguments: list[str]) -> None:
     from resnetd_tf.data import datasets
 
     settings = Settings(image_size=FLAGS.image_size)
-    place = pathlib.Path(FLAGS.runs_dir) / "-".join([*sorted(FLAGS.unseen), str(settings.image_size)])
+    size_flag = f"--image_size={settings.image_size}"
+    folder = pathlib.Path(FLAGS.runs_dir) / "-".join([*sorted(FLAGS.unseen), str(settings.image_size)])
     dataset = datasets.load_dataset("eurosat/rgb")
     if unknown := set(FLAGS.unseen) - set(dataset.classes):
         raise InputError(f"--unseen: {', '.join(unknown)} not among {', '.join(dataset.classes)}")
-    of = {
-        split: {name: [file for file in found.names if file.startswith(f"{name}_")] for name in dataset.classes}
-        for split, found in dataset.splits.items()
+    files_by_class = {
+        split: {name: [file for file in images.names if file.startswith(f"{name}_")] for name in dataset.classes}
+        for split, images in dataset.splits.items()
     }
-    eight = [name for name in dataset.classes if name not in FLAGS.unseen]
-    files = {split: [file for name in eight for file in found[name]] for split, found in of.items()}
-    size = f"--image_size={settings.image_size}"
-    seen = place / "eight-classes"
-    lists = f"--split_files={write_lists(place / 'lists-eight', files)}"
-    runs.train_once(seen, [size, "--weights=none", lists], arguments)
-    pictures = place / "pictures"
+    eight_classes = train_on_eight_classes(folder, files_by_class, size_flag, arguments)
+    pictures = folder / "pictures"
     write_pictures(pictures, dataset, FLAGS.unseen)
-    of_eight = f"--weights={seen / 'run-1/model.keras'}"
-    starts = {"head": [of_eight, "--freeze=backbone"], "eight": [of_eight], "random": ["--weights=none"]}
+    weights = f"--weights={eight_classes / 'run-1/model.keras'}"
+    starts = {"head": [weights, "--freeze=backbone"], "eight": [weights], "random": ["--weights=none"]}
     lines = [
         "| images a class | weights of the eight, the head alone trained | all trained | from random weights |",
         "|---|---|---|---|",
@@ -89,34 +87,63 @@ def compare(arguments: list[str]) -> None:
     for count in COUNTS:
         accuracies: dict[str, list[float]] = {start: [] for start in starts}
         for seed in range(FLAGS.seeds):
-            first, last = seed * count, (seed + 1) * count
-            given = [file for name in FLAGS.unseen for file in of["validation"][name][first:last]]
-            checks = [file for name in FLAGS.unseen for file in of["validation"][name][-50:]]
-            tests = [file for name in FLAGS.unseen for file in of["test"][name]]
-            files = {"train": given, "validation": checks, "test": tests}
-            listed = write_lists(place / f"lists-{count}-{seed}", files)
-            batch = min(32, len(given))
-            epochs = -(-STEPS // (len(given) // batch))
-            few = [f"--batch_size={batch}", f"--epochs={epochs}", f"--seed={seed}", f"--split_files={listed}"]
-            few += [f"--dataset=folder:{pictures}"]
-            for start, weights in starts.items():
-                base = place / f"{count}-{start}-{seed}"
-                accuracies[start].append(runs.train_once(base, [size, *few, *weights], arguments)["test_accuracy"])
+            flags_of_seed = [size_flag, *make_flags(folder, files_by_class, count, seed)]
+            flags_of_seed += [f"--dataset=folder:{pictures}"]
+            for start, start_flags in starts.items():
+                base = folder / f"{count}-{start}-{seed}"
+                metrics = runs.train_once(base, [*flags_of_seed, *start_flags], arguments)
+                accuracies[start].append(metrics["test_accuracy"])
         results[count] = accuracies
         cells = [
-            f"{100 * statistics.mean(found):.1f} % ({100 * min(found):.1f} to {100 * max(found):.1f})"
-            for found in accuracies.values()
+            f"{100 * statistics.mean(values):.1f} % ({100 * min(values):.1f} to {100 * max(values):.1f})"
+            for values in accuracies.values()
         ]
         lines.append(f"| {count} | {' | '.join(cells)} |")
         print("\n".join(lines[:2] * (len(lines) == 3) + lines[-1:]), flush=True)
-    contest.keep(f"few_images-{place.name}", lines, results)
+    contest.keep(f"few_images-{folder.name}", lines, results)
+
+
+FilesByClass = dict[str, dict[str, list[str]]]  # file names by split and class
+
+
+def train_on_eight_classes(
+    folder: pathlib.Path, files_by_class: FilesByClass, size_flag: str, arguments: list[str]
+) -> pathlib.Path:
+    """Trains a classifier without the unseen classes, and returns the base path of its run."""
+    names = {
+        split: [file for name, files in by_class.items() if name not in FLAGS.unseen for file in files]
+        for split, by_class in files_by_class.items()
+    }
+    base = folder / "eight-classes"
+    split_files = write_lists(folder / "lists-eight", names)
+    runs.train_once(base, [size_flag, "--weights=none", f"--split_files={split_files}"], arguments)
+    return base
+
+
+def make_flags(folder: pathlib.Path, files_by_class: FilesByClass, count: int, seed: int) -> list[str]:
+    """Returns the flags of a training on `count` images of each unseen class; each seed has images of its own."""
+
+    def select(split: str, part: slice) -> list[str]:
+        return [file for name in FLAGS.unseen for file in files_by_class[split][name][part]]
+
+    names = {
+        "train": select("validation", slice(seed * count, (seed + 1) * count)),
+        "validation": select("validation", slice(-CHECKED_IMAGES, None)),
+        "test": select("test", slice(None)),
+    }
+    split_files = write_lists(folder / f"lists-{count}-{seed}", names)
+    batch_size = min(32, len(names["train"]))
+    epochs = -(-STEPS // (len(names["train"]) // batch_size))
+    return [f"--batch_size={batch_size}", f"--epochs={epochs}", f"--seed={seed}", f"--split_files={split_files}"]
 
 
 def main() -> None:
     program.define_settings_flags("image_size")
     flags.DEFINE_list("unseen", ["Highway", "River"], "The two classes that the weights have not seen.")
-    flags.DEFINE_integer("seeds", 3, "Trainings of each kind, each on other images.", lower_bound=1, upper_bound=3)
-    flags.DEFINE_string("runs_dir", "saved_models/few_images", "Where the runs are kept.")
+    flags.DEFINE_integer(
+        "seeds", 3, "Number of trainings of each kind, each on images of its own.", lower_bound=1, upper_bound=3
+    )
+    flags.DEFINE_string("runs_dir", "saved_models/few_images", "Folder for the runs.")
     contest.define_output_dir()
     program.run_program(compare, takes_arguments=True)
 

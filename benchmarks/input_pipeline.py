@@ -1,11 +1,10 @@
-"""Speed of the input pipeline alone on EuroSAT, beside what training consumes and pipelines of peers.
+"""Compares the speed of input pipelines on EuroSAT: ours, those of peers, and what training consumes.
 
     python -m benchmarks.input_pipeline            # needs eurosat/rgb prepared in $TFDS_DATA_DIR
 
-Batches of 32 of the training split at 64x64, shuffled and augmented, as `train.py` reads them, for as long as whole
-epochs take. "Training step" is the rate at which ours trains at 64x64: ours over it is how much faster the pipeline is.
-The others give float images in [0, 1] with random flips: TFDS decoding every epoch, or caching decoded images; and
-PyTorch's DataLoader over the decoded images, with two workers.
+Each reads whole epochs of the training split at 64x64 in batches of 32. Ours shuffles and augments as `train.py` does.
+"Training step" is the rate at which ours trains at 64x64. The others give float images in [0, 1] with random flips:
+TFDS decodes images every epoch or caches them decoded, and PyTorch's DataLoader reads decoded images with two workers.
 """
 
 import functools
@@ -22,10 +21,15 @@ SPLIT = "train[:70%]"
 
 
 class Epochs:
-    """Rate at which epochs of a pipeline are read, and the memory it took."""
+    """Measures the rate at which epochs of a pipeline are read, and the memory that it takes.
 
-    def __init__(self, start_epoch, before: float):
-        self.start_epoch, self.before = start_epoch, before
+    Args:
+        start_epoch: Function that returns an iterable of the batches of an epoch.
+        library_memory: Resident size of the process before the data were loaded, GiB.
+    """
+
+    def __init__(self, start_epoch, library_memory: float):
+        self.start_epoch, self.library_memory = start_epoch, library_memory
 
     def __call__(self) -> float:
         start, count = time.perf_counter(), 0
@@ -35,30 +39,33 @@ class Epochs:
         return count / (time.perf_counter() - start)
 
     def profile(self) -> dict[str, float]:
-        return {"interpreter and libraries": self.before, "data and pipeline": memory() - self.before}
+        return {
+            "interpreter and libraries": self.library_memory,
+            "data and pipeline": resident_memory() - self.library_memory,
+        }
 
 
-def memory() -> float:
-    """Resident size of this process, GiB."""
+def resident_memory() -> float:
+    """Returns the resident size of this process in GiB."""
     return psutil.Process().memory_info().rss / 2**30
 
 
 def ours(precision: str, batch: int, varied: float = 0.0) -> Epochs:
-    import tensorflow_datasets  # noqa: F401 - counts as a library
+    import tensorflow_datasets  # noqa: F401 - its memory counts as that of a library
 
     from resnetd_tf.data import batches, datasets
 
-    before = memory()
+    library_memory = resident_memory()
     loaded = datasets.load_dataset("eurosat/rgb")
     split = loaded.splits["train"]
     pipeline = batches.training_batches(split, len(loaded.classes), batch, varied=varied).take(len(split) // batch)
-    epochs = Epochs(lambda: pipeline, before)
-    epochs.loaded = loaded  # all three splits, as training has them
+    epochs = Epochs(lambda: pipeline, library_memory)
+    epochs.loaded = loaded  # keeps all three splits in memory, as training does
     return epochs
 
 
 def ours_varied(precision: str, batch: int) -> Epochs:
-    """With noise, blur, JPEG and so on in as many images as by default, in their full strength."""
+    """Adds noise, blur, JPEG and so on at full strength to the default share of the images."""
     return ours(precision, batch, RECIPES["default"]["varied"])
 
 
@@ -70,7 +77,7 @@ def tfds_pipeline(batch: int, cached: bool) -> Epochs:
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
-    before = memory()
+    library_memory = resident_memory()
     dataset = tfds.load("eurosat/rgb", split=SPLIT, as_supervised=True)
 
     def prepare(image, label):
@@ -83,7 +90,9 @@ def tfds_pipeline(batch: int, cached: bool) -> Epochs:
     if cached:
         dataset = dataset.cache()
     dataset = dataset.shuffle(2000).map(flip, num_parallel_calls=tf.data.AUTOTUNE)
-    return Epochs(functools.partial(iter, dataset.batch(batch, drop_remainder=True).prefetch(tf.data.AUTOTUNE)), before)
+    return Epochs(
+        functools.partial(iter, dataset.batch(batch, drop_remainder=True).prefetch(tf.data.AUTOTUNE)), library_memory
+    )
 
 
 def tfds_decoding(precision: str, batch: int) -> Epochs:
@@ -100,7 +109,7 @@ def pytorch(precision: str, batch: int) -> Epochs:
     from resnetd_tf.data import datasets
 
     split = datasets.load_dataset("eurosat/rgb", ("train",)).splits["train"]
-    before = memory()
+    library_memory = resident_memory()
 
     class Patches(torch.utils.data.Dataset):
         def __len__(self):
@@ -113,7 +122,7 @@ def pytorch(precision: str, batch: int) -> Epochs:
             return torch.from_numpy(image.transpose(2, 0, 1).astype("float32") / 255), int(split.labels[index])
 
     loader = torch.utils.data.DataLoader(Patches(), batch, shuffle=True, drop_last=True, num_workers=2)
-    return Epochs(functools.partial(itertools.chain, loader), before)
+    return Epochs(functools.partial(itertools.chain, loader), library_memory)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Makes samples/ anew from EuroSAT's patches and a Sentinel-2 scene; samples/README.md names sources and licences.
+"""Makes the folder samples/ from EuroSAT's patches and a Sentinel-2 scene.
+
+samples/README.md names sources and licences.
 
     python -m benchmarks.make_samples --eurosat_all=$SENTINEL2_DIR/eurosat_all --scene=SCENE_FOLDER --output=samples
 
@@ -20,19 +22,19 @@ from resnetd_tf.sentinel2 import BANDS
 FLAGS = flags.FLAGS
 RAW_PATCHES = ("Forest_1031", "HerbaceousVegetation_1075", "Industrial_2007", "River_2171", "SeaLake_1121")
 SCENE_BANDS = ("B04", "B03", "B02", "B08")
-SCENE_WINDOW = rasterio.windows.Window(64, 1472, 448, 448)  # forest, fields, a village, marsh, water
+SCENE_WINDOW = rasterio.windows.Window(64, 1472, 448, 448)  # pixels; forest, fields, a village, marsh, water
 
-LAYOUT = (  # patches of the products, from north-west
+LAYOUT = (  # patches of the products, row by row from the north-west
     ("Forest_1031", "SeaLake_1121", "AnnualCrop_1227", "Residential_2075"),
     ("Industrial_2007", "Pasture_1150", "SeaLake_1005", "Forest_1122"),
     ("River_2171", "Residential_228", "PermanentCrop_1245", "AnnualCrop_1509"),
     ("Highway_1069", "HerbaceousVegetation_1075", "Forest_1810", "Industrial_1638"),
 )
-PATCH = 63  # pixels of 10 m, of EuroSAT's 64: bands of 20 and 60 m need a side of whole pixels, 4 * 63 = 252
+PATCH = 63  # pixels of 10 m kept of a patch's 64: 4 * 63 = 252 pixels are whole pixels of 20 and 60 m as well
 METRES = dict.fromkeys(BANDS, 20) | dict.fromkeys(("B02", "B03", "B04", "B08"), 10)
 METRES |= dict.fromkeys(("B01", "B09", "B10"), 60)
 CRS, WEST, NORTH = "EPSG:32633", 499_980, 5_000_040
-PRODUCTS = (  # date, processing baseline, orbit and what it adds to digital numbers
+PRODUCTS = (  # date, processing baseline, absolute orbit, offset that is added to digital numbers
     ("20170601", "02.05", "010143", 0),
     ("20240601", "05.10", "046712", 1000),
 )
@@ -130,7 +132,7 @@ def write_scene(path: pathlib.Path, scene: pathlib.Path) -> None:
                 target.write(file.read(1, window=SCENE_WINDOW), index)
 
 
-def mosaic(eurosat_all: pathlib.Path) -> dict[str, np.ndarray]:
+def make_mosaic(eurosat_all: pathlib.Path) -> dict[str, np.ndarray]:
     """Lays 13-band patches side by side.
 
     Returns:
@@ -158,60 +160,62 @@ def write_jp2(path: pathlib.Path, pixels: np.ndarray, metres: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     count, height, width = pixels.shape
     shape = {"count": count, "height": height, "width": width, "dtype": pixels.dtype}
-    place = {"crs": CRS, "transform": from_origin(WEST, NORTH, metres, metres)}
-    with rasterio.open(path, "w", driver="JP2OpenJPEG", QUALITY="100", REVERSIBLE="YES", **shape, **place) as file:
+    location = {"crs": CRS, "transform": from_origin(WEST, NORTH, metres, metres)}
+    with rasterio.open(path, "w", driver="JP2OpenJPEG", QUALITY="100", REVERSIBLE="YES", **shape, **location) as file:
         file.write(pixels)
 
 
 def write_product(
-    folder: pathlib.Path, bands: dict[str, np.ndarray], date: str, baseline: str, orbit: str, added: int
+    folder: pathlib.Path, bands: dict[str, np.ndarray], *, date: str, baseline: str, orbit: str, offset_dn: int
 ) -> None:
     """Writes an L1C product in the layout of its .SAFE folder, with a cloud mask that shows none.
 
     Args:
         folder: Where the product's folder goes.
         bands: Digital numbers, uint16, of each band at its own resolution.
-        date: Of the acquisition, YYYYMMDD.
+        date: Date of the acquisition, YYYYMMDD.
         baseline: Processing baseline, such as "05.10".
         orbit: Absolute orbit, six digits.
-        added: What the baseline adds to digital numbers; 0 before 04.00, whose metadata say nothing of it.
+        offset_dn: Offset that the baseline adds to digital numbers; 0 before 04.00, whose metadata have no offset.
     """
     name = f"S2A_MSIL1C_{date}T100031_N{baseline.replace('.', '')}_R122_T33TUM_{date}T120000.SAFE"
     product = folder / name
     granule = f"GRANULE/L1C_T33TUM_A{orbit}_{date}T100031"
     images = {band: f"{granule}/IMG_DATA/T33TUM_{date}T100031_{band}" for band in bands}
     for band, path in images.items():
-        write_jp2(product / f"{path}.jp2", bands[band][np.newaxis] + np.uint16(added), METRES[band])
+        write_jp2(product / f"{path}.jp2", bands[band][np.newaxis] + np.uint16(offset_dn), METRES[band])
     masks = product / granule / "QI_DATA"
-    if added:
-        # Opaque clouds, cirrus and snow.
+    if offset_dn:
+        # The bands of the mask are opaque clouds, cirrus and snow.
         write_jp2(masks / "MSK_CLASSI_B00.jp2", np.zeros((3, *bands["B01"].shape), "uint8"), 60)
-        offsets = [f'<RADIO_ADD_OFFSET band_id="{index}">{-added}</RADIO_ADD_OFFSET>' for index in range(len(BANDS))]
+        offsets = [
+            f'<RADIO_ADD_OFFSET band_id="{index}">{-offset_dn}</RADIO_ADD_OFFSET>' for index in range(len(BANDS))
+        ]
         offset_list = "\n".join(["<Radiometric_Offset_List>", *offsets, "</Radiometric_Offset_List>", ""])
     else:
         masks.mkdir()
         write_text(masks / "MSK_CLOUDS_B00.gml", NO_CLOUDS)
         offset_list = ""
-    in_order = sorted(bands, key=lambda band: int(band[1:].rstrip("A")))  # products have B8A after B08, EuroSAT last
+    product_order = sorted(bands, key=lambda band: int(band[1:].rstrip("A")))  # B8A after B08; EuroSAT has it last
     spectral = [
         f'<Spectral_Information bandId="{index}" physicalBand="{band.replace("B0", "B")}">'
         f"<RESOLUTION>{METRES[band]}</RESOLUTION></Spectral_Information>"
-        for index, band in enumerate(in_order)
+        for index, band in enumerate(product_order)
     ]
     metadata = PRODUCT_METADATA.format(
         time=f"{date[:4]}-{date[4:6]}-{date[6:]}T10:00:31",
         name=name,
         baseline=baseline,
-        images="\n".join(f"<IMAGE_FILE>{images[band]}</IMAGE_FILE>" for band in in_order),
+        images="\n".join(f"<IMAGE_FILE>{images[band]}</IMAGE_FILE>" for band in product_order),
         offsets=offset_list,
         spectral="\n".join(spectral),
     )
     write_text(product / "MTD_MSIL1C.xml", metadata)
-    write_text(product / granule / "MTD_TL.xml", TILE_METADATA.format(crs=CRS, grids="\n".join(grids(bands))))
+    write_text(product / granule / "MTD_TL.xml", TILE_METADATA.format(crs=CRS, grids="\n".join(describe_grids(bands))))
 
 
-def grids(bands: dict[str, np.ndarray]) -> Iterator[str]:
-    """Yields size and place of each resolution, as the metadata of a tile have them."""
+def describe_grids(bands: dict[str, np.ndarray]) -> Iterator[str]:
+    """Yields the XML of size and position for each resolution, as the metadata of a tile have them."""
     for band in ("B02", "B05", "B01"):
         rows, columns = bands[band].shape
         yield (
@@ -222,7 +226,7 @@ def grids(bands: dict[str, np.ndarray]) -> Iterator[str]:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a text file with the same line ends on every system."""
+    """Writes a text file with Unix line ends on every system."""
     path.write_text(text, encoding="utf-8", newline="\n")
 
 
@@ -231,9 +235,9 @@ def main(_) -> None:
     write_patches(output / "patches")
     write_raw_patches(output / "patches_13_bands", eurosat_all)
     write_scene(output / "scene.tif", pathlib.Path(FLAGS.scene))
-    bands = mosaic(eurosat_all)
-    for date, baseline, orbit, added in PRODUCTS:
-        write_product(output, bands, date, baseline, orbit, added)
+    bands = make_mosaic(eurosat_all)
+    for date, baseline, orbit, offset_dn in PRODUCTS:
+        write_product(output, bands, date=date, baseline=baseline, orbit=orbit, offset_dn=offset_dn)
     with (output / "product_classes.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([name.partition("_")[0] for name in row] for row in LAYOUT)
 
@@ -241,5 +245,5 @@ def main(_) -> None:
 if __name__ == "__main__":
     flags.DEFINE_string("eurosat_all", None, "Folder of EuroSAT's 13-band patches, CLASS/NAME.tif.", required=True)
     flags.DEFINE_string("scene", None, "Folder of a scene's bands, s2_B04.tif and so on.", required=True)
-    flags.DEFINE_string("output", "samples", "Folder to write; what it makes must not be there yet.")
+    flags.DEFINE_string("output", "samples", "Folder to write to; it must not have the new files and folders yet.")
     app.run(main)

@@ -1,4 +1,4 @@
-"""What a run ran on, for its metadata and for benchmarks: versions, source revision, hardware, memory."""
+"""The environment of a run: versions, source revision, hardware, memory, and how TensorFlow uses the devices."""
 
 import contextlib
 import ctypes
@@ -20,13 +20,17 @@ if keras.config.backend() == "tensorflow":
 
 PROC, CONTROL_GROUPS = pathlib.Path("/proc"), pathlib.Path("/sys/fs/cgroup")
 PACKAGES = ("resnetd_tf", "tensorflow", "keras", "tensorflow-datasets", "numpy")
+DTYPE_POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}  # by precision
 
 
 def environment_info(packages: tuple[str, ...] = PACKAGES) -> dict:
-    """Versions, source revision and hardware.
+    """Collects versions, source revision and hardware, for metadata and benchmarks.
 
     Args:
-        packages: Installed packages whose versions are told beside Python's.
+        packages: Names of packages whose versions are recorded beside Python's.
+
+    Returns:
+        A dictionary that JSON can hold, with "versions", "git_revision" and "hardware".
     """
     return {
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in packages},
@@ -41,10 +45,13 @@ def environment_info(packages: tuple[str, ...] = PACKAGES) -> dict:
 
 
 def require_tensorflow_backend(task: str) -> None:
-    """Raises InputError, before anything is written, if Keras runs on another backend than TensorFlow.
+    """Checks, before anything is written, that Keras runs on TensorFlow.
 
     Args:
-        task: What needs TensorFlow, as the subject of the message: "training".
+        task: The task that needs TensorFlow, as the subject of the message: "training".
+
+    Raises:
+        InputError: Keras runs on another backend.
     """
     if (backend := keras.config.backend()) != "tensorflow":
         raise InputError(
@@ -54,14 +61,14 @@ def require_tensorflow_backend(task: str) -> None:
 
 
 def core_count() -> int:
-    """Number of processor cores that this process may use."""
+    """Returns the number of processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):  # Linux
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def peak_memory_gib() -> float:
-    """Largest resident size of this process so far, GiB."""
+    """Returns the largest resident size of this process so far, in GiB."""
     try:
         import resource
     except ImportError:  # Windows
@@ -71,28 +78,28 @@ def peak_memory_gib() -> float:
 
 
 def available_memory_bytes() -> int:
-    """Memory that this process can still take, bytes: what the machine has free, or its container or batch job."""
+    """Returns the memory in bytes that this process can still take on its machine, or in its container or batch job."""
     free = psutil.virtual_memory().available
-    # Where Linux limits it, by version 2 of its control groups.
-    with contextlib.suppress(OSError, ValueError, StopIteration):  # there is none, or the limit is "max"
+    # Version 2 of Linux's control groups limits containers and batch jobs.
+    with contextlib.suppress(OSError, ValueError, StopIteration):  # no such group, or its limit is "max"
         lines = (PROC / "self/cgroup").read_text().splitlines()
         group = CONTROL_GROUPS / next(line for line in lines if line.startswith("0::")).removeprefix("0::/")
         limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
         usage = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        files = int(usage["inactive_file"]) + int(usage["active_file"])  # cached, and given up when needed
-        free = min(free, limit - used + files)
+        file_cache = int(usage["inactive_file"]) + int(usage["active_file"])  # the kernel frees it when needed
+        free = min(free, limit - used + file_cache)
     return free
 
 
 def release_memory() -> None:
-    """Gives the operating system back what is no longer used: models are cycles, and glibc keeps what was freed."""
+    """Returns unused memory to the operating system: models are reference cycles, and glibc keeps freed memory."""
     gc.collect()
     if sys.platform == "linux" and hasattr(glibc := ctypes.CDLL(None), "malloc_trim"):
         glibc.malloc_trim(0)
 
 
 def program_command(name: str) -> str:
-    """How to call one of the programs from where this one was called: "python evaluate.py" or "resnetd-evaluate"."""
+    """Returns the command for a program in the style of this one: "python evaluate.py" or "resnetd-evaluate"."""
     installed = pathlib.Path(sys.argv[0]).name.startswith("resnetd-")
     return f"resnetd-{name}" if installed else f"python {name}.py"
 
@@ -105,10 +112,10 @@ def _version(package: str) -> str | None:
 
 
 def _git_revision() -> str | None:
-    """Revision of the checkout this package is run from, "-dirty" where it was changed; `None` outside one."""
+    """Returns the revision of this package's checkout, with "-dirty" if it was changed; `None` outside a checkout."""
     git = ["git", "-C", str(pathlib.Path(__file__).parent)]
     try:
-        # The repository may be another one, that the package was installed in.
+        # A virtual environment may lie in the repository of another project.
         subprocess.run(
             [*git, "ls-files", "--error-unmatch", pathlib.Path(__file__).name], capture_output=True, check=True
         )
@@ -132,7 +139,7 @@ def _gpus() -> list[str]:
 
 
 def read_cpu_info() -> str:
-    """What Linux tells of its processors, with a line of flags for each; elsewhere nothing."""
+    """Returns Linux's description of the processors, with a line of flags for each; empty on other systems."""
     try:
         return pathlib.Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -144,15 +151,11 @@ def _cpu_name() -> str:
     return next(names, "") or platform.processor() or platform.machine()
 
 
-# What the hardware does best: precision, distribution over devices, compilation.
-
-
-# Keras's dtype policy of each precision.
-DTYPE_POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
+# Using the devices: precision, distribution over several, compilation.
 
 
 def fastest_precision() -> str:
-    """The precision that the hardware computes fastest: "bfloat16", "float16" or "float32"."""
+    """Returns the precision that the hardware computes fastest: "bfloat16", "float16" or "float32"."""
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
         generation = min(
@@ -163,10 +166,12 @@ def fastest_precision() -> str:
 
 
 def describe_devices(hardware: dict) -> str:
-    """The devices that training runs on, and what to do where an NVIDIA card is there that TensorFlow cannot use.
+    """Describes the devices that training runs on.
+
+    If TensorFlow cannot use the machine's NVIDIA card, the text says how to install what is missing.
 
     Args:
-        hardware: As in `environment.environment`.
+        hardware: The entry "hardware" of `environment_info`.
     """
     if hardware["gpus"]:
         return ", ".join(hardware["gpus"])
@@ -180,31 +185,31 @@ def describe_devices(hardware: dict) -> str:
 
 
 def has_nvidia_card() -> bool:
-    """Whether the machine has an NVIDIA card with a driver that is not hidden, whatever TensorFlow sees."""
+    """Returns whether the machine has an NVIDIA card that its driver knows and that no variable hides."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return False
     try:
-        found = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=20).stdout
+        cards = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=20).stdout
     except (OSError, subprocess.TimeoutExpired):
-        found = ""
-    return "GPU" in found or any(pathlib.Path("/proc/driver/nvidia/gpus").glob("*"))
+        cards = ""
+    return "GPU" in cards or any(pathlib.Path("/proc/driver/nvidia/gpus").glob("*"))
 
 
 def enable_determinism() -> None:
-    """Has TensorFlow compute the same to the last digit each time; some of its operations get slower."""
+    """Makes TensorFlow compute the same result to the last digit each time; some operations become slower."""
     tf.config.experimental.enable_op_determinism()
 
 
 def thread_count() -> int:
-    """Threads that one operation may use: sums in parts are rounded by their number."""
+    """Returns the number of threads that one operation may use, on which the rounding of its sums depends."""
     return tf.config.threading.get_intra_op_parallelism_threads() or core_count()
 
 
 def make_strategy() -> "tf.distribute.Strategy":
-    """MirroredStrategy over all visible GPUs, else over the logical CPU devices.
+    """Makes a MirroredStrategy over all visible GPUs, or else over the logical CPU devices.
 
-    For a single device TensorFlow's default strategy, which computes the same: MirroredStrategy feeds even
-    one CPU through an iterator of its own that cost a tenth of the training speed.
+    A single device gets TensorFlow's default strategy, which computes the same. MirroredStrategy would feed even one
+    CPU through an iterator of its own, which costs a tenth of the training speed.
     """
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     if len(devices) == 1:
@@ -213,8 +218,8 @@ def make_strategy() -> "tf.distribute.Strategy":
 
 
 def uses_xla() -> bool:
-    """Whether training compiles with XLA: on one GPU. On CPUs it was four times slower.
+    """Returns whether training compiles with XLA: only on one GPU.
 
-    Keras compiles no step that reduces over replicas.
+    XLA is four times slower on CPUs, and Keras does not compile a step that reduces over several devices.
     """
     return len(tf.config.list_logical_devices("GPU")) == 1

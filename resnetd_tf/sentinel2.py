@@ -1,4 +1,4 @@
-"""Facts about Sentinel-2 and EuroSAT that models and data agree on."""
+"""Facts about Sentinel-2 and EuroSAT: classes, bands, names of bands, and how EuroSAT's pictures were rendered."""
 
 import io
 import re
@@ -6,7 +6,7 @@ import re
 import numpy as np
 import PIL.Image
 
-# EuroSAT's classes in TFDS's (alphabetical) order: the index is the label.
+# EuroSAT's classes in TFDS's alphabetical order: the index of a class is its label.
 CLASSES = (
     "AnnualCrop",
     "Forest",
@@ -20,18 +20,18 @@ CLASSES = (
     "SeaLake",
 )
 
-# Bands of eurosat/all in file order (B8A is last, unlike in Sentinel-2 products).
+# The bands of EuroSAT's 13-band files in their order. B8A is last there and follows B08 in Sentinel-2's products.
 BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B09", "B10", "B11", "B12", "B8A")
-# What EuroSAT's JPEGs show as red, green and blue.
+# The bands that EuroSAT's JPEG files show as red, green and blue.
 RGB_BANDS = ("B04", "B03", "B02")
 
-# How EuroSAT's authors turned DN (digital numbers, 10,000 times the reflectance) into grey levels: DN from 0 to
-# RENDERED_DN became 1 to 1 + RENDERED_LEVELS. Read off 270 pairs of patches, which this reproduces pixel for pixel.
+# EuroSAT's authors turned digital numbers (DN, 10,000 times the reflectance) from 0 to BRIGHTEST_DN into grey levels
+# from 1 to 1 + RENDERED_LEVELS. Derived from 270 pairs of patches, which the formula reproduces pixel for pixel.
 BRIGHTEST_DN = 2750
 RENDERED_LEVELS = 254
 
-# Digital numbers of the 80 raw patches beside EuroSAT's documentation, eight a class: the lowest and the highest median
-# that a patch has in a band. L2A, from which the atmosphere is taken away, is darker by up to 1,000 in B01 to B04.
+# The lowest and the highest median, in DN, that any of 80 raw EuroSAT patches (eight of each class) has in a band.
+# Level-2A products, corrected for the atmosphere, are darker by up to 1,000 DN in B01 to B04.
 MEDIAN_DN = {
     "B01": (899, 2080),
     "B02": (618, 1962),
@@ -47,10 +47,10 @@ MEDIAN_DN = {
     "B12": (10, 2606),
     "B8A": (117, 4899),
 }
-# Products since processing baseline 04.00 (January 2022) store this much more than 10,000 times the reflectance.
+# Products since processing baseline 04.00 (January 2022) store DN plus this offset.
 BASELINE_OFFSET_DN = 1000
 
-# Names that producers give to bands; STAC's "common names" (extension eo) among them.
+# Names that producers give to bands, among them the common names of STAC's extension "eo".
 BAND_ALIASES = {
     "coastal": "B01",
     "coastalaerosol": "B01",
@@ -76,82 +76,101 @@ BAND_ALIASES = {
     "swir2": "B12",
     "swir22": "B12",
 }
-BAND_LETTERS = {"r": "B04", "g": "B03", "b": "B02", "n": "B08", "grn": "B03", "blu": "B02"}  # of descriptions alone
+# Abbreviations that count in a band's description, but not in a file's name.
+BAND_ABBREVIATIONS = {"r": "B04", "g": "B03", "b": "B02", "n": "B08", "grn": "B03", "blu": "B02"}
 _BAND_NUMBER = re.compile(r"(?<![0-9a-z])(?:b|band[ _-]*)0*(1[0-2]|[1-9]|8a)(?![0-9a-z])", re.IGNORECASE)
 _FILLER_WORDS = re.compile(r"\b(?:median|mean|band|toa|boa|sr|reflectance|s2|sentinel2?|(?:10|20|60)m)\b")
 
 
 def parse_band_name(text: str | None) -> str | None:
-    """The band that a description names: "B4", "b04_median", "S2_B04", "Band 4", "Red, 665 nm"; `None` for others.
+    """Returns the band that a description names, or `None`.
 
-    A word in brackets goes before a number, as in "Band 1 (Red)".
+    A name in brackets counts before a number, as in "Band 1 (Red)".
+
+    Args:
+        text: A description such as "B4", "b04_median", "S2_B04", "Band 4" or "Red, 665 nm".
+
+    Returns:
+        One of `BANDS`; `None` if the description names no band or several.
     """
     text = (text or "").split(",")[0]
     in_brackets = re.search(r"\(([^)]*)\)", text)
-    if in_brackets and (word := parse_band_name(in_brackets[1])):
-        return word
+    if in_brackets and (band := parse_band_name(in_brackets[1])):
+        return band
     text = text.split("(")[0]
     numbered = {f"B{number.upper().zfill(2)}" for number in _BAND_NUMBER.findall(text)}
     if numbered:
         return numbered.pop() if len(numbered) == 1 else None
-    letters = _FILLER_WORDS.sub(" ", re.sub(r"[^0-9a-z]+", " ", text.lower()))
-    word = letters.replace(" ", "")
-    return BAND_ALIASES.get(word) or BAND_LETTERS.get(word)
+    name = _FILLER_WORDS.sub(" ", re.sub(r"[^0-9a-z]+", " ", text.lower())).replace(" ", "")
+    return BAND_ALIASES.get(name) or BAND_ABBREVIATIONS.get(name)
 
 
 def split_band_from_stem(stem: str) -> tuple[str, str | None]:
-    """A file's name without the band that it tells, and that band: "T33UUP_{band}_10m" and "B04"; `None` for none."""
+    """Splits the name of a file of one band into a template and the band.
+
+    Args:
+        stem: The file's name without its suffix, such as "T33UUP_B04_10m".
+
+    Returns:
+        The template and the band, such as "T33UUP_{band}_10m" and "B04"; the stem and `None` if it names no band.
+    """
     numbered = list(_BAND_NUMBER.finditer(stem))
     if len({match[1].upper() for match in numbered}) == 1:
         match = numbered[-1]
         return f"{stem[: match.start()]}{{band}}{stem[match.end() :]}", f"B{match[1].upper().zfill(2)}"
     tokens = re.split(r"([^0-9A-Za-z]+)", stem)
-    for place in range(len(tokens) - 1, -1, -2) if not numbered else ():
-        if re.fullmatch(r"(?:10|20|60)m", tokens[place]):
+    for index in range(len(tokens) - 1, -1, -2) if not numbered else ():
+        if re.fullmatch(r"(?:10|20|60)m", tokens[index]):
             continue
-        band = BAND_ALIASES.get(tokens[place].lower())
-        if band and (place < 2 or tokens[place - 2].lower() not in ("edge", "false")):
-            return "".join([*tokens[:place], "{band}", *tokens[place + 1 :]]), band
+        band = BAND_ALIASES.get(tokens[index].lower())
+        if band and (index < 2 or tokens[index - 2].lower() not in ("edge", "false")):
+            return "".join([*tokens[:index], "{band}", *tokens[index + 1 :]]), band
         break
     return stem, None
 
 
-# From raw Sentinel-2 bands to the colours that EuroSAT's JPEGs have.
+# Rendering digital numbers as the colours that EuroSAT's JPEG files have.
 
-
-# The grey level of each digital number.
+# The grey level of each digital number from 0 to 65535.
 GREY_LEVELS = np.round(np.clip(1 + np.arange(2**16) * RENDERED_LEVELS / BRIGHTEST_DN, 1, 255)).astype("uint8")
 
 
 def render_true_colour(dn: np.ndarray) -> np.ndarray:
-    """Red, green and blue of images of EuroSAT's 13 bands, as EuroSAT's authors rendered them before JPEG.
+    """Renders red, green and blue of 13 bands as EuroSAT's authors did before compressing them.
 
     Args:
-        dn: (..., 13) digital numbers, in the order of `sentinel2.BANDS`.
+        dn: (..., 13) digital numbers in the order of `BANDS`.
 
     Returns:
-        (..., 3) uint8, from 1 to 255.
+        (..., 3) uint8 grey levels from 1 to 255.
     """
     return render_colours(dn[..., [BANDS.index(band) for band in RGB_BANDS]])
 
 
 def render_colours(colours: np.ndarray) -> np.ndarray:
-    """`true_colour` of red, green and blue alone, (..., 3) digital numbers."""
+    """Renders digital numbers of colours as grey levels.
+
+    Args:
+        colours: (..., 3) digital numbers of red, green and blue, of any dtype.
+
+    Returns:
+        (..., 3) uint8 grey levels from 1 to 255.
+    """
     if colours.dtype != "uint16":
         colours = np.clip(np.rint(colours), 0, len(GREY_LEVELS) - 1).astype("uint16")
     return GREY_LEVELS[colours]
 
 
 def compress_as_eurosat(image: np.ndarray) -> np.ndarray:
-    """An image as EuroSAT's JPEGs give it back: of quality 100, with colours at half size.
+    """Compresses and decompresses an image as EuroSAT's JPEG files are: quality 100, colours at half the size (4:2:0).
 
-    Without it a classifier sees what it was not trained on: colours of twice the detail.
+    A classifier trained on EuroSAT has never seen colours at full resolution.
 
     Args:
-        image: (height, width, 3) uint8, as `true_colour` returns it.
+        image: (height, width, 3) uint8, as `render_true_colour` returns it.
 
     Returns:
-        The same shape and type.
+        (height, width, 3) uint8.
     """
     file = io.BytesIO()
     PIL.Image.fromarray(image).save(file, "JPEG", quality=100, subsampling="4:2:0")

@@ -1,4 +1,4 @@
-"""Hardware and memory, also where Linux's ways to ask for them are missing."""
+"""Hardware, memory and revision, also on systems without Linux's interfaces."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from conftest import ROOT
 from resnetd_tf import environment
 
 
-def test_where_linux_is_missing(monkeypatch):
+def test_hardware_is_described_without_linux(monkeypatch):
     monkeypatch.setitem(sys.modules, "resource", None)
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(
@@ -40,18 +40,17 @@ def test_programs_are_called_as_this_one_was(monkeypatch):
     assert environment.program_command("evaluate") == "python evaluate.py"
 
 
-def test_revision_of_a_repository_that_it_is_only_installed_in(monkeypatch, tmp_path):
+def test_the_revision_of_a_repository_around_the_installation_is_ignored(monkeypatch, tmp_path):
     assert bool(environment.environment_info()["git_revision"]) == (ROOT / ".git").exists()
     subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
-    who = ("-c", "user.name=a", "-c", "user.email=a@example.org")
-    subprocess.run(["git", "-C", tmp_path, *who, "commit", "--quiet", "--allow-empty", "-m", "theirs"], check=True)
+    author = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+    subprocess.run(["git", "-C", tmp_path, *author, "commit", "--quiet", "--allow-empty", "-m", "theirs"], check=True)
     (tmp_path / "environment.py").touch()
     monkeypatch.setattr(environment, "__file__", str(tmp_path / "environment.py"))
     assert environment.environment_info()["git_revision"] is None
 
 
-def test_memory_of_a_container(tmp_path, monkeypatch):
-    """What files have in its cache is given up when it is needed."""
+def test_memory_of_a_container_includes_its_file_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(environment, "PROC", tmp_path)
     monkeypatch.setattr(environment, "CONTROL_GROUPS", tmp_path / "groups")
     machine = environment.available_memory_bytes()

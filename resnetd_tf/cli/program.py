@@ -213,11 +213,13 @@ def refuse_flags(where: str, *names: str) -> None:
 
 
 def dataset_arguments() -> dict[str, typing.Any]:
-    """The arguments `dataset`, `data_dir`, `eurosat_zip`, `split_files` and `reading` that the flags say."""
-    from resnetd_tf.data.rasters import Reading
+    """The arguments `dataset`, `data_dir`, `eurosat_zip`, `split_files` and `raster_options` that the flags say."""
+    from resnetd_tf.data.rasters import RasterOptions
 
     values = {name: flags.FLAGS[name].value for name in ("dataset", "data_dir", "eurosat_zip", "split_files")}
     bands = flags.FLAGS.bands
     return values | {
-        "reading": Reading(tuple(bands.split(",")) if bands else None, flags.FLAGS.scale, flags.FLAGS.offset)
+        "raster_options": RasterOptions(
+            tuple(bands.split(",")) if bands else None, flags.FLAGS.scale, flags.FLAGS.offset
+        )
     }

@@ -1,6 +1,6 @@
-"""Labelled patches: from where they are kept to splits in memory, and from those to batches.
+"""Labelled images: from their files to splits in memory, and from splits to batches.
 
-Read `sources` first (`load` makes a `Dataset` of `splits` from a name), then `tfds`, `folder` or `synthetic` for one
-kind of source, `eurosat` for how its archive is fetched, `images` for how files become pixels, `batches` and
-`augmentation`.
+Start with `datasets.load_dataset`, which returns a `splits.Dataset` for a name. Images come from TFDS (`tfds`), from
+folders (`datasets`) or are drawn (`synthetic`). `images` reads image files; `rasters` and `digital_numbers` read
+Sentinel-2 bands in them. `batches` makes batches for training and evaluation, with `augmentation`.
 """

@@ -10,44 +10,9 @@ from resnetd_tf.data.augmentation import apply_cutmix, flip_and_turn, vary_pixel
 from resnetd_tf.data.splits import Split
 from resnetd_tf.errors import InputError
 
-# Without tf.data's tuner: an iterator's end waits for the tuner's next look, up to a minute an epoch.
+# tf.data's autotuner would delay the end of an iterator until its next adjustment, by up to a minute an epoch.
 WITHOUT_AUTOTUNING = tf.data.Options()
 WITHOUT_AUTOTUNING.autotune.enabled = False
-
-
-def fit_batch_size(count: int, batch_size: int, replicas: int) -> int:
-    """The batch size nearest to this one with which every replica has images in every batch of `count`.
-
-    Batches are cut into equal parts from their start: a short last one can leave replicas without any, and Keras has no
-    loss of nothing. Of a first batch it wants equal parts.
-
-    Raises:
-        InputError: There is none: too few images.
-    """
-
-    def fits(size: int) -> bool:
-        return not count % size or count % size > size - size // replicas
-
-    sizes = filter(fits, range(replicas, count + 1, replicas))
-    chosen = min(sizes, key=lambda size: abs(size - batch_size), default=None)
-    if chosen is None:
-        raise InputError(f"{count} validation images cannot be shared evenly by {replicas} devices; use fewer devices")
-    return chosen
-
-
-def evaluation_batches(split: Split, classes: int, batch_size: int) -> tf.data.Dataset:
-    """Batches of raw pixels and one-hot labels, all images once and in order.
-
-    Args:
-        split: What to draw from; its images must be of one size.
-        classes: Number of classes.
-        batch_size: Images in a batch, over all replicas.
-
-    Returns:
-        Pairs of images (batch, height, width, bands) and labels (batch, classes) float32.
-    """
-    indices = tf.data.Dataset.range(len(split)).batch(batch_size)
-    return _map_batches(indices, _gather(split, classes), split)
 
 
 def training_batches(
@@ -61,65 +26,110 @@ def training_batches(
     varied: float = 0.0,
     strength: Callable[[tf.Tensor], tf.Tensor | float] = lambda step: 1.0,
 ) -> tf.data.Dataset:
-    """The batches of a training that never ends: shuffled anew each epoch, augmented, none of them incomplete.
+    """Makes endless batches for training: complete, shuffled anew each epoch, and augmented.
 
-    What a batch holds depends on the seed and the number of its step alone, so that a run goes on with the batches that
-    it would have had. An epoch has len(split) // batch_size steps.
+    A batch depends on the seed and the number of its step alone, so that a resumed run gets the batches that it would
+    have had. An epoch has len(split) // batch_size steps.
 
     Args:
-        split, classes, batch_size: As for `from_split`.
+        split: The training images, which must have one size.
+        classes: Number of classes.
+        batch_size: Images in a batch, over all devices.
         seed: Seed for shuffling and augmentation.
         first_step: Number of the first step, counted from the start of training.
-        cutmix: Share of the images that get a part of another, as `mix_parts` takes it.
-        varied: Share of the images, of RGB, whose pixels are varied, as `vary_pixels` takes it; all are flipped and
-            turned.
-        strength: How much they are in a step, from its number.
+        cutmix: Share of the images, from 0 to 1, that get a part of another image, by `augmentation.apply_cutmix`.
+        varied: Share of the images, from 0 to 1, that `augmentation.vary_pixels` changes; they must be RGB. All images
+            are flipped and turned.
+        strength: Function from the number of a step to the strength of `vary_pixels`, from 0 to 1.
 
     Returns:
-        Batches as from `from_split`, without end.
+        Pairs of images (batch, height, width, bands) of the split's dtype and labels (batch, classes) float32.
     """
     steps = len(split) // batch_size
-    gather = _gather(split, classes)
+    gather = _make_gather(split, classes)
 
-    def batch(step):
-        epoch, place = step // steps, step % steps
-        positions = place * batch_size + tf.range(batch_size, dtype=tf.int64)
+    def make_batch(step):
+        epoch, step_of_epoch = step // steps, step % steps
+        positions = step_of_epoch * batch_size + tf.range(batch_size, dtype=tf.int64)
         indices = tf.random.experimental.index_shuffle(positions, tf.stack([seed, epoch]), len(split) - 1)
-        image, label = gather(indices)
+        images, labels = gather(indices)
         seeds = tf.stack([seed, step])
-        image = flip_and_turn(image, seeds)
+        images = flip_and_turn(images, seeds)
         if cutmix:
-            image, label = apply_cutmix(image, label, seeds + 1, cutmix)
-        return vary_pixels(image, seeds, varied, strength(step)) if varied else image, label
+            images, labels = apply_cutmix(images, labels, seeds + 1, cutmix)
+        if varied:
+            images = vary_pixels(images, seeds, varied, strength(step))
+        return images, labels
 
-    numbers = tf.data.Dataset.range(first_step, np.iinfo(np.int64).max)
-    return _map_batches(numbers, batch, split)
+    step_numbers = tf.data.Dataset.range(first_step, np.iinfo(np.int64).max)
+    return _map_batches(step_numbers, make_batch, split)
 
 
-def _map_batches(dataset: tf.data.Dataset, function, split: Split) -> tf.data.Dataset:
+def evaluation_batches(split: Split, classes: int, batch_size: int) -> tf.data.Dataset:
+    """Makes batches of raw pixels and one-hot labels: all images once and in order.
+
+    Args:
+        split: The images, which must have one size.
+        classes: Number of classes.
+        batch_size: Images in a batch, over all devices; the last batch may be smaller.
+
+    Returns:
+        Pairs of images (batch, height, width, bands) of the split's dtype and labels (batch, classes) float32.
+    """
+    indices = tf.data.Dataset.range(len(split)).batch(batch_size)
+    return _map_batches(indices, _make_gather(split, classes), split)
+
+
+def fit_batch_size(count: int, batch_size: int, replicas: int) -> int:
+    """Finds the batch size nearest to the given one with which every device gets images from every batch.
+
+    A batch is cut into equal parts from its start, so that a short last batch can leave devices without images, of
+    which Keras computes no loss. Keras also requires equal parts of the first batch.
+
+    Args:
+        count: Number of images.
+        batch_size: The preferred number of images in a batch.
+        replicas: Number of devices.
+
+    Raises:
+        InputError: There are too few images for any batch size.
+    """
+
+    def fits(size: int) -> bool:
+        return not count % size or count % size > size - size // replicas
+
+    sizes = filter(fits, range(replicas, count + 1, replicas))
+    nearest = min(sizes, key=lambda size: abs(size - batch_size), default=None)
+    if nearest is None:
+        raise InputError(f"{count} validation images cannot be shared evenly by {replicas} devices; use fewer devices")
+    return nearest
+
+
+def _map_batches(dataset: tf.data.Dataset, function: Callable, split: Split) -> tf.data.Dataset:
     mapped = dataset.map(function, num_parallel_calls=2).prefetch(4).with_options(WITHOUT_AUTOTUNING)
-    mapped.split = split  # `function` does not keep it
+    mapped.split = split  # keeps the split in memory, which `_make_gather` references weakly
     return mapped
 
 
-def _gather(split: Split, classes: int):
-    """A function from indices to the images and one-hot labels of a split."""
+def _make_gather(split: Split, classes: int) -> Callable:
+    """Makes a function from indices (batch,) to images and one-hot labels of a split."""
     assert isinstance(split.images, np.ndarray)
     dtype = split.images.dtype
-    # TensorFlow keeps Python functions for ever; this one does not keep the images.
-    kept = weakref.ref(split)
+    # TensorFlow keeps Python functions until the process ends: a strong reference would keep the images as well.
+    split_reference = weakref.ref(split)
 
-    def pixels(index):
-        held = kept()
-        assert held is not None
-        return held.images[index]
+    def read_pixels(indices):
+        referenced_split = split_reference()
+        assert referenced_split is not None
+        return referenced_split.images[indices]
 
     with tf.device("CPU"):
         labels = tf.constant(split.labels)
 
-    def gather(index):
-        # By NumPy: as a tensor of TensorFlow's, the split would be in memory once more.
-        image = tf.numpy_function(pixels, [index], dtype, stateful=False)
-        return tf.ensure_shape(image, (index.shape[0], *split.shape)), tf.one_hot(tf.gather(labels, index), classes)
+    def gather(indices):
+        # NumPy indexes the split: a TensorFlow constant would hold all images in memory a second time.
+        images = tf.numpy_function(read_pixels, [indices], dtype, stateful=False)
+        images = tf.ensure_shape(images, (indices.shape[0], *split.shape))
+        return images, tf.one_hot(tf.gather(labels, indices), classes)
 
     return gather

@@ -1,7 +1,7 @@
-"""Whether numbers can be digital numbers: 10,000 times a reflectance, as EuroSAT has them.
+"""Checks whether numbers can be digital numbers (DN), 10,000 times the reflectance, as EuroSAT has them.
 
-A file seldom says what its numbers mean. What cannot be right is refused with the number that was seen and the flags
-that make it right, after the advice was tried on the same numbers.
+A file seldom states what its numbers mean. Impossible numbers are refused with the values that were seen and with the
+flags that would make them right, after those flags were tried on the same numbers.
 """
 
 import functools
@@ -12,22 +12,23 @@ import numpy as np
 
 from resnetd_tf.sentinel2 import BANDS, BASELINE_OFFSET_DN, BRIGHTEST_DN, MEDIAN_DN, RGB_BANDS
 
-# Measured on the raw patches and on scenes of twenty producers: at most 1.4 % of the pixels of pictures of snow and
-# cloud are brighter than RENDERED_DN in all colours, of scenes with a wrong scale 45 % and more.
+# Measured on raw EuroSAT patches and on scenes of twenty producers: in pictures of snow and cloud at most 1.4 % of the
+# pixels are brighter than BRIGHTEST_DN in all colours, in scenes with a wrong scale at least 45 %.
 MAX_WHITE_SHARE = 0.4  # share of the pixels
-MAX_DARK_SHARE = 0.25  # share of numbers that are not above 0, in the colour that has least: clear water has no red
-LOW_PERCENTILE = 3  # per cent of the pixels: less than soft edges of clouds and of a swath make up
-MAX_DARKEST_DN = 900  # DN of the darkest band's low percentile, of which the raw patches together have 5 to 290
-MIN_BRIGHT_DN = (
-    300  # DN: the 99th percentile of the brightest colour; L1C has more than 590 everywhere, from the air alone
-)
+# Share of numbers not above 0, in the colour that has fewest of them: clear water has no red.
+MAX_DARK_SHARE = 0.25
+LOW_PERCENTILE = 3  # per cent of the pixels: more than the soft edges of clouds and of a swath
+MAX_DARKEST_DN = 900  # DN: the darkest band's low percentile; the raw patches together have 5 to 290
+# DN: the 99th percentile of the brightest colour. In L1C the atmosphere alone gives more than 590 everywhere.
+MIN_BRIGHT_DN = 300
 MAX_MEDIAN_DN = 10_000  # DN of the near infrared: a reflectance of 1, more than snow has
-WRAPPED_DN = 65_536 - BASELINE_OFFSET_DN  # what numbers below 0 become in 16 bits without sign
-STEP_SCALES = (10_000.0, 4_000.0, 10_000 / 65_535, 4_000 / 65_535, 0.1)  # scales whose steps tell them
-MIN_STEP_SHARE = 0.95  # share of numbers that must fit to a scale that they are said to be made with
+WRAPPED_DN = 65_536 - BASELINE_OFFSET_DN  # unsigned 16-bit numbers above were negative
+STEP_SCALES = (10_000.0, 4_000.0, 10_000 / 65_535, 4_000 / 65_535, 0.1)  # scales whose steps show in the numbers
+MIN_STEP_SHARE = 0.95  # share of the numbers that must fit the steps of a scale
 IMPOSSIBLE_DN = (-2_000, -500, 25_000)  # DN: any band below, every band below, every band above
 
-# What 1 stored is of a digital number, which files are of that kind, and the range of their largest number.
+# For each known way to store reflectances: digital numbers for a stored 1, a phrase, and the range (above, up to) of
+# the largest stored number.
 KNOWN_SCALES = (
     (1.0, "digital numbers", 255, np.inf),
     (10_000.0, "reflectances", 0, 2),
@@ -44,13 +45,14 @@ KNOWN_SCALES = (
 
 @dataclass(frozen=True)
 class Sample:
-    """Numbers of a file where there is data, and how they become digital numbers.
+    """Numbers of n pixels with data in k bands, and how they become digital numbers.
 
     Attributes:
         names: Names of the bands, (k,).
-        stored: (n, k) float64, the numbers as they are stored.
-        offset, gain: (k,) float64: a digital number is (stored + offset) * gain.
-        dtype: Type that they are stored in.
+        stored: Stored numbers, (n, k) float64.
+        offset: Number that is added to stored numbers, (k,) float64.
+        gain: Factor by which the sum becomes digital numbers, (k,) float64.
+        dtype: Type of the stored numbers in the file.
     """
 
     names: tuple[str, ...]
@@ -61,36 +63,38 @@ class Sample:
 
     @functools.cached_property
     def dn(self) -> np.ndarray:
+        """Digital numbers, (n, k) float64."""
         return (self.stored + self.offset) * self.gain
 
     @functools.cached_property
     def medians(self) -> np.ndarray:
+        """Median of each band in DN, (k,)."""
         return np.median(self.dn, axis=0)
 
     @functools.cached_property
     def visible(self) -> np.ndarray:
-        """(n, c) the colours; all bands where none of them is known."""
-        places = [place for place, name in enumerate(self.names) if name in RGB_BANDS]
-        return self.dn[:, places] if places else self.dn
+        """Digital numbers of the colours, or of all bands if there are no colours, (n, c)."""
+        positions = [position for position, name in enumerate(self.names) if name in RGB_BANDS]
+        return self.dn[:, positions] if positions else self.dn
 
     @functools.cached_property
     def white(self) -> float:
-        """Share of the pixels that become white: brighter than `RENDERED_DN` in every colour."""
+        """Share of the pixels that are rendered white: brighter than `BRIGHTEST_DN` in every colour."""
         return float((self.visible > BRIGHTEST_DN).all(axis=1).mean())
 
     @functools.cached_property
     def dark(self) -> float:
-        """Share of numbers that are not above 0, in the colour that has least of them."""
+        """Share of the numbers that are not above 0, in the colour that has fewest of them."""
         return float((self.visible <= 0).mean(axis=0).min())
 
     @functools.cached_property
     def dimmest(self) -> float:
-        """The 99th percentile of the brightest colour."""
+        """99th percentile of the brightest colour in DN."""
         return float(np.percentile(self.visible, 99, axis=0).max())
 
     @functools.cached_property
     def darkest(self) -> float:
-        """The third percentile of the darkest band, without stored zeros: edges of a swath are no dark ground."""
+        """Low percentile of the darkest band in DN, without stored zeros, which the edges of a swath have."""
         if self.stored.all():
             return float(np.percentile(self.dn, LOW_PERCENTILE, axis=0).min())
         columns = [column[stored != 0] for column, stored in zip(self.dn.T, self.stored.T)]
@@ -98,7 +102,7 @@ class Sample:
 
     @functools.cached_property
     def wrapped(self) -> float:
-        """Share of numbers just below 65536, unless there are as many between those and the others."""
+        """Share of the numbers just below 65536; 0 unless few numbers lie between those and the others."""
         if self.dtype != "uint16":
             return 0.0
         high = ((self.stored >= WRAPPED_DN) & (self.stored < 65_535)).mean()
@@ -106,12 +110,12 @@ class Sample:
 
     @property
     def near_infrared(self) -> float:
-        """Median of band 8; 0 where it is not there."""
+        """Median of B08 in DN; 0 without B08."""
         return float(self.medians[self.names.index("B08")]) if "B08" in self.names else 0.0
 
-    def on_grid(self, scale: float) -> bool:
-        """Whether numbers are whole digital numbers divided by a scale, which then must have been it."""
-        stored, are_whole = self._some
+    def has_steps_of(self, scale: float) -> bool:
+        """Returns whether stored numbers are whole digital numbers divided by a scale, which then was the scale."""
+        stored, are_whole = self._steps_sample
         if scale not in STEP_SCALES or are_whole != (scale < 1):
             return False
         values = stored * scale
@@ -120,31 +124,31 @@ class Sample:
         return bool(fits) and len(np.unique(stored)) >= 20
 
     @functools.cached_property
-    def _some(self) -> tuple[np.ndarray, bool]:
-        """Stored numbers from everywhere, at most 10,000, and whether they are whole."""
+    def _steps_sample(self) -> tuple[np.ndarray, bool]:
+        """At most 10,000 stored numbers, evenly spread, and whether they are whole."""
         stored = self.stored.ravel()[:: max(1, self.stored.size // 5_000)]
         return stored, bool((stored == np.rint(stored)).mean() >= MIN_STEP_SHARE)
 
     @functools.cached_property
     def exported_as(self) -> str | None:
-        """What numbers, taken as they are, were divided by to be stored; `None` if nothing shows it."""
+        """Phrase for the scale whose steps the numbers show, if they are taken as they are; `None` if for none."""
         if (self.gain != 1).any():
             return None
-        # Steps of ten tell nothing: digital numbers can be rounded.
-        return next((text for scale, text, *_ in KNOWN_SCALES if scale != 0.1 and self.on_grid(scale)), None)
+        # Steps of ten show nothing, because digital numbers can be rounded.
+        return next((text for scale, text, *_ in KNOWN_SCALES if scale != 0.1 and self.has_steps_of(scale)), None)
 
 
 @dataclass(frozen=True)
 class Check:
-    """One way in which numbers cannot be right.
+    """One way in which numbers cannot be digital numbers.
 
     Attributes:
-        settled_by: The flag that says otherwise: "scale" or "offset"; "none" where no flag does.
-        applies: Whether it is so.
-        finding: What was seen and what it would mean.
-        otherwise: What to do if the numbers are right all the same.
-        doubts_flags: Whether it holds against what the user says too.
-        can_be_bright_ground: Whether bright ground looks so too, in one patch.
+        settled_by: The flag that settles it, "scale" or "offset"; "none" if no flag does.
+        applies: Function that returns whether a sample has this fault.
+        finding: Function that returns the finding in a sample and its meaning.
+        otherwise: Advice for a user whose numbers are right nevertheless.
+        doubts_flags: Whether the check also applies to numbers that the user's flags explain.
+        can_be_bright_ground: Whether a single patch of bright ground may look the same.
     """
 
     settled_by: str
@@ -157,11 +161,11 @@ class Check:
 
 @dataclass(frozen=True)
 class Fault:
-    """Why numbers cannot be digital numbers.
+    """The reason why numbers can hardly be digital numbers.
 
     Attributes:
-        text: What was seen, what it would mean, and the flags that settle it.
-        can_be_bright_ground: Whether it may be nothing, in one patch among others.
+        text: The finding, its meaning, and the flags that settle it.
+        can_be_bright_ground: Whether a single patch of bright ground may look the same.
     """
 
     text: str
@@ -178,8 +182,8 @@ CHECKS = (
         "none",
         lambda s: s.wrapped > 0.005,
         lambda s: (
-            f"{100 * s.wrapped:.1f} % of its numbers are from {WRAPPED_DN} to 65534, as numbers below 0 become in 16 bits "
-            "without sign when an offset is taken away; give the file as it was before"
+            f"{100 * s.wrapped:.1f} % of its numbers are from {WRAPPED_DN} to 65534, as numbers below 0 become in 16 "
+            "bits without sign when an offset is taken away; give the file as it was before"
         ),
     ),
     Check(
@@ -207,8 +211,8 @@ CHECKS = (
         "scale",
         lambda s: s.white > MAX_WHITE_SHARE,
         lambda s: (
-            f"{100 * s.white:.0f} % of its pixels have more than {BRIGHTEST_DN:,} DN in every colour, as only cloud and "
-            f"snow have (medians {', '.join(f'{value:,.0f}' for value in s.medians[:3])})"
+            f"{100 * s.white:.0f} % of its pixels have more than {BRIGHTEST_DN:,} DN in every colour, as only cloud "
+            f"and snow have (medians {', '.join(f'{value:,.0f}' for value in s.medians[:3])})"
         ),
         "--scale=1 takes them as they are",
     ),
@@ -235,8 +239,8 @@ CHECKS = (
         "offset",
         lambda s: s.darkest >= MAX_DARKEST_DN,
         lambda s: (
-            f"its darkest band is at {s.darkest:,.0f} DN or more in {100 - LOW_PERCENTILE} % of the pixels, as with the "
-            f"{BASELINE_OFFSET_DN:,} that products since baseline 04.00 add"
+            f"its darkest band is at {s.darkest:,.0f} DN or more in {100 - LOW_PERCENTILE} % of the pixels, as with "
+            f"the {BASELINE_OFFSET_DN:,} that products since baseline 04.00 add"
         ),
         "--offset=0 says that there is none",
         can_be_bright_ground=True,
@@ -245,12 +249,15 @@ CHECKS = (
 
 
 def find_fault(sample: Sample, scale_known: bool = False, offset_known: bool = False) -> Fault | None:
-    """What is wrong with numbers, with the flags that settle it; `None` if they can be digital numbers.
+    """Finds out why numbers can hardly be digital numbers.
 
     Args:
         sample: The numbers.
-        scale_known, offset_known: Whether the user or a product's metadata says them. They are not doubted then, but
-            for an offset that leaves less than nothing.
+        scale_known: Whether the user or a product's metadata state the scale, which is then not doubted.
+        offset_known: Whether they state the offset, which is then doubted only if it leaves numbers below 0.
+
+    Returns:
+        The first fault with the flags that settle it; `None` if the numbers can be digital numbers.
     """
     known = {"scale": scale_known, "offset": offset_known, "none": False}
     for check in CHECKS:
@@ -263,71 +270,128 @@ def find_fault(sample: Sample, scale_known: bool = False, offset_known: bool = F
 
 
 def pool_samples(samples: Sequence[Sample]) -> Sample:
-    """The numbers of several files that are read alike, as one sample."""
+    """Joins samples of files that are read alike."""
     return replace(samples[0], stored=np.concatenate([sample.stored for sample in samples]))
 
 
+@dataclass(frozen=True)
+class FlagOption:
+    """Flags that would make digital numbers of stored numbers.
+
+    Attributes:
+        text: The flags and what they mean.
+        shows_steps: Whether the numbers show the steps of the scale.
+        distance: How unlike EuroSAT's the digital numbers would be; 0 for not at all.
+        scale_index: Position of the scale among those tried.
+    """
+
+    text: str
+    shows_steps: bool
+    distance: float
+    scale_index: int
+
+
 def _advise_flags(sample: Sample, check: Check, scale_known: bool, offset_known: bool) -> str:
-    """The flags under which the same numbers raise no doubt; empty where there are none."""
+    """Returns advice on the flags under which the same numbers raise no doubt; empty if there are none.
+
+    Args:
+        sample: The numbers.
+        check: The check that they failed.
+        scale_known: Whether the scale is stated, and kept.
+        offset_known: Whether the offset is stated, and kept in a fault of the scale.
+    """
     if check.settled_by == "none":
         return ""
-    now, highest = float(sample.gain.max()), float(sample.stored.max())
-    scales = [(scale, text) for scale, text, least, most in KNOWN_SCALES if least < highest <= most]
-    if sample.dtype == "uint8":
-        scales = [(scale, text) for scale, text in scales if text.startswith("255 ")]
-    if sample.exported_as:  # whose steps leave no other
-        scales = [(scale, text) for scale, text in scales if text == sample.exported_as]
-    if scale_known or check.settled_by == "offset":
-        scales = [(now, "")]
-    options: list[tuple[bool, float, int, str]] = []
-    for place, (scale, text) in enumerate(scales):
-        for added in _offsets_to_try(sample, check, scale == now, offset_known):
-            if added < 0 and options and options[-1][2] == place:  # it is right without
+    options: list[FlagOption] = []
+    for scale_index, (scale, meaning) in enumerate(_scales_to_try(sample, check, scale_known)):
+        for added_dn in _offsets_to_try(sample, check, scale == sample.gain.max(), offset_known):
+            if added_dn < 0 and options and options[-1].scale_index == scale_index:  # the scale suffices
                 continue
-            keeps_offset = offset_known and check.settled_by == "scale"
-            offset = sample.offset if keeps_offset else np.full_like(sample.offset, added / scale)
-            tried = replace(sample, gain=np.full_like(sample.gain, scale), offset=offset)
-            problems = [each for each in CHECKS if each.applies(tried)]
-            is_bright = any(problem.can_be_bright_ground for problem in problems)
-            if len(problems) > is_bright or (is_bright and added > 0):
-                continue
-            flags = [f"--scale={scale:.5g}"] if scale != now else []
-            flags += [f"--offset={added / scale:.5g}"] if added or not flags else []
-            if is_bright and not added and not offset_known:
-                flags += [
-                    f"(and --offset={-BASELINE_OFFSET_DN / scale:.5g} if it holds the {BASELINE_OFFSET_DN:,} of baseline 04.00)"
-                ]
-            meaning = f" ({text})" if text and scale != now and text != sample.exported_as else ""
-            unlike = sum(_distance(median, name) for median, name in zip(tried.medians, tried.names))
-            options.append((sample.on_grid(scale), unlike + (added > 0), place, " ".join(flags) + meaning))
+            option = _try_flags(sample, check, (scale, meaning, scale_index), added_dn, offset_known)
+            if option:
+                options.append(option)
     if not options:
         return "" if check.otherwise else "give --scale and --offset"
-    options.sort(key=lambda option: (not option[0], option[1], option[2]))  # the scale as it is comes first
-    best = options[:1] if options[0][0] else [option for option in options if option[1] <= options[0][1] + 0.5][:2]
-    return f"{' or '.join(option[3] for option in best)} would make digital numbers of them"
+    options.sort(key=lambda option: (not option.shows_steps, option.distance, option.scale_index))
+    best = options[:1]
+    if not options[0].shows_steps:
+        best = [option for option in options if option.distance <= options[0].distance + 0.5][:2]
+    return f"{' or '.join(option.text for option in best)} would make digital numbers of them"
+
+
+def _scales_to_try(sample: Sample, check: Check, scale_known: bool) -> list[tuple[float, str]]:
+    """Returns scales that may be right, with phrases for their meaning."""
+    if scale_known or check.settled_by == "offset":
+        return [(float(sample.gain.max()), "")]
+    highest = float(sample.stored.max())
+    scales = [(scale, text) for scale, text, above, up_to in KNOWN_SCALES if above < highest <= up_to]
+    if sample.dtype == "uint8":
+        scales = [(scale, text) for scale, text in scales if text.startswith("255 ")]
+    if sample.exported_as:
+        scales = [(scale, text) for scale, text in scales if text == sample.exported_as]
+    return scales
 
 
 def _offsets_to_try(sample: Sample, check: Check, keeps_scale: bool, offset_known: bool) -> Sequence[int]:
-    """Digital numbers that may have to be added, for a fault of the scale or of the offset."""
+    """Returns digital numbers that may have to be added, for a fault of the scale or of the offset."""
     if check.settled_by == "offset":
-        return (
-            (0, -BASELINE_OFFSET_DN, BASELINE_OFFSET_DN)
-            if (sample.offset < 0).any()
-            else (-BASELINE_OFFSET_DN, BASELINE_OFFSET_DN)
-        )
+        both_signs = (-BASELINE_OFFSET_DN, BASELINE_OFFSET_DN)
+        return (0, *both_signs) if (sample.offset < 0).any() else both_signs
     return (0, -BASELINE_OFFSET_DN) if (keeps_scale or sample.exported_as) and not offset_known else (0,)
 
 
-def _distance(median: float, name: str) -> float:
-    """How far a median lies outside those of EuroSAT's patches: the logarithm of a factor."""
+def _try_flags(
+    sample: Sample, check: Check, scale_option: tuple[float, str, int], added_dn: int, offset_known: bool
+) -> FlagOption | None:
+    """Tries a scale and an offset on numbers.
+
+    Args:
+        sample: The numbers.
+        check: The check that they failed.
+        scale_option: The scale, a phrase for its meaning, and its position among those tried.
+        added_dn: Digital numbers that the offset adds.
+        offset_known: Whether the offset is stated.
+
+    Returns:
+        The flags; `None` if the numbers would still raise doubts.
+    """
+    scale, meaning, scale_index = scale_option
+    current_scale = float(sample.gain.max())
+    keeps_offset = offset_known and check.settled_by == "scale"
+    offset = sample.offset if keeps_offset else np.full_like(sample.offset, added_dn / scale)
+    changed = replace(sample, gain=np.full_like(sample.gain, scale), offset=offset)
+    failed = [each for each in CHECKS if each.applies(changed)]
+    is_bright = any(each.can_be_bright_ground for each in failed)
+    if len(failed) > is_bright or (is_bright and added_dn > 0):
+        return None
+    flags = [f"--scale={scale:.5g}"] if scale != current_scale else []
+    flags += [f"--offset={added_dn / scale:.5g}"] if added_dn or not flags else []
+    if is_bright and not added_dn and not offset_known:
+        baseline_flag = f"--offset={-BASELINE_OFFSET_DN / scale:.5g}"
+        flags.append(f"(and {baseline_flag} if it holds the {BASELINE_OFFSET_DN:,} of baseline 04.00)")
+    if meaning and scale != current_scale and meaning != sample.exported_as:
+        flags.append(f"({meaning})")
+    distance = sum(_distance_from_eurosat(median, name) for median, name in zip(changed.medians, changed.names))
+    return FlagOption(" ".join(flags), sample.has_steps_of(scale), distance + (added_dn > 0), scale_index)
+
+
+def _distance_from_eurosat(median: float, name: str) -> float:
+    """Returns how far a band's median in DN lies outside those of EuroSAT's patches, as the logarithm of a factor."""
     low, high = MEDIAN_DN.get(name, (1, MAX_MEDIAN_DN))
     return float(max(0.0, np.log(low / max(median, 1e-6)), np.log(max(median, 1e-6) / high)))
 
 
 def impossible_mask(dn: np.ndarray) -> np.ndarray:
-    """Where digital numbers (..., k) stand for missing data that no file declares: -9999, 65535; (...) bool."""
+    """Returns where numbers can only stand for undeclared missing data, such as -9999 or 65535.
+
+    Args:
+        dn: (..., k) digital numbers.
+
+    Returns:
+        (...) bool.
+    """
     any_below, all_below, all_above = IMPOSSIBLE_DN
-    columns = [dn[..., place] for place in range(dn.shape[-1])]  # one by one: much faster than along the last axis
+    columns = [dn[..., band] for band in range(dn.shape[-1])]  # much faster than reducing the last axis
     above = functools.reduce(np.logical_and, (column > all_above for column in columns))
     if dn.dtype.kind == "u":
         return above
@@ -336,10 +400,13 @@ def impossible_mask(dn: np.ndarray) -> np.ndarray:
 
 
 def find_order_fault(stored: np.ndarray) -> str | None:
-    """What shows that 13 bands without names are not in EuroSAT's order: B10, of cirrus, is the darkest; else `None`.
+    """Finds out whether 13 bands without names are in another order than EuroSAT's, in which B10 (cirrus) is darkest.
 
     Args:
-        stored: (n, 13), the numbers where there is data.
+        stored: (n, 13), the stored numbers of pixels with data.
+
+    Returns:
+        The finding that shows another order, with advice; `None` if nothing does.
     """
     medians = np.median(stored, axis=0)
     darkest = int(medians.argmin())
@@ -353,8 +420,8 @@ def find_order_fault(stored: np.ndarray) -> str | None:
     )
 
 
-def _band_order_with_cirrus_at(darkest: int) -> Sequence[str]:
-    """The order of 13 bands in which B10 has this place: of products, or one of the two reversed; else none."""
-    product = sorted(BANDS, key=lambda name: (int(name[1:].rstrip("A")), name))
-    orders = (product, product[::-1], BANDS[::-1])
-    return next((order for order in orders if order.index("B10") == darkest), ())
+def _band_order_with_cirrus_at(index: int) -> Sequence[str]:
+    """Returns the common order of 13 bands in which B10 has an index: that of products, or reversed; else none."""
+    product_order = sorted(BANDS, key=lambda name: (int(name[1:].rstrip("A")), name))
+    orders = (product_order, product_order[::-1], BANDS[::-1])
+    return next((order for order in orders if order.index("B10") == index), ())

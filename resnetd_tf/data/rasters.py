@@ -1,6 +1,6 @@
 """Bands of Sentinel-2 in raster files: which band is which, their digital numbers, and where there is data.
 
-Whatever GDAL opens is read here, a patch as well as a scene: a file of several bands, pages or variables.
+Patches and scenes are read alike, from any file that GDAL opens: a file of several bands, pages or variables.
 """
 
 import contextlib
@@ -11,13 +11,12 @@ import pathlib
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import rasterio
 import rasterio.errors
 import rasterio.windows
-import tifffile
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.vrt import WarpedVRT
 
@@ -26,11 +25,11 @@ from resnetd_tf.data.digital_numbers import Fault, Sample
 from resnetd_tf.errors import InputError, damage_as_input_error, first_line
 from resnetd_tf.sentinel2 import BANDS, BASELINE_OFFSET_DN, RGB_BANDS, parse_band_name
 
-JPEG2000_BLOCK_ROWS = 1024  # rows of a block in Sentinel-2's JPEG 2000
+JPEG2000_BLOCK_ROWS = 1024  # rows of a block in the JPEG 2000 files of Sentinel-2
 BASELINE_PATTERN = re.compile(r"S2[A-D]_MSIL(?:1C|2A)_\d{8}T\d{6}_N(\d{4})_")
 COLOUR_INTERPRETATIONS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
-MIN_FILL_SHARE = 0.01  # share of the pixels
-MAX_REFLECTANCE_SCALE = 0.5  # a declared scale below makes reflectances, one above digital numbers
+MIN_FILL_SHARE = 0.01  # share of the pixels that a fill value has at least
+MAX_REFLECTANCE_SCALE = 0.5  # a smaller declared scale gives reflectances, a larger one digital numbers
 
 
 @dataclass(frozen=True)
@@ -40,8 +39,9 @@ class Band:
     Attributes:
         dataset: The file, opened by rasterio.
         index: Number of the band in the file, from 1.
-        offset, gain: A digital number is (stored + offset) * gain.
-        fill: A number that stands for missing data where every band has it, though the file does not say so.
+        offset: Number that is added to stored numbers.
+        gain: Factor by which the sum becomes digital numbers: (stored + offset) * gain.
+        fill: Undeclared fill value: a pixel with it in every band has no data. `None` if there is none.
     """
 
     dataset: rasterio.DatasetReader
@@ -59,19 +59,20 @@ class Band:
         return self.dataset.nodatavals[self.index - 1]
 
     def digital_numbers(self, stored: np.ndarray) -> np.ndarray:
-        """Stored numbers as digital numbers, float32; 0 where they are not finite."""
+        """Converts stored numbers of any shape to digital numbers, float32; 0 where they are not finite."""
         return np.nan_to_num((stored.astype("float32") + self.offset) * self.gain, posinf=0, neginf=0)
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What a user says of numbers in files that do not say it themselves.
+class RasterOptions:
+    """How a user says to interpret raster files that do not state it themselves: (stored + offset) * scale.
 
     Attributes:
-        bands: Names of the bands of a file, in its order.
-        scale: Digital numbers for each stored unit, after the offset.
-        offset: What is added to stored numbers first.
-        fill: For each of EuroSAT's 13 bands the digital number that stands for a missing one; `None` refuses those.
+        bands: Names of all bands of a file in its order; `None` to use the file's own.
+        scale: Factor that gives digital numbers, after the offset is added; above 0. `None` to use the file's own.
+        offset: Number that is added to stored numbers first. `None` to use the file's own.
+        fill: For each of EuroSAT's 13 bands the digital number that replaces a missing band; `None` refuses files that
+            lack bands.
 
     Raises:
         InputError: A number is outside its range, or a name is no band.
@@ -97,24 +98,24 @@ class Reading:
 
     @property
     def flags(self) -> str:
-        """The flags that were given, as on the command line; empty for none."""
+        """The options as command-line flags; empty if there are none."""
         values = {"bands": self.bands and ",".join(self.bands), "scale": self.scale, "offset": self.offset}
         return " ".join(f"--{name}={value}" for name, value in values.items() if value is not None)
 
 
-AS_STORED = Reading()
+AS_STORED = RasterOptions()
 
 
 @dataclass(frozen=True)
 class BandSet:
-    """The bands that were found in files of one scene.
+    """The bands of a patch or a scene.
 
     Attributes:
-        bands: By name.
-        is_picture: Whether they are the colours of a picture of 8 bits, and no digital numbers.
-        description: What was found, and where the numbers' meaning was read, in words.
-        is_calibrated: Whether a product's metadata say what the numbers mean.
-        is_unnamed: Whether 13 bands have no names and are taken to be in EuroSAT's order.
+        bands: The bands by name, such as "B04".
+        is_picture: Whether they are the colours of a picture of 8 bits rather than digital numbers.
+        description: A phrase for the user: the bands, and how and by whose word stored numbers become digital numbers.
+        is_calibrated: Whether a product's metadata state offset and scale.
+        is_unnamed: Whether they are 13 bands without names, taken to be in EuroSAT's order.
     """
 
     bands: dict[str, Band]
@@ -128,16 +129,11 @@ class NotARaster(InputError):
     """GDAL does not open a file."""
 
 
-def unique_datasets(bands: Sequence[Band]) -> list[rasterio.DatasetReader]:
-    """The files of bands, each once."""
-    return list({id(band.dataset): band.dataset for band in bands}.values())
-
-
 def open_raster(path: str) -> rasterio.DatasetReader:
-    """A raster file, opened.
+    """Opens a raster file.
 
     Raises:
-        InputError: GDAL cannot open it.
+        InputError: The path is an address of the web, or GDAL cannot open the file (`NotARaster`).
     """
     if "://" in path and not pathlib.Path(path).exists():
         raise InputError(f"{path}: an address of the web is not read; download the file first")
@@ -152,150 +148,114 @@ def open_raster(path: str) -> rasterio.DatasetReader:
 
 @contextlib.contextmanager
 def ignore_missing_georeference() -> Iterator[None]:
-    """Without rasterio's warning of files that have no georeference."""
+    """Suppresses rasterio's warning of files that have no georeference."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         yield
 
 
 def open_bands(
-    path: pathlib.Path, reading: Reading, takes_picture: bool = True, dataset: rasterio.DatasetReader | None = None
+    path: pathlib.Path,
+    raster_options: RasterOptions,
+    accepts_picture: bool = True,
+    dataset: rasterio.DatasetReader | None = None,
 ) -> BandSet:
-    """Opens the bands of one file: a GeoTIFF, VRT, JPEG 2000, netCDF or whatever else GDAL opens.
+    """Opens the bands of one file: a GeoTIFF, VRT, JPEG 2000, netCDF or any other file that GDAL opens.
 
     Args:
         path: The file.
-        reading: What the user says of it.
-        takes_picture: Whether 8 bits with named colours may be a picture, rather than digital numbers.
-        dataset: The file, if it is opened already.
+        raster_options: Names of bands, scale and offset, which count before those of the file.
+        accepts_picture: Whether 8 bits with named colours may be a picture rather than digital numbers.
+        dataset: The file, if it is open already.
 
     Raises:
-        InputError: GDAL does not open it, its bands are not known or are named twice.
+        InputError: GDAL does not open the file, its bands are unknown, or a band is there twice.
     """
     with damage_as_input_error(f"{path}: cannot be read, damaged or truncated"):
-        return _band_set(path, reading, takes_picture, dataset or open_raster(str(path)))
+        return _make_band_set(path, raster_options, accepts_picture, dataset or open_raster(str(path)))
 
 
-def _band_set(path: pathlib.Path, reading: Reading, takes_picture: bool, dataset: rasterio.DatasetReader) -> BandSet:
-    """The bands of an opened file, as `open_bands` returns them."""
-    places = _band_places(dataset, path)
-    dtype = np.dtype(places[0][0].dtypes[places[0][1] - 1])
+def _make_band_set(
+    path: pathlib.Path, raster_options: RasterOptions, accepts_picture: bool, dataset: rasterio.DatasetReader
+) -> BandSet:
+    """Makes the band set of an open file, as `open_bands` returns it."""
+    locations = _locate_bands(dataset, path)
+    dtype = np.dtype(locations[0][0].dtypes[locations[0][1] - 1])
     if dtype.kind == "c" or dtype.kind not in "iuf":
         raise InputError(f"{path}: its numbers are {dtype}; give whole or real numbers")
-    stac = _stac_bands(path, len(places))
-    names = _band_names(path, places, reading, stac, dtype)
-    if dtype == "uint8" and (takes_picture or not any(names)) and (colours := _picture_colours(dataset, names)):
-        bands = {band: Band(dataset, place) for band, place in zip(RGB_BANDS, colours)}
+    stac_bands = _read_stac_bands(path, len(locations))
+    names = _name_bands(path, locations, raster_options, stac_bands, dtype)
+    if dtype == "uint8" and (accepts_picture or not any(names)) and (colours := _picture_colours(dataset, names)):
+        bands = {name: Band(dataset, index) for name, index in zip(RGB_BANDS, colours)}
         return BandSet(bands, True, _describe_picture(dataset, colours))
     if not any(names):
-        raise InputError(_unnamed_bands_message(dataset, path, places, dtype))
+        raise InputError(_unnamed_bands_message(dataset, path, locations, dtype))
     repeated = sorted({name for name in names if name and names.count(name) > 1})
     if repeated:
-        once = [name if name and name not in names[:place] else "x" for place, name in enumerate(names)]
+        once = [name if name and name not in names[:position] else "x" for position, name in enumerate(names)]
         raise InputError(
             f"{path}: {', '.join(repeated)} is there twice; name the bands that are meant, as --bands={','.join(once)} "
             "(x for the others)"
         )
-    chosen = [(name, place, item) for name, place, item in zip(names, places, stac) if name]
     bands, sources = {}, set()
-    for name, (band_dataset, index), item in chosen:
+    for name, (band_dataset, index), stac_band in zip(names, locations, stac_bands):
+        if not name:
+            continue
         offset, gain, source = 0.0, 1.0, ""
-        if reading.scale is None or reading.offset is None:
-            offset, gain, source = _declared_conversion(band_dataset, index, path, item)
-        bands[name] = _apply_flags(Band(band_dataset, index, offset, gain), reading)
+        if raster_options.scale is None or raster_options.offset is None:
+            offset, gain, source = _declared_conversion(band_dataset, index, path, stac_band)
+        bands[name] = _apply_flags(Band(band_dataset, index, offset, gain), raster_options)
         sources.add(source)
-    unused = [place for place, name in enumerate(names, 1) if not name]
+    unused = [str(number) for number, name in enumerate(names, 1) if not name]
     description = f"bands {', '.join(bands)} of {dtype}: "
-    description += describe_conversion(list(bands.values()), " and ".join(sorted(sources)), reading)
+    description += describe_conversion(list(bands.values()), " and ".join(sorted(sources)), raster_options)
     if unused:
-        description += f"; band {', '.join(map(str, unused))} of the file, no band of Sentinel-2, not used"
-    is_unnamed = (
-        reading.bands is None and len(names) == len(BANDS) and not any(map(parse_band_name, _band_labels(places)))
-    )
-    is_unnamed &= not stac[0]
+        description += f"; band {', '.join(unused)} of the file, no band of Sentinel-2, not used"
+    is_unnamed = raster_options.bands is None and len(names) == len(BANDS) and not stac_bands[0]
+    is_unnamed = is_unnamed and not any(map(parse_band_name, _band_labels(locations)))
     if is_unnamed:
         description += "; without names, in EuroSAT's order"
     return BandSet(bands, False, description, is_unnamed=is_unnamed)
 
 
-def missing_bands(name: str, band_set: BandSet, wanted: Sequence[str], reading: Reading) -> list[str]:
-    """The wanted bands that a file or a scene of that name lacks.
+def missing_bands(
+    name: str, band_set: BandSet, required_bands: Sequence[str], raster_options: RasterOptions
+) -> list[str]:
+    """Returns the bands that a file or a scene lacks.
+
+    Args:
+        name: Name of the file or the scene, for the message.
+        band_set: Its bands.
+        required_bands: Names of the bands that the classifier takes.
+        raster_options: The user's options, whose `fill` replaces missing bands.
 
     Raises:
-        InputError: Nothing fills them in, or all are missing.
+        InputError: Bands are missing and nothing replaces them, or all are missing.
     """
-    missing = [band for band in wanted if band not in band_set.bands]
-    if missing and (reading.fill is None or len(missing) == len(wanted)):
-        fills_in = "; --missing=mean fills in" if len(wanted) > 3 else ""  # a colour is a third of what is seen
+    missing = [band for band in required_bands if band not in band_set.bands]
+    if missing and (raster_options.fill is None or len(missing) == len(required_bands)):
+        fills_in = "; --missing=mean fills in" if len(required_bands) > 3 else ""  # not for one of three colours
         raise InputError(f"{name} has no {', '.join(missing)}, which the classifier takes{fills_in}")
     return missing
 
 
-def describe_conversion(bands: Sequence[Band], source: str, reading: Reading) -> str:
-    """How stored numbers of bands become digital numbers, and who says so, in words."""
-    offsets, gains = sorted({band.offset for band in bands}), sorted({band.gain for band in bands})
-    as_stored = offsets == [0] and gains == [1]
-    if as_stored and reading.scale is None and reading.offset is None:
-        return "digital numbers as they are stored"
-    offset_source = "as given" if reading.offset is not None else source
-    scale_source = "as given" if reading.scale is not None else source
-    offset_text = f"offset {' or '.join(f'{value:+g}' for value in offsets)}"
-    scale_text = f"scale {' or '.join(f'{value:g}' for value in gains)}"
-    if offset_source == scale_source:
-        return f"digital numbers by {offset_text} and {scale_text} {offset_source}"
-    parts = ("digital numbers by", offset_text, offset_source, "and", scale_text, scale_source)
-    return " ".join(part for part in parts if part)
+# Finding the bands of a file and their names.
+
+Location = tuple[rasterio.DatasetReader, int]  # of a band: the file and the band's number in it, from 1
 
 
-def calibrate_band(
-    dataset: rasterio.DatasetReader, index: int, path: str, product_tags: dict, reading: Reading
-) -> Band:
-    """A band of a product with the offset and the scale of its metadata, or those that the user gives.
-
-    Args:
-        dataset, index: The band.
-        path: The file that has the metadata.
-        product_tags: What it says of all bands, as GDAL has it.
-        reading: What the user says.
+def _locate_bands(dataset: rasterio.DatasetReader, path: pathlib.Path) -> list[Location]:
+    """Locates the bands of a file, which may be pages or variables of one band each.
 
     Raises:
-        InputError: Metadata have something else than a number.
+        InputError: The file has no bands, or variables of several images.
     """
-    offset = _metadata_number(path, dataset.tags(index), ("RADIO_ADD_OFFSET", "BOA_ADD_OFFSET"), 0)
-    quantification = _metadata_number(path, product_tags, ("QUANTIFICATION_VALUE", "BOA_QUANTIFICATION_VALUE"), 10_000)
-    if quantification <= 0:
-        raise InputError(f"{path}: its quantification is {quantification:g}, not above 0; download the product again")
-    return _apply_flags(Band(dataset, index, offset, 10_000 / quantification), reading)
-
-
-def _metadata_number(path: str, tags: dict[str, str], keys: tuple[str, ...], default: float) -> float:
-    """The number that metadata give under one of some keys, else the default."""
-    key, text = next(((key, tags[key]) for key in keys if tags.get(key)), ("", str(default)))
-    with damage_as_input_error(f"{path}: its {key} cannot be used", "; download the product again"):
-        number = float(text)
-        if not math.isfinite(number):
-            raise ValueError(f"it is {text}")
-    return number
-
-
-def _apply_flags(band: Band, reading: Reading) -> Band:
-    """A band with the offset and the scale that the user gives."""
-    offset = band.offset if reading.offset is None else reading.offset
-    gain = band.gain if reading.scale is None else reading.scale
-    return Band(band.dataset, band.index, offset, gain)
-
-
-def _band_places(dataset: rasterio.DatasetReader, path: pathlib.Path) -> list[tuple[rasterio.DatasetReader, int]]:
-    """Where a file's bands are: in its pages or variables, where it has several of one band each.
-
-    Raises:
-        InputError: It has no bands, or variables that are no images of one band.
-    """
-    parts_of_file = dataset.tags(ns="SUBDATASETS")  # in `dataset.subdatasets` the tenth follows the first
-    keys = sorted((key for key in parts_of_file if key.endswith("_NAME")), key=lambda key: int(key.split("_")[1]))
-    pages = [parts_of_file[key] for key in keys if not parts_of_file[key].startswith("SENTINEL2_")]
+    tags = dataset.tags(ns="SUBDATASETS")
+    # In order of their numbers: `dataset.subdatasets` has the tenth after the first.
+    keys = sorted((key for key in tags if key.endswith("_NAME")), key=lambda key: int(key.split("_")[1]))
+    pages = [tags[key] for key in keys if not tags[key].startswith("SENTINEL2_")]
     if dataset.count == 1 and _stores_rows_as_pages(dataset, len(pages)):
-        dataset, pages = _read_rows_as_pages(path), []
+        dataset, pages = _read_rows_as_pages(pages), []
     if dataset.count > 1 or (dataset.count == 1 and len(pages) < 2):
         return [(dataset, index) for index in dataset.indexes]
     parts = [open_raster(name) for name in pages]
@@ -312,18 +272,21 @@ def _band_places(dataset: rasterio.DatasetReader, path: pathlib.Path) -> list[tu
 
 
 def _stores_rows_as_pages(dataset: rasterio.DatasetReader, pages: int) -> bool:
-    """Whether a TIFF is an array (height, width, bands) as tifffile writes it: a page for each row of pixels."""
+    """Returns whether a TIFF is an array (height, width, bands) written by tifffile: a page for each row of pixels."""
     shape = []
     with contextlib.suppress(ValueError, TypeError, KeyError):
         shape = json.loads(dataset.tags().get("TIFFTAG_IMAGEDESCRIPTION", ""))["shape"]
-    is_said = len(shape) == 3 and shape[0] == pages > shape[2] == dataset.width
-    return pages > 1 and (is_said or dataset.width == len(BANDS) != pages)
+    is_declared = len(shape) == 3 and shape[0] == pages > shape[2] == dataset.width
+    return pages > 1 and (is_declared or dataset.width == len(BANDS) != pages)
 
 
-def _read_rows_as_pages(path: pathlib.Path) -> rasterio.DatasetReader:
-    """A TIFF whose pages are rows of pixels as a raster in memory that has bands."""
-    with damage_as_input_error(f"{path}: cannot be read, damaged or truncated"):
-        pixels = np.moveaxis(tifffile.imread(path, is_ome=False), -1, 0)
+def _read_rows_as_pages(pages: Sequence[str]) -> rasterio.DatasetReader:
+    """Reads a TIFF whose pages are rows of pixels (width, bands), and returns it as a raster in memory with bands."""
+    rows = []
+    for page in pages:
+        with open_raster(page) as file:
+            rows.append(file.read(1))
+    pixels = np.stack(rows).transpose(2, 0, 1)
     bands, height, width = pixels.shape
     memory = rasterio.MemoryFile()
     with ignore_missing_georeference():
@@ -331,75 +294,87 @@ def _read_rows_as_pages(path: pathlib.Path) -> rasterio.DatasetReader:
         with memory.open(driver="GTiff", **shape) as file:
             file.write(pixels)
         dataset = memory.open()
-    setattr(dataset, "memory", memory)  # noqa: B010 - which is there as long as the dataset
+    setattr(dataset, "memory", memory)  # noqa: B010 - keeps the memory as long as the dataset
     return dataset
 
 
-def _band_labels(places: list[tuple[rasterio.DatasetReader, int]]) -> list[str | None]:
-    """What a file calls its bands: GDAL's descriptions, or those of products and netCDF."""
+def _band_labels(locations: Sequence[Location]) -> list[str | None]:
+    """Returns the file's own name of each band: GDAL's description, or a tag of products and netCDF."""
     labels: list[str | None] = []
-    for dataset, index in places:
+    for dataset, index in locations:
         label = dataset.descriptions[index - 1]
-        if not label and (dataset is not places[0][0] or dataset.tags(1)):  # which the first band tells
+        # Tags take time to read: if the first band has none, the others of the file have none either.
+        if not label and (dataset is not locations[0][0] or dataset.tags(1)):
             tags = dataset.tags(index)
             label = tags.get("BANDNAME") or tags.get("NETCDF_VARNAME")
         labels.append(label)
     return labels
 
 
-def _band_names(
-    path: pathlib.Path, places: list, reading: Reading, stac: list[dict], dtype: np.dtype
+def _name_bands(
+    path: pathlib.Path,
+    locations: Sequence[Location],
+    raster_options: RasterOptions,
+    stac_bands: list[dict],
+    dtype: np.dtype,
 ) -> list[str | None]:
-    """Names of a file's bands, as the user, STAC or the file tells; `None` of what is no band of Sentinel-2."""
-    if reading.bands is not None:
-        if len(reading.bands) != len(places):
-            raise InputError(f"--bands names {len(reading.bands)} bands, {path} has {len(places)}")
-        return [parse_band_name(band) for band in reading.bands]
-    labels = _band_labels(places)
-    numbered = [re.fullmatch(r"(b|band)[\W_]*0*(\d+)", (label or "").lower()) for label in labels]
-    counts = all(match and int(match[2]) == place for place, match in enumerate(numbered, 1))
-    in_full = all(match and match[1] == "band" for match in numbered)
-    if counts and (in_full or len(places) <= 4 or len(places) == len(BANDS)):  # numbers in the file, not names
-        labels = [None] * len(places)
+    """Names each band of a file by the user's options, the file, STAC, or its colours; `None` for unknown bands.
+
+    Raises:
+        InputError: The user names another number of bands.
+    """
+    if raster_options.bands is not None:
+        if len(raster_options.bands) != len(locations):
+            raise InputError(f"--bands names {len(raster_options.bands)} bands, {path} has {len(locations)}")
+        return [parse_band_name(band) for band in raster_options.bands]
+    labels = _band_labels(locations)
+    matches = [re.fullmatch(r"(b|band)[\W_]*0*(\d+)", (label or "").lower()) for label in labels]
+    are_numbered = all(match and int(match[2]) == number for number, match in enumerate(matches, 1))
+    in_full = all(match and match[1] == "band" for match in matches)
+    if are_numbered and (in_full or len(locations) <= 4 or len(locations) == len(BANDS)):
+        labels = [None] * len(locations)  # positions in the file rather than names of Sentinel-2's bands
     names = [parse_band_name(label) for label in labels]
     if not any(names):
-        names = [parse_band_name(str(item.get("name") or item.get("common_name") or "")) for item in stac]
-    colours = [dataset.colorinterp[index - 1] for dataset, index in places]
+        names = [parse_band_name(str(band.get("name") or band.get("common_name") or "")) for band in stac_bands]
+    colours = [dataset.colorinterp[index - 1] for dataset, index in locations]
     if not any(names) and all(colours.count(colour) == 1 for colour in COLOUR_INTERPRETATIONS):
-        names = [dict(zip(COLOUR_INTERPRETATIONS, RGB_BANDS)).get(colour) for colour in colours]
-        return names if dtype != "uint8" else [None] * len(places)  # a picture's are looked at by `_colours`
-    if not any(names) and len(places) == len(BANDS) and dtype != "uint8":
-        return list(BANDS)  # EuroSAT's own files say nothing
+        if dtype == "uint8":  # `_picture_colours` decides
+            return [None] * len(locations)
+        return [dict(zip(COLOUR_INTERPRETATIONS, RGB_BANDS)).get(colour) for colour in colours]
+    if not any(names) and len(locations) == len(BANDS) and dtype != "uint8":
+        return list(BANDS)  # EuroSAT's own files have no names
     return names
 
 
-def _unnamed_bands_message(dataset, path: pathlib.Path, places: list, dtype: np.dtype) -> str:
-    if dataset.driver in ("PNG", "JPEG", "GIF", "BMP", "WEBP") or (dtype == "uint8" and len(places) <= 4):
+def _unnamed_bands_message(
+    dataset: rasterio.DatasetReader, path: pathlib.Path, locations: Sequence[Location], dtype: np.dtype
+) -> str:
+    """Returns the message for a file none of whose bands are known."""
+    count = len(locations)
+    if dataset.driver in ("PNG", "JPEG", "GIF", "BMP", "WEBP") or (dtype == "uint8" and count <= 4):
         return f"{path}: {dtype} or of a palette, of unknown scale; convert it to RGB of 8 bits"
-    if len(places) == 1:
+    if count == 1:
         return f"{path}: one band of {dtype}; give the files of the other bands too, named as ..._B04.tif"
-    called = ", ".join(filter(None, _band_labels(places)))
-    naming = f"are called {called}" if called else "have no names"
-    return (
-        f"{path}: {len(places)} bands of {dtype} that {naming}; name all of them, as {_bands_flag_example(len(places))}"
-    )
+    labels = ", ".join(filter(None, _band_labels(locations)))
+    naming = f"are called {labels}" if labels else "have no names"
+    return f"{path}: {count} bands of {dtype} that {naming}; name all of them, as {_example_of_bands_flag(count)}"
 
 
-def _bands_flag_example(count: int) -> str:
-    """A flag that names as many bands, in an order that is common for their number."""
+def _example_of_bands_flag(count: int) -> str:
+    """Returns a --bands flag that names a number of bands in a common order."""
     orders = {1: ("B04",), 3: ("B04", "B03", "B02"), 4: ("B02", "B03", "B04", "B08"), len(BANDS): BANDS}
     names = orders.get(count, (*("B02", "B03", "B04", "B08", *["x"] * count)[:count],))
-    kind = " (x for what is no band of Sentinel-2)" if "x" in names else ""
-    return f"--bands={','.join(names)} if that is their order{kind}"
+    remark = " (x for what is no band of Sentinel-2)" if "x" in names else ""
+    return f"--bands={','.join(names)} if that is their order{remark}"
 
 
 def _picture_colours(dataset: rasterio.DatasetReader, names: list[str | None]) -> Sequence[int] | None:
-    """The bands of a picture of 8 bits that are red, green and blue, from 1; `None` of what is no picture.
+    """Returns which bands of an 8-bit picture are red, green and blue, from 1; `None` if the file is no picture.
 
-    Their names say it; if none has one, the file's colours, else their order. Where some are named, but not all three
-    colours, it is no picture: B08, B04, B03 are false colours.
+    The names of the bands decide, or else the file's colours, or else the order. A file with names that lack one of the
+    three colours is no picture: B08, B04, B03 are false colours.
     """
-    if dataset.count != len(names):  # pages, which are no picture together
+    if dataset.count != len(names):  # the bands are pages
         return None
     if all(names.count(band) == 1 for band in RGB_BANDS):
         return [names.index(band) + 1 for band in RGB_BANDS]
@@ -409,10 +384,11 @@ def _picture_colours(dataset: rasterio.DatasetReader, names: list[str | None]) -
         return None
     if set(COLOUR_INTERPRETATIONS) <= set(dataset.colorinterp):
         return [dataset.colorinterp.index(colour) + 1 for colour in COLOUR_INTERPRETATIONS]
-    return (1, 2, 3) if dataset.count > 2 else (1, 1, 1)  # the last of two or four is transparency
+    return (1, 2, 3) if dataset.count > 2 else (1, 1, 1)  # the last of two or four bands is transparency
 
 
 def _describe_picture(dataset: rasterio.DatasetReader, colours: Sequence[int]) -> str:
+    """Returns the description of a picture whose bands `colours`, from 1, are red, green and blue."""
     usual: dict[tuple[int, ...], str] = {(1, 2, 3): "", (1, 1, 1): ", one grey for all"}
     text = usual.get(tuple(colours), f", red, green and blue its bands {', '.join(map(str, colours))}")
     unused = [
@@ -423,23 +399,101 @@ def _describe_picture(dataset: rasterio.DatasetReader, colours: Sequence[int]) -
     return f"picture of 8 bits: colours as they are{text}" + (f"; band {', '.join(unused)} not used" if unused else "")
 
 
-def _declared_conversion(
-    dataset: rasterio.DatasetReader, index: int, path: pathlib.Path, item: dict
-) -> tuple[float, float, str]:
-    """Offset and gain of a band as the file says them, and where: metadata of a product, scale and offset of GDAL
-    (or CF), a STAC item beside it, the name of a product.
+# Offset and scale of a file's numbers.
+
+
+def describe_conversion(bands: Sequence[Band], source: str, raster_options: RasterOptions) -> str:
+    """Returns a phrase on how stored numbers become digital numbers.
+
+    Args:
+        bands: The bands.
+        source: Where offset and scale come from, as a phrase such as "as the file says".
+        raster_options: The user's options, which are "as given".
     """
-    of_file = dataset.tags()
-    is_of_product = {"RADIO_ADD_OFFSET", "BOA_ADD_OFFSET"} & dataset.tags(index).keys()
-    is_of_product |= {"QUANTIFICATION_VALUE", "BOA_QUANTIFICATION_VALUE"} & of_file.keys()
+    offsets, gains = sorted({band.offset for band in bands}), sorted({band.gain for band in bands})
+    as_stored = offsets == [0] and gains == [1]
+    if as_stored and raster_options.scale is None and raster_options.offset is None:
+        return "digital numbers as they are stored"
+    offset_source = "as given" if raster_options.offset is not None else source
+    scale_source = "as given" if raster_options.scale is not None else source
+    offset_text = f"offset {' or '.join(f'{value:+g}' for value in offsets)}"
+    scale_text = f"scale {' or '.join(f'{value:g}' for value in gains)}"
+    if offset_source == scale_source:
+        return f"digital numbers by {offset_text} and {scale_text} {offset_source}"
+    parts = ("digital numbers by", offset_text, offset_source, "and", scale_text, scale_source)
+    return " ".join(part for part in parts if part)
+
+
+def calibrate_band(
+    dataset: rasterio.DatasetReader, index: int, path: str, product_tags: dict, raster_options: RasterOptions
+) -> Band:
+    """Makes a band of a product with the offset and the scale of the metadata, or the user's.
+
+    Args:
+        dataset: The file.
+        index: Number of the band in the file, from 1.
+        path: The metadata file, for messages.
+        product_tags: GDAL's tags of the product.
+        raster_options: The user's scale and offset, which count before those of the metadata.
+
+    Raises:
+        InputError: The metadata have no finite number there, or a quantification that is not above 0.
+    """
+    offset = _metadata_number(path, dataset.tags(index), ("RADIO_ADD_OFFSET", "BOA_ADD_OFFSET"), 0)
+    quantification = _metadata_number(path, product_tags, ("QUANTIFICATION_VALUE", "BOA_QUANTIFICATION_VALUE"), 10_000)
+    if quantification <= 0:
+        raise InputError(f"{path}: its quantification is {quantification:g}, not above 0; download the product again")
+    return _apply_flags(Band(dataset, index, offset, 10_000 / quantification), raster_options)
+
+
+def _metadata_number(path: str, tags: dict[str, str], keys: tuple[str, ...], default: float) -> float:
+    """Returns the number under the first of some keys that metadata have, or else the default."""
+    key, text = next(((key, tags[key]) for key in keys if tags.get(key)), ("", str(default)))
+    with damage_as_input_error(f"{path}: its {key} cannot be used", "; download the product again"):
+        number = float(text)
+        if not math.isfinite(number):
+            raise ValueError(f"it is {text}")
+    return number
+
+
+def _apply_flags(band: Band, raster_options: RasterOptions) -> Band:
+    """Returns a band with the user's offset and scale, where the user gives them."""
+    offset = band.offset if raster_options.offset is None else raster_options.offset
+    gain = band.gain if raster_options.scale is None else raster_options.scale
+    return replace(band, offset=offset, gain=gain)
+
+
+def _declared_conversion(
+    dataset: rasterio.DatasetReader, index: int, path: pathlib.Path, stac_band: dict
+) -> tuple[float, float, str]:
+    """Returns offset and gain of a band as declared with the file.
+
+    The first source that declares them counts. The sources are scale and offset of GDAL (or CF), tags with metadata of
+    a product, a STAC item in the folder, and the processing baseline in the name of the file or its product.
+
+    Args:
+        dataset: The file.
+        index: Number of the band in the file, from 1.
+        path: Path of the file.
+        stac_band: The band's entry in a STAC item; empty if there is none.
+
+    Returns:
+        Offset, gain, and a phrase for the source, such as "as the file says".
+
+    Raises:
+        InputError: A declared number cannot be used.
+    """
+    tags = dataset.tags()
+    has_product_tags = {"RADIO_ADD_OFFSET", "BOA_ADD_OFFSET"} & dataset.tags(index).keys()
+    has_product_tags |= {"QUANTIFICATION_VALUE", "BOA_QUANTIFICATION_VALUE"} & tags.keys()
     scale, offset = dataset.scales[index - 1], dataset.offsets[index - 1]
     source = "as the file says"
-    if is_of_product and (scale, offset) == (1.0, 0.0):
-        band = calibrate_band(dataset, index, str(path), of_file, AS_STORED)
+    if has_product_tags and (scale, offset) == (1.0, 0.0):
+        band = calibrate_band(dataset, index, str(path), tags, AS_STORED)
         return band.offset, band.gain, "as its metadata say"
     if (scale, offset) == (1.0, 0.0):
         with damage_as_input_error(f"{path}: scale and offset of its STAC item cannot be used"):
-            scale, offset = float(item.get("scale", 1.0)), float(item.get("offset", 0.0))
+            scale, offset = float(stac_band.get("scale", 1.0)), float(stac_band.get("offset", 0.0))
         source = "as its STAC item says"
     if (scale, offset) != (1.0, 0.0):
         if not (math.isfinite(scale) and scale > 0 and math.isfinite(offset)):
@@ -452,23 +506,36 @@ def _declared_conversion(
     return 0.0, 1.0, ""
 
 
-def _stac_bands(path: pathlib.Path, count: int) -> list[dict]:
-    """For each band what a STAC item beside the file says of it: name, common_name, scale, offset.
+def _read_stac_bands(path: pathlib.Path, count: int) -> list[dict]:
+    """Reads what a STAC item in the file's folder says of each band.
 
-    Those of `raster:bands` and `eo:bands`, or of STAC 1.1's `bands`; empty where there is no item for the file.
+    Args:
+        path: The raster file.
+        count: Number of its bands.
+
+    Returns:
+        For each band a dictionary of name, common_name, scale and offset, from `raster:bands` and `eo:bands` or from
+        STAC 1.1's `bands`; empty if no item describes the file.
+
+    Raises:
+        InputError: An item describes the file and cannot be read.
     """
     if path.parent.is_dir():
         items = [(file, file.stat().st_mtime_ns) for file in sorted(path.parent.glob("*.json"))]
-        asset = _stac_assets(tuple(items)).get(path.name) if items else None
+        asset = _read_stac_assets(tuple(items)).get(path.name) if items else None
         if asset:
             with damage_as_input_error(f"{path}: its STAC item cannot be read", "; remove or mend it"):
-                return [_stac_band(asset, place) for place in range(count)]
+                return [_merge_stac_band(asset, position) for position in range(count)]
     return [{}] * count
 
 
 @functools.lru_cache(maxsize=4)
-def _stac_assets(items: tuple[tuple[pathlib.Path, int], ...]) -> dict[str, dict]:
-    """The assets of STAC items by the name of their file; the items' times of change renew what is cached."""
+def _read_stac_assets(items: tuple[tuple[pathlib.Path, int], ...]) -> dict[str, dict]:
+    """Reads the assets of STAC items, by the name of their file.
+
+    Args:
+        items: JSON files with the times of their last change, which renew the cache.
+    """
     assets: dict[str, dict] = {}
     for file, _ in items:
         with contextlib.suppress(OSError, ValueError, AttributeError, TypeError, KeyError):
@@ -478,52 +545,63 @@ def _stac_assets(items: tuple[tuple[pathlib.Path, int], ...]) -> dict[str, dict]
     return assets
 
 
-def _stac_band(asset: dict, place: int) -> dict:
-    merged: dict = {}
+def _merge_stac_band(asset: dict, position: int) -> dict:
+    """Merges all that an asset says of the band at a position, from 0; without the prefixes of STAC's extensions."""
+    merged = {key: asset[f"raster:{key}"] for key in ("scale", "offset") if f"raster:{key}" in asset}
     for key in ("eo:bands", "raster:bands", "bands"):
-        source = asset.get(key) or []
-        if place < len(source):
-            merged |= {key.removeprefix("raster:").removeprefix("eo:"): value for key, value in source[place].items()}
-    of_asset = {key: asset[f"raster:{key}"] for key in ("scale", "offset") if f"raster:{key}" in asset}
-    return {key: value for key, value in (of_asset | merged).items() if value is not None}
+        entries = asset.get(key) or []
+        if position < len(entries):
+            entry = entries[position]
+            merged |= {key.removeprefix("raster:").removeprefix("eo:"): value for key, value in entry.items()}
+    return {key: value for key, value in merged.items() if value is not None}
+
+
+# Stored numbers, and where there is data.
 
 
 def block_row_bytes(bands: Sequence[Band]) -> int:
-    """Bytes of the blocks that lie side by side in the files, which are decoded whole."""
+    """Returns the bytes of one row of blocks of all bands: GDAL decodes whole blocks."""
     total = 0
     for band in bands:
         dataset = band.dataset.src_dataset if isinstance(band.dataset, WarpedVRT) else band.dataset
-        rows = max(
-            JPEG2000_BLOCK_ROWS, dataset.block_shapes[band.index - 1][0]
-        )  # GDAL does not tell of those behind a product
+        # GDAL does not say the size of blocks in the files behind a product.
+        rows = max(JPEG2000_BLOCK_ROWS, dataset.block_shapes[band.index - 1][0])
         total += rows * dataset.width * band.dtype.itemsize
     return total
+
+
+def unique_datasets(bands: Sequence[Band]) -> list[rasterio.DatasetReader]:
+    """Returns the files that bands are in, each once."""
+    return list({id(band.dataset): band.dataset for band in bands}.values())
 
 
 def read_bands(
     bands: Sequence[Band], window: rasterio.windows.Window | None = None, shape: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """Stored numbers of bands on one grid, (height, width, bands).
+    """Reads stored numbers of bands on one grid.
 
     Args:
         bands: The bands.
-        window: The part that is read; `None` for all.
-        shape: Rows and columns to which it is reduced, by leaving some out; `None` for all.
+        window: The part to read; `None` for all.
+        shape: Rows and columns to reduce the part to, by leaving some out; `None` for all.
+
+    Returns:
+        (height, width, bands).
 
     Raises:
         InputError: A file is damaged.
     """
     columns: list[np.ndarray] = [np.empty(0)] * len(bands)
     for dataset in unique_datasets(bands):
-        places = [place for place, band in enumerate(bands) if band.dataset is dataset]
-        size = (len(places), *shape) if shape else None
+        positions = [position for position, band in enumerate(bands) if band.dataset is dataset]
+        out_shape = (len(positions), *shape) if shape else None
         with (
             damage_as_input_error(f"{dataset.name}: cannot be read, damaged or truncated"),
             ignore_missing_georeference(),
         ):
-            stored = dataset.read([bands[place].index for place in places], window=window, out_shape=size)
-        for place, band in zip(places, stored):
-            columns[place] = band
+            stored = dataset.read([bands[position].index for position in positions], window=window, out_shape=out_shape)
+        for position, numbers in zip(positions, stored):
+            columns[position] = numbers
     return np.stack(columns, axis=-1)
 
 
@@ -533,18 +611,30 @@ def valid_mask(
     window: rasterio.windows.Window | None = None,
     shape: tuple[int, int] | None = None,
 ) -> np.ndarray:
-    """Where stored numbers, which `read` returned, are data: (height, width) bool.
+    """Returns where stored numbers are data.
 
-    The file's mask or alpha decides. Without one there is no data where every band has the file's nodata or 0: a zero
-    in one band alone is dark water, and 255 in one colour is bright. Any other nodata, and what is no number, count in
-    any band; so does 0 where an offset is taken away, since data is stored above it.
+    The file's mask or alpha decides. Without one, pixels that have the file's nodata or 0 in every band are no data: a
+    zero in one band alone is dark water, and 255 in one colour is bright. A nodata other than 0 (but in 8 bits) and NaN
+    count in a single band. So does 0 in a band with a negative offset, since data is stored above the offset.
+
+    Args:
+        bands: The bands.
+        stored: (height, width, bands), as `read_bands` returns it for the same window and shape.
+        window: The part that was read; `None` for all.
+        shape: Rows and columns that the part was reduced to; `None` for all.
+
+    Returns:
+        (height, width) bool.
+
+    Raises:
+        InputError: The file's mask is damaged.
     """
     masked = {id(dataset) for dataset in unique_datasets(bands) if MaskFlags.per_dataset in dataset.mask_flag_enums[0]}
     valid = np.ones(stored.shape[:2], bool)
     is_empty = np.ones(stored.shape[:2], bool)
     is_filled = np.ones(stored.shape[:2], bool)
-    for place, band in enumerate(bands):
-        column, nodata = stored[..., place], band.nodata
+    for position, band in enumerate(bands):
+        column, nodata = stored[..., position], band.nodata
         if stored.dtype.kind == "f":
             valid &= np.isfinite(column)
         is_nodata = np.zeros_like(valid) if nodata is None or np.isnan(nodata) else column == nodata
@@ -561,25 +651,32 @@ def valid_mask(
 
 
 def to_digital_numbers(bands: Sequence[Band], stored: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Digital numbers (height, width, bands) uint16 of what `read` returned.
+    """Converts stored numbers to digital numbers.
 
-    Numbers that can only stand for missing data, such as an undeclared -9999, are taken out of `valid`, in place.
+    Args:
+        bands: The bands.
+        stored: (height, width, bands), as `read_bands` returns it.
+        valid: (height, width) bool, where there is data. Pixels whose numbers can only stand for missing data, such as
+            an undeclared -9999, are set to False in place.
+
+    Returns:
+        (height, width, bands) uint16; the array `stored` itself if it has digital numbers already.
     """
     if all(band.offset == 0 and band.gain == 1 and band.dtype == "uint16" for band in bands):
         numbers = stored
     else:
-        columns = [band.digital_numbers(stored[..., place]) for place, band in enumerate(bands)]
+        columns = [band.digital_numbers(stored[..., position]) for position, band in enumerate(bands)]
         numbers = np.rint(np.stack(columns, axis=-1))
     valid &= ~digital_numbers.impossible_mask(numbers)
     return numbers if numbers.dtype == "uint16" else np.clip(numbers, 0, 65_535).astype("uint16")
 
 
 def make_sample(bands: dict[str, Band], stored: np.ndarray, valid: np.ndarray) -> Sample:
-    """Numbers of named bands where there is data, to be judged by `digital_numbers.fault`.
+    """Collects the numbers of pixels with data, for `digital_numbers.find_fault`.
 
     Args:
-        bands: The bands, by name.
-        stored: (height, width, bands), as `read` returns it.
+        bands: The bands by name.
+        stored: (height, width, bands), as `read_bands` returns it.
         valid: (height, width) bool, where there is data.
     """
     offset = np.array([band.offset for band in bands.values()])
@@ -587,24 +684,33 @@ def make_sample(bands: dict[str, Band], stored: np.ndarray, valid: np.ndarray) -
     return Sample(tuple(bands), stored[valid].astype("float64"), offset, gain, stored.dtype)
 
 
-def find_number_fault(band_set: BandSet, sample: Sample, reading: Reading) -> Fault | None:
-    """Why numbers of a file can hardly be what they are taken for, with the flags that settle it; `None` if they can.
+def find_number_fault(band_set: BandSet, sample: Sample, raster_options: RasterOptions) -> Fault | None:
+    """Returns why the numbers of a file can hardly be digital numbers, with flags that settle it; `None` if they can.
 
     Args:
         band_set: The bands of the file.
-        sample: Numbers of them, at least one pixel.
-        reading: What the user said of the numbers.
+        sample: Numbers of at least one pixel.
+        raster_options: The user's options, which are hardly doubted.
     """
     if band_set.is_unnamed and len(sample.names) == len(BANDS):
         order = digital_numbers.find_order_fault(sample.stored)
         if order:
             return Fault(order)
-    known = band_set.is_calibrated
-    return digital_numbers.find_fault(sample, known or reading.scale is not None, known or reading.offset is not None)
+    scale_known = band_set.is_calibrated or raster_options.scale is not None
+    offset_known = band_set.is_calibrated or raster_options.offset is not None
+    return digital_numbers.find_fault(sample, scale_known, offset_known)
 
 
 def find_common_fill(stored: np.ndarray, valid: np.ndarray) -> float | None:
-    """A number that more than a hundredth of the pixels have in every band, as no ground has; `None` for none."""
+    """Finds an undeclared fill value: a number that over a hundredth of the pixels have in every band.
+
+    Args:
+        stored: (height, width, bands), as `read_bands` returns it.
+        valid: (height, width) bool, where there is data by the file's word.
+
+    Returns:
+        The number; `None` if there is none, or if there are fewer than three bands.
+    """
     if stored.shape[-1] < 3:
         return None
     equal = (stored == stored[..., :1]).all(axis=-1) & valid
@@ -615,24 +721,32 @@ def find_common_fill(stored: np.ndarray, valid: np.ndarray) -> float | None:
 
 
 def undeclared_fill_shares(bands: Sequence[Band], stored: np.ndarray, valid: np.ndarray) -> dict[float, float]:
-    """Shares of the pixels by the number that stands for missing data in every band, though no file declares it.
+    """Returns undeclared numbers that stand for missing data in every band, with their shares of the pixels.
 
     Args:
         bands: The bands.
-        stored: (height, width, bands), as `read` returns it.
-        valid: (height, width) bool, where there is data after all.
+        stored: (height, width, bands), as `read_bands` returns it.
+        valid: (height, width) bool, where there is data in the end.
+
+    Returns:
+        The share of the pixels, above 0.001, by number.
     """
     equal = (stored == stored[..., :1]).all(axis=-1) & ~valid
     values, counts = np.unique(stored[..., 0][equal], return_counts=True)
     declared = {band.nodata for band in bands}
     shares = {float(value): float(count) / valid.size for value, count in zip(values, counts)}
-    # A file that declares nothing has zeros for missing data as often as not.
+    # Zeros for missing data are common in files that declare nothing.
     expected = {0.0} if declared == {None} else set()
     return {value: share for value, share in shares.items() if value not in declared | expected and share > 1e-3}
 
 
 def file_fingerprints(datasets: Sequence[rasterio.DatasetReader], *paths: str) -> tuple[tuple[str, int, float], ...]:
-    """The files that datasets are read from, and others, with the size and the time of the last change of each."""
+    """Returns name, size in bytes and time of the last change of files, which recognise a changed scene.
+
+    Args:
+        datasets: Open datasets, of which all files count.
+        paths: Further files.
+    """
     names = {*paths, *(file for dataset in datasets for file in dataset.files)}
     on_disk = {re.sub(r"^/vsizip/\{(.*)\}/.*", r"\1", name) for name in names}
     stats = {name: pathlib.Path(name).stat() for name in sorted(on_disk) if pathlib.Path(name).is_file()}

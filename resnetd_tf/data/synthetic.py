@@ -1,14 +1,14 @@
-"""The embedded dataset: drawn scenes of EuroSAT's ten classes, for the demo and the tests.
+"""The dataset "synthetic": drawn scenes of EuroSAT's ten classes, for the demo and the tests.
 
-Nothing here is imagery. Scenes are told apart by what tells the real ones apart (texture, edges, lines,
-rows, blocks, colour), with colours that overlap between classes, haze and sensor noise.
+Nothing here is imagery. The classes differ as the real ones do, in texture, edges, lines, rows, blocks and colour.
+Their colours overlap, and every scene has haze and sensor noise.
 """
 
 import numpy as np
 
 from resnetd_tf.sentinel2 import CLASSES
 
-SIZE = 64
+SIZE = 64  # side of a scene in pixels
 ROWS, COLUMNS = np.mgrid[:SIZE, :SIZE].astype(float)
 
 # Mean colours in grey levels (red, green, blue).
@@ -17,11 +17,11 @@ WATER, ROAD, ROOF, BRIGHT = (42, 66, 84), (128, 126, 124), (142, 118, 106), (178
 
 
 def draw_scenes(count: int = 3000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Draws scenes, as many of each class.
+    """Draws scenes, equally many of each class.
 
     Args:
         count: Number of scenes.
-        seed: Equal seeds draw equal scenes.
+        seed: Seed of all random numbers; equal seeds draw equal scenes.
 
     Returns:
         Images (count, 64, 64, 3) uint8 and labels (count,) int64, in random order.
@@ -32,47 +32,49 @@ def draw_scenes(count: int = 3000, seed: int = 0) -> tuple[np.ndarray, np.ndarra
 
 
 def _photograph(scene: np.ndarray, rng) -> np.ndarray:
-    """Season and light, haze and noise over a scene of grey levels."""
+    """Adds season, light, haze and noise to a scene of grey levels (64, 64, 3), and rounds it to uint8."""
     scene = scene * rng.uniform(0.8, 1.2) * rng.normal(1, 0.05, 3) + rng.uniform(0, 20)
     scene = scene + rng.normal(0, rng.uniform(3, 9), scene.shape)
     return np.clip(np.round(scene), 0, 255).astype(np.uint8)
 
 
 def _shade(rng, colour, spread: float) -> np.ndarray:
-    """A colour near `colour`: mostly lighter or darker, a little of another hue."""
+    """Draws a colour near another: mostly lighter or darker, with a slightly different hue."""
     return np.array(colour) + rng.normal(0, spread) + rng.normal(0, spread / 4, 3)
 
 
 def _ground(rng, colour, spread=8.0) -> np.ndarray:
+    """Draws ground of one colour, (64, 64, 3)."""
     return np.ones((SIZE, SIZE, 3)) * _shade(rng, colour, spread)
 
 
 def _mottle(rng, cells: int) -> np.ndarray:
-    """Smooth noise of unit scale with about `cells` blobs along a side."""
+    """Draws smooth noise (64, 64, 1) of unit scale with about `cells` blobs along a side."""
     grid = rng.normal(0, 1, (cells + 2, cells + 2))
-    place = np.linspace(0, cells, SIZE)
-    low, part = place.astype(int), place % 1
-    lines = grid[low] * (1 - part)[:, None] + grid[low + 1] * part[:, None]
-    return (lines[:, low] * (1 - part) + lines[:, low + 1] * part)[..., None]
+    position = np.linspace(0, cells, SIZE)
+    cell, fraction = position.astype(int), position % 1
+    lines = grid[cell] * (1 - fraction)[:, None] + grid[cell + 1] * fraction[:, None]
+    return (lines[:, cell] * (1 - fraction) + lines[:, cell + 1] * fraction)[..., None]
 
 
-def _across(rng) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates of every pixel along and across a random direction through a random point."""
+def _line_coordinates(rng) -> tuple[np.ndarray, np.ndarray]:
+    """Returns coordinates of every pixel along and across a random line, each (64, 64) in pixels."""
     angle, (y, x) = rng.uniform(0, np.pi), rng.uniform(16, 48, 2)
     along = (COLUMNS - x) * np.cos(angle) + (ROWS - y) * np.sin(angle)
     return along, (ROWS - y) * np.cos(angle) - (COLUMNS - x) * np.sin(angle)
 
 
-def _blocks(scene, rng, number, smallest, largest, colour, spread) -> np.ndarray:
-    """Draws rectangles."""
-    for _ in range(number):
+def _draw_blocks(scene, rng, count: int, *, sides: tuple[int, int], colour, spread: float) -> np.ndarray:
+    """Draws rectangles into a scene, whose sides are between two numbers of pixels."""
+    smallest, largest = sides
+    for _ in range(count):
         (top, left), (height, width) = rng.integers(0, SIZE, 2), rng.integers(smallest, largest + 1, 2)
         scene[top : top + height, left : left + width] = _shade(rng, colour, spread)
     return scene
 
 
 def _annual_crop(rng):
-    along, across = _across(rng)
+    along, across = _line_coordinates(rng)
     parcels = np.floor(along / rng.uniform(18, 40)) * 7 + np.floor(across / rng.uniform(14, 30))
     scene = _ground(rng, SOIL)
     for parcel in np.unique(parcels):
@@ -89,42 +91,44 @@ def _herbaceous(rng):
 
 
 def _countryside(rng):
-    """What roads and rivers run through."""
+    """Draws the land that a road or a river crosses."""
     return [_annual_crop, _pasture, _herbaceous][rng.integers(3)](rng)
 
 
 def _highway(rng):
-    scene, (_, across) = _countryside(rng), _across(rng)
+    scene, (_, across) = _countryside(rng), _line_coordinates(rng)
     scene[np.abs(across) < rng.uniform(1.2, 2.5)] = _shade(rng, ROAD, 12)
     return scene
 
 
 def _industrial(rng):
     scene = _ground(rng, ROAD, 12)
-    return _blocks(scene, rng, rng.integers(6, 14), 10, 26, np.add(ROAD, BRIGHT) / 2, 30)
+    colour = np.add(ROAD, BRIGHT) / 2
+    return _draw_blocks(scene, rng, rng.integers(6, 14), sides=(10, 26), colour=colour, spread=30)
 
 
 def _pasture(rng):
     scene = _ground(rng, GRASS, 8) + 3 * _mottle(rng, 5)
-    return _blocks(scene, rng, rng.integers(0, 5), 1, 4, FOREST, 6)
+    return _draw_blocks(scene, rng, rng.integers(0, 5), sides=(1, 4), colour=FOREST, spread=6)
 
 
 def _permanent_crop(rng):
-    along, across = _across(rng)
+    along, across = _line_coordinates(rng)
     rows = np.sin(2 * np.pi * across / rng.uniform(3.5, 7)) * (1 + 0.5 * np.sin(2 * np.pi * along / 5))
     return _ground(rng, np.add(SOIL, CROP) / 2, 10) + rng.uniform(6, 14) * rows[..., None] + 4 * _mottle(rng, 6)
 
 
 def _residential(rng):
-    scene = _blocks(_ground(rng, CROP, 10), rng, rng.integers(90, 160), 2, 5, ROOF, 25)
-    along, across = _across(rng)
+    scene = _ground(rng, CROP, 10)
+    scene = _draw_blocks(scene, rng, rng.integers(90, 160), sides=(2, 5), colour=ROOF, spread=25)
+    along, across = _line_coordinates(rng)
     streets = (np.abs(along) % rng.uniform(16, 26) < 1.5) | (np.abs(across) % rng.uniform(12, 20) < 1.5)
     scene[streets] = _shade(rng, ROAD, 8)
     return scene
 
 
 def _river(rng):
-    scene, (along, across) = _countryside(rng), _across(rng)
+    scene, (along, across) = _countryside(rng), _line_coordinates(rng)
     bend = rng.uniform(2, 8) * np.sin(2 * np.pi * along / rng.uniform(50, 110))
     scene[np.abs(across + bend) < rng.uniform(3, 9)] = _shade(rng, WATER, 10)
     return scene

@@ -7,7 +7,7 @@ import numpy as np
 from resnetd_tf import rundir, runtimes, saved
 from resnetd_tf.data import datasets, images
 from resnetd_tf.data.datasets import absolute_locations
-from resnetd_tf.data.rasters import AS_STORED, Reading
+from resnetd_tf.data.rasters import AS_STORED, RasterOptions
 from resnetd_tf.data.splits import ALL, Dataset, read_split_record
 from resnetd_tf.deployment import export
 from resnetd_tf.errors import damage_as_input_error
@@ -27,7 +27,7 @@ def evaluate(
     data_dir: str | None = None,
     eurosat_zip: str | None = None,
     split_files: str | None = None,
-    reading: Reading = AS_STORED,
+    raster_options: RasterOptions = AS_STORED,
     trust: bool = False,
 ) -> dict:
     """Evaluates a saved classifier: accuracy, per-class scores, confusion matrix, worst mistakes.
@@ -40,7 +40,7 @@ def evaluate(
         over_turns: Averages probabilities over the eight turns and flips of each image.
         output_dir: A folder that does not exist yet; `None` for evaluation-SPLIT-K, or evaluation-SPLIT-corruptions-K,
             evaluation-SPLIT-turns-K and so on, beside the model.
-        data_dir, eurosat_zip, split_files, reading: As for `sources.load`.
+        data_dir, eurosat_zip, split_files, raster_options: As for `sources.load`.
         trust: As for `saved.open_classifier`.
 
     Returns:
@@ -59,8 +59,8 @@ def evaluate(
         data_dir=data_dir,
         eurosat_zip=eurosat_zip,
         split_files=split_files,
-        wanted={3: RGB_BANDS, len(BANDS): BANDS}.get(classifier.bands),
-        reading=datasets.resolve_reading(classifier.metadata, name, reading),
+        required_bands={3: RGB_BANDS, len(BANDS): BANDS}.get(classifier.bands),
+        raster_options=datasets.resolve_raster_options(classifier.metadata, name, raster_options),
     )
     loaded = metrics.align_classes(classifier, loaded)
     overlap = measure_training_overlap(classifier, loaded, split, split_files)

@@ -30,7 +30,7 @@ from rasterio.windows import Window
 
 from resnetd_tf import figures, metadata, sentinel2
 from resnetd_tf.data import digital_numbers, images, rasters
-from resnetd_tf.data.rasters import Reading
+from resnetd_tf.data.rasters import RasterOptions
 from resnetd_tf.errors import InputError, first_line
 from resnetd_tf.imagery import clouds, gradcam, patches, sliding_window
 from resnetd_tf.imagery.grid import Grid, common_grid
@@ -86,7 +86,9 @@ def label_or_map(
     if len({pathlib.Path(path).absolute() for path in pictures}) < len(pictures):
         raise InputError(f"--picture and --explain are both {picture}; give another name to one")
     classifier = model if isinstance(model, SavedClassifier) else open_classifier(model, trust=trust)
-    reading = Reading(tuple(bands) if bands else None, scale, offset, missing_band_values(classifier, missing))
+    raster_options = RasterOptions(
+        tuple(bands) if bands else None, scale, offset, missing_band_values(classifier, missing)
+    )
     largest = metadata.largest_patch(classifier.metadata)
     small: list[pathlib.Path] = []
     large: list[Source] = []
@@ -113,12 +115,12 @@ def label_or_map(
             gradcam.GradCam(open_keras_model(classifier.path, trust)[1]),
             classifier.classes,
         )
-    failed = patches.label_patches(classifier, small, top, format, picture, draw, reading) if small else []
+    failed = patches.label_patches(classifier, small, top, format, picture, draw, raster_options) if small else []
     if large:
         options |= {"window": window, "stride": stride}
         # Labels as JSON or CSV are to stay such.
         with contextlib.redirect_stdout(sys.stdout if format == "table" else sys.stderr):
-            failed += _map_sources(classifier, large, output, draw, reading, area, keep_clouds, options)
+            failed += _map_sources(classifier, large, output, draw, raster_options, area, keep_clouds, options)
     if failed:
         raise InputError("; ".join(failed))
 
@@ -128,7 +130,7 @@ def _map_sources(
     sources: list[Source],
     output: str | None,
     explain: functools.partial | None,
-    reading: Reading,
+    raster_options: RasterOptions,
     area: str | None,
     keep_clouds: bool,
     options: dict,
@@ -151,7 +153,7 @@ def _map_sources(
     failed = []
     for source, name in zip(sources, outputs):
         try:
-            scene = open_source_for(classifier, source, reading, area, keep_clouds)
+            scene = open_source_for(classifier, source, raster_options, area, keep_clouds)
             print(f"{scene.name}: {scene.words}", flush=True)
             mapped = write_map(classifier, scene, name, chosen)
             if explain:
@@ -278,17 +280,19 @@ def open_scene_for(
     Raises:
         InputError: It cannot be opened, or not for this classifier.
     """
-    reading = Reading(tuple(bands) if bands else None, scale, offset, missing_band_values(classifier, missing))
-    return open_source_for(classifier, find_single_source(paths), reading, area, keep_clouds)
+    raster_options = RasterOptions(
+        tuple(bands) if bands else None, scale, offset, missing_band_values(classifier, missing)
+    )
+    return open_source_for(classifier, find_single_source(paths), raster_options, area, keep_clouds)
 
 
 def open_source_for(
-    classifier: SavedClassifier, source: Source, reading: Reading, area: str | None, keep_clouds: bool
+    classifier: SavedClassifier, source: Source, raster_options: RasterOptions, area: str | None, keep_clouds: bool
 ) -> Scene:
     """Opens a scene that was found, as `scene_for` does."""
     if classifier.bands not in (3, len(BANDS)):
         raise InputError(f"{classifier.path} takes {classifier.bands} bands, neither RGB nor EuroSAT's 13")
-    scene = open_source(source, RGB_BANDS if classifier.bands == 3 else BANDS, reading, keep_clouds)
+    scene = open_source(source, RGB_BANDS if classifier.bands == 3 else BANDS, raster_options, keep_clouds)
     scene = scene if area is None else crop_to_area(scene, area)
     pixels = Window(scene.left, scene.top, scene.grid.width, scene.grid.height)
     summary = clouds.describe_clouds(scene.clouds, pixels, keep_clouds)

@@ -11,12 +11,12 @@ import numpy as np
 from resnetd_tf import figures, sentinel2
 from resnetd_tf.data import digital_numbers, images
 from resnetd_tf.data.images import Patch, PatchChecks
-from resnetd_tf.data.rasters import AS_STORED, Reading
+from resnetd_tf.data.rasters import AS_STORED, RasterOptions
 from resnetd_tf.errors import InputError
 from resnetd_tf.saved import SavedClassifier
 from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
 
-UNCHECKED_ADVICE = "checked=False takes an array as it is, reading= says what numbers of files mean"
+UNCHECKED_ADVICE = "checked=False takes an array as it is, raster_options= says what numbers of files mean"
 FORMATS = ("table", "json", "csv")
 FILES_AT_ONCE = 512  # files that are read before they are classified
 MAX_DRAWN = 60  # patches in a picture
@@ -50,19 +50,21 @@ def select_bands(name: str, pixels: np.ndarray, classifier: SavedClassifier) -> 
     return pixels
 
 
-def read_patch_for(path: str | pathlib.Path, classifier: SavedClassifier, reading: Reading = AS_STORED) -> Patch:
+def read_patch_for(
+    path: str | pathlib.Path, classifier: SavedClassifier, raster_options: RasterOptions = AS_STORED
+) -> Patch:
     """An image file as a classifier takes it; one of bands for a classifier of RGB as EuroSAT's pictures show them.
 
     Raises:
         InputError: It cannot be read, or has other bands.
     """
     if classifier.bands not in (3, len(BANDS)):
-        patch = images.read_patch(path, reading=reading)
+        patch = images.read_patch(path, raster_options=raster_options)
         classifier.check_bands(str(path), patch.pixels.shape[-1])
         return patch
     wanted = RGB_BANDS if classifier.bands == 3 else BANDS
-    images.read_header(path, wanted=wanted, reading=reading)
-    patch = images.read_patch(path, wanted, reading)
+    images.read_header(path, required_bands=wanted, raster_options=raster_options)
+    patch = images.read_patch(path, wanted, raster_options)
     classifier.check_bands(str(path), patch.pixels.shape[-1])
     return patch
 
@@ -83,7 +85,7 @@ def patch_from_array(pixels: np.ndarray) -> Patch:
 def predict(
     classifier: SavedClassifier,
     images: Sequence[np.ndarray | str | pathlib.Path],
-    reading: Reading = AS_STORED,
+    raster_options: RasterOptions = AS_STORED,
     checked: bool = True,
 ) -> np.ndarray:
     """Probabilities of the classes of patches, (n, classes) float32.
@@ -91,7 +93,7 @@ def predict(
     Args:
         classifier: What to label them with.
         images: Files, or arrays as `check_array` takes them, of any sizes.
-        reading: Names of bands, scale and offset of files that do not say them.
+        raster_options: Names of bands, scale and offset of files that do not say them.
         checked: Whether images are refused if their numbers can hardly be digital numbers.
 
     Raises:
@@ -104,7 +106,7 @@ def predict(
     for index, image in enumerate(images):
         patch: Patch | None
         if isinstance(image, str | pathlib.Path):
-            patch, name = read_patch_for(image, classifier, reading), pathlib.Path(image)
+            patch, name = read_patch_for(image, classifier, raster_options), pathlib.Path(image)
             pixels = patch.pixels
         else:
             name = pathlib.Path(f"image {index}")
@@ -127,7 +129,7 @@ def label_patches(
     format: str = "table",
     picture: str | pathlib.Path | None = None,
     explain: Callable[[list[tuple[str, np.ndarray]]], None] | None = None,
-    reading: Reading = AS_STORED,
+    raster_options: RasterOptions = AS_STORED,
 ) -> list[str]:
     """Prints the most probable classes of image files; what is wrong with those that could not be read.
 
@@ -139,7 +141,7 @@ def label_patches(
         picture: Where to draw the first of them with their classes; green or red where their folder is named as a
             class.
         explain: What gets the names and pixels of the first of them.
-        reading: What the user says of files that do not say it themselves.
+        raster_options: What the user says of files that do not say it themselves.
 
     Raises:
         InputError: The picture cannot be written.
@@ -155,7 +157,7 @@ def label_patches(
             ["path", *(f"{what}_{place}" for place in range(1, top + 1) for what in ("class", "probability"))]
         )
     for start in range(0, len(paths), FILES_AT_ONCE):
-        patches, errors = read_patches(paths[start : start + FILES_AT_ONCE], classifier, reading)
+        patches, errors = read_patches(paths[start : start + FILES_AT_ONCE], classifier, raster_options)
         bad += errors
         for text in sorted({patch.description for patch in patches.values()} - described - {""}):
             print(f"Patches: {text}", file=None if format == "table" else sys.stderr, flush=True)
@@ -188,14 +190,14 @@ def label_patches(
 
 
 def read_patches(
-    paths: Sequence[pathlib.Path], classifier: SavedClassifier, reading: Reading
+    paths: Sequence[pathlib.Path], classifier: SavedClassifier, raster_options: RasterOptions
 ) -> tuple[dict[pathlib.Path, Patch], list[str]]:
     """Image files that belong together by path, and what is wrong with those that are left out."""
     patches: dict[pathlib.Path, Patch] = {}
     errors: list[str] = []
     for path in paths:
         try:
-            patches[path] = read_patch_for(path, classifier, reading)
+            patches[path] = read_patch_for(path, classifier, raster_options)
         except InputError as error:
             errors.append(str(error))
     doubts = PatchChecks()

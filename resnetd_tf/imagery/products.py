@@ -18,7 +18,7 @@ import numpy as np
 import rasterio
 
 from resnetd_tf.data import images, rasters
-from resnetd_tf.data.rasters import AS_STORED, Band, BandSet, Reading
+from resnetd_tf.data.rasters import AS_STORED, Band, BandSet, RasterOptions
 from resnetd_tf.errors import InputError, damage_as_input_error
 from resnetd_tf.imagery import clouds
 from resnetd_tf.imagery.grid import common_grid, warp_to_grid
@@ -249,8 +249,10 @@ def open_scene(
     Raises:
         InputError: Something given cannot be used, and what to do about it.
     """
-    reading = Reading(tuple(bands) if bands else None, scale, offset, tuple(fill) if fill is not None else None)
-    return open_source(find_single_source(paths), wanted, reading, keep_clouds)
+    raster_options = RasterOptions(
+        tuple(bands) if bands else None, scale, offset, tuple(fill) if fill is not None else None
+    )
+    return open_source(find_single_source(paths), wanted, raster_options, keep_clouds)
 
 
 def find_single_source(paths: Sequence[str | pathlib.Path] | str | pathlib.Path) -> Source:
@@ -264,17 +266,20 @@ def find_single_source(paths: Sequence[str | pathlib.Path] | str | pathlib.Path)
 
 
 def open_source(
-    source: Source, wanted: Sequence[str] = RGB_BANDS, reading: Reading = AS_STORED, keep_clouds: bool = False
+    source: Source,
+    wanted: Sequence[str] = RGB_BANDS,
+    raster_options: RasterOptions = AS_STORED,
+    keep_clouds: bool = False,
 ) -> Scene:
     """Opens a scene that was found; arguments and errors are those of `open_scene`."""
-    band_set, mask_files = _open_band_set(source, wanted, reading)
+    band_set, mask_files = _open_band_set(source, wanted, raster_options)
     if band_set.is_picture and len(wanted) != 3:
         raise InputError(f"{source.name} is a picture of three colours, the classifier takes {len(wanted)} bands")
-    if band_set.is_picture and (reading.scale is not None or reading.offset is not None):
+    if band_set.is_picture and (raster_options.scale is not None or raster_options.offset is not None):
         raise InputError(
             f"{source.name} is a picture of 8 bits, whose colours are taken as they are: no --scale, no --offset"
         )
-    missing = rasters.missing_bands(source.name, band_set, wanted, reading)
+    missing = rasters.missing_bands(source.name, band_set, wanted, raster_options)
     chosen = {name: band_set.bands[name] for name in wanted if name in band_set.bands}
     datasets = rasters.unique_datasets(list(chosen.values()))
     for dataset in datasets:
@@ -294,7 +299,7 @@ def open_source(
     if band_set.is_picture:
         _check_picture(source, list(chosen.values()))
     else:
-        fill, text = _check_numbers(source, band_set, list(chosen), reading)
+        fill, text = _check_numbers(source, band_set, list(chosen), raster_options)
         description += text
         chosen = {name: dataclasses.replace(band, fill=fill) for name, band in chosen.items()}
     on_one_grid = {name: dataclasses.replace(band, dataset=warped[id(band.dataset)]) for name, band in chosen.items()}
@@ -303,7 +308,7 @@ def open_source(
         grid=grid,
         layers=tuple(on_one_grid.get(name) for name in wanted),
         picture=band_set.is_picture,
-        fill=tuple(reading.fill or (0,) * len(wanted)),
+        fill=tuple(raster_options.fill or (0,) * len(wanted)),
         words=description,
         clouds=None if keep_clouds else clouds.open_mask(mask_files, grid),
         files=rasters.file_fingerprints(datasets, *mask_files),
@@ -322,7 +327,9 @@ def _check_picture(source: Source, bands: list[Band]) -> None:
         )
 
 
-def _check_numbers(source: Source, band_set: BandSet, names: list[str], reading: Reading) -> tuple[float | None, str]:
+def _check_numbers(
+    source: Source, band_set: BandSet, names: list[str], raster_options: RasterOptions
+) -> tuple[float | None, str]:
     """Looks at numbers all over a scene: which one stands for missing data without being declared, and says so.
 
     Bands that tell more than those that are read are looked at too: the near infrared, cirrus, all of 13 without names.
@@ -354,7 +361,7 @@ def _check_numbers(source: Source, band_set: BandSet, names: list[str], reading:
         raise InputError(f"{source.name} has no data, or none that was seen; nothing to map")
     if valid.sum() > looked_at.sum() // 2:  # else it is the scale that makes numbers impossible
         looked_at = valid
-    if fault := rasters.find_number_fault(band_set, rasters.make_sample(bands, stored, looked_at), reading):
+    if fault := rasters.find_number_fault(band_set, rasters.make_sample(bands, stored, looked_at), raster_options):
         raise InputError(f"{source.name}: {fault.text}")
     shares = rasters.undeclared_fill_shares(chosen, stored, valid)
     return fill, "".join(
@@ -363,21 +370,27 @@ def _check_numbers(source: Source, band_set: BandSet, names: list[str], reading:
     )
 
 
-def _open_band_set(source: Source, wanted: Collection[str], reading: Reading) -> tuple[BandSet, tuple[str, ...]]:
+def _open_band_set(
+    source: Source, wanted: Collection[str], raster_options: RasterOptions
+) -> tuple[BandSet, tuple[str, ...]]:
     """The bands of a scene, and the files of its cloud masks."""
     if source.metadata or len(source.files) > 1:
-        if reading.bands:
+        if raster_options.bands:
             raise InputError(
-                f"--bands={','.join(reading.bands)} is of one file that does not say what its bands are; "
+                f"--bands={','.join(raster_options.bands)} is of one file that does not say what its bands are; "
                 f"{source.name} says it"
             )
-        return _open_product(source, wanted, reading) if source.metadata else (_open_band_files(source, reading), ())
+        return (
+            _open_product(source, wanted, raster_options)
+            if source.metadata
+            else (_open_band_files(source, raster_options), ())
+        )
     (file,) = source.files
-    takes_picture = len(wanted) == 3 and reading.scale is None and reading.offset is None
-    return rasters.open_bands(file, reading, takes_picture), ()
+    accepts_picture = len(wanted) == 3 and raster_options.scale is None and raster_options.offset is None
+    return rasters.open_bands(file, raster_options, accepts_picture), ()
 
 
-def _open_band_files(source: Source, reading: Reading) -> BandSet:
+def _open_band_files(source: Source, raster_options: RasterOptions) -> BandSet:
     """The bands of files of one band each, whose names tell which."""
     bands: dict[str, Band] = {}
     texts = set()
@@ -386,13 +399,17 @@ def _open_band_files(source: Source, reading: Reading) -> BandSet:
         dataset = rasters.open_raster(str(file))
         if dataset.count != 1:
             raise InputError(f"{file} has {dataset.count} bands, its name tells one; rename it")
-        of_file = rasters.open_bands(file, dataclasses.replace(reading, bands=(str(name),)), takes_picture=False)
+        of_file = rasters.open_bands(
+            file, dataclasses.replace(raster_options, bands=(str(name),)), accepts_picture=False
+        )
         bands |= of_file.bands
         texts.add(of_file.description.partition(": ")[2])
     return BandSet(bands, False, f"one file per band: {' and '.join(sorted(texts))}")
 
 
-def _open_product(source: Source, wanted: Collection[str], reading: Reading) -> tuple[BandSet, tuple[str, ...]]:
+def _open_product(
+    source: Source, wanted: Collection[str], raster_options: RasterOptions
+) -> tuple[BandSet, tuple[str, ...]]:
     """The bands of a product, and the cloud masks of its granules.
 
     Digital numbers are offset as the metadata says, and scaled to 10,000 times the reflectance.
@@ -416,14 +433,14 @@ def _open_product(source: Source, wanted: Collection[str], reading: Reading) -> 
         for index in dataset.indexes:
             name = parse_band_name(dataset.tags(index).get("BANDNAME", ""))
             if name and name not in bands:
-                bands[name] = rasters.calibrate_band(dataset, index, metadata, tags, reading)
+                bands[name] = rasters.calibrate_band(dataset, index, metadata, tags, raster_options)
                 if name in wanted and not any(re.search(rf"_{name}(_\d+m)?\.jp2$", file) for file in dataset.files):
                     # GDAL only warns, and reads zeros.
                     raise InputError(f"{metadata}: the file of its {name} is missing; download the product again")
     if not bands:
         raise InputError(f"{metadata}: has no bands that GDAL finds; download the product again")
     description = f"Sentinel-2 {level}, baseline {tags.get('PROCESSING_BASELINE', 'unknown')}: "
-    description += rasters.describe_conversion(list(bands.values()), "as its metadata say", reading)
+    description += rasters.describe_conversion(list(bands.values()), "as its metadata say", raster_options)
     if level == "L2A":
         description += "; EuroSAT is of L1C, as seen from above the atmosphere: expect less of L2A"
     mask_files = clouds.find_mask_files(file for dataset in datasets for file in dataset.files)

@@ -1,4 +1,4 @@
-"""Batches, augmentation and drawn scenes."""
+"""Batches, augmentation and synthetic scenes."""
 
 import io
 
@@ -16,25 +16,25 @@ def test_training_batches_are_functions_of_seed_and_step():
     images, labels = synthetic.draw_scenes(100)
     split = Split(images, labels, tuple(map(str, range(100))), "train")
 
-    def batch(seed, step):
+    def make_batch(seed, step):
         ((pixels, classes),) = batches.training_batches(split, 10, 32, seed=seed, first_step=step).take(1)
         return pixels.numpy(), classes.numpy()
 
     ordered = list(batches.training_batches(split, 10, 32, seed=1).take(6))  # two epochs
     for step, (pixels, classes) in enumerate(ordered):
         assert pixels.shape == (32, 64, 64, 3) and pixels.dtype == np.uint8
-        for found, expected in zip(batch(1, step), (pixels, classes)):
-            np.testing.assert_array_equal(found, expected)
-    pixels = [np.stack([pixels.numpy() for pixels, _ in ordered[place : place + 3]]) for place in (0, 3)]
-    assert (pixels[0] != pixels[1]).any() and (pixels[0][0] != batch(2, 0)[0]).any()
+        for resumed, expected in zip(make_batch(1, step), (pixels, classes)):
+            np.testing.assert_array_equal(resumed, expected)
+    epochs = [np.stack([pixels.numpy() for pixels, _ in ordered[start : start + 3]]) for start in (0, 3)]
+    assert (epochs[0] != epochs[1]).any() and (epochs[0][0] != make_batch(2, 0)[0]).any()
 
 
 def test_an_epoch_has_every_image_once():
-    """All but those of the incomplete batch; which those are changes from epoch to epoch."""
+    """The images of an incomplete batch are left out, and are others in each epoch."""
     images = np.arange(1000, dtype=np.uint16).reshape(1000, 1, 1, 1)
     split = Split(images, np.zeros(1000, int), tuple(map(str, range(1000))), "train")
-    seen = [pixels.numpy().ravel() for pixels, _ in batches.training_batches(split, 1, 30, seed=0).take(66)]
-    first, second = np.concatenate(seen[:33]), np.concatenate(seen[33:])
+    batch_values = [pixels.numpy().ravel() for pixels, _ in batches.training_batches(split, 1, 30, seed=0).take(66)]
+    first, second = np.concatenate(batch_values[:33]), np.concatenate(batch_values[33:])
     assert len(set(first)) == len(set(second)) == 990 and set(first) != set(second)
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.15
 
@@ -50,43 +50,47 @@ def test_evaluation_batches_are_complete_and_in_order():
 def test_augmentation_is_the_eight_symmetries_of_the_square():
     image = np.arange(9, dtype=np.uint8).reshape(3, 3, 1)
     expected = {np.rot90(flipped, turns).tobytes() for flipped in (image, image[::-1]) for turns in range(4)}
-    varied = augmentation.flip_and_turn(tf.constant(np.stack([image] * 500)), tf.constant([1, 2]))
-    seen = {turned.numpy().tobytes() for turned in varied}
-    assert seen == expected and len(seen) == 8
+    turned = augmentation.flip_and_turn(tf.constant(np.stack([image] * 500)), tf.constant([1, 2]))
+    symmetries = {image.numpy().tobytes() for image in turned}
+    assert symmetries == expected and len(symmetries) == 8
+
+
+def test_images_that_are_not_square_are_only_flipped():
+    image = np.arange(9, dtype=np.uint8).reshape(3, 3, 1)
     wide = augmentation.flip_and_turn(tf.constant(np.stack([image[:2]] * 500)), tf.constant([1, 2]))
     assert len({turned.numpy().tobytes() for turned in wide}) == 4
 
 
-def patches(count):
+def draw_patches(count):
     return synthetic.draw_scenes(count, seed=1)[0]
 
 
 @pytest.mark.parametrize("shape", [(24, 20), (1, 1)])
-def test_parts_of_other_images(shape):
-    """A label is the share of pixels of each class, here told by the pixels' own number."""
+def test_cutmix_labels_are_shares_of_pixels(shape):
+    """The grey level of each pixel is the number of its image, which is its class."""
     count = 32
     images = np.broadcast_to(np.arange(count, dtype="uint8")[:, None, None, None], (count, *shape, 3))
-    found = []
+    mixed_shares = []
     for step in range(20):
         mixed, labels = augmentation.apply_cutmix(tf.constant(images), tf.eye(count), tf.constant((0, step)), 0.6)
         assert mixed.dtype == tf.uint8
-        for place, (pixels, label) in enumerate(zip(mixed.numpy(), labels.numpy())):
+        for index, (pixels, label) in enumerate(zip(mixed.numpy(), labels.numpy())):
             shares = np.bincount(pixels[..., 0].ravel(), minlength=count) / pixels[..., 0].size
             np.testing.assert_allclose(label, shares, atol=1e-6)
-            assert set(np.flatnonzero(shares)) <= {place, count - 1 - place}
-            rows, columns = np.nonzero(pixels[..., 0] != place)
-            if rows.size:  # one whole rectangle
+            assert set(np.flatnonzero(shares)) <= {index, count - 1 - index}
+            rows, columns = np.nonzero(pixels[..., 0] != index)
+            if rows.size:  # one rectangle
                 assert rows.size == (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
-            found.append(1 - shares[place])
+            mixed_shares.append(1 - shares[index])
     if shape != (1, 1):
-        assert 0.5 < np.mean(np.array(found) > 0) <= 0.6 and 0.2 < np.mean(found) / 0.6 < 0.5
+        assert 0.5 < np.mean(np.array(mixed_shares) > 0) <= 0.6 and 0.2 < np.mean(mixed_shares) / 0.6 < 0.5
     unmixed, labels = augmentation.apply_cutmix(tf.constant(images), tf.eye(count), tf.constant((0, 0)), 0.0)
     np.testing.assert_array_equal(unmixed, images)
     np.testing.assert_array_equal(labels, np.eye(count))
 
 
-def test_parts_are_mixed_where_that_is_asked_for():
-    """Of a class of its own each, in a colour of its own; the same again where a run goes on."""
+def test_cutmix_of_training_batches_is_the_same_in_a_resumed_run():
+    """Each image has a class of its own and a colour of its own."""
     images = np.broadcast_to(np.arange(64, dtype="uint8")[:, None, None, None], (64, 32, 32, 3))
     split = Split(images, np.arange(64), tuple(map(str, range(64))), "all")
     for share in (0.0, 0.5):
@@ -96,23 +100,22 @@ def test_parts_are_mixed_where_that_is_asked_for():
             np.testing.assert_allclose(label, shares, atol=1e-6)
         assert abs(np.mean(labels.numpy().max(1) < 1) - share) <= 0.4 * share
         assert not np.array_equal(first[1], labels)
-        ((_, again),) = batches.training_batches(split, 64, 64, cutmix=share, first_step=1).take(1)
-        np.testing.assert_array_equal(again, labels)
+        ((_, resumed_labels),) = batches.training_batches(split, 64, 64, cutmix=share, first_step=1).take(1)
+        np.testing.assert_array_equal(resumed_labels, labels)
 
 
-def test_varied_pixels():
-    """A share of the images, in places of chance, and the others not at all."""
-    images = patches(32)
+def test_a_random_share_of_the_images_is_varied():
+    images = draw_patches(32)
     varied = augmentation.vary_pixels(tf.constant(images), tf.constant([0, 5]), 0.5).numpy()
-    again = augmentation.vary_pixels(tf.constant(images), tf.constant([0, 5]), 0.5).numpy()
-    np.testing.assert_array_equal(varied, again)
+    repeated = augmentation.vary_pixels(tf.constant(images), tf.constant([0, 5]), 0.5).numpy()
+    np.testing.assert_array_equal(varied, repeated)
     difference = np.abs(varied.astype(float) - images).mean((1, 2, 3))
-    changed = difference > 0
-    assert varied.dtype == np.uint8 and changed.sum() == 16 and 1 < np.median(difference[changed]) < 20
+    is_changed = difference > 0
+    assert varied.dtype == np.uint8 and is_changed.sum() == 16 and 1 < np.median(difference[is_changed]) < 20
     milder = augmentation.vary_pixels(tf.constant(images), tf.constant([0, 5]), 0.5, 0.3).numpy()
     assert 0 < np.abs(milder.astype(float) - images).mean() < 0.75 * np.abs(varied.astype(float) - images).mean()
-    other = augmentation.vary_pixels(tf.constant(images), tf.constant([0, 6]), 0.5).numpy()
-    assert ((other != images).any((1, 2, 3)) != changed).any()
+    next_batch = augmentation.vary_pixels(tf.constant(images), tf.constant([0, 6]), 0.5).numpy()
+    assert ((next_batch != images).any((1, 2, 3)) != is_changed).any()
 
 
 @pytest.mark.parametrize("share", [0.05, 0.5, 1.0])
@@ -125,20 +128,20 @@ def test_images_of_any_size_are_varied(shape, share):
 
 @pytest.mark.parametrize(("count", "share"), [(1, 0.5), (3, 0.5), (10, 0.125)])
 def test_small_batches_are_varied_as_often(count, share):
-    images = patches(count)
+    images = draw_patches(count)
     step = tf.function(lambda number: augmentation.vary_pixels(tf.constant(images), tf.stack((0, number)), share))
-    found = [step(tf.constant(number)).numpy() for number in range(150)]
-    changed = [(one != images).any((1, 2, 3)) for one in found]
-    assert abs(np.mean(changed) - share) < 0.1 and (np.mean(changed, axis=0) > share / 3).all()
-    differences = np.abs(found[0][:, np.newaxis].astype(float) - images).mean((2, 3, 4))
+    results = [step(tf.constant(number)).numpy() for number in range(150)]
+    is_changed = [(varied != images).any((1, 2, 3)) for varied in results]
+    assert abs(np.mean(is_changed) - share) < 0.1 and (np.mean(is_changed, axis=0) > share / 3).all()
+    differences = np.abs(results[0][:, np.newaxis].astype(float) - images).mean((2, 3, 4))
     assert np.argmin(differences, axis=1).tolist() == list(range(count))
 
 
 @pytest.mark.parametrize(("halves", "subsampling"), [(False, 0), (True, 2)])
 @pytest.mark.parametrize("quality", [95, 75, 50, 20])
 def test_jpeg_is_what_libjpeg_makes(quality, halves, subsampling):
-    """To a fraction of a grey level in the mean, also of sides that are no multiple of a block."""
-    images = patches(16)[:, :50, :61]
+    """The mean difference is a fraction of a grey level, also where sides are no multiple of a block."""
+    images = draw_patches(16)[:, :50, :61]
     expected = []
     for image in images:
         file = io.BytesIO()
@@ -152,8 +155,8 @@ def test_jpeg_is_what_libjpeg_makes(quality, halves, subsampling):
 
 
 def test_blur_and_larger_pixels_are_what_scipy_and_pillow_make():
-    """Away from the edges, where each has its own way."""
-    image = patches(1)[0].astype("float32")
+    """Edges are left out, which each library treats in its own way."""
+    image = draw_patches(1)[0].astype("float32")
     for sigma in (0.5, 1.0, 1.3):
         matrix = augmentation._blur_matrix(64, sigma)
         ours = augmentation._transform_sides(image[np.newaxis], matrix, matrix)[0].numpy()
@@ -166,28 +169,34 @@ def test_blur_and_larger_pixels_are_what_scipy_and_pillow_make():
         for band in range(3)
     ]
     np.testing.assert_allclose(ours, np.stack(small, -1), atol=0.01)
-    one = (
+    unchanged = (
         augmentation._enlarge_matrix(64, 1.0)
         @ augmentation._shrink_matrix(64, 1.0)
         @ augmentation._blur_matrix(64, 0.0)
     )
-    np.testing.assert_allclose(one, np.eye(64), atol=1e-6)
+    np.testing.assert_allclose(unchanged, np.eye(64), atol=1e-6)
 
 
-def test_pixels_are_varied_where_that_is_asked_for():
-    images = patches(64)
+def test_training_batches_have_the_share_of_varied_images_that_is_asked_for():
+    images = draw_patches(64)
     split = Split(images, np.zeros(64, int), tuple(map(str, range(64))), "train")
     known = {np.rot90(flip, turns).tobytes() for image in images for flip in (image, image[::-1]) for turns in range(4)}
     for share, expected in ((0.0, 64), (0.5, 32), (0.125, 56)):
         ((pixels, _),) = batches.training_batches(split, 10, 64, varied=share).take(1)
-        same = sum(image.tobytes() in known for image in pixels.numpy())
-        assert expected <= same <= expected + 2  # to which nothing happened, by chance
-    # Of no strength, which a training begins with, little but JPEG of quality 100.
+        unchanged = sum(image.tobytes() in known for image in pixels.numpy())
+        assert expected <= unchanged <= expected + 2  # a varied image may by chance undergo no change
+
+
+def test_training_begins_with_hardly_varied_images():
+    """At strength 0 some images are stored as JPEG of quality 100; nothing else changes."""
+    images = draw_patches(64)
+    split = Split(images, np.zeros(64, int), tuple(map(str, range(64))), "train")
+    known = {np.rot90(flip, turns).tobytes() for image in images for flip in (image, image[::-1]) for turns in range(4)}
     ((pixels, _),) = batches.training_batches(split, 10, 64, varied=0.5, strength=lambda step: 0.0).take(1)
     assert sum(image.tobytes() in known for image in pixels.numpy()) >= 48
 
 
-def test_synthetic_scenes():
+def test_synthetic_scenes_are_balanced_and_depend_on_the_seed():
     images, labels = synthetic.draw_scenes(200, seed=3)
     assert images.shape == (200, 64, 64, 3) and images.dtype == np.uint8
     assert np.bincount(labels).tolist() == [20] * 10

@@ -1,4 +1,4 @@
-"""Numbers that cannot be digital numbers are refused with flags that make them right."""
+"""Numbers that cannot be digital numbers are refused, with flags that make digital numbers of them."""
 
 import re
 
@@ -21,7 +21,7 @@ def dn() -> np.ndarray:
     return np.concatenate(pixels)
 
 
-def sample(numbers: np.ndarray, dtype: str, names=RGB_BANDS, scale: float = 1, offset: float = 0) -> Sample:
+def make_sample(numbers: np.ndarray, dtype: str, names=RGB_BANDS, scale: float = 1, offset: float = 0) -> Sample:
     stored = numbers[:, [BANDS.index(name) for name in names]].astype(dtype)
     count = len(names)
     return Sample(
@@ -36,7 +36,7 @@ def sample(numbers: np.ndarray, dtype: str, names=RGB_BANDS, scale: float = 1, o
 @pytest.mark.parametrize("names", [RGB_BANDS, (*RGB_BANDS, "B08"), BANDS], ids=["colours", "four", "all"])
 @pytest.mark.parametrize("dtype", ["uint16", "int16", "float32", "float64"])
 def test_digital_numbers_raise_no_doubt(dn, names, dtype):
-    assert find_fault(sample(dn, dtype, names)) is None
+    assert find_fault(make_sample(dn, dtype, names)) is None
 
 
 STORED = {
@@ -63,14 +63,14 @@ STORED = {
 @pytest.mark.parametrize("names", [RGB_BANDS, (*RGB_BANDS, "B08")], ids=["colours", "four"])
 def test_the_advice_gives_the_digital_numbers_back(dn, kind, names):
     store, dtype = STORED[kind]
-    doubt = find_fault(sample(store(dn), dtype, names))
-    assert doubt, kind
-    advice = next(part for part in doubt.text.split("; ") if part.endswith("would make digital numbers of them"))
+    fault = find_fault(make_sample(store(dn), dtype, names))
+    assert fault, kind
+    advice = next(part for part in fault.text.split("; ") if part.endswith("would make digital numbers of them"))
     options = [dict(re.findall(r"--(scale|offset)=(\S+)", option)) for option in advice.split(" or ")]
     scale, offset = (float(options[0].get(name, default)) for name, default in (("scale", 1), ("offset", 0)))
-    advised = sample(store(dn), dtype, names, scale, offset)
+    advised = make_sample(store(dn), dtype, names, scale, offset)
     assert find_fault(advised, "scale" in options[0], "offset" in options[0]) is None
-    expected = sample(dn, "float64", names).dn
+    expected = make_sample(dn, "float64", names).dn
     below = expected < 3900  # true colours end at 4,000
     if "lake" not in kind:
         np.testing.assert_allclose(advised.dn[below], expected[below], atol=25)
@@ -87,8 +87,8 @@ def test_the_advice_is_right_for_each_patch_alone(kind):
     for path in sorted((sentinel2_dir() / "eurosat_all").rglob("*.tif")):
         with rasterio.open(path) as file:
             dn = file.read().reshape(13, -1).T
-        doubt = find_fault(sample(store(dn), dtype))
-        advice = next(part for part in doubt.text.split("; ") if part.endswith("would make digital numbers of them"))
+        fault = find_fault(make_sample(store(dn), dtype))
+        advice = next(part for part in fault.text.split("; ") if part.endswith("would make digital numbers of them"))
         options = advice.replace("(and ", "(").split(" or ")
         scales = {float(scale) for option in options for scale in re.findall(r"--scale=(\S+)", option)} or {1.0}
         definite = re.search(r"--offset", re.sub(r"\(.*?\)", "", advice)) is not None
@@ -120,28 +120,30 @@ def test_the_advice_is_right_for_each_patch_alone(kind):
             )
         ]
         if true_scale not in scales or (definite and "offset" not in kind):
-            wrong.append((path.name, doubt.text))
+            wrong.append((path.name, fault.text))
     assert not wrong, (len(wrong), wrong[0])
 
 
 def test_an_offset_that_leaves_nothing_is_refused_although_it_is_given(dn):
-    doubt = find_fault(sample(dn, "uint16", offset=-1000), offset_known=True)
-    assert re.search(r"not above 0 after the offset of -1000.*--offset=0", doubt.text)
+    fault = find_fault(make_sample(dn, "uint16", offset=-1000), offset_known=True)
+    assert re.search(r"not above 0 after the offset of -1000.*--offset=0", fault.text)
 
 
 def test_what_the_user_says_is_not_doubted(dn):
-    assert find_fault(sample(dn + 1000, "uint16"), offset_known=True) is None
-    assert find_fault(sample(dn * 6.5535, "uint16"), scale_known=True, offset_known=True) is None
-    assert find_fault(sample(dn * 6.5535 + 6553.5, "uint16", scale=0.15259), scale_known=True)  # of the scale alone
+    assert find_fault(make_sample(dn + 1000, "uint16"), offset_known=True) is None
+    assert find_fault(make_sample(dn * 6.5535, "uint16"), scale_known=True, offset_known=True) is None
+    assert find_fault(
+        make_sample(dn * 6.5535 + 6553.5, "uint16", scale=0.15259), scale_known=True
+    )  # of the scale alone
 
 
 def test_numbers_below_zero_without_sign_are_named(dn):
-    doubt = find_fault(sample((dn.astype(int) - 1000) % 65536, "uint16"))
-    assert re.search(r"of its numbers are from 64536 to 65534, .* give the file as it was before", doubt.text)
+    fault = find_fault(make_sample((dn.astype(int) - 1000) % 65536, "uint16"))
+    assert re.search(r"of its numbers are from 64536 to 65534, .* give the file as it was before", fault.text)
 
 
 def test_rounding_to_tens_tells_nothing(dn):
-    assert find_fault(sample(np.rint(dn / 10) * 10, "uint16")) is None
+    assert find_fault(make_sample(np.rint(dn / 10) * 10, "uint16")) is None
 
 
 @pytest.mark.parametrize("order", ["products", "reversed", "products reversed"])

@@ -14,7 +14,7 @@ from rasterio.transform import from_origin
 
 from resnetd_tf.data import images, rasters
 from resnetd_tf.data.digital_numbers import Fault, Sample
-from resnetd_tf.data.rasters import Reading, open_bands
+from resnetd_tf.data.rasters import RasterOptions, open_bands
 from resnetd_tf.errors import InputError
 from resnetd_tf.sentinel2 import BANDS, RGB_BANDS, parse_band_name, split_band_from_stem
 
@@ -28,12 +28,12 @@ def dn() -> np.ndarray:
         return np.moveaxis(file.read(), 0, -1)
 
 
-def write(path, pixels: np.ndarray, names=None, driver="GTiff", **profile):
-    """Writes (height, width, bands) as a file whose descriptions are names."""
+def write_raster(path, pixels: np.ndarray, names=None, driver="GTiff", **profile):
+    """Writes (height, width, bands) as a raster file whose bands are named, and returns its path."""
     height, width, count = pixels.shape
-    place = {"crs": "EPSG:32633", "transform": from_origin(5e5, 5e6, 10, 10)}
+    location = {"crs": "EPSG:32633", "transform": from_origin(5e5, 5e6, 10, 10)}
     shape = {"height": height, "width": width, "count": count, "dtype": pixels.dtype}
-    with rasterio.open(path, "w", driver=driver, **shape, **place, **profile) as file:
+    with rasterio.open(path, "w", driver=driver, **shape, **location, **profile) as file:
         file.write(np.moveaxis(pixels, -1, 0))
         if names:
             file.descriptions = names
@@ -63,7 +63,7 @@ def write(path, pixels: np.ndarray, names=None, driver="GTiff", **profile):
         ("", None),
     ],
 )
-def test_names_of_bands(text, band):
+def test_descriptions_name_bands(text, band):
     assert parse_band_name(text) == band
 
 
@@ -79,21 +79,21 @@ def test_names_of_bands(text, band):
         ("Forest_12", "Forest_12", None),
     ],
 )
-def test_names_of_files_of_one_band(stem, template, band):
+def test_file_names_name_bands(stem, template, band):
     assert split_band_from_stem(stem) == (template, band)
 
 
-GEE = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B10", "B11", "B12")
+GOOGLE_EARTH_ENGINE = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B10", "B11", "B12")
 
 
 @pytest.mark.parametrize("form", ["named", "pages", "planar pages", "rows as pages", "netCDF", "JPEG 2000"])
 def test_thirteen_bands_come_out_in_the_same_order(tmp_path, dn, form):
-    shuffled = dn[..., [BANDS.index(f"B{name[1:].zfill(2)}") for name in GEE]]
+    shuffled = dn[..., [BANDS.index(f"B{name[1:].zfill(2)}") for name in GOOGLE_EARTH_ENGINE]]
     path = tmp_path / "patch.tif"
     if form == "named":
-        write(path, shuffled, GEE, interleave="band")
+        write_raster(path, shuffled, GOOGLE_EARTH_ENGINE, interleave="band")
     elif form == "JPEG 2000":
-        path = write(tmp_path / "patch.jp2", shuffled, driver="JP2OpenJPEG", QUALITY="100", REVERSIBLE="YES")
+        path = write_raster(tmp_path / "patch.jp2", shuffled, driver="JP2OpenJPEG", QUALITY="100", REVERSIBLE="YES")
     elif form == "planar pages":
         tifffile.imwrite(path, np.moveaxis(dn, -1, 0))
     elif form == "rows as pages":
@@ -104,16 +104,18 @@ def test_thirteen_bands_come_out_in_the_same_order(tmp_path, dn, form):
                 file.write(dn[..., index], contiguous=False)
     else:
         path = tmp_path / "patch.nc"
-        rasterio.shutil.copy(write(tmp_path / "x.tif", shuffled), path, driver="netCDF")
-    named = form in ("netCDF", "JPEG 2000")  # which do not keep descriptions
-    patch = images.read_patch(path, reading=Reading(GEE) if named else rasters.AS_STORED)
+        rasterio.shutil.copy(write_raster(tmp_path / "x.tif", shuffled), path, driver="netCDF")
+    loses_names = form in ("netCDF", "JPEG 2000")
+    patch = images.read_patch(
+        path, raster_options=RasterOptions(GOOGLE_EARTH_ENGINE) if loses_names else rasters.AS_STORED
+    )
     np.testing.assert_array_equal(patch.pixels, dn)
     assert patch.fault is None
 
 
 def test_thirteen_bands_without_names_in_another_order_are_refused(tmp_path, dn):
     with pytest.raises(InputError, match=r"band 4 is the darkest, not band 10 .*--bands=B8A,B12,B11,B10"):
-        images.read_image(write(tmp_path / "reversed.tif", np.ascontiguousarray(dn[..., ::-1])))
+        images.read_image(write_raster(tmp_path / "reversed.tif", np.ascontiguousarray(dn[..., ::-1])))
 
 
 def colours(dn: np.ndarray) -> np.ndarray:
@@ -122,10 +124,10 @@ def colours(dn: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("said_by", ["file", "STAC", "STAC 1.1", "metadata", "name", "flags"])
 def test_scale_and_offset_are_taken_from_where_they_are_said(tmp_path, dn, said_by):
-    expected = images.read_patch(write(tmp_path / "dn.tif", colours(dn), RGB_BANDS)).pixels
-    stored, reading = colours(dn) + np.uint16(1000), rasters.AS_STORED
+    expected = images.read_patch(write_raster(tmp_path / "dn.tif", colours(dn), RGB_BANDS)).pixels
+    stored, raster_options = colours(dn) + np.uint16(1000), rasters.AS_STORED
     name = "S2A_MSIL1C_20240601T100031_N0510_R122_T33TUM_20240601T120000.tif" if said_by == "name" else "x.tif"
-    path = write(tmp_path / name, stored, RGB_BANDS)
+    path = write_raster(tmp_path / name, stored, RGB_BANDS)
     scale_and_offset = {"scale": 0.0001, "offset": -0.1}
     if said_by == "file":
         with rasterio.open(path, "r+") as file:
@@ -142,38 +144,40 @@ def test_scale_and_offset_are_taken_from_where_they_are_said(tmp_path, dn, said_
         item = {"stac_version": "1.1.0", "assets": {"visual": {"href": f"./{name}", key: bands}}}
         (tmp_path / "item.json").write_text(json.dumps(item))
     elif said_by == "flags":
-        reading = Reading(offset=-1000)
-    patch = images.read_patch(path, reading=reading)
+        raster_options = RasterOptions(offset=-1000)
+    patch = images.read_patch(path, raster_options=raster_options)
     assert patch.fault is None and "offset -1000 " in patch.description
     np.testing.assert_array_equal(patch.pixels, expected)
 
 
-def test_flags_go_before_what_the_file_says(tmp_path, dn):
-    path = write(tmp_path / "x.tif", colours(dn), RGB_BANDS)
+def test_flags_override_scale_and_offset_of_the_file(tmp_path, dn):
+    path = write_raster(tmp_path / "x.tif", colours(dn), RGB_BANDS)
     with rasterio.open(path, "r+") as file:
         file.scales, file.offsets = [0.5] * 3, [3.0] * 3
-    expected = images.read_patch(write(tmp_path / "dn.tif", colours(dn), RGB_BANDS)).pixels
-    np.testing.assert_array_equal(images.read_patch(path, reading=Reading(scale=1, offset=0)).pixels, expected)
+    expected = images.read_patch(write_raster(tmp_path / "dn.tif", colours(dn), RGB_BANDS)).pixels
+    np.testing.assert_array_equal(
+        images.read_patch(path, raster_options=RasterOptions(scale=1, offset=0)).pixels, expected
+    )
 
 
-def test_names_of_a_stac_item_name_bands(tmp_path, dn):
-    path = write(tmp_path / "x.tif", colours(dn)[..., ::-1])
+def test_a_stac_item_names_bands(tmp_path, dn):
+    path = write_raster(tmp_path / "x.tif", colours(dn)[..., ::-1])
     bands = [{"name": name} for name in ("blue", "green", "red")]
     item = {"stac_version": "1.0.0", "assets": {"data": {"href": "https://example.org/a/x.tif", "eo:bands": bands}}}
     (tmp_path / "item.json").write_text(json.dumps(item))
-    expected = images.read_patch(write(tmp_path / "dn.tif", colours(dn), RGB_BANDS)).pixels
+    expected = images.read_patch(write_raster(tmp_path / "dn.tif", colours(dn), RGB_BANDS)).pixels
     np.testing.assert_array_equal(images.read_patch(path).pixels, expected)
 
 
 def test_numbers_of_bands_are_no_names(tmp_path, dn):
-    path = write(tmp_path / "x.tif", colours(dn), ("Band 1", "Band 2", "Band 3"))
+    path = write_raster(tmp_path / "x.tif", colours(dn), ("Band 1", "Band 2", "Band 3"))
     with pytest.raises(InputError, match=r"3 bands of uint16 that are called Band 1, .*--bands=B04,B03,B02"):
         images.read_image(path)
 
 
 def test_a_picture_whose_colours_are_named_in_another_order_is_turned_around(tmp_path):
     pixels = np.random.default_rng(0).integers(1, 255, (64, 64, 3)).astype("uint8")
-    path = write(tmp_path / "bgr.tif", pixels, ("B02", "B03", "B04"))
+    path = write_raster(tmp_path / "bgr.tif", pixels, ("B02", "B03", "B04"))
     np.testing.assert_array_equal(images.read_patch(path).pixels, pixels[..., ::-1])
 
 
@@ -181,31 +185,31 @@ def test_a_picture_whose_colours_are_named_in_another_order_is_turned_around(tmp
 def test_more_than_four_bands_of_8_bits_are_no_picture(tmp_path, count):
     pixels = np.random.default_rng(0).integers(1, 255, (64, 64, count)).astype("uint8")
     with pytest.raises(InputError, match=rf"{count} bands of uint8 that have no names; name all of them"):
-        images.read_image(write(tmp_path / "x.tif", pixels))
+        images.read_image(write_raster(tmp_path / "x.tif", pixels))
     tifffile.imwrite(tmp_path / "pages.tif", np.moveaxis(pixels, -1, 0))
     with pytest.raises(InputError, match=rf"{count} bands of uint8 that have no names"):
         images.read_image(tmp_path / "pages.tif")
 
 
-def test_a_band_that_is_not_used_is_told(tmp_path, dn):
+def test_a_band_that_is_not_used_is_named(tmp_path, dn):
     four = np.concatenate([colours(dn), colours(dn)[..., :1]], axis=-1)
-    band_set = open_bands(write(tmp_path / "x.tif", four, (*RGB_BANDS, "SCL")), rasters.AS_STORED)
+    band_set = open_bands(write_raster(tmp_path / "x.tif", four, (*RGB_BANDS, "SCL")), rasters.AS_STORED)
     assert band_set.description.endswith("; band 4 of the file, no band of Sentinel-2, not used")
-    picture = write(tmp_path / "picture.tif", (four // 20).astype("uint8"), photometric="MINISBLACK")
+    picture = write_raster(tmp_path / "picture.tif", (four // 20).astype("uint8"), photometric="MINISBLACK")
     assert open_bands(picture, rasters.AS_STORED).description.endswith("; band 4 not used")
 
 
 def test_numbers_of_a_picture_cannot_be_explained(tmp_path):
     path = ROOT / "samples/patches/River/River_1198.jpg"
     with pytest.raises(InputError, match=r"is a picture of 8 bits, .*: no --offset=-1000"):
-        images.read_patch(path, reading=Reading(offset=-1000))
+        images.read_patch(path, raster_options=RasterOptions(offset=-1000))
 
 
 def test_black_under_full_alpha_is_data(tmp_path):
     pixels = np.random.default_rng(0).integers(1, 255, (64, 64, 4)).astype("uint8")
     pixels[:, :32, :3], pixels[..., 3] = 0, 255
     pixels[:8, :, 3] = 0
-    path = write(tmp_path / "x.tif", pixels, photometric="RGB", alpha="YES")
+    path = write_raster(tmp_path / "x.tif", pixels, photometric="RGB", alpha="YES")
     bands = list(open_bands(path, rasters.AS_STORED).bands.values())
     valid = rasters.valid_mask(bands, rasters.read_bands(bands))
     assert not valid[:8].any() and valid[8:].all()
@@ -215,41 +219,43 @@ def test_nodata_of_zero_in_one_band_is_dark_water(tmp_path, dn):
     pixels = colours(dn)
     pixels[:, :20, 0] = 0
     pixels[:, :10] = 0
-    bands = list(open_bands(write(tmp_path / "x.tif", pixels, RGB_BANDS, nodata=0), rasters.AS_STORED).bands.values())
+    bands = list(
+        open_bands(write_raster(tmp_path / "x.tif", pixels, RGB_BANDS, nodata=0), rasters.AS_STORED).bands.values()
+    )
     valid = rasters.valid_mask(bands, rasters.read_bands(bands))
     assert not valid[:, :10].any() and valid[:, 10:].all()
 
 
 def test_bright_ground_is_doubted_only_among_few(dn):
-    """Of EuroSAT's own patches one in nine is as bright as if an offset was in it."""
+    """One in nine of EuroSAT's own patches is as bright as if an offset was left in."""
     bright = images.Patch(dn, "bands", Fault("darkest", can_be_bright_ground=True))
     for count, is_refused in ((20, False), (3, True)):
-        doubts = images.PatchChecks()
-        for place in range(count):
-            doubts.add(ROOT / f"{place}.tif", images.Patch(dn, "bands"))
-        doubts.add(ROOT / "bright.tif", dataclasses.replace(bright, sample=sample_of(dn + 1000)))
-        assert bool(doubts.refusals()) == is_refused
+        checks = images.PatchChecks()
+        for index in range(count):
+            checks.add(ROOT / f"{index}.tif", images.Patch(dn, "bands"))
+        checks.add(ROOT / "bright.tif", dataclasses.replace(bright, sample=make_sample(dn + 1000)))
+        assert bool(checks.refusals()) == is_refused
 
 
 def test_pictures_do_not_outvote_numbers_that_cannot_be(dn):
-    doubts = images.PatchChecks()
-    for place in range(20):
-        doubts.add(ROOT / f"{place}.jpg", images.Patch(dn))
-    doubts.add(ROOT / "x.tif", images.Patch(dn, "bands", Fault("white"), sample_of(dn * 6.5535)))
-    (paths,) = doubts.refusals().values()
+    checks = images.PatchChecks()
+    for index in range(20):
+        checks.add(ROOT / f"{index}.jpg", images.Patch(dn))
+    checks.add(ROOT / "x.tif", images.Patch(dn, "bands", Fault("white"), make_sample(dn * 6.5535)))
+    (paths,) = checks.refusals().values()
     assert paths == [ROOT / "x.tif"]
 
 
 def test_patches_that_are_read_alike_are_refused_together(dn):
-    doubts = images.PatchChecks()
-    for place in range(10):
-        twice = sample_of(dn.astype(float) - 1000)
-        doubts.add(ROOT / f"{place}.tif", images.Patch(dn, "bands", Fault("dark") if place % 2 else None, twice))
-    ((reason, paths),) = doubts.refusals().items()
+    checks = images.PatchChecks()
+    for index in range(10):
+        sample = make_sample(dn.astype(float) - 1000)
+        checks.add(ROOT / f"{index}.tif", images.Patch(dn, "bands", Fault("dark") if index % 2 else None, sample))
+    ((reason, paths),) = checks.refusals().items()
     assert len(paths) == 10 and "(so for 5 of 10 images)" in reason and "--offset=1000" in reason
 
 
-def sample_of(dn: np.ndarray) -> Sample:
+def make_sample(dn: np.ndarray) -> Sample:
     colours_alone = colours(dn).reshape(-1, 3).astype("float64")
     return Sample(RGB_BANDS, colours_alone, np.zeros(3), np.ones(3), np.dtype("float64"))
 
@@ -257,7 +263,7 @@ def sample_of(dn: np.ndarray) -> Sample:
 def test_a_positive_nodata_counts_in_one_band(tmp_path, dn):
     pixels = colours(dn)
     pixels[:, :20, 0] = 65535
-    path = write(tmp_path / "x.tif", pixels, RGB_BANDS, nodata=65535)
+    path = write_raster(tmp_path / "x.tif", pixels, RGB_BANDS, nodata=65535)
     bands = list(open_bands(path, rasters.AS_STORED).bands.values())
     valid = rasters.valid_mask(bands, rasters.read_bands(bands))
     assert not valid[:, :20].any() and valid[:, 20:].all()
@@ -265,7 +271,7 @@ def test_a_positive_nodata_counts_in_one_band(tmp_path, dn):
 
 @pytest.mark.parametrize("bands", ["x", 4, [4], [{"name": 4}], {"a": 1}, [{"scale": "x"}]])
 def test_a_stac_item_that_says_nonsense_is_one_line_or_nothing(tmp_path, dn, bands):
-    path = write(tmp_path / "x.tif", colours(dn), RGB_BANDS)
+    path = write_raster(tmp_path / "x.tif", colours(dn), RGB_BANDS)
     item = {"stac_version": "1.0.0", "assets": {"data": {"href": "x.tif", "raster:bands": bands}}}
     (tmp_path / "item.json").write_text(json.dumps(item))
     try:
@@ -277,22 +283,22 @@ def test_a_stac_item_that_says_nonsense_is_one_line_or_nothing(tmp_path, dn, ban
 def test_a_baseline_counts_in_the_name_of_the_file_or_its_product_alone(tmp_path, dn):
     folder = tmp_path / "S2A_MSIL1C_20240601T100031_N0510_R122_T33TUM_20240601T120000"
     folder.mkdir()
-    path = write(folder / "clip.tif", colours(dn), RGB_BANDS)
+    path = write_raster(folder / "clip.tif", colours(dn), RGB_BANDS)
     assert "as they are stored" in images.read_patch(path).description
 
 
 def test_flags_settle_a_scale_that_cannot_be(tmp_path, dn):
-    path = write(tmp_path / "x.tif", colours(dn), RGB_BANDS)
+    path = write_raster(tmp_path / "x.tif", colours(dn), RGB_BANDS)
     with rasterio.open(path, "r+") as file:
         file.scales = [-1.0] * 3
     with pytest.raises(InputError, match="says a scale of -1"):
         images.read_patch(path)
-    assert images.read_patch(path, reading=Reading(scale=1, offset=0)).fault is None
+    assert images.read_patch(path, raster_options=RasterOptions(scale=1, offset=0)).fault is None
 
 
 def test_the_colours_of_a_picture_are_those_that_the_file_says(tmp_path):
     pixels = np.random.default_rng(0).integers(1, 255, (64, 64, 3)).astype("uint8")
-    path = write(tmp_path / "x.tif", pixels, photometric="MINISBLACK")
+    path = write_raster(tmp_path / "x.tif", pixels, photometric="MINISBLACK")
     with rasterio.open(path, "r+") as file:
         file.colorinterp = [ColorInterp.blue, ColorInterp.green, ColorInterp.red]
     np.testing.assert_array_equal(images.read_image(path), pixels[..., ::-1])
@@ -300,5 +306,20 @@ def test_the_colours_of_a_picture_are_those_that_the_file_says(tmp_path):
 
 def test_three_bands_of_8_bits_without_colours_are_a_picture_for_patches_too(tmp_path):
     pixels = np.random.default_rng(0).integers(1, 255, (64, 64, 3)).astype("uint8")
-    path = write(tmp_path / "x.tif", pixels, photometric="MINISBLACK")
+    path = write_raster(tmp_path / "x.tif", pixels, photometric="MINISBLACK")
     np.testing.assert_array_equal(images.read_image(path), pixels)
+
+
+def test_a_raster_file_is_opened_once(tmp_path, dn, monkeypatch):
+    path, opened = write_raster(tmp_path / "x.tif", dn), []
+    open_raster = rasters.open_raster
+    monkeypatch.setattr(rasters, "open_raster", lambda path: opened.append(path) or open_raster(path))
+    np.testing.assert_array_equal(images.read_image(path), dn)
+    assert opened == [str(path)]
+
+
+@pytest.mark.parametrize("required_bands", [RGB_BANDS, BANDS, None])
+def test_an_open_image_knows_the_shape_and_type_of_its_pixels(tmp_path, dn, required_bands):
+    image = images.open_image(write_raster(tmp_path / "x.tif", dn[:40]), required_bands=required_bands)
+    pixels = image.read().pixels
+    assert image.shape == pixels.shape == (40, 64, len(required_bands or BANDS)) and image.dtype == pixels.dtype

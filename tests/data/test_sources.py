@@ -21,7 +21,7 @@ from resnetd_tf.normalization import EUROSAT_RGB
 from resnetd_tf.sentinel2 import CLASSES
 
 
-def jpeg(path, seed=0, size=64):
+def write_jpeg(path, seed=0, size=64):
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path, quality=95)
@@ -33,11 +33,11 @@ def folder(tmp_path):
     root = tmp_path / "2750"
     for index in range(30):
         name = CLASSES[index % 3]
-        jpeg(root / name / f"{name}_{index}.jpg", seed=index)
+        write_jpeg(root / name / f"{name}_{index}.jpg", seed=index)
     return root
 
 
-def make_zip(path, folder, prefix):
+def write_zip(path, folder, prefix):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("README.txt", "not an image")
         for image in folder.rglob("*.jpg"):
@@ -57,12 +57,12 @@ def test_folder_is_split_70_20_10(folder):
             np.testing.assert_array_equal(image, np.asarray(Image.open(name)))  # as Pillow decodes it
 
 
-def presplit(root, **counts):
-    """So many images of two classes in each of the folders of splits."""
+def write_splits(root, **counts):
+    """Writes a number of images of two classes to each folder of a split, and returns the root."""
     for split, count in counts.items():
         for index in range(count):
             name = CLASSES[index % 2]
-            jpeg(root / split / name / f"{split}_{index}.jpg", seed=index, size=8)
+            write_jpeg(root / split / name / f"{split}_{index}.jpg", seed=index, size=8)
     return root
 
 
@@ -77,8 +77,8 @@ def presplit(root, **counts):
     ],
 )
 def test_a_folder_that_is_split_already(tmp_path, counts, slices, sizes):
-    """Each split has the images of its folder; what is missing is cut from train, as of TFDS's datasets."""
-    dataset = datasets.load_dataset(f"folder:{presplit(tmp_path, **counts)}")
+    """Each split has the images of its folder; missing splits are cut off train, as for TFDS's datasets."""
+    dataset = datasets.load_dataset(f"folder:{write_splits(tmp_path, **counts)}")
     assert dataset.classes == CLASSES[:2]
     assert tuple(split.slice for split in dataset.splits.values()) == slices
     assert tuple(map(len, dataset.splits.values())) == sizes
@@ -93,34 +93,34 @@ def test_a_folder_that_is_split_already(tmp_path, counts, slices, sizes):
 
 
 def test_splits_that_a_folder_lacks(tmp_path):
-    presplit(tmp_path / "a", test=4)
+    write_splits(tmp_path / "a", test=4)
     assert len(datasets.load_dataset(f"folder:{tmp_path / 'a'}", ("test",)).splits["test"]) == 4
     with pytest.raises(InputError, match="has test, no train to take validation from"):
         datasets.load_dataset(f"folder:{tmp_path / 'a'}", ("validation",))
-    presplit(tmp_path / "b", train=4, val=4, validation=4)
+    write_splits(tmp_path / "b", train=4, val=4, validation=4)
     with pytest.raises(InputError, match="val and validation are both validation; rename one of them"):
         datasets.load_dataset(f"folder:{tmp_path / 'b'}")
     with pytest.raises(InputError, match=r"train\[80%:\] of 2 images is none; add images"):
-        datasets.load_dataset(f"folder:{presplit(tmp_path / 'c', train=2, test=2)}", ("validation",))
+        datasets.load_dataset(f"folder:{write_splits(tmp_path / 'c', train=2, test=2)}", ("validation",))
 
 
 def test_classes_that_are_called_train_and_test(tmp_path):
     for name in ("train", "test"):
         for index in range(6):
-            jpeg(tmp_path / name / f"{name}_{index}.jpg", size=8)
+            write_jpeg(tmp_path / name / f"{name}_{index}.jpg", size=8)
     dataset = datasets.load_dataset(f"folder:{tmp_path}")
     assert dataset.classes == ("test", "train") and dataset.splits["train"].slice == "train[:70%]"
 
 
-def test_every_image_of_a_folder(folder, tmp_path):
-    """Fewer than a split into three needs, too."""
+def test_all_is_every_image_of_a_folder(folder, tmp_path):
+    """A folder with too few images for three splits can be evaluated as a whole."""
     everything = datasets.load_dataset(f"folder:{folder}", ("all",)).splits["all"]
     parts = datasets.load_dataset(f"folder:{folder}").splits.values()
     assert everything.names == tuple(name for split in parts for name in split.names) and everything.slice == "all"
     assert everything.digests == tuple(digest for split in parts for digest in split.digests)
     assert len(set(everything.digests)) == 30
     for index in range(4):
-        jpeg(tmp_path / "few" / CLASSES[index % 2] / f"{index}.jpg")
+        write_jpeg(tmp_path / "few" / CLASSES[index % 2] / f"{index}.jpg")
     assert len(datasets.load_dataset(f"folder:{tmp_path / 'few'}", ("all",)).splits["all"]) == 4
     with pytest.raises(InputError, match=r"4 images; a 70/20/10 split needs at least 10\. --split=all"):
         datasets.load_dataset(f"folder:{tmp_path / 'few'}", ("test",))
@@ -128,7 +128,7 @@ def test_every_image_of_a_folder(folder, tmp_path):
 
 def test_an_image_is_known_again_whatever_size_a_batch_needs(folder):
     for index in range(20):
-        jpeg(folder / CLASSES[0] / f"large{index}.jpg", size=100, seed=index)
+        write_jpeg(folder / CLASSES[0] / f"large{index}.jpg", size=100, seed=index)
     name = f"folder:{folder}"
     resized, plain = datasets.load_dataset(name, ("train",), image_size=48), datasets.load_dataset(name, ("train",))
     assert resized.splits["train"].digests == plain.splits["train"].digests
@@ -138,14 +138,13 @@ def test_an_image_is_known_again_whatever_size_a_batch_needs(folder):
 @pytest.mark.parametrize(("count", "sizes"), [(45, (31, 9, 5)), (27000, (18900, 5400, 2700))])
 def test_splits_stay_where_they_were(count, sizes):
     """0.7 * 45 is a little less than 31.5: runs were trained on what that gives."""
-    places = [range(count)[slice_bounds(count, part)] for part in SPLITS.values()]
-    assert tuple(map(len, places)) == sizes and [index for place in places for index in place] == [*range(count)]
+    ranges = [range(count)[slice_bounds(count, slice_name)] for slice_name in SPLITS.values()]
+    assert tuple(map(len, ranges)) == sizes and [index for indices in ranges for index in indices] == [*range(count)]
 
 
-def test_folder_of_differing_sizes(folder):
-    """In training alone they become one size."""
+def test_images_of_differing_sizes_are_resized_for_training_alone(folder):
     for index in range(20):
-        jpeg(folder / CLASSES[0] / f"large{index}.jpg", size=100, seed=index)
+        write_jpeg(folder / CLASSES[0] / f"large{index}.jpg", size=100, seed=index)
     loaded = datasets.load_dataset(f"folder:{folder}")
     assert all(split.shape == (None, None, 3) for split in loaded.splits.values())
     for split in loaded.splits.values():
@@ -161,18 +160,18 @@ def test_bad_folders(tmp_path, folder):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no images"):
         datasets.load_dataset(f"folder:{tmp_path / 'empty'}")
-    jpeg(tmp_path / "one" / "Forest" / "1.jpg")
+    write_jpeg(tmp_path / "one" / "Forest" / "1.jpg")
     with pytest.raises(InputError, match="only one class, Forest"):
         datasets.load_dataset(f"folder:{tmp_path / 'one'}")
     damaged = folder / CLASSES[1] / "damaged.jpg"
-    whole = next(folder.rglob("*.jpg")).read_bytes()
-    damaged.write_bytes(whole[: len(whole) // 2])
+    content = next(folder.rglob("*.jpg")).read_bytes()
+    damaged.write_bytes(content[: len(content) // 2])
     with pytest.raises(InputError, match=r"damaged\.jpg: not a readable"):
         datasets.load_dataset(f"folder:{folder}")
 
 
-def test_only_what_is_asked_for_is_decoded(folder):
-    """The others may even be damaged behind their headers."""
+def test_only_the_splits_asked_for_are_decoded(folder):
+    """Images of the other splits may even be damaged behind their headers."""
     train = datasets.load_dataset(f"folder:{folder}", ("train",)).splits["train"]
     for name in train.names:
         content = pathlib.Path(name).read_bytes()
@@ -184,7 +183,7 @@ def test_only_what_is_asked_for_is_decoded(folder):
 
 @pytest.mark.parametrize("sizes", [(400,), (390, 400, 410)])
 def test_images_are_in_memory_once(tmp_path, sizes):
-    """From the folder to the batches of an epoch; 190 MB of pixels in files of a few hundred bytes."""
+    """The images have 190 MB of pixels in files of a few hundred bytes; one epoch of batches is read."""
     for index in range(400):
         path = tmp_path / "data" / "ab"[index % 2] / f"{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -193,32 +192,33 @@ def test_images_are_in_memory_once(tmp_path, sizes):
 from resnetd_tf.data import batches, datasets, images
 from resnetd_tf.environment import peak_memory_gib
 images.resize_image(images.read_image({str(tmp_path / "data/a/0.png")!r}), 8, 8)
-before = peak_memory_gib()
+start = peak_memory_gib()
 splits = datasets.load_dataset("folder:{tmp_path / "data"}", image_size=400).splits
 for _ in batches.training_batches(splits["train"], 2, 2).take(len(splits["train"]) // 2):
     pass
-held = sum(image.nbytes for split in splits.values() for image in split.images) / 2**30
-assert held > 0.17 and peak_memory_gib() - before < 1.2 * held + 0.02, (held, peak_memory_gib() - before)
+pixels = sum(image.nbytes for split in splits.values() for image in split.images) / 2**30
+added = peak_memory_gib() - start
+assert pixels > 0.17 and added < 1.2 * pixels + 0.02, (pixels, added)
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=200)
 
 
-def test_what_does_not_fit_is_refused_before_it_is_read(folder, monkeypatch):
-    monkeypatch.setattr("resnetd_tf.data.splits.available_memory", lambda: 300_000)
+def test_images_that_do_not_fit_into_memory_are_refused_before_they_are_read(folder, monkeypatch):
+    monkeypatch.setattr("resnetd_tf.data.splits.available_memory_bytes", lambda: 300_000)
     monkeypatch.setattr(images, "read_patch", None)
     with pytest.raises(InputError, match=r"2750: its images take 0\.0 GiB of memory, of which 0\.0 GiB are free"):
         datasets.load_dataset(f"folder:{folder}")
 
 
-def test_what_is_no_class_and_no_image(folder, capsys):
-    jpeg(folder / ".ipynb_checkpoints" / "0.jpg")
-    (folder / CLASSES[0] / "._0.jpg").write_text("what macOS leaves")
+def test_files_that_are_no_images_of_a_class_are_skipped(folder, capsys):
+    write_jpeg(folder / ".ipynb_checkpoints" / "0.jpg")
+    (folder / CLASSES[0] / "._0.jpg").write_text("a file that macOS leaves")
     (folder / CLASSES[1] / "notes.txt").write_text("no image")
     (folder / CLASSES[1] / "table.csv").write_text("no image")
     (folder / CLASSES[1] / "folder.jpg").mkdir()
     (folder / "Empty").mkdir()
-    jpeg(folder / "Deep" / "under" / "0.jpg")
-    jpeg(folder / "beside.jpg")
+    write_jpeg(folder / "Deep" / "under" / "0.jpg")
+    write_jpeg(folder / "beside.jpg")
     assert datasets.load_dataset(f"folder:{folder}").classes == CLASSES[:3]
     printed = capsys.readouterr().out
     assert "AnnualCrop 10, Forest 10, HerbaceousVegetation 10" in printed
@@ -226,13 +226,13 @@ def test_what_is_no_class_and_no_image(folder, capsys):
     assert "Skipped 3 that are no image files: .csv, .jpg, .txt" in printed
 
 
-def test_names_that_no_text_file_holds(folder):
+def test_names_that_no_text_file_can_hold_are_refused(folder):
     strange = folder / "two\nlines"
-    jpeg(strange / "0.jpg")
+    write_jpeg(strange / "0.jpg")
     with pytest.raises(InputError, match="a line break; rename it"):
         datasets.load_dataset(f"folder:{folder}")
     (strange / "0.jpg").unlink()
-    jpeg(folder / CLASSES[0] / "0.jpg")
+    write_jpeg(folder / CLASSES[0] / "0.jpg")
     (folder / CLASSES[0] / "0.jpg").rename(folder / CLASSES[0] / os.fsdecode(b"\xea.jpg"))
     with pytest.raises(InputError, match=r"udcea\.jpg': its name is not UTF-8"):
         datasets.load_dataset(f"folder:{folder}")
@@ -240,8 +240,8 @@ def test_names_that_no_text_file_holds(folder):
         datasets.load_dataset("folder:")
 
 
-def test_pictures_of_every_kind(tmp_path):
-    """By their content, whatever they are called; transparency is dropped."""
+def test_pictures_of_every_kind_are_read_as_pillow_reads_them(tmp_path):
+    """The content decides the format, not the name; transparency is dropped."""
     noise, path, read = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype("uint8"), tmp_path / "x.jpg", []
     for format in ("PNG", "TIFF", "JPEG", "WEBP", "BMP", "GIF", "JPEG2000", "PPM", "AVIF"):
         for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"):
@@ -262,22 +262,22 @@ def test_pictures_of_every_kind(tmp_path):
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_pictures_are_turned_upright(tmp_path, orientation):
     upright = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype("uint8")
-    # How it is stored, by EXIF's number: mirrored or not, and then turned counter-clockwise by quarters
+    # How the picture is stored, by EXIF's number: mirrored or not, then turned counter-clockwise by quarters.
     mirrored, quarters = {1: (0, 0), 2: (1, 0), 3: (0, 2), 4: (1, 2), 5: (1, 1), 6: (0, 1), 7: (1, 3), 8: (0, 3)}[
         orientation
     ]
-    seen = np.rot90(upright[:, ::-1] if mirrored else upright, quarters)
+    stored = np.rot90(upright[:, ::-1] if mirrored else upright, quarters)
     for format, options in (("PNG", "exif"), ("WEBP", "exif"), ("TIFF", "tiffinfo")):
         exif = Image.Exif()
         exif[ExifTags.Base.Orientation] = orientation
         path, lossless = tmp_path / f"picture.{format}", {"lossless": True} if format == "WEBP" else {}
-        Image.fromarray(np.ascontiguousarray(seen)).save(path, format, **{options: exif}, **lossless)
+        Image.fromarray(np.ascontiguousarray(stored)).save(path, format, **{options: exif}, **lossless)
         assert images.read_header(path)[0] == (20, 30, 3)
         np.testing.assert_array_equal(images.read_image(path), upright)
 
 
-def test_turns_that_do_not_count(tmp_path):
-    """Those that EXIF does not know, and those in a PNG's XMP or after its pixels, where nobody looks for them."""
+def test_turns_that_other_programs_ignore_are_ignored(tmp_path):
+    """These are numbers that EXIF does not define, and turns in a PNG's XMP or after its pixels."""
     noise = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype("uint8")
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 9
@@ -360,22 +360,22 @@ def test_a_truncated_picture_among_many_is_named(folder):
         datasets.load_dataset(f"folder:{folder}")
 
 
-def test_names_mean_the_same_everywhere(tmp_path, monkeypatch):
+def test_locations_mean_the_same_in_every_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TFDS_DATA_DIR", "data")
 
-    here, located = tmp_path.resolve(), datasets.absolute_locations
-    assert located("folder:a/../b", None, None) == (f"folder:{here / 'b'}", None, None)
-    assert located("eurosat/rgb", "there", None) == ("eurosat/rgb", str(here / "there"), None)
-    assert located("eurosat/rgb", None, "a, b,../c") == (
+    here, locate = tmp_path.resolve(), datasets.absolute_locations
+    assert locate("folder:a/../b", None, None) == (f"folder:{here / 'b'}", None, None)
+    assert locate("eurosat/rgb", "there", None) == ("eurosat/rgb", str(here / "there"), None)
+    assert locate("eurosat/rgb", None, "a, b,../c") == (
         "eurosat/rgb",
         str(here / "data"),
         f"{here / 'a'},{here / 'b'},{here.parent / 'c'}",
     )
-    assert located("synthetic", None, None) == ("synthetic", None, None)
+    assert locate("synthetic", None, None) == ("synthetic", None, None)
 
 
-def test_unknown_names():
+def test_unknown_names_are_refused():
     with pytest.raises(InputError, match="'no_such' is unknown"):
         datasets.load_dataset("no_such")
     with pytest.raises(InputError, match="'eurosat/nir' is unknown"):
@@ -386,10 +386,10 @@ def test_unknown_names():
 
 @pytest.mark.parametrize("prefix", ["2750", "EuroSAT_RGB"])
 def test_zip_is_prepared_as_tfds_would(tmp_path, folder, prefix):
-    """The reference is TFDS's own builder reading the same images from the folder its zip unpacks to."""
+    """The reference is TFDS's own builder, which reads the same images from the folder its zip unpacks to."""
     import tensorflow_datasets as tfds
 
-    archive = make_zip(tmp_path / "EuroSAT.zip", folder, prefix)
+    archive = write_zip(tmp_path / "EuroSAT.zip", folder, prefix)
     ours = datasets.load_dataset("eurosat/rgb", data_dir=str(tmp_path / "ours"), eurosat_zip=str(archive))
 
     reference = tfds.builder("eurosat/rgb", data_dir=str(tmp_path / "reference"))
@@ -407,7 +407,7 @@ def test_zip_is_prepared_as_tfds_would(tmp_path, folder, prefix):
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "encrypted", "other"])
 def test_damaged_zip_is_not_prepared(tmp_path, folder, damage):
-    archive = make_zip(tmp_path / "EuroSAT.zip", folder, "2750")
+    archive = write_zip(tmp_path / "EuroSAT.zip", folder, "2750")
     content = bytearray(archive.read_bytes())
     if damage == "truncated":
         content = content[: len(content) // 2]
@@ -417,8 +417,8 @@ def test_damaged_zip_is_not_prepared(tmp_path, folder, damage):
         content[content.rindex(b"PK\1\2") + 8] |= 1
     archive.write_bytes(content)
     if damage == "other":
-        with zipfile.ZipFile(archive, "w") as other:
-            other.writestr("cats/1.jpg", "")
+        with zipfile.ZipFile(archive, "w") as file:
+            file.writestr("cats/1.jpg", "")
     with pytest.raises(InputError, match=r"EuroSAT\.zip"):
         datasets.load_dataset("eurosat/rgb", data_dir=str(tmp_path / "data"), eurosat_zip=str(archive))
     assert not list((tmp_path / "data").rglob("*.tfrecord*"))
@@ -427,7 +427,7 @@ def test_damaged_zip_is_not_prepared(tmp_path, folder, damage):
 
 @pytest.fixture
 def prepared(tmp_path, folder):
-    archive = make_zip(tmp_path / "EuroSAT.zip", folder, "2750")
+    archive = write_zip(tmp_path / "EuroSAT.zip", folder, "2750")
     datasets.load_dataset("eurosat/rgb", data_dir=str(tmp_path / "data"), eurosat_zip=str(archive))
     return tmp_path / "data"
 
@@ -449,17 +449,17 @@ def test_damaged_tfrecord_is_named(prepared):
 
 def test_damaged_jpeg_in_tfrecord_is_named(tmp_path, folder):
     damaged = folder / CLASSES[1] / f"{CLASSES[1]}_999.jpg"
-    whole = next(folder.rglob("*.jpg")).read_bytes()
-    damaged.write_bytes(whole[: len(whole) // 2])
-    archive = make_zip(tmp_path / "EuroSAT.zip", folder, "2750")
+    content = next(folder.rglob("*.jpg")).read_bytes()
+    damaged.write_bytes(content[: len(content) // 2])
+    archive = write_zip(tmp_path / "EuroSAT.zip", folder, "2750")
     with pytest.raises(InputError, match=r"Forest_999\.jpg in it is not a readable"):
         datasets.load_dataset("eurosat/rgb", data_dir=str(tmp_path / "data"), eurosat_zip=str(archive))
 
 
 @pytest.mark.parametrize("registered", [True, False])
-def test_mirror(tmp_path, folder, hub, registered):
-    """In a process whose TFDS address is dead and whose hub is a local server."""
-    content = make_zip(tmp_path / "EuroSAT.zip", folder, "2750").read_bytes()
+def test_an_archive_of_the_mirror_is_used_only_with_the_registered_checksum(tmp_path, folder, hub, registered):
+    """The process finds TFDS's address dead, and a local server as the hub."""
+    content = write_zip(tmp_path / "EuroSAT.zip", folder, "2750").read_bytes()
     checksum = hashlib.sha256(content).hexdigest() if registered else "0" * 64
     script = f"""
 import dataclasses, tensorflow_datasets as tfds
@@ -485,7 +485,7 @@ datasets.load_dataset("eurosat/rgb", data_dir={str(tmp_path / "data")!r})
 
 
 @needs_eurosat
-def test_eurosat():
+def test_eurosat_has_27000_images_in_ten_classes():
     dataset = datasets.load_dataset("eurosat/rgb", data_dir=eurosat_dir())
     assert {name: len(split) for name, split in dataset.splits.items()} == {
         "train": 18900,

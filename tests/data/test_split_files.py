@@ -25,20 +25,22 @@ def folder(tmp_path):
     return tmp_path / "data"
 
 
-def lists(folder, train, validation, test) -> str:
+def write_lists(folder, train, validation, test) -> str:
     paths = [folder / f"{name}.txt" for name in ("train", "validation", "test")]
     for path, names in zip(paths, (train, validation, test)):
         path.write_text("\n".join(names) + "\n\n")
     return ",".join(map(str, paths))
 
 
-def test_folder(folder, tmp_path, capsys):
-    """Lists in any order, as CSV, with another suffix; images are in the dataset's own order."""
+def test_lists_of_a_folder_in_any_order_give_its_own_order(folder, tmp_path, capsys):
+    """One list is a CSV file, and all name images with another suffix."""
     names = [f"{name}/{number}.jpg" for name in ("Forest", "River") for number in range(12)]
-    given = lists(tmp_path, [f"{name},{label}" for label, name in enumerate(names[3:][::-1])], names[:2], names[2:3])
+    split_files = write_lists(
+        tmp_path, [f"{name},{label}" for label, name in enumerate(names[3:][::-1])], names[:2], names[2:3]
+    )
     (tmp_path / "train.txt").rename(tmp_path / "train.csv")
-    given = given.replace("train.txt", "train.csv")
-    dataset = datasets.load_dataset(f"folder:{folder}", split_files=given)
+    split_files = split_files.replace("train.txt", "train.csv")
+    dataset = datasets.load_dataset(f"folder:{folder}", split_files=split_files)
     values = {name: split.images[:, 0, 0, 0].tolist() for name, split in dataset.splits.items()}
     assert sorted(values["validation"]) == [0, 1] and values["test"] == [2]
     assert sorted(values["train"]) == [*range(3, 12), *range(100, 112)]
@@ -49,8 +51,8 @@ def test_folder(folder, tmp_path, capsys):
     order = [name for split in everything.values() for name in split.names]
     assert list(train.names) == [name for name in order if name in train.names]
     assert "none of the lists" not in capsys.readouterr().out
-    given = lists(tmp_path, names[3:20], names[:2], names[2:3])
-    assert len(datasets.load_dataset(f"folder:{folder}", ("test",), split_files=given).splits) == 1
+    split_files = write_lists(tmp_path, names[3:20], names[:2], names[2:3])
+    assert len(datasets.load_dataset(f"folder:{folder}", ("test",), split_files=split_files).splits) == 1
     assert "4 images of " in capsys.readouterr().out
 
 
@@ -63,8 +65,8 @@ def test_folder(folder, tmp_path, capsys):
         ("0,Forest", "Forest/{}.png,0"),  # no header, and no image
     ],
 )
-def test_tables_with_a_header(folder, tmp_path, header, row):
-    """The header says which column has the file names; a first row that is no header must name an image."""
+def test_the_header_of_a_table_names_the_column_of_file_names(folder, tmp_path, header, row):
+    """The header names the column of file names; a first row that is no header must name an image."""
     paths = [tmp_path / f"{split}.CSV" for split in ("train", "validation", "test")]
     for number, path in enumerate(paths):
         path.write_text(f"{header}\n{row.format(number)}\n{row.format(number + 3)}\n")
@@ -80,16 +82,16 @@ def test_tables_with_a_header(folder, tmp_path, header, row):
 
 
 def test_all_is_every_image_in_a_list_or_not(folder, tmp_path):
-    split_files = lists(tmp_path, ["Forest/0.png"], ["Forest/1.png"], ["River/2.png"])
+    split_files = write_lists(tmp_path, ["Forest/0.png"], ["Forest/1.png"], ["River/2.png"])
     assert len(datasets.load_dataset(f"folder:{folder}", ("all",), split_files=split_files).splits["all"]) == 24
 
 
-def test_names_that_are_nearly_the_same(folder, tmp_path):
-    """The whole name counts before the one without its suffix; commas and dots may be in it."""
+def test_names_that_differ_in_the_suffix_are_distinguished(folder, tmp_path):
+    """The complete name counts before the name without its suffix; names may have commas and dots."""
     for number, name in enumerate(("scene.png", "scene.1.png", "a,b.png", "a.png", "twin.png", "twin.jpg")):
         Image.fromarray(np.full((8, 8, 3), 200 + 9 * number, np.uint8)).save(folder / "River" / name)
-    given = lists(tmp_path, ["scene.1", "River/twin.jpg"], ["a,b.png"], ["scene"])
-    splits = datasets.load_dataset(f"folder:{folder}", split_files=given).splits
+    split_files = write_lists(tmp_path, ["scene.1", "River/twin.jpg"], ["a,b.png"], ["scene"])
+    splits = datasets.load_dataset(f"folder:{folder}", split_files=split_files).splits
     names = {name: sorted(pathlib.Path(path).name for path in split.names) for name, split in splits.items()}
     assert names == {"train": ["scene.1.png", "twin.jpg"], "validation": ["a,b.png"], "test": ["scene.png"]}
 
@@ -106,103 +108,103 @@ def test_names_that_are_nearly_the_same(folder, tmp_path):
         ([], ["Forest/1.png"], "train.txt names no image"),
     ],
 )
-def test_bad_lists(folder, tmp_path, train, validation, message):
+def test_lists_that_name_images_wrongly_are_refused(folder, tmp_path, train, validation, message):
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / "River" / "only.png")
     with pytest.raises(InputError, match=message):
-        datasets.load_dataset(f"folder:{folder}", split_files=lists(tmp_path, train, validation, ["River/2.png"]))
+        datasets.load_dataset(f"folder:{folder}", split_files=write_lists(tmp_path, train, validation, ["River/2.png"]))
 
 
-def test_what_is_no_list(folder, tmp_path):
-    name, given = f"folder:{folder}", lists(tmp_path, ["Forest/0.png"], ["Forest/1.png"], ["River/2.png"])
+def test_arguments_that_are_no_three_lists_are_refused(folder, tmp_path):
+    name, lists = f"folder:{folder}", write_lists(tmp_path, ["Forest/0.png"], ["Forest/1.png"], ["River/2.png"])
     for split_files, message in (
         ("a.txt,b.txt", "--split_files=a.txt,b.txt: expected three files"),
-        (f"{given},", "expected three files"),
-        (given.replace("test.txt", "missing.txt"), "missing.txt cannot be read (No such file or directory)"),
-        (given.replace(str(tmp_path / "test.txt"), str(folder / "Forest/0.png")), "0.png cannot be read ("),
+        (f"{lists},", "expected three files"),
+        (lists.replace("test.txt", "missing.txt"), "missing.txt cannot be read (No such file or directory)"),
+        (lists.replace(str(tmp_path / "test.txt"), str(folder / "Forest/0.png")), "0.png cannot be read ("),
     ):
         with pytest.raises(InputError, match=re.escape(message)):
             datasets.load_dataset(name, split_files=split_files)
     with pytest.raises(InputError, match="'train\\[:9%\\]' is not one of train, validation, test"):
-        datasets.load_dataset(name, ("train[:9%]",), split_files=given)
+        datasets.load_dataset(name, ("train[:9%]",), split_files=lists)
     with pytest.raises(InputError, match="of no use for dataset synthetic"):
-        datasets.load_dataset("synthetic", split_files=given)
+        datasets.load_dataset("synthetic", split_files=lists)
 
 
 @needs_eurosat
-def test_eurosat(tmp_path):
-    """Each image of the lists has the pixels that it has under its name in TFDS's own order."""
-    whole = datasets.load_dataset("eurosat/rgb", ("test",), data_dir=eurosat_dir()).splits["test"]
-    named = dict(zip(whole.names, whole.images))
+def test_lists_of_eurosat_give_the_images_of_their_names(tmp_path):
+    test_split = datasets.load_dataset("eurosat/rgb", ("test",), data_dir=eurosat_dir()).splits["test"]
+    named = dict(zip(test_split.names, test_split.images))
     names = list(named)
-    given = lists(tmp_path, names[:40][::-1], [name.replace(".jpg", ".tif") for name in names[40:60]], names[60:90])
-    splits = datasets.load_dataset("eurosat/rgb", data_dir=eurosat_dir(), split_files=given).splits
+    split_files = write_lists(
+        tmp_path, names[:40][::-1], [name.replace(".jpg", ".tif") for name in names[40:60]], names[60:90]
+    )
+    splits = datasets.load_dataset("eurosat/rgb", data_dir=eurosat_dir(), split_files=split_files).splits
     assert [len(split) for split in splits.values()] == [40, 20, 30]
-    assert splits["train"].names == whole.names[:40] and splits["test"].slice == str(tmp_path / "test.txt")
+    assert splits["train"].names == test_split.names[:40] and splits["test"].slice == str(tmp_path / "test.txt")
     for split in splits.values():
         for name, image in zip(split.names, split.images):
             np.testing.assert_array_equal(image, named[name])
-    np.testing.assert_array_equal(splits["validation"].labels, whole.labels[40:60])
+    np.testing.assert_array_equal(splits["validation"].labels, test_split.labels[40:60])
 
 
-def test_what_is_told_of_splits(folder, tmp_path, capsys):
-    """A line where a classifier may be judged on images of its training."""
-    given = lists(tmp_path, ["Forest/1.png"], ["Forest/2.png"], ["Forest/3.png"])
-    trained = {"dataset": "eurosat/rgb"}
-    for dataset, split_files, told in (
+def test_other_splits_than_those_of_the_training_are_warned_of(folder, tmp_path, capsys):
+    split_files = write_lists(tmp_path, ["Forest/1.png"], ["Forest/2.png"], ["Forest/3.png"])
+    metadata = {"dataset": "eurosat/rgb"}
+    for dataset, used_lists, warning in (
         (None, None, ""),
         (f"folder:{folder}", None, "was trained on eurosat/rgb; where images of that training are among"),
-        (None, given, "was trained with other splits"),
+        (None, split_files, "was trained with other splits"),
     ):
-        datasets.resolve_dataset("model", trained, dataset, None, split_files)
+        datasets.resolve_dataset("model", metadata, dataset, None, used_lists)
         out = capsys.readouterr().out
-        assert told in out and out.count("\n") == bool(told)
-    trained["split_files"] = given  # by code that kept no SHA-256
-    assert datasets.resolve_dataset("model", trained, None, None, given)[2] == given
+        assert warning in out and out.count("\n") == bool(warning)
+    metadata["split_files"] = split_files  # earlier versions kept no SHA-256
+    assert datasets.resolve_dataset("model", metadata, None, None, split_files)[2] == split_files
     assert not capsys.readouterr().out
-    trained["split_files_sha256"] = split_files_digest(given)
-    for split_files, changed in ((given, False), (None, True), (given, True)):
-        if split_files and changed:  # by one image, under their own names
-            lists(tmp_path, ["Forest/4.png"], ["Forest/2.png"], ["Forest/3.png"])
-        datasets.warn_of_other_splits("weights were", trained, "eurosat/rgb", split_files)
-        told = "The weights were trained with other splits, perhaps on some of the images judged on here\n"
-        assert capsys.readouterr().out == told * changed
+    metadata["split_files_sha256"] = split_files_digest(split_files)
+    for used_lists, differ in ((split_files, False), (None, True), (split_files, True)):
+        if used_lists and differ:  # one image in the lists is replaced
+            write_lists(tmp_path, ["Forest/4.png"], ["Forest/2.png"], ["Forest/3.png"])
+        datasets.warn_of_other_splits("weights were", metadata, "eurosat/rgb", used_lists)
+        warning = "The weights were trained with other splits, perhaps on some of the images judged on here\n"
+        assert capsys.readouterr().out == warning * differ
 
 
 @pytest.mark.long
 def test_a_run_and_its_evaluation_have_the_same_splits(folder, tmp_path, program, bad_input):
     names = [f"{name}/{number}.png" for name in ("Forest", "River") for number in range(12)]
-    lists(tmp_path, names[4:20], names[:4], names[20:])
+    write_lists(tmp_path, names[4:20], names[:4], names[20:])
     arguments = ("--depth=10", "--image_size=32", "--epochs=1", "--batch_size=16", "--weights=none")
-    where = {"cwd": tmp_path}
+    run_options = {"cwd": tmp_path}
     files = "--split_files=train.txt,validation.txt,test.txt"
-    trained = program("train.py", *arguments, f"--dataset=folder:{folder}", files, "--output_dir=model", **where)
+    trained = program("train.py", *arguments, f"--dataset=folder:{folder}", files, "--output_dir=model", **run_options)
     assert trained.returncode == 0, trained.stderr
     assert f"16 train ({tmp_path.resolve()}/train.txt), 4 validation" in trained.stdout
     metadata = json.loads((tmp_path / "model/run-1/metadata.json").read_text())
     assert metadata["split_files"] == ",".join(f"{tmp_path.resolve()}/{name}.txt" for name in metadata["splits"])
-    evaluated = program("evaluate.py", "--model=model", "--output_dir=found", **where)
+    evaluated = program("evaluate.py", "--model=model", "--output_dir=evaluated", **run_options)
     assert evaluated.returncode == 0, evaluated.stderr
-    assert json.loads((tmp_path / "found/metrics.json").read_text())["count"] == 4
-    again = program("evaluate.py", "--model=model", "--dataset=folder:data", "--output_dir=found-again", **where)
-    assert again.returncode == 0 and json.loads((tmp_path / "found-again/metrics.json").read_text())["count"] == 4
+    assert json.loads((tmp_path / "evaluated/metrics.json").read_text())["count"] == 4
+    relative = program("evaluate.py", "--model=model", "--dataset=folder:data", "--output_dir=relative", **run_options)
+    assert relative.returncode == 0 and json.loads((tmp_path / "relative/metrics.json").read_text())["count"] == 4
     moved = folder.rename(tmp_path / "moved")
-    other = program("evaluate.py", "--model=model", f"--dataset=folder:{moved}", **where)
-    assert other.returncode == 0 and f"with the lists {metadata['split_files']}; where images" in other.stdout
-    told = bad_input("evaluate.py", "--model=model", **where)
-    assert f"--dataset=folder:PATH --split_files={metadata['split_files']}" in told
-    same = f"--split_files={metadata['split_files']}"
-    other = program("evaluate.py", "--model=model", f"--dataset=folder:{moved}", same, **where)
-    assert other.returncode == 0 and "4 images" in other.stdout
+    evaluated = program("evaluate.py", "--model=model", f"--dataset=folder:{moved}", **run_options)
+    assert evaluated.returncode == 0 and f"with the lists {metadata['split_files']}; where images" in evaluated.stdout
+    message = bad_input("evaluate.py", "--model=model", **run_options)
+    assert f"--dataset=folder:PATH --split_files={metadata['split_files']}" in message
+    trained_files = f"--split_files={metadata['split_files']}"
+    evaluated = program("evaluate.py", "--model=model", f"--dataset=folder:{moved}", trained_files, **run_options)
+    assert evaluated.returncode == 0 and "4 images" in evaluated.stdout
     moved.rename(folder)
     (tmp_path / "test.txt").write_text("\n".join(names[:19:-1]))  # in another order
-    other = program("evaluate.py", "--model=model", same, "--output_dir=found-in-order", **where)
-    assert other.returncode == 0 and "other splits" not in other.stdout
+    evaluated = program("evaluate.py", "--model=model", trained_files, "--output_dir=reordered", **run_options)
+    assert evaluated.returncode == 0 and "other splits" not in evaluated.stdout
     (tmp_path / "test.txt").write_text("\n".join(names[4:8]))
-    told = bad_input("evaluate.py", "--model=model", **where)
-    assert "was trained with the lists" in told and "which have changed since" in told
+    message = bad_input("evaluate.py", "--model=model", **run_options)
+    assert "was trained with the lists" in message and "which have changed since" in message
     (tmp_path / "train.txt").write_text(names[-1])
-    other = program("evaluate.py", "--model=model", same, **where)
-    assert other.returncode == 0 and "trained with other splits, perhaps on some of the images" in other.stdout
+    evaluated = program("evaluate.py", "--model=model", trained_files, **run_options)
+    assert evaluated.returncode == 0 and "trained with other splits, perhaps on some of the images" in evaluated.stdout
     (tmp_path / "test.txt").unlink()
-    told = bad_input("evaluate.py", "--model=model", **where)
-    assert "was trained with the lists" in told and "give --split_files" in told
+    message = bad_input("evaluate.py", "--model=model", **run_options)
+    assert "was trained with the lists" in message and "give --split_files" in message

@@ -1,6 +1,7 @@
-"""Other datasets of TFDS than EuroSAT: the builders are its own, the images drawn here."""
+"""Datasets of TFDS other than EuroSAT: the builders are TFDS's, the images are drawn here."""
 
 import json
+import sys
 import typing
 
 import numpy as np
@@ -17,7 +18,7 @@ CONFIGURATIONS = ("labelled", "unlabelled", "trainless", "sixteen_bits", "floats
 
 
 class ManyClasses(tfds.core.GeneratorBasedBuilder):
-    """400 classes, with all three splits of its own; the test split unlabelled in configuration "unlabelled"."""
+    """A dataset of 400 classes with its own three splits; each configuration has one peculiarity."""
 
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS: typing.ClassVar = [tfds.core.BuilderConfig(name=name) for name in CONFIGURATIONS]
@@ -44,8 +45,11 @@ class ManyClasses(tfds.core.GeneratorBasedBuilder):
         raise NotImplementedError
 
 
-def prepare(folder, name, splits, size=None, **more):
-    """A dataset of TFDS with so many images in each split, each of one colour, prepared by TFDS itself."""
+def prepare(folder, name, splits, size=None, name_features=()):
+    """Lets TFDS prepare a dataset with a number of images of one colour in each split.
+
+    The examples have their file name, or their number as the name, in each of the `name_features`.
+    """
     builder = tfds.builder(name, data_dir=str(folder))
     classes = builder.info.features["label"].num_classes
     rng = np.random.default_rng(0)
@@ -55,7 +59,7 @@ def prepare(folder, name, splits, size=None, **more):
             shape = size or rng.integers(40, 80, 2)
             image = np.full((*shape, 3), index % 250, "uint8")
             label = index % classes if labelled else -1
-            names = {key: index if "numbered" in name else f"{index}.png" for key in more}
+            names = {key: index if "numbered" in name else f"{index}.png" for key in name_features}
             yield index, {"image": image, "label": label, **names}
 
     unlabelled = "test" if "unlabelled" in name else None
@@ -81,9 +85,9 @@ def prepare(folder, name, splits, size=None, **more):
     ],
 )
 def test_own_splits_are_used(tmp_path, name, splits, slices, counts):
-    more = {"cifar10": {"id": 0}, "uc_merced": {"filename": 0}}.get(name, {})
+    name_features = {"cifar10": ["id"], "uc_merced": ["filename"]}.get(name, [])
     size = {"cifar10": (32, 32), "many_classes/labelled": (32, 32)}.get(name)
-    builder = prepare(tmp_path, name, splits, size, **more)
+    builder = prepare(tmp_path, name, splits, size, name_features)
     loaded = datasets.load_dataset(name, data_dir=str(tmp_path))
     assert tuple(split.slice for split in loaded.splits.values()) == slices
     assert tuple(map(len, loaded.splits.values())) == counts
@@ -98,7 +102,7 @@ def test_own_splits_are_used(tmp_path, name, splits, slices, counts):
 
 
 def test_a_run_on_another_dataset(tmp_path, capsys):
-    """Its own test split, statistics of its training split, 400 classes; all told and in the metadata."""
+    """The run uses the dataset's test split, statistics and 400 classes, prints them and keeps them in its metadata."""
     prepare(tmp_path / "data", "many_classes/labelled", {"train": 800, "validation": 400, "test": 60}, (32, 32))
     path = train(
         Settings(
@@ -118,10 +122,8 @@ def test_a_run_on_another_dataset(tmp_path, capsys):
     assert "test accuracy of many_classes/labelled" in printed.out
     metadata = json.loads((tmp_path / "model/run-1/metadata.json").read_text())
     assert metadata["splits"] == {"train": "train", "validation": "validation", "test": "test"}
-    train_split = datasets.load_dataset("many_classes/labelled", ("train",), data_dir=str(tmp_path / "data")).splits[
-        "train"
-    ]
-    mean = train_split.images.reshape(-1, 3).mean(0)
+    loaded = datasets.load_dataset("many_classes/labelled", ("train",), data_dir=str(tmp_path / "data"))
+    mean = loaded.splits["train"].images.reshape(-1, 3).mean(0)
     np.testing.assert_allclose(metadata["normalization"]["mean"], mean)
     classifier = open_classifier(path)
     assert len(classifier.classes) == 400
@@ -138,10 +140,13 @@ def test_imagenette_is_not_imagenet(tmp_path, run, bad_input):
     assert "imagenette has n01440764" in bad_input("evaluate.py", *arguments)
 
 
-def test_what_cannot_be_used(tmp_path):
+def test_a_split_without_labels_is_refused(tmp_path):
     prepare(tmp_path, "many_classes/unlabelled", {"train": 20, "test": 10}, (32, 32))
     with pytest.raises(InputError, match="split 'test' of many_classes/unlabelled has no labels"):
         datasets.load_dataset("many_classes/unlabelled", data_dir=str(tmp_path))
+
+
+def test_only_splits_that_a_dataset_has_can_be_loaded(tmp_path):
     prepare(tmp_path, "many_classes/trainless", {"test": 10}, (32, 32))
     loaded = datasets.load_dataset("many_classes/trainless", ("test", "test[:50%]"), data_dir=str(tmp_path))
     assert [len(split) for split in loaded.splits.values()] == [10, 5]
@@ -151,11 +156,17 @@ def test_what_cannot_be_used(tmp_path):
         datasets.load_dataset("many_classes/trainless", ("nonsense",), data_dir=str(tmp_path))
     with pytest.raises(InputError, match=r"split 'test\[:0\]' of .* no data"):
         datasets.load_dataset("many_classes/trainless", ("test[:0]",), data_dir=str(tmp_path))
+
+
+def test_images_of_other_types_or_bands_are_refused(tmp_path):
     for name, dtype in (("many_classes/sixteen_bits", "uint16"), ("many_classes/floats", "float32")):
         with pytest.raises(InputError, match=f"images of 3 bands are {dtype}, of unknown scale; expected uint8"):
             datasets.load_dataset(name, data_dir=str(tmp_path))
     with pytest.raises(InputError, match=r"images have 1 bands; expected 3 \(RGB\) or 13"):
         datasets.load_dataset("mnist", data_dir=str(tmp_path))
+
+
+def test_locations_that_a_dataset_does_not_use_are_refused(tmp_path):
     with pytest.raises(InputError, match="--eurosat_zip is of no use for dataset cifar10"):
         datasets.load_dataset("cifar10", data_dir=str(tmp_path), eurosat_zip="EuroSAT.zip")
     for name in ("synthetic", f"folder:{tmp_path}"):
@@ -165,8 +176,14 @@ def test_what_cannot_be_used(tmp_path):
             datasets.load_dataset(name, eurosat_zip="EuroSAT.zip")
 
 
-def test_download_that_fails(tmp_path, monkeypatch):
-    """TFDS's whole hint is told, and no way that is EuroSAT's alone."""
+def test_a_missing_library_names_the_extra_that_has_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(InputError, match=r"dataset cifar10 needs TensorFlow Datasets .*resnetd_tf\[train\]"):
+        datasets.load_dataset("cifar10")
+
+
+def test_a_download_that_fails_gives_the_hint_of_tfds(tmp_path, monkeypatch):
+    """The hint is complete, and the message has no advice for EuroSAT alone."""
     hint = "Manual download required. Get VIS.zip from the project's site.\n" + "Then put it there. " * 20 + "The end."
 
     def fail(self, dl_manager):
@@ -180,7 +197,7 @@ def test_download_that_fails(tmp_path, monkeypatch):
 
 
 def test_an_unreadable_picture_is_named(tmp_path):
-    prepare(tmp_path, "uc_merced", {"train": 60}, filename=0)
+    prepare(tmp_path, "uc_merced", {"train": 60}, name_features=["filename"])
     (record,) = tmp_path.rglob("*.tfrecord*")
     examples = [tf.train.Example.FromString(raw.numpy()) for raw in tf.data.TFRecordDataset(str(record))]
     examples[5].features.feature["image"].bytes_list.value[0] = b"no picture"
@@ -192,10 +209,10 @@ def test_an_unreadable_picture_is_named(tmp_path):
         datasets.load_dataset("uc_merced", data_dir=str(tmp_path))
 
 
-def test_what_does_not_fit_is_refused_before_it_is_read(tmp_path, monkeypatch):
-    prepare(tmp_path, "cifar10", {"train": 50, "test": 20}, (32, 32), id=0)
-    prepare(tmp_path, "uc_merced", {"train": 60}, filename=0)
-    monkeypatch.setattr("resnetd_tf.data.splits.available_memory", lambda: 100_000)
+def test_images_that_do_not_fit_into_memory_are_refused_before_they_are_read(tmp_path, monkeypatch):
+    prepare(tmp_path, "cifar10", {"train": 50, "test": 20}, (32, 32), ["id"])
+    prepare(tmp_path, "uc_merced", {"train": 60}, name_features=["filename"])
+    monkeypatch.setattr("resnetd_tf.data.splits.available_memory_bytes", lambda: 100_000)
     monkeypatch.setattr("resnetd_tf.data.tfds.hold_in_memory", None)
     for name in ("cifar10", "uc_merced"):
         with pytest.raises(InputError, match=rf"dataset {name}: its images take 0.0 GiB of memory, of which 0.0 GiB"):
@@ -208,9 +225,8 @@ def test_images_without_file_names_are_numbered(tmp_path):
     assert loaded.names == tuple(f"all#{index}" for index in range(600))
 
 
-def test_file_names_that_are_numbers(tmp_path):
-    """They name images, in lists of splits too."""
-    builder = prepare(tmp_path / "data", "many_classes/numbered", {"train": 20}, (32, 32), filename=0)
+def test_file_names_that_are_numbers_name_images_in_lists(tmp_path):
+    builder = prepare(tmp_path / "data", "many_classes/numbered", {"train": 20}, (32, 32), ["filename"])
     order = [str(example["filename"]) for example in builder.as_dataset(split="train").as_numpy_iterator()]
     paths = [tmp_path / f"{split}.txt" for split in ("train", "validation", "test")]
     for path, names in zip(paths, (["3", "17"], ["4"], ["0"])):

@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of every network, beside the paper's.
+"""Prints the parameters and multiply-adds of every network beside those in the paper.
 
 python -m benchmarks.cost
 """
@@ -14,15 +14,18 @@ PAPER = {(50, "base"): (3.8, 25), (50, "b"): (4.1, 25), (50, "c"): (4.3, 25), (5
 
 
 def parameters(model: keras.Model) -> int:
-    """Number of trained weights."""
+    """Counts the trained weights."""
     return sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
 
 
 def multiply_adds(model: keras.Model) -> int:
-    """Multiply-adds of the convolutions and dense layers for one image; the model's input size must be given.
+    """Counts the multiply-adds of the convolutions and dense layers for one image.
 
-    A convolution takes kernel height x kernel width x input channels at each output position and filter
-    (padding counts); the rest of the network is not counted, as is usual.
+    A convolution takes kernel height x kernel width x input channels at each output position and filter, padding
+    included. The other layers are not counted, as is usual.
+
+    Args:
+        model: A network or a classifier with a fixed input size.
     """
     total = 0
     for layer in model.layers:

@@ -1,11 +1,11 @@
-"""How far the gradients of a training step are from those of float32: with our layers and with Keras's own.
+"""Compares the gradients of a training step with those of Keras's layers in float32.
 
     python -m benchmarks.gradients          # needs eurosat/rgb prepared in $TFDS_DATA_DIR
 
-ResNet-50-D at 64x64 after 0 and after 100 steps of `train.py`'s recipe, on 12 batches of 32 training images; Keras's
-layers in float32 are what the others are compared with. "Error" is the norm of the difference over the norm of the
-gradient, for each weight tensor whose gradient is not zero; "scale" is the projection on float32's gradient, which
-would be off from one if rounding favoured a direction.
+The network is ResNet-50-D at 64x64, after 0 and after 100 steps of `train.py`'s recipe, on 12 batches of 32 training
+images. Our layers and Keras's are compared in float32 and bfloat16. "Error" is the norm of the difference over the norm
+of the gradient, for each weight tensor whose gradient is not zero. "Scale" is the projection on the gradient in
+float32, which differs from one if rounding favours a direction.
 """
 
 import itertools
@@ -15,20 +15,20 @@ import numpy as np
 from benchmarks import train_step
 from resnetd_tf.cli import program
 
-STEPS, BATCHES = 100, 12  # steps of the warm-up, of an epoch of twice as many
+STEPS, BATCHES = 100, 12  # the steps are the warm-up of an epoch of twice as many
 
 
 def gradients(model, batches) -> list[list[np.ndarray]]:
-    """Gradients for every batch of every trainable weight, as flat arrays."""
+    """Computes the gradients of every trainable weight as flat arrays, for every batch."""
     import tensorflow as tf
 
     @tf.function
-    def of_batch(images, labels):
+    def batch_gradients(images, labels):
         with tf.GradientTape() as tape:
             loss = model.loss(labels, model(images, training=True))
         return tape.gradient(loss, model.trainable_variables)
 
-    return [[np.asarray(gradient, "float64").ravel() for gradient in of_batch(*batch)] for batch in batches]
+    return [[np.asarray(gradient, "float64").ravel() for gradient in batch_gradients(*batch)] for batch in batches]
 
 
 def main(arguments) -> None:
@@ -62,8 +62,8 @@ def main(arguments) -> None:
             model.compile(loss=trained.loss)
             model.set_weights(trained.get_weights())
             errors, scales = [], []
-            for of_batch in zip(gradients(model, batches), expected):
-                for gradient, reference in zip(*of_batch):
+            for batch_pair in zip(gradients(model, batches), expected):
+                for gradient, reference in zip(*batch_pair):
                     if square := reference @ reference:
                         errors.append(np.linalg.norm(gradient - reference) / square**0.5)
                         scales.append(gradient @ reference / square)

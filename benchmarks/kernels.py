@@ -1,11 +1,11 @@
-"""How long TensorFlow's kernels work, by what they are for, from its profiler."""
+"""Measures with TensorFlow's profiler how long its kernels work, by their purpose."""
 
 import pathlib
 import re
 import tempfile
 from collections.abc import Callable
 
-GROUPS = {  # by what the kernels are called
+GROUPS = {  # parts of the names of the kernels
     "convolutions": ("Conv2D", "MatMul"),
     "batch normalisation": ("BatchNorm",),
     "ReLU": ("Relu",),
@@ -18,7 +18,12 @@ GROUPS = {  # by what the kernels are called
 
 
 def thread_time(run: Callable[[], object], steps: int) -> dict[str, float]:
-    """Thread time of each group of kernels while `run` makes a number of steps, ms a step."""
+    """Measures the thread time of each group of kernels in milliseconds a step.
+
+    Args:
+        run: A function that runs the steps.
+        steps: Their number.
+    """
     import tensorflow as tf
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
@@ -31,8 +36,8 @@ def thread_time(run: Callable[[], object], steps: int) -> dict[str, float]:
         space = xplane_pb2.XSpace.FromString(path.read_bytes())
     (plane,) = (plane for plane in space.planes if plane.name == "/host:CPU")
     for event in (event for line in plane.lines for event in line.events):
-        # Operations are called "name:kernel"; what surrounds them "EagerExecute: ...", "Iterator::...".
+        # Operations are called "name:kernel". Other events are called "EagerExecute: ..." or "Iterator::...".
         if match := re.fullmatch(r"[^: ]+:(\w+)", plane.event_metadata[event.metadata_id].name):
-            found = (group for group, parts in GROUPS.items() if any(part in match[1] for part in parts))
-            groups[next(found, "rest")] += event.duration_ps / 1e9 / steps
+            matching = (group for group, parts in GROUPS.items() if any(part in match[1] for part in parts))
+            groups[next(matching, "rest")] += event.duration_ps / 1e9 / steps
     return groups

@@ -1,11 +1,11 @@
-"""Whether speed costs accuracy: the same runs with our layers and optimizer and with Keras's own, seed by seed.
+"""Compares runs with our layers and optimizer and with Keras's own, to see whether speed costs accuracy.
 
     python -m benchmarks.loss_curve        # half an hour; needs eurosat/rgb prepared in $TFDS_DATA_DIR
     python -m benchmarks.loss_curve --precision=float32 --learning_rate=0.1 --seeds=4
 
-ResNet-50-D, 64x64, the recipe of `train.py` in 200 steps: the mean training loss of every 25 and the validation
-accuracy at the end. A seed gives both the same random weights and the same batches; what they round differently
-grows from step to step, so that only the mean over seeds tells ours from Keras's.
+A run trains ResNet-50-D at 64x64 with the recipe of `train.py` in 200 steps. The table has the mean training loss of
+every 25 steps and the validation accuracy at the end. Both runs of a seed have the same random weights and batches.
+Differences in rounding grow from step to step, so that only the mean over seeds can tell our runs from Keras's.
 """
 
 import statistics
@@ -25,7 +25,7 @@ STEPS, PART = 200, 25
 
 
 def compile_with_keras_sgd(model, settings) -> None:
-    """As `optimizer.compile_classifier` does, with Keras's optimizer where that takes ours."""
+    """Compiles a model as `optimizer.compile_classifier` does, but with Keras's optimizer."""
     import keras
 
     from resnetd_tf.training.optimizer import learning_rate_schedule, make_loss
@@ -38,7 +38,7 @@ def compile_with_keras_sgd(model, settings) -> None:
 
 
 def curve(splits: dict, precision: str, settings, seed: int, fast: bool) -> list[float]:
-    """Mean loss of every part of a run, then validation accuracy in percent."""
+    """Returns the mean loss of every part of a run, then the validation accuracy in percent."""
     import keras
 
     from benchmarks import train_step

@@ -1,9 +1,10 @@
-"""Start-up: seconds from the command to the end of the first training step, beside what TensorFlow itself takes.
+"""Measures the seconds from the command to the end of the first training step, beside TensorFlow's own import.
 
     python -m benchmarks.startup            # needs eurosat/rgb prepared in $TFDS_DATA_DIR
 
-Ours is `python train.py --variant=d --image_size=64 --weights=none`. "KerasHub" is its network trained with plain `fit`
-on a pipeline as TFDS's users write it, which decodes images while training and so loads nothing before.
+"Ours" is `python train.py --variant=d --image_size=64 --weights=none`. "KerasHub" is KerasHub's network trained with
+plain `fit` on a pipeline as users of TFDS write it. This pipeline decodes images during training, so that it loads
+nothing before.
 """
 
 import functools
@@ -21,7 +22,7 @@ from resnetd_tf.cli import program
 
 
 class Command:
-    """Seconds that `python -c CODE` takes to print how long its phases took."""
+    """Measures the seconds that `python -c CODE` takes; the code prints the duration of its phases."""
 
     def __init__(self, code: str):
         self.code = code
@@ -42,7 +43,7 @@ class Command:
 
 
 class Phases(dict):
-    """Seconds by name of a phase."""
+    """The seconds of each phase by its name."""
 
     def timed(self, name: str, function: Callable) -> Callable:
         @functools.wraps(function)
@@ -55,7 +56,7 @@ class Phases(dict):
         return run
 
     def until_first_step(self) -> None:
-        """Has Keras end the process with the first training step, after printing the phases."""
+        """Makes Keras print the phases and end the process after the first training step."""
         import keras
 
         callbacks = keras.callbacks.CallbackList

@@ -1,4 +1,4 @@
-"""Reading metadata.json, which tells how a classifier was trained."""
+"""Reads and checks metadata.json, which says how a classifier was trained."""
 
 import json
 import pathlib
@@ -7,7 +7,7 @@ from typing import Any
 
 from resnetd_tf.errors import InputError, first_line
 
-LARGEST_SIDE = 2**14  # pixels, of an image that a classifier takes
+LARGEST_SIDE = 2**14  # largest side in pixels of an image that a classifier takes
 
 
 def _is_text(value: Any) -> bool:
@@ -30,7 +30,7 @@ def _are_numbers(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(number, int | float) for number in value)
 
 
-# What other code reads of it, and what that may be; all else is only told to people.
+# The entries that code reads, each with a function that says whether a value is valid. All others are for people.
 VALIDATORS: dict[str, Callable[[Any], bool]] = {
     "antialias": lambda value: isinstance(value, bool),
     "best_epoch": _is_positive,
@@ -49,7 +49,7 @@ VALIDATORS: dict[str, Callable[[Any], bool]] = {
     "largest_patch": _is_count,
     "normalization": lambda value: (
         isinstance(value, dict)
-        and _is_text(value.get("of", ""))  # which 0.1.0 did not write
+        and _is_text(value.get("of", ""))  # version 0.1.0 did not write this entry
         and _are_numbers(value.get("mean"))
         and _are_numbers(value.get("std"))
     ),
@@ -66,70 +66,76 @@ VALIDATORS: dict[str, Callable[[Any], bool]] = {
 }
 
 
-def patch_side(described: dict[str, Any]) -> int:
-    """Side in pixels of the patches that a classifier was trained on, EuroSAT's where that is not known."""
-    return (described.get("patch_shape") or [0])[0] or 64
+def patch_side(metadata: dict[str, Any]) -> int:
+    """Returns the side in pixels of the training patches, or EuroSAT's 64 where it is not known."""
+    return (metadata.get("patch_shape") or [0])[0] or 64
 
 
-def largest_patch(described: dict[str, Any]) -> int:
-    """Side in pixels up to which an image is a patch, and gets a label; what is larger is a scene."""
-    of_any_size = str(described.get("dataset")).startswith("folder:")  # whose pictures may differ
-    return described.get("largest_patch") or max(2 * patch_side(described), 512 if of_any_size else 0)
+def largest_patch(metadata: dict[str, Any]) -> int:
+    """Returns the side in pixels up to which an image is a patch, which gets one label. A larger image is a scene."""
+    has_mixed_sizes = str(metadata.get("dataset")).startswith("folder:")  # a user's pictures may differ in size
+    return metadata.get("largest_patch") or max(2 * patch_side(metadata), 512 if has_mixed_sizes else 0)
 
 
-def summary_line(described: dict[str, Any]) -> str:
-    """A classifier's network, epochs and test accuracy: "ResNet-50-D, 1 epoch, 71.20 % on eurosat/rgb test".
+def summary_line(metadata: dict[str, Any]) -> str:
+    """Describes a classifier in one line: "ResNet-50-D, 1 epoch, 71.20 % on eurosat/rgb test".
 
     Args:
-        described: What metadata.json says; what it does not say is left out, but for the accuracy.
+        metadata: The content of metadata.json. A missing network or number of epochs is left out; a missing accuracy
+            is reported as not known.
     """
     parts = []
-    if depth := described.get("depth"):
-        variant = described.get("variant", "base").removeprefix("base").upper()
+    if depth := metadata.get("depth"):
+        variant = metadata.get("variant", "base").removeprefix("base").upper()
         parts.append(f"ResNet-{depth}" + f"-{variant}" * bool(variant))
-    if epochs := described.get("epochs"):
-        interrupted = described.get("interrupted") and described.get("best_epoch")
+    if epochs := metadata.get("epochs"):
+        interrupted = metadata.get("interrupted") and metadata.get("best_epoch")
         parts.append(f"epoch {interrupted} of {epochs}" if interrupted else f"{epochs} epoch{'s' * (epochs > 1)}")
-    accuracy, precision = described.get("test_accuracy"), described.get("exported_precision", "float32")
+    accuracy, precision = metadata.get("test_accuracy"), metadata.get("exported_precision", "float32")
     if accuracy is None:
         parts.append("test accuracy not known")
     else:
-        parts.append(f"{100 * accuracy:.2f} % on {described.get('dataset', 'an unknown dataset')} test")
+        parts.append(f"{100 * accuracy:.2f} % on {metadata.get('dataset', 'an unknown dataset')} test")
         if precision not in ("float32", "float16"):
             parts.append(f"measured before its export in {precision}")
     return ", ".join(parts)
 
 
 def read_metadata(path: pathlib.Path, needed: Sequence[str] = ()) -> dict[str, Any]:
-    """What a metadata.json says.
+    """Reads a metadata.json file.
 
     Args:
         path: The file.
-        needed: What it must say.
+        needed: Names of the entries that it must have.
 
     Raises:
-        InputError: It cannot be read, lacks what is needed, or says what cannot be.
+        InputError: The file cannot be read, lacks a needed entry, or has an invalid one.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
             raise ValueError("not a JSON object")
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read ({first_line(error)}); restore or delete it") from error
-    return check_metadata(found, path, needed)
+    return check_metadata(content, path, needed)
 
 
-def check_metadata(found: dict[str, Any], path: pathlib.Path, needed: Sequence[str] = ()) -> dict[str, Any]:
-    """What a file says, if it says all that is needed and nothing that cannot be.
+def check_metadata(metadata: dict[str, Any], path: pathlib.Path, needed: Sequence[str] = ()) -> dict[str, Any]:
+    """Returns metadata unchanged once every entry in `VALIDATORS` is valid.
+
+    Args:
+        metadata: The metadata, as JSON has them.
+        path: The file that they come from, for messages.
+        needed: Names of the entries that must be there.
 
     Raises:
-        InputError: It does not.
+        InputError: A needed entry is missing, or an entry is invalid.
     """
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: its metadata cannot be {str(found)[:50]!r}; restore or delete it")
-    for name in [*needed, *(VALIDATORS.keys() & found.keys())]:
-        if name not in found:
+    if not isinstance(metadata, dict):
+        raise InputError(f"{path}: its metadata cannot be {str(metadata)[:50]!r}; restore or delete it")
+    for name in [*needed, *(VALIDATORS.keys() & metadata.keys())]:
+        if name not in metadata:
             raise InputError(f"{path}: does not say {name}; restore or delete it")
-        if not VALIDATORS[name](found[name]):
-            raise InputError(f"{path}: {name} cannot be {str(found[name])[:50]!r}; restore or delete it")
-    return found
+        if not VALIDATORS[name](metadata[name]):
+            raise InputError(f"{path}: {name} cannot be {str(metadata[name])[:50]!r}; restore or delete it")
+    return metadata

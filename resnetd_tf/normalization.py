@@ -1,4 +1,4 @@
-"""Means and standard deviations that images are normalised with, and where each set comes from."""
+"""The means and standard deviations that images are normalised with, each with its source."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,12 +11,13 @@ from resnetd_tf.sentinel2 import BANDS
 
 @dataclass(frozen=True)
 class Statistics:
-    """Mean and standard deviation of each band, in the units of the pixels they normalise.
+    """Mean and standard deviation of each band, in the units of the pixels.
 
     Attributes:
-        name: The images that they were computed from.
-        mean, std: One value a band, in the order of the image's bands.
-        dtype: Type of the pixels, "uint8" for grey levels or "uint16" for DN.
+        name: The images that the statistics were computed from.
+        mean: One value a band, in the order of the image's bands.
+        std: Standard deviation of each band, in the same order.
+        dtype: Type of the pixels: "uint8" for grey levels, "uint16" for digital numbers (DN).
     """
 
     name: str
@@ -28,13 +29,13 @@ class Statistics:
         """Subtracts the mean of each band and divides by its standard deviation.
 
         Args:
-            pixels: (..., height, width, bands), grey levels from 0 to 255 or DN, as `dtype` says.
+            pixels: Array (..., height, width, bands) of grey levels from 0 to 255 or of DN, according to `dtype`.
 
         Returns:
-            float32 of the same shape.
+            A float32 array of the same shape.
 
         Raises:
-            ValueError: There are other bands, or the pixels are scaled to 0..1 already.
+            ValueError: The number of bands differs, or the pixels are scaled to 0..1 already.
         """
         pixels = np.asarray(pixels)
         if pixels.ndim < 3 or pixels.shape[-1] != len(self.mean):
@@ -45,13 +46,13 @@ class Statistics:
 
 
 def _grey_levels(name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> Statistics:
-    """Statistics for uint8 RGB from values that are relative to 255."""
+    """Makes statistics of uint8 RGB pixels from values relative to 255."""
     return Statistics(name, tuple(255 * value for value in mean), tuple(255 * value for value in std), "uint8")
 
 
 # The 27,000 JPEG patches of EuroSAT.
 EUROSAT_RGB = _grey_levels("eurosat/rgb", (0.3444, 0.3803, 0.4078), (0.2027, 0.1369, 0.1156))
-# torchvision, GluonCV and timm.
+# The ImageNet weights of torchvision, GluonCV and timm.
 IMAGENET = _grey_levels("imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 # The original Caffe networks, which subtract a mean and do not divide.
 CAFFE = Statistics("caffe", (123.68, 116.779, 103.939), (1.0, 1.0, 1.0), "uint8")
@@ -80,30 +81,37 @@ EUROSAT_ALL = Statistics(
 )
 
 
-def statistics_from_metadata(described: dict) -> Statistics:
-    """What the images of a classifier are normalised with, from its description, as `metadata.check` passes it.
+def statistics_from_metadata(metadata: dict) -> Statistics:
+    """Returns the statistics in a classifier's metadata.
+
+    Args:
+        metadata: Metadata with an entry "normalization", as `metadata.check_metadata` returns them.
 
     Raises:
-        NotOurs: There are not as many means as standard deviations.
+        ForeignModelError: The numbers of means and of standard deviations differ.
     """
-    normalised = described["normalization"]
-    mean, std = (tuple(normalised[name]) for name in ("mean", "std"))
+    normalization = metadata["normalization"]
+    mean, std = (tuple(normalization[name]) for name in ("mean", "std"))
     if not len(mean) == len(std) > 0:
         raise ForeignModelError(f"{len(mean)} means and {len(std)} standard deviations")
-    return Statistics(normalised.get("of", ""), mean, std, "uint8" if len(mean) == 3 else "uint16")
+    return Statistics(normalization.get("of", ""), mean, std, "uint8" if len(mean) == 3 else "uint16")
 
 
 def measure_statistics(name: str, images: Iterable[np.ndarray]) -> Statistics:
-    """The statistics of images (height, width, bands) of one type, every pixel counted alike.
+    """Measures the statistics of images, with the same weight for every pixel.
 
-    A deviation below 1, of a band that is one value everywhere, becomes 1: nothing is divided by zero.
+    A standard deviation below 1 becomes 1, so that a constant band is not divided by zero.
+
+    Args:
+        name: Name of the images.
+        images: Arrays (height, width, bands) of one dtype; height and width may differ.
     """
-    pixels, total, squares = 0, np.zeros(()), np.zeros(())
+    pixel_count, total, square_total = 0, np.zeros(()), np.zeros(())
     for image in images:
         values = image.reshape(-1, image.shape[-1]).astype("float64")
-        pixels += len(values)
+        pixel_count += len(values)
         total = total + values.sum(axis=0)
-        squares = squares + np.square(values).sum(axis=0)
-    mean = total / pixels
-    std = np.sqrt(np.maximum(squares / pixels - np.square(mean), 1.0))
+        square_total = square_total + np.square(values).sum(axis=0)
+    mean = total / pixel_count
+    std = np.sqrt(np.maximum(square_total / pixel_count - np.square(mean), 1.0))
     return Statistics(name, tuple(mean.tolist()), tuple(std.tolist()), image.dtype.name)

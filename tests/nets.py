@@ -7,7 +7,7 @@ from resnetd_tf.networks.resnet import resnet
 
 
 def randomize(model, seed=0):
-    """Weights of unit scale everywhere, batch normalisation's included, so that every layer counts."""
+    """Draws weights around one for biases and batch normalisation too, so that every layer counts."""
     rng = np.random.default_rng(seed)
     for weight in model.weights:
         if len(weight.shape) == 1:
@@ -15,7 +15,7 @@ def randomize(model, seed=0):
 
 
 def in_bfloat16(size):
-    """A network for images of that side, built under Keras's policy for training in bfloat16."""
+    """Builds a network under Keras's policy for training in bfloat16; `size` is the side of the images in pixels."""
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:
         return resnet(18, "d", input_shape=(size, size, 3), classes=10)

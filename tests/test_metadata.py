@@ -1,4 +1,4 @@
-"""What metadata.json says, in words."""
+"""Reading metadata.json, and the line that describes a classifier."""
 
 import json
 
@@ -26,11 +26,11 @@ RUN = {"depth": 50, "variant": "d", "epochs": 10, "dataset": "eurosat/rgb", "tes
         ({"exported_precision": "float32"}, "ResNet-50-D, 10 epochs, 71.20 % on eurosat/rgb test"),
     ],
 )
-def test_a_classifier_in_one_line(changes, summary):
+def test_one_line_describes_a_classifier(changes, summary):
     assert metadata.summary_line(RUN | changes) == summary
 
 
-def test_a_classifier_of_which_nothing_is_known():
+def test_one_line_describes_a_classifier_without_metadata():
     assert metadata.summary_line({}) == "test accuracy not known"
 
 
@@ -38,7 +38,7 @@ def test_a_classifier_of_which_nothing_is_known():
     ("name", "value"),
     [("epochs", "ten"), ("epochs", True), ("test_accuracy", 71.2), ("interrupted", "no"), ("split_sizes", [1])],
 )
-def test_what_cannot_be_is_refused(tmp_path, name, value):
+def test_an_invalid_entry_is_refused(tmp_path, name, value):
     path = tmp_path / "metadata.json"
     path.write_text(json.dumps(RUN | {name: value}))
     with pytest.raises(InputError, match=f"metadata.json: {name} cannot be"):

@@ -1,25 +1,25 @@
 """Three Keras layers that run faster on TensorFlow, and copies of models in Keras's own layers."""
 
+import itertools
+
 import keras
 
 if keras.config.backend() == "tensorflow":
     import tensorflow as tf
-import itertools
-import math
 
 
 @keras.saving.register_keras_serializable("resnetd_tf")
 class BatchNormalization(keras.layers.BatchNormalization):
-    """`keras.layers.BatchNormalization` as one kernel, FusedBatchNormV3, on TensorFlow.
+    """`keras.layers.BatchNormalization` computed by TensorFlow's single kernel FusedBatchNormV3.
 
-    Takes channels-last images (batch, height, width, channels). Statistics are those of the replica's own
-    batch, or of all replicas' if `synchronized`, as in Keras. `mask`, `renorm`, `synchronized`, other shapes and
-    statistics in another type than float32, which the kernel does not take, take Keras's path.
+    The layer takes channels-last images (batch, height, width, channels). Keras computes instead what the kernel does
+    not support: `mask`, `renorm`, `synchronized`, other shapes, and statistics in another type than float32. As in
+    Keras, statistics are those of the replica's own batch, or those of all replicas if `synchronized`.
     """
 
     @property
-    def fused(self) -> bool:
-        """Whether the kernel computes what is asked for."""
+    def is_fused(self) -> bool:
+        """Whether the kernel supports this layer's configuration."""
         return (
             keras.config.backend() == "tensorflow"
             and self.input_spec.ndim == 4
@@ -32,7 +32,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         )
 
     def call(self, inputs, training=None, mask=None):
-        if not self.fused or mask is not None:
+        if not self.is_fused or mask is not None:
             return super().call(inputs, training=training, mask=mask)
         training = bool(training) and self.trainable
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
@@ -47,7 +47,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             is_training=training,
         )
         if training:
-            # The kernel returns the unbiased variance; Keras averages the biased one.
+            # The kernel returns the unbiased variance, but Keras averages the biased variance.
             count = tf.cast(tf.size(inputs), variance.dtype) / inputs.shape[-1]
             variance *= 1.0 - 1.0 / count
             for average, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
@@ -55,102 +55,105 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return outputs
 
 
-# Convolution as matrix products on CPUs, where those are faster.
+# Convolution as matrix products on processors.
 #
-# oneDNN's convolutions rearrange the kernel on every call of a training step, and on small feature maps there is little
-# work to make up for it; computing the gradients of kernels is the slowest part. `benchmarks.train_step` shows the
+# oneDNN's convolutions rearrange the kernel in every training step. On small feature maps the convolution itself is too
+# little work to make up for that, and the gradient of the kernel is the slowest part. `benchmarks.train_step` shows the
 # difference.
 
 
 # The largest feature maps, in pixels, on which matrix products were faster at a batch of 32 (AVX512-BF16, two cores).
-POINTWISE_PIXELS = 256
-KERNEL_GRADIENT_PIXELS = 64
-CONVOLUTION_PIXELS = 4
-# The nine places of a 3x3 kernel: rows and columns from its middle.
-PLACES = tuple(itertools.product((-1, 0, 1), repeat=2))
+MAX_POINTWISE_PIXELS = 256
+MAX_KERNEL_GRADIENT_PIXELS = 64
+MAX_CONVOLUTION_PIXELS = 4
+# The nine positions in a 3x3 kernel, as offsets of row and column from its centre.
+KERNEL_OFFSETS = tuple(itertools.product((-1, 0, 1), repeat=2))
 
 
 @keras.saving.register_keras_serializable("resnetd_tf")
 class Conv2D(keras.layers.Conv2D):
-    """`keras.layers.Conv2D`, with its weights, configuration and results.
+    """`keras.layers.Conv2D` with the same weights, configuration and results.
 
-    On TensorFlow without a GPU, where the feature map is small: a 1x1 convolution is a matrix product, and the
-    gradient of a 3x3 kernel is one for each of its nine places; so is the 3x3 convolution itself on the smallest maps.
-    Convolutions with a dilation, bias or activation are Keras's own, and so are strided ones, but for a 3x3 kernel on
-    images that are padded already.
+    On TensorFlow without a GPU, small feature maps are convolved by matrix products. A 1x1 convolution is one product.
+    The gradient of a 3x3 kernel is one product for each of its nine positions, and so is the 3x3 convolution itself on
+    the smallest maps. Keras computes all convolutions with a dilation, bias or activation. Of the strided ones it
+    computes all but 3x3 convolutions of images that are padded already.
     """
 
-    def build(self, input_shape):
-        super().build(input_shape)
-        self.decided_shape = tuple(input_shape[1:])  # (height, width, bands) that the choices below are for
-        simple = (
-            keras.config.backend() == "tensorflow"
-            and not tf.config.list_physical_devices("GPU")
-            and self.data_format == "channels_last"
-            and self.dilation_rate == (1, 1)
-            and self.groups == 1
-            and not self.use_bias
-            and self.activation is keras.activations.linear
-            and None not in input_shape[1:]
-        )
+    def choose_algorithm(self, input_shape: tuple) -> str:
+        """Says how images of a static shape (batch, height, width, bands) are convolved.
+
+        Returns:
+            "product": one matrix product for a 1x1 kernel; "gradient products": matrix products for the gradient of a
+            3x3 kernel; or "keras".
+        """
+        if (
+            keras.config.backend() != "tensorflow"
+            or tf.config.list_physical_devices("GPU")
+            or self.data_format != "channels_last"
+            or self.dilation_rate != (1, 1)
+            or self.groups != 1
+            or self.use_bias
+            or self.activation is not keras.activations.linear
+            or None in input_shape[1:]  # for example images that `tf.data` decodes
+        ):
+            return "keras"
         _, height, width, _ = self.compute_output_shape(input_shape)
-        pixels = height * width if simple else math.inf
-        unstrided = self.padding == "same" and self.strides == (1, 1)
-        even = simple and not (input_shape[1] % 2 or input_shape[2] % 2)  # cut into pairs of pixels
-        halved = self.padding == "valid" and self.strides == (2, 2) and even
-        self.as_matrix_product = self.kernel_size == (1, 1) and unstrided and pixels <= POINTWISE_PIXELS
-        self.kernel_gradient_as_matrix_products = (
-            self.kernel_size == (3, 3) and (unstrided or halved) and pixels <= KERNEL_GRADIENT_PIXELS
-        )
+        is_unstrided = self.padding == "same" and self.strides == (1, 1)
+        has_even_sides = all(side % 2 == 0 for side in input_shape[1:3])  # these are cut into pairs of pixels
+        is_halving = self.padding == "valid" and self.strides == (2, 2) and has_even_sides
+        if self.kernel_size == (1, 1) and is_unstrided and height * width <= MAX_POINTWISE_PIXELS:
+            return "product"
+        if self.kernel_size == (3, 3) and (is_unstrided or is_halving) and height * width <= MAX_KERNEL_GRADIENT_PIXELS:
+            return "gradient products"
+        return "keras"
 
     def call(self, inputs):
-        # Images decoded in `tf.data` have no static size, whatever size the layer was built for.
-        if tuple(inputs.shape[1:]) != self.decided_shape:
-            return super().call(inputs)
-        if self.as_matrix_product:
+        algorithm = self.choose_algorithm(tuple(inputs.shape))
+        if algorithm == "product":
             _, height, width, bands = inputs.shape
             kernel = tf.reshape(self.kernel, (bands, self.filters))
             outputs = tf.matmul(tf.reshape(inputs, (-1, bands)), kernel)
             return tf.reshape(outputs, (-1, height, width, self.filters))
-        if self.kernel_gradient_as_matrix_products:
+        if algorithm == "gradient products":
             return _convolve(inputs, tf.convert_to_tensor(self.kernel), self.strides[0], self.padding.upper())
         return super().call(inputs)
 
 
 def _convolve(inputs, kernel, stride: int, padding: str):
-    """Convolution with a 3x3 kernel, and its gradients."""
-    as_products = padding == "SAME" and inputs.shape[1] * inputs.shape[2] <= CONVOLUTION_PIXELS
+    """Convolves images with a 3x3 kernel, with gradients computed by matrix products."""
+    uses_products = padding == "SAME" and inputs.shape[1] * inputs.shape[2] <= MAX_CONVOLUTION_PIXELS
 
     @tf.custom_gradient
     def convolve(inputs, kernel):
         def gradients(upstream):
-            if as_products:
-                input_gradient = _sum_of_products(upstream, matrices[::-1], transpose_b=True)
+            if uses_products:
+                input_gradient = _convolve_by_products(upstream, matrices[::-1], transpose_b=True)
             else:
                 input_gradient = tf.nn.conv2d_transpose(upstream, kernel, tf.shape(inputs), stride, padding)
-            pairs = _pixel_pairs(inputs, upstream) if padding == "SAME" else _strided_pixel_pairs(inputs, upstream)
+            pair_pixels = _pair_pixels if padding == "SAME" else _pair_strided_pixels
             products = []
-            for pair in pairs:
-                pixels, gradient = (tf.reshape(part, (-1, part.shape[-1])) for part in pair)
+            for pair in pair_pixels(inputs, upstream):
+                pixels, gradient = (tf.reshape(images, (-1, images.shape[-1])) for images in pair)
                 products.append(tf.matmul(pixels, gradient, transpose_a=True))
             return input_gradient, tf.reshape(tf.stack(products), kernel.shape)
 
-        if not as_products:
+        if not uses_products:
             return tf.nn.conv2d(inputs, kernel, stride, padding), gradients
         matrices = tf.unstack(tf.reshape(kernel, (9, *kernel.shape[2:])))
-        return _sum_of_products(inputs, matrices), gradients
+        return _convolve_by_products(inputs, matrices), gradients
 
     return convolve(inputs, kernel)
 
 
-def _sum_of_products(inputs, matrices, transpose_b: bool = False):
-    """Convolution with a 3x3 kernel, given as the matrices of its places, of images with a border of zeros.
+def _convolve_by_products(inputs, matrices, transpose_b: bool = False):
+    """Convolves images, as if padded by zeros, with the nine matrices of a 3x3 kernel's positions.
 
-    The border is left out of the products: five ninths of the work on maps of 2x2 pixels.
+    The products leave out the padding, which is five ninths of the work on maps of 2x2 pixels.
     """
     outputs = []
-    for (y, x), matrix in zip(PLACES, matrices):
-        pixels = _shifted(inputs, y, x)
+    for (y, x), matrix in zip(KERNEL_OFFSETS, matrices):
+        pixels = _crop_edges(inputs, y, x)
         _, rows, columns, bands = pixels.shape
         if rows and columns:
             product = tf.matmul(tf.reshape(pixels, (-1, bands)), matrix, transpose_b=transpose_b)
@@ -159,28 +162,28 @@ def _sum_of_products(inputs, matrices, transpose_b: bool = False):
     return tf.add_n(outputs)
 
 
-def _pixel_pairs(inputs, upstream):
-    """For each place of a 3x3 kernel: the input pixels it is multiplied with, and the gradients of their outputs.
+def _pair_pixels(inputs, upstream):
+    """Yields, for each position of a 3x3 kernel, the input pixels it multiplies and the gradients of their outputs.
 
-    Without the pixels of the padding, 31 % of all on maps of 4x4 pixels.
+    The pixels of the padding are left out, which are 31 % of all on maps of 4x4 pixels.
     """
-    for y, x in PLACES:
-        yield _shifted(inputs, y, x), _shifted(upstream, -y, -x)
+    for y, x in KERNEL_OFFSETS:
+        yield _crop_edges(inputs, y, x), _crop_edges(upstream, -y, -x)
 
 
-def _shifted(images, y: int, x: int):
-    """The images without their outermost y rows and x columns: from the start if positive, from the end if negative."""
+def _crop_edges(images, y: int, x: int):
+    """Removes y rows and x columns, from the start if the number is positive, from the end if it is negative."""
     _, height, width, _ = images.shape
     return images[:, max(y, 0) : height + min(y, 0), max(x, 0) : width + min(x, 0)]
 
 
-def _strided_pixel_pairs(inputs, upstream):
-    """The same with a stride of two, on inputs that are padded already and of even sides."""
+def _pair_strided_pixels(inputs, upstream):
+    """Yields the same pairs for a stride of two, on padded inputs with even sides."""
     _, rows, columns, bands = inputs.shape
     _, height, width, _ = upstream.shape
-    # Every second pixel by reshaping: TensorFlow's slices with a stride are slow.
+    # Reshaping takes every second pixel, because TensorFlow's slices with a stride are slow.
     pixels = tf.reshape(inputs, (-1, rows // 2, 2, columns // 2, 2, bands))
-    for (y, dy), (x, dx) in itertools.product([divmod(place, 2) for place in range(3)], repeat=2):
+    for (y, dy), (x, dx) in itertools.product([divmod(offset, 2) for offset in range(3)], repeat=2):
         yield pixels[:, y : y + height, dy, x : x + width, dx], upstream
 
 
@@ -189,16 +192,16 @@ def _strided_pixel_pairs(inputs, upstream):
 
 @keras.saving.register_keras_serializable("resnetd_tf")
 class Resizing(keras.layers.Resizing):
-    """`keras.layers.Resizing`, with its configuration and results.
+    """`keras.layers.Resizing` with the same configuration and results.
 
-    Resizing is linear in rows and in columns. On TensorFlow two matrices are made from the image's size and multiplied,
-    because its own antialiased resizing is lacking on GPUs, in XLA and in TFLite, as bicubic resizing is. Whatever is
-    not a bilinear or bicubic resizing of whole channels-last batches of floats takes Keras's path.
+    Resizing is linear in rows and in columns, so two matrices made from the image's size compute it. TensorFlow's own
+    antialiased and bicubic resizing is missing on GPUs, in XLA and in TFLite. The matrices serve bilinear and bicubic
+    resizing of channels-last float batches; Keras computes everything else.
     """
 
     @property
-    def linear(self) -> bool:
-        """Whether matrices compute what is asked for."""
+    def is_linear(self) -> bool:
+        """Whether two matrices compute this configuration."""
         return (
             keras.config.backend() == "tensorflow"
             and self.interpolation in ("bilinear", "bicubic")
@@ -207,43 +210,54 @@ class Resizing(keras.layers.Resizing):
         )
 
     def call(self, data):
-        if not self.linear or len(data.shape) != 4 or data.dtype != "float32":
+        if not self.is_linear or len(data.shape) != 4 or data.dtype != "float32":
             return super().call(data)
         if tuple(data.shape[1:3]) == (self.height, self.width):
             return data
         shape, bands = tf.shape(data), data.shape[3]
         height, width = (shape[i] if data.shape[i] is None else data.shape[i] for i in (1, 2))
-        rows, columns = (self._matrix(old, new) for old, new in ((height, self.height), (width, self.width)))
-        # Lines of all bands in one large product, then those across; TFLite's int8 needs the constant on the right.
+        rows, columns = (self._make_matrix(old, new) for old, new in ((height, self.height), (width, self.width)))
+        # One large product resizes the rows of all bands, another the columns. TFLite's int8 needs the constant on the
+        # right.
         data = tf.matmul(tf.reshape(tf.transpose(data, (0, 3, 1, 2)), (-1, width)), columns, transpose_b=True)
         data = tf.transpose(tf.reshape(data, (-1, bands, height, self.width)), (0, 1, 3, 2))
         data = tf.matmul(tf.reshape(data, (-1, height)), rows, transpose_b=True)
         return tf.transpose(tf.reshape(data, (-1, bands, self.width, self.height)), (0, 3, 2, 1))
 
-    def _matrix(self, old, new: int):
+    def _make_matrix(self, old, new: int):
         if isinstance(old, int):
-            with tf.init_scope():  # once, when the function is traced: a constant of its graph
-                return resizing_matrix(old, new, self.interpolation, self.antialias).numpy()
-        return resizing_matrix(old, new, self.interpolation, self.antialias)
+            with tf.init_scope():  # computed once, when the function is traced, as a constant of its graph
+                return make_resizing_matrix(old, new, self.interpolation, self.antialias).numpy()
+        return make_resizing_matrix(old, new, self.interpolation, self.antialias)
 
 
-def resizing_matrix(old, new: int, interpolation: str, antialias: bool):
-    """The matrix (new, old) that resizes `old` pixels in a line to `new`, as Pillow and `tf.image.resize` do."""
+def make_resizing_matrix(old, new: int, interpolation: str, antialias: bool):
+    """Makes the matrix that resizes a line of pixels as Pillow and `tf.image.resize` do.
+
+    Args:
+        old: Number of pixels before, an integer or an integer tensor.
+        new: Number of pixels after.
+        interpolation: "bilinear" or "bicubic".
+        antialias: Whether the filter widens where the line shrinks.
+
+    Returns:
+        A float32 tensor (new, old).
+    """
     scale = tf.cast(old, "float32") / new
-    # The filter is as wide as the old pixels that a new one covers.
+    # The filter is as wide as the old pixels that a new pixel covers.
     width = tf.maximum(scale, 1.0) if antialias else 1.0
     centres = (tf.range(new, dtype="float32") + 0.5) * scale
     distances = tf.abs(tf.range(tf.cast(old, "float32")) + 0.5 - centres[:, tf.newaxis]) / width
-    weights = {"bilinear": _triangle, "bicubic": _cubic}[interpolation](distances)
+    weights = {"bilinear": _triangle_filter, "bicubic": _cubic_filter}[interpolation](distances)
     return weights / tf.reduce_sum(weights, axis=1, keepdims=True)
 
 
-def _triangle(x):
+def _triangle_filter(x):
     return tf.maximum(1.0 - x, 0.0)
 
 
-def _cubic(x):
-    """Keys' cubic convolution with a = -0.5 ("Cubic Convolution Interpolation for Digital Image Processing", 1981)."""
+def _cubic_filter(x):
+    """Keys, "Cubic Convolution Interpolation for Digital Image Processing" (1981), with a = -0.5."""
     near = (1.5 * x - 2.5) * x * x + 1.0
     far = ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
     return tf.where(x < 1.0, near, tf.where(x < 2.0, far, 0.0))
@@ -253,12 +267,12 @@ def _cubic(x):
 
 
 def keras_class(layer: keras.layers.Layer) -> type[keras.layers.Layer]:
-    """The layer's class, or the one of Keras's that it speeds up."""
-    return next(kind for kind in type(layer).__mro__ if kind.__module__.startswith("keras."))
+    """Returns the Keras class of a layer, which for our three layers is the class that they derive from."""
+    return next(base for base in type(layer).__mro__ if base.__module__.startswith("keras."))
 
 
 def copy_with_keras_layers(model: keras.Model, **changes) -> keras.Model:
-    """Copies a model, uncompiled, into Keras's own layers with the same weights, for a single device.
+    """Copies a model into Keras's own layers, with the same weights, for a single device and not compiled.
 
     Args:
         model: A network, or a classifier.
@@ -268,7 +282,7 @@ def copy_with_keras_layers(model: keras.Model, **changes) -> keras.Model:
     def clone(layer):
         config = {**layer.get_config(), **changes}
         if "synchronized" in config:
-            config["synchronized"] = False  # on TensorFlow alone can a layer be synchronized
+            config["synchronized"] = False  # other backends than TensorFlow refuse a synchronized layer
         return keras_class(layer).from_config(config)
 
     uncompiled = keras.Model(model.input, model.output, name=model.name)  # the optimizer is not copied
@@ -278,9 +292,9 @@ def copy_with_keras_layers(model: keras.Model, **changes) -> keras.Model:
 
 
 def portable_copy(model: keras.Model) -> keras.Model:
-    """A copy in float32, in Keras's own layers only and none of them frozen, with the same weights.
+    """Copies a model for saving: in float32, in Keras's own layers, none of them frozen, with the same weights.
 
-    This is what is saved: `keras.saving.load_model` opens it without this package, on any backend, and it runs on
-    hardware that lacks the precision the model was trained in. `keras_files.save` writes it for earlier Keras too.
+    `keras.saving.load_model` opens the saved copy without this package and on any backend. The copy runs on hardware
+    that lacks the precision of the training. `checkpoints.save_keras` writes it for earlier versions of Keras too.
     """
     return copy_with_keras_layers(model, dtype="float32", trainable=True)

@@ -1,14 +1,15 @@
 """ResNet and its B, C and D refinements as Keras functional models, for every Keras backend.
 
-He et al., "Deep Residual Learning for Image Recognition" (arXiv 1512.03385) and He et al., "Bag of Tricks
-for Image Classification with Convolutional Neural Networks" (arXiv 1812.01187), section 4. The networks
-here are bare: they take images that are already normalised. `classifier.py` puts the preprocessing in front.
+The networks follow He et al., "Deep Residual Learning for Image Recognition" (arXiv 1512.03385), and section 4 of He et
+al., "Bag of Tricks for Image Classification with Convolutional Neural Networks" (arXiv 1812.01187). They take images
+that are normalised already. `classifier.py` puts the preprocessing in front.
 
-Layer names are stable: the stem, the first convolutions that shrink the image to a quarter of its side, is `stem_*`;
-the blocks are `stage{s}_block{b}_*`, the output of a stage is `stage{s}` (1 to 4); the head, the last layer that gives
-a value a class, is `predictions`.
+Layer names are stable. The stem, `stem_*`, is the first convolutions, which shrink the image to a quarter of its side.
+The blocks are `stage{s}_block{b}_*`, and the output of stage s (1 to 4) is `stage{s}`. The head, `predictions`, is the
+last layer, which gives one value a class.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +22,10 @@ from resnetd_tf.networks.layers import BatchNormalization, Conv2D
 
 @dataclass(frozen=True)
 class Variant:
-    """What distinguishes the four networks (arXiv 1812.01187, figure 2)."""
+    """The three differences between the four networks (arXiv 1812.01187, figure 2)."""
 
-    stride_in_3x3: bool  # B: a bottleneck strides in its 3x3 convolution, not in its first 1x1
-    deep_stem: bool  # C: three 3x3 convolutions (32, 32, 64) instead of one 7x7
+    stride_in_3x3: bool  # B: a bottleneck strides in its 3x3 convolution, not in its first 1x1 convolution
+    deep_stem: bool  # C: three 3x3 convolutions (32, 32, 64) replace one 7x7 convolution
     pooled_shortcut: bool  # D: a strided shortcut is a 2x2 average pool and an unstrided 1x1 convolution
 
 
@@ -37,10 +38,10 @@ VARIANTS = {
 
 
 def conv(x, filters: int, kernel: int, name: str, stride: int = 1, dilation: int = 1):
-    """Convolution without bias, padded by the same amount on all sides.
+    """Applies a convolution without bias, padded by the same amount on all sides.
 
-    "same" padding is symmetric only at stride 1; at stride 2 TensorFlow pads the end alone, published
-    weights were trained with symmetric padding.
+    Published weights were trained with symmetric padding. Keras's "same" padding is symmetric only at stride 1: at
+    stride 2 TensorFlow pads the end alone.
     """
     if stride > 1 and kernel > 1:
         x = layers.ZeroPadding2D(dilation * (kernel // 2), name=f"{name}_pad")(x)
@@ -70,31 +71,31 @@ def conv_norm_relu(x, filters: int, kernel: int, name: str, stride: int = 1, dil
 
 
 def stem(x, variant: Variant):
-    """Input (h, w) to (h/4, w/4) with 64 channels."""
+    """Turns images (height, width) into feature maps (height / 4, width / 4) of 64 channels."""
     if variant.deep_stem:
         for index, (filters, stride) in enumerate([(32, 2), (32, 1), (64, 1)], start=1):
             x = conv_norm_relu(x, filters, 3, f"stem_{index}", stride)
     else:
         x = conv_norm_relu(x, 64, 7, "stem_1", stride=2)
-    # Zeros stand for minus infinity here: after the ReLU nothing is below them.
+    # Zeros pad as minus infinity would, because the ReLU leaves no value below them.
     x = layers.ZeroPadding2D(1, name="stem_pool_pad")(x)
     return layers.MaxPooling2D(3, strides=2, name="stem_pool")(x)
 
 
 def shortcut(x, filters: int, variant: Variant, stride: int, dilation: int, name: str):
-    """Projection of a block's input to the shape of its output."""
+    """Projects a block's input to the shape of its output."""
     if variant.pooled_shortcut and stride > 1:
         x = layers.AveragePooling2D(2, stride, padding="same", name=f"{name}_pool")(x)
         stride = 1
     elif variant.pooled_shortcut and dilation > 1:
-        # timm's AvgPool2dSame: at stride 1 the zeros beyond the edge count.
+        # timm's AvgPool2dSame counts the zeros beyond the edge at stride 1.
         x = layers.ZeroPadding2D(((0, 1), (0, 1)), name=f"{name}_pool_pad")(x)
         x = layers.AveragePooling2D(2, 1, name=f"{name}_pool")(x)
     return norm(conv(x, filters, 1, f"{name}_conv", stride), f"{name}_bn")
 
 
 def bottleneck(x, width: int, variant: Variant, stride: int, dilations: tuple[int, int], name: str):
-    """1x1, 3x3, 1x1 convolutions; the last widens four times."""
+    """The residual branch of 1x1, 3x3 and 1x1 convolutions, of which the last widens four times."""
     strides = (1, stride) if variant.stride_in_3x3 else (stride, 1)
     x = conv_norm_relu(x, width, 1, f"{name}_1", strides[0])
     x = conv_norm_relu(x, width, 3, f"{name}_2", strides[1], dilations[0])
@@ -102,7 +103,7 @@ def bottleneck(x, width: int, variant: Variant, stride: int, dilations: tuple[in
 
 
 def basic(x, width: int, variant: Variant, stride: int, dilations: tuple[int, int], name: str):
-    """Two 3x3 convolutions. Its stride is in a 3x3 already: `b` and `base` are the same."""
+    """The residual branch of two 3x3 convolutions. The first has the stride, so that `b` and `base` are the same."""
     x = conv_norm_relu(x, width, 3, f"{name}_1", stride, dilations[0])
     return norm(conv(x, width, 3, f"{name}_2_conv", dilation=dilations[1]), f"{name}_2_bn", gamma="zeros")
 
@@ -118,13 +119,13 @@ DEPTHS = {  # residual branch, its widening, blocks in each stage
 
 
 def stages(x, depth: int, variant: Variant, output_stride: int):
-    """The four stages. Where `output_stride` is reached, strides turn into dilations, as timm places them."""
+    """Applies the four stages. Beyond `output_stride`, dilations replace strides, placed as in timm."""
     branch, expansion, blocks = DEPTHS[depth]
-    reached, dilation = 4, 1
+    current_stride, dilation = 4, 1
     for stage, count in enumerate(blocks):
         width, stride, previous = 64 * 2**stage, 1, dilation
-        if stage > 0 and reached < output_stride:
-            stride, reached = 2, reached * 2
+        if stage > 0 and current_stride < output_stride:
+            stride, current_stride = 2, current_stride * 2
         elif stage > 0:
             dilation *= 2
         for block in range(count):
@@ -153,19 +154,19 @@ def resnet(
     synchronized: bool = False,
     name: str | None = None,
 ) -> keras.Model:
-    """ResNet of any depth and variant, without preprocessing.
+    """Builds a ResNet of any depth and variant, without preprocessing.
 
-    Weights start as in arXiv 1812.01187, section 3.1: He initialisation, and the last batch
-    normalisation of each residual branch scaled by zero, so that every block begins as the identity.
+    Random weights follow arXiv 1812.01187, section 3.1: He initialisation, and a scale of zero in the last batch
+    normalisation of each residual branch, so that every block begins as the identity.
 
     Args:
         depth: 18, 34, 50, 101 or 152.
-        variant: "base", "b", "c" or "d". For the basic blocks of depths 18 and 34 "b" equals "base".
+        variant: "base", "b", "c" or "d". For the basic blocks of depths 18 and 34, "b" equals "base".
         include_top: Whether to end in global average pooling and a dense layer.
-        weights: `None` for random weights, "imagenet" for a published checkpoint
-            (`pretrained.PUBLISHED`), or a path: see `checkpoints.read`. A head of another size stays random; a first
-            convolution of 3 bands is adapted to other numbers (`checkpoints.adapt_bands`).
-            `resnetd_tf.statistics` gives the mean and standard deviation to normalise images with.
+        weights: `None` for random weights, "imagenet" for a published checkpoint (`pretrained.PUBLISHED`), or a path
+            as `checkpoints.read_checkpoint` takes it. A head of another size stays random. A first convolution of
+            3 bands is adapted to another number of bands (`checkpoints.adapt_bands`). `resnetd_tf.statistics` gives
+            the mean and standard deviation to normalise images with.
         input_tensor: Normalised float images (batch, height, width, bands) from `keras.Input` or from layers, which
             the returned model then contains; `None` for an input of its own.
         input_shape: (height, width, bands), `None` for a size left open. At least 32 pixels; default
@@ -174,17 +175,18 @@ def resnet(
             output_stride, features), "avg" or "max" for (batch, features).
         classes: Number of classes of the top.
         classifier_activation: Activation of the top; `None` gives logits.
-        output_stride: 32, 16 or 8: side of the input over side of the last feature map. Below 32 the last stages
-            are dilated instead of strided.
-        synchronized: Whether batch normalisation takes the statistics of a training step over all replicas of
-            `tf.distribute`, for small batches on each, instead of each replica's own. TensorFlow only.
+        output_stride: Side of the input over side of the last feature map: 32, 16 or 8. Below 32 the last stages are
+            dilated instead of strided.
+        synchronized: Whether batch normalisation computes the statistics of a training step over all replicas of
+            `tf.distribute` instead of each replica's own. It helps where each replica has a small batch, and needs
+            TensorFlow.
         name: Name of the model; default "resnet50d" and so on.
 
     Returns:
         A functional model from normalised float images (batch, height, width, bands).
 
     Raises:
-        ValueError: An argument is outside its list, or `weights` cannot be fetched, read or fitted.
+        ValueError: An argument has a value that is not listed, or `weights` cannot be fetched, read or fitted.
     """
     _check_arguments(depth, variant, pooling, output_stride)
     images = keras.Input(input_shape or (None, None, 3), name="images") if input_tensor is None else input_tensor
@@ -249,7 +251,7 @@ def _check_images(images: keras.KerasTensor, input_shape: tuple | None) -> None:
 #     probabilities = model(np.zeros((1, 64, 64, 3)))  # shape (1, 10)
 #     features = resnetd_tf.ResNet50D(include_top=False, pooling="avg")(np.zeros((1, 64, 64, 3)))  # shape (1, 2048)
 #
-# All take images that are normalised already. Each checkpoint needs its own statistics, `resnetd_tf.statistics`:
+# All take normalised images. Each checkpoint needs its own statistics, `resnetd_tf.statistics`:
 #
 #     images = resnetd_tf.statistics("imagenet", depth=50, variant="d").normalize(pixels)  # pixels: RGB from 0 to 255
 #     probabilities = resnetd_tf.ResNet50D(weights="imagenet")(images)
@@ -259,194 +261,96 @@ def _check_images(images: keras.KerasTensor, input_shape: tuple | None) -> None:
 
 Size = tuple[int | None, int | None, int]
 
+BUILDER_DOCSTRING = """{summary}
 
-def ResNet50(
-    include_top: bool = True,
-    weights: str | None = None,
-    input_tensor: keras.KerasTensor | None = None,
-    input_shape: Size | None = None,
-    pooling: str | None = None,
-    classes: int = 1000,
-    classifier_activation: str | None = "softmax",
-    name: str | None = None,
-    **options: Any,
-) -> keras.Model:
-    """The original ResNet-50: stride in the first 1x1 convolution of a block (arXiv 1512.03385).
-
-    "imagenet" needs Caffe's statistics, `resnetd_tf.statistics("imagenet", 50, "base")`: RGB grey levels (0 to 255)
-    less mean (123.68, 116.779, 103.939), not divided. With those of the other networks its answers are wrong.
+    {normalization}
 
     Example:
-        resnetd_tf.ResNet50(classes=10, input_shape=(64, 64, 3))
+        resnetd_tf.{name}(classes=10, input_shape=(64, 64, 3))
 
     Args:
         include_top: Whether to end in average pooling and a dense layer of `classes`.
-        weights: `None` for random weights, "imagenet" for keras.applications', or the path of a file.
+        weights: `None` for random weights, "imagenet" for {publisher}, or the path of a file.
         input_tensor: Normalised images from `keras.Input` or from layers; `None` for an input of its own.
         input_shape: (height, width, bands), `None` for an open side; default (None, None, 3).
         pooling: Without the top: `None` for a feature map, "avg" or "max" for a vector of 2048 features.
         classes: Number of classes.
         classifier_activation: "softmax" for probabilities, `None` for logits.
-        name: Name of the model; default "resnet50".
+        name: Name of the model; default "{model_name}".
         **options: `output_stride`, `synchronized`: see `resnetd_tf.resnet`.
 
     Returns:
         A functional model of normalised float images (batch, height, width, bands).
     """
-    return resnet(
-        50,
-        "base",
-        include_top=include_top,
-        weights=weights,
-        input_tensor=input_tensor,
-        input_shape=input_shape,
-        pooling=pooling,
-        classes=classes,
-        classifier_activation=classifier_activation,
-        name=name,
-        **options,
-    )
+IMAGENET_NORMALIZATION = """\
+"imagenet" needs `resnetd_tf.statistics("imagenet", 50, "{variant}")`: RGB grey levels (0 to 255) less mean (123.675,
+    116.28, 103.53), divided by standard deviation (58.395, 57.12, 57.375)."""
+CAFFE_NORMALIZATION = """\
+"imagenet" needs Caffe's statistics, `resnetd_tf.statistics("imagenet", 50, "base")`: RGB grey levels (0 to 255)
+    less mean (123.68, 116.779, 103.939), not divided. The statistics of the other networks give wrong answers."""
 
 
-def ResNet50B(
-    include_top: bool = True,
-    weights: str | None = None,
-    input_tensor: keras.KerasTensor | None = None,
-    input_shape: Size | None = None,
-    pooling: str | None = None,
-    classes: int = 1000,
-    classifier_activation: str | None = "softmax",
-    name: str | None = None,
-    **options: Any,
-) -> keras.Model:
-    """ResNet-50-B: stride in the 3x3 convolution (arXiv 1812.01187, figure 2a), as torchvision's and timm's resnet50.
-
-    "imagenet" needs `resnetd_tf.statistics("imagenet", 50, "b")`: RGB grey levels (0 to 255) less mean (123.675,
-    116.28, 103.53), divided by standard deviation (58.395, 57.12, 57.375).
-
-    Example:
-        resnetd_tf.ResNet50B(classes=10, input_shape=(64, 64, 3))
+def _make_builder(
+    variant: str, summary: str, publisher: str = "GluonCV's", normalization: str = IMAGENET_NORMALIZATION
+) -> Callable[..., keras.Model]:
+    """Makes the builder of a ResNet-50 variant, with a name, signature and docstring of its own.
 
     Args:
-        include_top: Whether to end in average pooling and a dense layer of `classes`.
-        weights: `None` for random weights, "imagenet" for GluonCV's, or the path of a file.
-        input_tensor: Normalised images from `keras.Input` or from layers; `None` for an input of its own.
-        input_shape: (height, width, bands), `None` for an open side; default (None, None, 3).
-        pooling: Without the top: `None` for a feature map, "avg" or "max" for a vector of 2048 features.
-        classes: Number of classes.
-        classifier_activation: "softmax" for probabilities, `None` for logits.
-        name: Name of the model; default "resnet50b".
-        **options: `output_stride`, `synchronized`: see `resnetd_tf.resnet`.
-
-    Returns:
-        A functional model of normalised float images (batch, height, width, bands).
+        variant: A key of `VARIANTS`.
+        summary: First line of the docstring.
+        publisher: Whose weights "imagenet" stands for, for the docstring.
+        normalization: The docstring's paragraph on how images are normalised for those weights.
     """
-    return resnet(
-        50,
-        "b",
-        include_top=include_top,
-        weights=weights,
-        input_tensor=input_tensor,
-        input_shape=input_shape,
-        pooling=pooling,
-        classes=classes,
-        classifier_activation=classifier_activation,
-        name=name,
-        **options,
+
+    def build(
+        include_top: bool = True,
+        weights: str | None = None,
+        input_tensor: keras.KerasTensor | None = None,
+        input_shape: Size | None = None,
+        pooling: str | None = None,
+        classes: int = 1000,
+        classifier_activation: str | None = "softmax",
+        name: str | None = None,
+        **options: Any,
+    ) -> keras.Model:
+        return resnet(
+            50,
+            variant,
+            include_top=include_top,
+            weights=weights,
+            input_tensor=input_tensor,
+            input_shape=input_shape,
+            pooling=pooling,
+            classes=classes,
+            classifier_activation=classifier_activation,
+            name=name,
+            **options,
+        )
+
+    build.__name__ = build.__qualname__ = f"ResNet50{variant.removeprefix('base').upper()}"
+    build.__doc__ = BUILDER_DOCSTRING.format(
+        summary=summary,
+        normalization=normalization.format(variant=variant),
+        publisher=publisher,
+        name=build.__name__,
+        model_name=build.__name__.lower(),
     )
+    return build
 
 
-def ResNet50C(
-    include_top: bool = True,
-    weights: str | None = None,
-    input_tensor: keras.KerasTensor | None = None,
-    input_shape: Size | None = None,
-    pooling: str | None = None,
-    classes: int = 1000,
-    classifier_activation: str | None = "softmax",
-    name: str | None = None,
-    **options: Any,
-) -> keras.Model:
-    """ResNet-50-C: B, and a stem of three 3x3 convolutions (arXiv 1812.01187, figure 2b), as timm's resnet50c.
-
-    "imagenet" needs `resnetd_tf.statistics("imagenet", 50, "c")`: RGB grey levels (0 to 255) less mean (123.675,
-    116.28, 103.53), divided by standard deviation (58.395, 57.12, 57.375).
-
-    Example:
-        resnetd_tf.ResNet50C(classes=10, input_shape=(64, 64, 3))
-
-    Args:
-        include_top: Whether to end in average pooling and a dense layer of `classes`.
-        weights: `None` for random weights, "imagenet" for GluonCV's, or the path of a file.
-        input_tensor: Normalised images from `keras.Input` or from layers; `None` for an input of its own.
-        input_shape: (height, width, bands), `None` for an open side; default (None, None, 3).
-        pooling: Without the top: `None` for a feature map, "avg" or "max" for a vector of 2048 features.
-        classes: Number of classes.
-        classifier_activation: "softmax" for probabilities, `None` for logits.
-        name: Name of the model; default "resnet50c".
-        **options: `output_stride`, `synchronized`: see `resnetd_tf.resnet`.
-
-    Returns:
-        A functional model of normalised float images (batch, height, width, bands).
-    """
-    return resnet(
-        50,
-        "c",
-        include_top=include_top,
-        weights=weights,
-        input_tensor=input_tensor,
-        input_shape=input_shape,
-        pooling=pooling,
-        classes=classes,
-        classifier_activation=classifier_activation,
-        name=name,
-        **options,
-    )
-
-
-def ResNet50D(
-    include_top: bool = True,
-    weights: str | None = None,
-    input_tensor: keras.KerasTensor | None = None,
-    input_shape: Size | None = None,
-    pooling: str | None = None,
-    classes: int = 1000,
-    classifier_activation: str | None = "softmax",
-    name: str | None = None,
-    **options: Any,
-) -> keras.Model:
-    """ResNet-50-D: C, and average-pooled shortcuts (arXiv 1812.01187, figure 2c), as timm's resnet50d.
-
-    "imagenet" needs `resnetd_tf.statistics("imagenet", 50, "d")`: RGB grey levels (0 to 255) less mean (123.675,
-    116.28, 103.53), divided by standard deviation (58.395, 57.12, 57.375).
-
-    Example:
-        resnetd_tf.ResNet50D(classes=10, input_shape=(64, 64, 3))
-
-    Args:
-        include_top: Whether to end in average pooling and a dense layer of `classes`.
-        weights: `None` for random weights, "imagenet" for GluonCV's, or the path of a file.
-        input_tensor: Normalised images from `keras.Input` or from layers; `None` for an input of its own.
-        input_shape: (height, width, bands), `None` for an open side; default (None, None, 3).
-        pooling: Without the top: `None` for a feature map, "avg" or "max" for a vector of 2048 features.
-        classes: Number of classes.
-        classifier_activation: "softmax" for probabilities, `None` for logits.
-        name: Name of the model; default "resnet50d".
-        **options: `output_stride`, `synchronized`: see `resnetd_tf.resnet`.
-
-    Returns:
-        A functional model of normalised float images (batch, height, width, bands).
-    """
-    return resnet(
-        50,
-        "d",
-        include_top=include_top,
-        weights=weights,
-        input_tensor=input_tensor,
-        input_shape=input_shape,
-        pooling=pooling,
-        classes=classes,
-        classifier_activation=classifier_activation,
-        name=name,
-        **options,
-    )
+ResNet50 = _make_builder(
+    "base",
+    "The original ResNet-50: stride in the first 1x1 convolution of a block (arXiv 1512.03385).",
+    "keras.applications'",
+    CAFFE_NORMALIZATION,
+)
+ResNet50B = _make_builder(
+    "b",
+    "ResNet-50-B: stride in the 3x3 convolution (arXiv 1812.01187, figure 2a), as torchvision's and timm's resnet50.",
+)
+ResNet50C = _make_builder(
+    "c", "ResNet-50-C: B, and a stem of three 3x3 convolutions (arXiv 1812.01187, figure 2b), as timm's resnet50c."
+)
+ResNet50D = _make_builder(
+    "d", "ResNet-50-D: C, and average-pooled shortcuts (arXiv 1812.01187, figure 2c), as timm's resnet50d."
+)

@@ -1,4 +1,4 @@
-"""The layers that are faster than Keras's own: the same results."""
+"""Our layers give the results of Keras's own, faster."""
 
 import keras
 import numpy as np
@@ -10,7 +10,7 @@ from resnetd_tf.networks.resnet import resnet
 
 
 def results_of_training(layer, images) -> list:
-    """Outputs, gradients of inputs and weights, then other weights and outputs of inference, in float32."""
+    """Returns outputs, gradients of inputs and weights, other weights, and outputs of inference, all in float32."""
     import tensorflow as tf
 
     x = tf.Variable(images)
@@ -31,7 +31,7 @@ def assert_close(ours, theirs, dtype):
 
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
 def test_batch_norm_equals_keras(dtype):
-    """The fused layer against Keras's own: outputs, gradients and moving statistics."""
+    """Outputs, gradients and moving statistics of the fused layer equal those of Keras's layer."""
     images = np.random.default_rng(0).normal(3, 2, (4, 5, 6, 7)).astype("float32")
     kinds = (BatchNormalization, keras.layers.BatchNormalization)
     assert_close(*(results_of_training(kind(momentum=0.9, epsilon=1e-5, dtype=dtype), images) for kind in kinds), dtype)
@@ -41,8 +41,8 @@ def test_batch_norm_equals_keras(dtype):
 @pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 2), (3, 4), (8, 6), (20, 20)])
 @pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 1), (3, 2)])
 def test_convolution_equals_keras(kernel, stride, size, dtype):
-    """Outputs and gradients of the matrix products against Keras's convolution."""
-    if stride == 2:  # to that size, from an image that is padded already
+    """Outputs and gradients of the matrix products equal those of Keras's convolution."""
+    if stride == 2:  # the padded image that gives a map of that size
         size = tuple(2 * side + 2 for side in size)
     images = np.random.default_rng(0).normal(size=(3, *size, 5)).astype("float32")
     options = {"strides": stride, "padding": "same" if stride == 1 else "valid", "use_bias": False, "dtype": dtype}
@@ -54,7 +54,7 @@ def test_convolution_equals_keras(kernel, stride, size, dtype):
 
 
 def test_gradients_round_as_with_keras_layers():
-    """In bfloat16 the gradients of our layers are as near to those of float32 as Keras's are."""
+    """In bfloat16 the gradients of our layers are as close to those in float32 as the gradients of Keras's layers."""
     import tensorflow as tf
 
     rng = np.random.default_rng(0)
@@ -78,23 +78,23 @@ def test_gradients_round_as_with_keras_layers():
     assert max(errors[0]) < 1.2 * max(errors[1])
 
 
-def test_convolutions_that_are_matrix_products():
-    """Those of small maps; none where the size is open."""
+def layers_by_algorithm(algorithm, **arguments) -> list[str]:
+    layers = [layer for layer in resnet(50, "d", **arguments).layers if isinstance(layer, Conv2D)]
+    return [layer.name for layer in layers if layer.choose_algorithm(layer.input.shape) == algorithm]
 
-    def found(**arguments):
-        layers = resnet(50, "d", **arguments).layers
-        return [
-            [layer.name for layer in layers if getattr(layer, attribute, False)]
-            for attribute in ("as_matrix_product", "kernel_gradient_as_matrix_products")
-        ]
 
-    pointwise, differentiated = found(input_shape=(64, 64, 3))
-    assert len(pointwise) == 36 and len(differentiated) == 13 and differentiated[0] == "stage2_block1_2_conv"
-    assert found() == [[], []]
+def test_matrix_products_convolve_small_maps():
+    assert len(layers_by_algorithm("product", input_shape=(64, 64, 3))) == 36
+    names = layers_by_algorithm("gradient products", input_shape=(64, 64, 3))
+    assert len(names) == 13 and names[0] == "stage2_block1_2_conv"
+
+
+def test_keras_convolves_maps_of_unknown_size():
+    assert len(layers_by_algorithm("keras")) == 55
 
 
 def test_a_network_of_a_fixed_size_trains_on_batches_of_unknown_size():
-    """As `tf.io.decode_jpeg` makes them: the static shape is (None, None, None, 3)."""
+    """`tf.io.decode_jpeg` makes such batches: the static shape is (None, None, None, 3)."""
     import tensorflow as tf
 
     rng = np.random.default_rng(0)
@@ -112,7 +112,7 @@ def test_a_network_of_a_fixed_size_trains_on_batches_of_unknown_size():
 
 @pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 1), (3, 2)])
 def test_a_convolution_takes_other_sizes_than_it_was_built_for(kernel, stride):
-    """From even sides, whose pixels are cut into pairs, to odd ones."""
+    """Even sides, whose pixels are cut into pairs, become odd."""
     layers = [kind(4, kernel, strides=stride, use_bias=False) for kind in (Conv2D, keras.layers.Conv2D)]
     for layer in layers:
         layer.build((None, 6, 6, 5))
@@ -123,7 +123,7 @@ def test_a_convolution_takes_other_sizes_than_it_was_built_for(kernel, stride):
 
 @pytest.mark.parametrize("policy", ["bfloat16", "float16", "float64"])
 def test_a_network_trains_under_a_pure_policy(policy):
-    """Weights and statistics of that type: not what TensorFlow's fused batch normalisation takes."""
+    """TensorFlow's fused batch normalisation does not take weights and statistics of these types."""
     keras.config.set_dtype_policy(policy)
     try:
         model = resnet(10, "d", input_shape=(32, 32, 3), classes=2)

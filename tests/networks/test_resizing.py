@@ -1,4 +1,4 @@
-"""Resizing as matrix products: Keras's own results, and Pillow's."""
+"""Resizing by matrix products gives the results of Keras and Pillow."""
 
 import keras
 import numpy as np
@@ -11,7 +11,7 @@ from resnetd_tf.networks.layers import Resizing
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("size", [(64, 64), (32, 32), (33, 200), (250, 271), (500, 17), (1, 1)])
-def test_equals_keras_and_pillow(size, interpolation):
+def test_resizing_equals_keras_and_pillow(size, interpolation):
     images = np.random.default_rng(0).uniform(-1, 1, (2, *size, 3)).astype("float32")
     arguments = (64, 48, interpolation)
     ours = Resizing(*arguments, antialias=True, dtype="float32")
@@ -35,14 +35,14 @@ def test_equals_keras_and_pillow(size, interpolation):
         ({}, (50, 40, 3)),
     ],
 )
-def test_all_else_is_keras(options, shape):
+def test_keras_computes_other_configurations(options, shape):
     images = np.random.default_rng(0).uniform(size=shape).astype("float32")
     ours, theirs = (kind(32, 24, dtype="float32", **options) for kind in (Resizing, keras.layers.Resizing))
     np.testing.assert_array_equal(ours(images), theirs(images))
 
 
-def test_without_antialiasing():
-    """As classifiers of version 0.1.0 have it."""
+def test_resizing_without_antialiasing_equals_keras():
+    """Classifiers of version 0.1.0 resize in this way."""
     images = np.random.default_rng(0).uniform(size=(1, 100, 120, 3)).astype("float32")
     ours, theirs = (kind(32, 32, "bilinear", dtype="float32") for kind in (Resizing, keras.layers.Resizing))
     np.testing.assert_allclose(ours(images), theirs(images), atol=1e-4)

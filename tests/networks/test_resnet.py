@@ -1,4 +1,4 @@
-"""The architecture: what the variants are, shapes, names, bad arguments."""
+"""The architecture: variants, shapes, names and bad arguments."""
 
 import inspect
 import os
@@ -25,37 +25,41 @@ from resnetd_tf.training import settings
         (resnetd_tf.ResNet50D, 25.576264),
     ],
 )
-def test_parameter_counts(builder, millions):
+def test_networks_have_the_known_number_of_parameters(builder, millions):
     model = builder()
     assert sum(np.prod(weight.shape) for weight in model.trainable_weights) == round(millions * 1e6)
     assert model.output_shape == (None, 1000)
 
 
-def strided(model):
+def strided_layers(model):
     return {layer.name for layer in model.layers if getattr(layer, "strides", (1, 1)) == (2, 2)}
 
 
-def test_where_the_variants_differ():
+def test_variants_differ_in_strides_stem_and_shortcuts():
     models = {variant: resnet(50, variant) for variant in VARIANTS}
-    assert "stage2_block1_1_conv" in strided(models["base"])
+    assert "stage2_block1_1_conv" in strided_layers(models["base"])
     for variant in "bcd":
-        assert "stage2_block1_2_conv" in strided(models[variant])
-        assert "stage2_block1_1_conv" not in strided(models[variant])
+        assert "stage2_block1_2_conv" in strided_layers(models[variant])
+        assert "stage2_block1_1_conv" not in strided_layers(models[variant])
     stems = {v: [m.get_layer(f"stem_{i}_conv").filters for i in (1, 2, 3)] for v, m in models.items() if v in "cd"}
     assert stems == {"c": [32, 32, 64], "d": [32, 32, 64]}
     assert models["b"].get_layer("stem_1_conv").kernel_size == (7, 7)
-    assert {n for n in strided(models["d"]) if "shortcut" in n} == {f"stage{s}_block1_shortcut_pool" for s in (2, 3, 4)}
-    assert {n for n in strided(models["c"]) if "shortcut" in n} == {f"stage{s}_block1_shortcut_conv" for s in (2, 3, 4)}
+    assert {n for n in strided_layers(models["d"]) if "shortcut" in n} == {
+        f"stage{s}_block1_shortcut_pool" for s in (2, 3, 4)
+    }
+    assert {n for n in strided_layers(models["c"]) if "shortcut" in n} == {
+        f"stage{s}_block1_shortcut_conv" for s in (2, 3, 4)
+    }
 
 
 @pytest.mark.parametrize("output_stride", [32, 16, 8])
-def test_stage_outputs(output_stride):
+def test_output_stride_sets_the_sides_of_stages(output_stride):
     model = resnet(18, "d", include_top=False, input_shape=(96, 96, 13), output_stride=output_stride)
     sizes = [model.get_layer(f"stage{stage}").output.shape[1] for stage in (1, 2, 3, 4)]
     assert sizes == [96 // min(stride, output_stride) for stride in (4, 8, 16, 32)]
 
 
-def test_open_input_size_and_pooling():
+def test_a_network_of_open_size_takes_any_size():
     model = resnet(18, "b", include_top=False, pooling="avg")
     for size in (32, 47):
         assert model(np.zeros((1, size, size, 3))).shape == (1, 512)
@@ -73,12 +77,12 @@ def test_open_input_size_and_pooling():
         ({"weights": __file__}, "expected a .keras, .weights.h5 or .safetensors"),
     ],
 )
-def test_bad_arguments(arguments, message):
+def test_bad_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         resnet(**{"depth": 18, "variant": "d", **arguments})
 
 
-def test_weights_of_another_architecture(tmp_path):
+def test_weights_h5_must_fit_exactly(tmp_path):
     path = tmp_path / "r18.weights.h5"
     model = resnet(18, "d", classes=10)
     randomize(model)
@@ -86,7 +90,7 @@ def test_weights_of_another_architecture(tmp_path):
     same = resnet(18, "d", classes=10, weights=path)
     for ours, loaded in zip(model.weights, same.weights):
         np.testing.assert_array_equal(ours, loaded)
-    with pytest.raises(ValueError, match="do not fit"):  # a head of another size, and Keras warns of no layer
+    with pytest.raises(ValueError, match=r"do not fit resnet18d: fc\.weight is \(10, 512\), expected \(7, 512\)"):
         resnet(18, "d", classes=7, weights=path)
 
 
@@ -98,7 +102,7 @@ def test_blocks_begin_as_identities():
 
 
 def test_networks_need_no_tensorflow():
-    """`resnet.py` builds where TensorFlow cannot even be imported."""
+    """The networks build where TensorFlow cannot be imported."""
     pytest.importorskip("jax")
     script = "import sys; sys.modules['tensorflow'] = None; import resnetd_tf; resnetd_tf.ResNet50D(classes=10)"
     subprocess.run([sys.executable, "-c", script], env={**os.environ, "KERAS_BACKEND": "jax"}, check=True)
@@ -110,7 +114,7 @@ def test_every_depth_builds():
 
 
 @pytest.mark.parametrize("network", cost.PAPER)
-def test_cost_is_the_papers(network):
+def test_cost_is_that_in_the_paper(network):
     model = resnet(*network, input_shape=(224, 224, 3))
     billions, millions = cost.PAPER[network]
     assert abs(cost.multiply_adds(model) / 1e9 - billions) < 0.1
@@ -122,15 +126,15 @@ def test_builders_are_as_in_keras_applications(name):
     builder = getattr(resnetd_tf, name)
     theirs = inspect.signature(keras.applications.ResNet50).parameters
     ours = inspect.signature(builder).parameters
-    assert list(theirs) == list(ours)[:-1]  # and in their order: all can be given by place
+    assert list(theirs) == list(ours)[:-1]  # the order matters too, because all can be positional
     assert f"resnetd_tf.{name}(classes=10, input_shape=(64, 64, 3))" in builder.__doc__
     model = builder(classes=10, input_shape=(64, 64, 3))
     assert model.output_shape == (None, 10) and model.name == name.lower().removesuffix("-")
     assert builder(False, None, None, (64, 64, 3), "avg", name="features").output_shape == (None, 2048)
 
 
-def test_an_input_tensor_is_the_networks_input():
-    """With what the user has computed before it, as in keras.applications, and with weights of a network alone."""
+def test_an_input_tensor_brings_the_layers_before_it():
+    """As in keras.applications, the network then contains them."""
     pixels = keras.Input((64, 64, 3))
     images = keras.layers.Normalization(mean=(1, 2, 3), variance=(4, 4, 4))(pixels)
     model = resnet(10, "d", input_tensor=images, classes=4)
@@ -165,12 +169,12 @@ def test_an_input_tensor_takes_weights(tmp_path):
         (keras.Input((64, 64, 3)), (64, 64, 13), r"input_shape \(64, 64, 13\) contradicts input_tensor"),
     ],
 )
-def test_input_tensors_that_are_no_images(tensor, shape, message):
+def test_input_tensors_that_are_no_images_are_refused(tensor, shape, message):
     with pytest.raises(ValueError, match=message):
         resnet(10, "d", input_tensor=tensor, input_shape=shape)
 
 
-def test_settings_offer_the_networks_there_are():
+def test_settings_offer_all_networks():
     assert set(settings.VARIANTS) == VARIANTS.keys()
     assert {*settings.DEPTHS, settings.SMALLEST_DEPTH} == DEPTHS.keys()
 

@@ -118,7 +118,7 @@ def test_cells_of_an_area_are_those_of_the_whole_map(scene_path, corner, size, s
     scene = open_scene([scene_path])
     (west, south), (east, north) = in_degrees(scene, [(corner[0], corner[1] + size), (corner[0] + size, corner[1])])
     part = crop_to_area(scene, f"{west:.9f},{south:.9f},{east:.9f},{north:.9f}")
-    assert (part.left, part.top, part.grid.width, part.grid.height) == (*corner, size, size)
+    assert (part.column_offset, part.row_offset, part.grid.width, part.grid.height) == (*corner, size, size)
     of_scene, of_area = (map_scene(classifier(), each, stride=stride) for each in (scene, part))
     row, column, count = corner[1] // stride, corner[0] // stride, -(-size // stride)
     expected = of_scene.probabilities[row : row + count, column : column + count]
@@ -151,7 +151,7 @@ def test_an_area_of_a_turned_scene(tmp_path, angle):
     field = in_degrees(scene, turned_square(10, (120, 180), 20))
     part = crop_to_area(scene, geojson(tmp_path / "field.geojson", [field]))
     assert mapped_hectares(part) == pytest.approx(10, rel=1e-3)
-    assert part.left < 120 < part.left + part.grid.width < 150 and part.top < 180 < part.top + part.grid.height < 210
+    assert part.column_offset < 120 < part.column_offset + part.grid.width < 150 and part.row_offset < 180 < part.row_offset + part.grid.height < 210
     box = crop_to_area(scene, "14.99,44.99,15.01,45.01")
     assert mapped_hectares(box) == pytest.approx(
         geodesic_hectares("EPSG:4326", rasterio.Affine(0.02, 0, 14.99, 0, 0.02, 44.99), 1, 1), rel=2e-3

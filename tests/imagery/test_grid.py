@@ -103,7 +103,7 @@ def test_what_lies_outside_of_a_resampled_scene_is_told_from_black_ground(tmp_pa
         grid = common_grid([dataset])
         valid = warp_to_grid(dataset, grid).read_masks(1) > 0
     hectares = geodesic_hectares("EPSG:4326", transform)
-    assert valid.sum() * grid.hectares == pytest.approx(hectares, rel=0.005) and not valid[0, 0]
+    assert valid.sum() * grid.pixel_hectares == pytest.approx(hectares, rel=0.005) and not valid[0, 0]
 
 
 @pytest.mark.parametrize(("crs", "longitude", "latitude"), TRUE)
@@ -112,14 +112,14 @@ def test_scenes_of_true_projections_keep_their_pixels(tmp_path, crs, longitude, 
     transform = placed(crs, longitude, latitude, (10, 10), angle)
     path = write(tmp_path / "scene.tif", crs, transform)
     scene = open_scene([path])
-    assert scene.grid.transform.almost_equals(transform) and scene.layers[0].dataset.name == path
+    assert scene.grid.transform.almost_equals(transform) and scene.bands[0].dataset.name == path
     assert mapped_hectares(scene) == pytest.approx(geodesic_hectares(crs, transform), rel=0.006)
 
 
 def test_hectares_differ_within_a_scene_of_another_scale():
     """Over 600 km from the pole outwards, polar stereographic pixels of 10 m are 1.3 % larger than at their middle."""
     grid = Grid(rasterio.CRS.from_epsg(32661), rasterio.Affine(10, 0, 2e6, 0, -10, 2e6), 1000, 60_000)
-    hectares = grid.hectares_in_cells(500)
+    hectares = grid.pixel_hectares_in_cells(500)
     assert hectares.shape == (120, 2)
     for row in (0, 60, 119):
         cell = grid.transform * rasterio.Affine.translation(0, row * 500)
@@ -127,7 +127,7 @@ def test_hectares_differ_within_a_scene_of_another_scale():
 
 
 def test_utm_has_the_hectares_of_its_map():
-    assert Grid(rasterio.CRS.from_epsg(32633), rasterio.Affine(10, 0, 5e5, 0, -10, 5e6), 640, 640).hectares == 0.01
+    assert Grid(rasterio.CRS.from_epsg(32633), rasterio.Affine(10, 0, 5e5, 0, -10, 5e6), 640, 640).pixel_hectares == 0.01
 
 
 def test_steps_are_metres_east_and_north():
@@ -185,7 +185,7 @@ def test_control_points_place_a_scene(tmp_path, crs, step):
 
 def test_control_points_say_how_large_pixels_are(tmp_path):
     path = write(tmp_path / "scene.tif", "EPSG:32633", gcps=control_points(placed("EPSG:32633", 15, 45, (20, 20))))
-    assert (open_scene([path]).grid.width, open_scene([path]).grid.hectares) == (2 * SIDE, 0.01)
+    assert (open_scene([path]).grid.width, open_scene([path]).grid.pixel_hectares) == (2 * SIDE, 0.01)
 
 
 def test_control_points_off_a_grid_are_refused(tmp_path):

@@ -56,8 +56,8 @@ def test_safe(tmp_path, level, offset):
         np.testing.assert_array_equal(found, colours(bands).astype(int) + (offset or 0))
         assert valid.all() and str(scene.grid.crs) == CRS and scene.grid.transform == from_origin(*ORIGIN, 10, 10)
         assert (
-            f"Sentinel-2 L{level}" in scene.words
-            and (f"offset {offset:+}" if offset else "as they are stored") in scene.words
+            f"Sentinel-2 L{level}" in scene.description
+            and (f"offset {offset:+}" if offset else "as they are stored") in scene.description
         )
     if level == "2A":
         with pytest.raises(InputError, match="has no B10, which the classifier takes; --missing=mean fills in"):
@@ -96,7 +96,7 @@ def test_band_files_and_one_file(tmp_path):
         scene = open_scene(paths)
         np.testing.assert_array_equal(scene.read(WHOLE)[0], colours(bands))
     assert open_scene([str(folder)], BANDS).read(WHOLE)[0].shape == (SIDE, SIDE, 13)
-    assert "resampled to 120 x 120 pixels of 10 m" in open_scene([str(folder)], BANDS).words
+    assert "resampled to 120 x 120 pixels of 10 m" in open_scene([str(folder)], BANDS).description
     path = tmp_path / "all.tif"
     order = ("B08", "B02", "B04", "B03")
     options = {"driver": "GTiff", "height": SIDE, "width": SIDE, "count": 4, "dtype": "uint16", "crs": CRS}
@@ -168,7 +168,7 @@ def test_an_offset_that_was_taken_away_twice(tmp_path):
         InputError, match=r"31 % or more are not above 0, as after an offset that was taken away twice; --offset=0"
     ):
         open_scene([str(tmp_path)])
-    assert open_scene([str(tmp_path)], offset=0).words.endswith("digital numbers by offset +0 as given and scale 1")
+    assert open_scene([str(tmp_path)], offset=0).description.endswith("digital numbers by offset +0 as given and scale 1")
 
 
 def test_dark_water_without_red_is_data(tmp_path):
@@ -189,7 +189,7 @@ def test_an_undeclared_number_for_missing_data_is_no_data(tmp_path, value, dtype
     scene = open_scene([str(tmp_path)])
     np.testing.assert_array_equal(scene.read(WHOLE)[1], numbers >= 800)
     assert (
-        f"; 40.0 % of the pixels are {value:g} in every band: no data, though the file does not say so" in scene.words
+        f"; 40.0 % of the pixels are {value:g} in every band: no data, though the file does not say so" in scene.description
     )
 
 
@@ -199,7 +199,7 @@ def test_an_undeclared_zero_beside_a_declared_number_is_no_data(tmp_path):
     path = write_picture(tmp_path / "x.tif", pixels.astype("int16"), nodata=-9999)
     scene = open_scene([path], bands=RGB_BANDS)
     np.testing.assert_array_equal(scene.read(WHOLE)[1], numbers >= 400)
-    assert "10.0 % of the pixels are 0 in every band: no data" in scene.words
+    assert "10.0 % of the pixels are 0 in every band: no data" in scene.description
 
 
 def test_a_zero_under_an_offset_is_no_data_in_one_band_too(tmp_path):
@@ -228,7 +228,7 @@ def test_pictures_whose_bands_are_in_another_order(tmp_path, said_by):
             file.descriptions = ["Blue", "Green, 560 nm", "red"]
         file.write(pixels[::-1])
     scene = open_scene([str(path)], bands=["B02", "B03", "B04"] if said_by == "flag" else None)
-    assert scene.picture and scene.words.endswith("red, green and blue its bands 3, 2, 1")
+    assert scene.is_picture and scene.description.endswith("red, green and blue its bands 3, 2, 1")
     np.testing.assert_array_equal(scene.read(WHOLE)[0], pixels.transpose(1, 2, 0))
 
 
@@ -241,10 +241,10 @@ def test_names_that_count_bands_and_digital_numbers_in_8_bits(tmp_path):
         file.colorinterp = [ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.undefined]
         file.write(pixels)
     scene = open_scene([str(path)])
-    assert scene.picture
+    assert scene.is_picture
     np.testing.assert_array_equal(scene.read(WHOLE)[0], pixels[:3].transpose(1, 2, 0))
     scene = open_scene([str(path)], bands=["B02", "B03", "B04", "B08"], scale=40)
-    assert not scene.picture
+    assert not scene.is_picture
     np.testing.assert_array_equal(scene.read(WHOLE)[0], 40 * pixels[2::-1].transpose(1, 2, 0).astype(int))
 
 
@@ -277,7 +277,7 @@ def test_bands_in_8_bits_that_are_no_picture(tmp_path, names, found):
             open_scene([str(path)], bands=["B4x", *names[1:]])
         return
     scene = open_scene([str(path)], scale=40)
-    assert not scene.picture
+    assert not scene.is_picture
     numbers = [band if band in names else f"B{int(band[1:])}" for band in found]
     expected = pixels[[names.index(band) for band in numbers]].transpose(1, 2, 0)
     np.testing.assert_array_equal(scene.read(WHOLE)[0], 40 * expected.astype(int))
@@ -289,7 +289,7 @@ def test_reflectances_and_offsets_as_given(tmp_path):
         write_band(tmp_path / f"x_{name}.tif", bands[name].astype("float32") / 10_000)
     scene = open_scene([str(tmp_path)], scale=10_000, offset=-0.1)
     np.testing.assert_array_equal(scene.read(WHOLE)[0], colours(bands) - 1000)
-    assert scene.words.endswith("digital numbers by offset -0.1 and scale 10000 as given")
+    assert scene.description.endswith("digital numbers by offset -0.1 and scale 10000 as given")
 
 
 def test_other_pixels_and_degrees(tmp_path):
@@ -298,7 +298,7 @@ def test_other_pixels_and_degrees(tmp_path):
     for name in RGB_BANDS:
         write_band(tmp_path / f"x_{name}.tif", smooth, 20)
     scene = open_scene([str(tmp_path)])
-    assert (scene.grid.width, scene.grid.height, scene.grid.hectares) == (120, 120, 0.01)
+    assert (scene.grid.width, scene.grid.height, scene.grid.pixel_hectares) == (120, 120, 0.01)
     found = scene.read(WHOLE)[0][..., 0].astype(int)
     np.testing.assert_allclose(found.reshape(60, 2, 60, 2).mean((1, 3))[5:-5, 5:-5], smooth[5:-5, 5:-5], atol=1)
     degrees = tmp_path / "degrees.tif"
@@ -307,7 +307,7 @@ def test_other_pixels_and_degrees(tmp_path):
     with rasterio.open(degrees, "w", **options, transform=from_origin(15, 60, 20 / 111_320, 10 / 111_320)) as file:
         file.write(pixels)
     grid = open_scene([str(degrees)]).grid
-    assert str(grid.crs) == "EPSG:32633" and grid.hectares == pytest.approx(0.01)
+    assert str(grid.crs) == "EPSG:32633" and grid.pixel_hectares == pytest.approx(0.01)
     assert grid.width == pytest.approx(100, abs=4) and grid.height == pytest.approx(90, abs=4)
 
 
@@ -322,7 +322,7 @@ def test_a_wide_area_is_no_more_than_the_scene(tmp_path):
     _, y = rasterio.warp.transform(scene.grid.crs, "EPSG:4326", [ORIGIN[0] + 500], [ORIGIN[1] - 500])
     for west, east in ((14.9, 15.1), (10, 20)):
         part = crop_to_area(scene, f"{west},{y[0]},{east},{y[0] + 1}")
-        assert part.top == 0 and part.grid.height == pytest.approx(50, abs=1)
+        assert part.row_offset == 0 and part.grid.height == pytest.approx(50, abs=1)
 
 
 def write_picture(path, pixels, **options):
@@ -363,10 +363,10 @@ def test_metres(tmp_path):
         tmp_path / "feet.tif", dn, crs="EPSG:2229", transform=from_origin(6.4e6, 1.8e6, 32.8083333, 32.8083333)
     )
     grid = open_scene([feet], bands=("B04", "B03", "B02")).grid
-    assert grid.hectares == pytest.approx(0.01, rel=1e-4) and (grid.width, grid.height) == (SIDE, SIDE)
+    assert grid.pixel_hectares == pytest.approx(0.01, rel=1e-4) and (grid.width, grid.height) == (SIDE, SIDE)
     web = write_picture(tmp_path / "web.tif", dn, crs="EPSG:3857", transform=from_origin(1.67e6, 8.4e6, 20, 20))
     grid = open_scene([web], bands=("B04", "B03", "B02")).grid
-    assert str(grid.crs) == "EPSG:3857" and grid.hectares == pytest.approx(0.01, rel=0.01)
+    assert str(grid.crs) == "EPSG:3857" and grid.pixel_hectares == pytest.approx(0.01, rel=0.01)
     assert grid.width == pytest.approx(SIDE, rel=0.05)
 
 
@@ -437,15 +437,15 @@ def test_areas(tmp_path):
     features = [{"type": "Feature", "geometry": geometry} for geometry in geometries]
     (tmp_path / "area.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
     part = crop_to_area(scene, str(tmp_path / "area.geojson"))
-    assert (part.left, part.top) == pytest.approx((30, 20), abs=1)
+    assert (part.column_offset, part.row_offset) == pytest.approx((30, 20), abs=1)
     assert (part.grid.width, part.grid.height) == pytest.approx((60, 80), abs=2)
     found, valid = part.read(Window(0, 0, part.grid.width, part.grid.height))
-    whole = colours(bands)[part.top : part.top + part.grid.height, part.left : part.left + part.grid.width]
+    whole = colours(bands)[part.row_offset : part.row_offset + part.grid.height, part.column_offset : part.column_offset + part.grid.width]
     np.testing.assert_array_equal(found, whole)
     assert valid.all()
-    wanted = area_coverage(part.outlines, Window(part.left, part.top, part.grid.width, part.grid.height))
+    wanted = area_coverage(part.outlines, Window(part.column_offset, part.row_offset, part.grid.width, part.grid.height))
     assert wanted.sum() == pytest.approx(60 * 80 / 2, rel=1e-3) and wanted[3, -4] == 1 and wanted[-4, 3] == 0
-    assert part.grid.transform * (0, 0) == scene.grid.transform * (part.left, part.top)
+    assert part.grid.transform * (0, 0) == scene.grid.transform * (part.column_offset, part.row_offset)
     box = crop_to_area(scene, f"{min(x)},{min(y)},{max(x)},{max(y)}")
     assert (box.grid.width, box.grid.height) == pytest.approx((60, 80), abs=3)
     for name, ring in (("metres", [corners]), ("empty", [[]])):

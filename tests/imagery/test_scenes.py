@@ -86,7 +86,7 @@ def test_nothing_of_the_user_is_lost(tmp_path):
 def test_a_picture_that_is_cut_off_is_no_scene(tmp_path):
     for name in ("scene.png", "scene.jpg"):
         Image.fromarray(drawn(200, 200)).save(tmp_path / name)
-        assert open_scene_for(classifier(), [tmp_path / name]).picture
+        assert open_scene_for(classifier(), [tmp_path / name]).is_picture
         content = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(content[: len(content) // 2])
         with pytest.raises(InputError, match=r"scene\.(png|jpg): cannot be read, damaged or truncated"):

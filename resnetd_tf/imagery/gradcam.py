@@ -14,7 +14,7 @@ from resnetd_tf import figures, sentinel2
 from resnetd_tf.errors import InputError
 from resnetd_tf.saved import SavedClassifier, open_keras_model
 
-# Cells a side that a heat map has at least. The paper's heat map is of the last stage at 224 pixels, with 7 cells a side.
+# Cells a side that a heat map has at least. In the paper the last stage at 224 pixels has 7 cells a side.
 # At 64 pixels the last stage has 2.
 MIN_CELLS = 7
 PAIRS_PER_ROW = 3  # pairs of image and heat map in a row of the picture

@@ -466,7 +466,8 @@ def write_map(
             classified = _ClassifiedScene(
                 scene, classifier.classes, options.stride, probabilities, valid_pixels, classes
             )
-            with silence_stderr():  # libtiff prints what it also raises
+            # libtiff prints what it also raises; `silence_stderr` drops that of an InputError alone.
+            with silence_stderr(), _write_errors_as_input_errors(base):
                 areas = _write_map_files(folder, classified, options)
             cells = _most_probable_cells(probabilities, classes)
             _require_writable_targets(targets, options.overwrite)  # classifying may have taken hours

@@ -7,7 +7,7 @@ import pytest
 import rasterio
 import rasterio.warp
 from PIL import Image
-from test_scenes import by_colour, classifier, drawn, write
+from scenes import colour_classifier, draw_fields, predict_by_colour, write_scene
 
 from resnetd_tf import imagery, sentinel2
 from resnetd_tf.errors import InputError
@@ -15,45 +15,47 @@ from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
 
 
 def test_a_map_of_an_array_is_that_of_its_file(tmp_path):
-    pixels = drawn(300, 250)
+    pixels = draw_fields(300, 250)
     pixels[:, 200:] = 0
-    path = write(tmp_path / "scene.tif", pixels)
-    of_file = imagery.map_scene(classifier(), imagery.open_scene_for(classifier(), [path]), min_probability=0.6)
-    of_array = imagery.map_scene(classifier(), pixels, min_probability=0.6)
+    path = write_scene(tmp_path / "scene.tif", pixels)
+    of_file = imagery.map_scene(
+        colour_classifier(), imagery.open_scene_for(colour_classifier(), [path]), min_probability=0.6
+    )
+    of_array = imagery.map_scene(colour_classifier(), pixels, min_probability=0.6)
     np.testing.assert_array_equal(of_array.classes, of_file.classes)
     np.testing.assert_array_equal(of_array.probabilities, of_file.probabilities)
     assert of_array.classes.shape == (10, 8) and (of_array.classes[:, 7] == 255).all() and of_array.classes.min() < 4
-    assert imagery.map_scene(classifier(), pixels, stride=64).classes.shape == (5, 4)
+    assert imagery.map_scene(colour_classifier(), pixels, stride=64).classes.shape == (5, 4)
 
 
 def test_an_area_of_a_scene(tmp_path):
-    path = write(tmp_path / "scene.tif", drawn(640, 640))
+    path = write_scene(tmp_path / "scene.tif", draw_fields(640, 640))
     with rasterio.open(path) as file:
         points = [file.transform * corner for corner in ((0, 0), (640, 0), (0, 640), (0, 0))]
         xs, ys = rasterio.warp.transform(file.crs, "EPSG:4326", *zip(*points))
     area = tmp_path / "triangle.geojson"
     area.write_text(json.dumps({"type": "Polygon", "coordinates": [list(zip(xs, ys))]}))
-    scene = imagery.open_scene_for(classifier(), [path], area=str(area))
-    found = imagery.map_scene(classifier(), scene).classes
-    written = imagery.write_map(classifier(), scene, tmp_path / "map")
+    scene = imagery.open_scene_for(colour_classifier(), [path], area=str(area))
+    found = imagery.map_scene(colour_classifier(), scene).classes
+    written = imagery.write_map(colour_classifier(), scene, tmp_path / "map")
     assert 150 < written["cells"] < 250 and (found != 255).sum() == written["cells"]
 
 
 def test_bands_are_rendered_as_those_of_files_are():
     dn = np.random.default_rng(0).integers(0, 3000, (2, 64, 64, 13), "uint16")
     colours = dn[..., [BANDS.index(name) for name in RGB_BANDS]]
-    expected = by_colour([sentinel2.compress_as_eurosat(sentinel2.render_colours(image)) for image in colours])
-    np.testing.assert_array_equal(imagery.predict(classifier(), dn), expected)
-    np.testing.assert_array_equal(imagery.predict(classifier(), list(colours)), expected)
-    np.testing.assert_array_equal(imagery.predict(classifier(), dn.astype(">u2")), expected)
-    found = imagery.map_scene(classifier(), dn[0], window=64, stride=64)
+    expected = predict_by_colour([sentinel2.compress_as_eurosat(sentinel2.render_colours(image)) for image in colours])
+    np.testing.assert_array_equal(imagery.predict(colour_classifier(), dn), expected)
+    np.testing.assert_array_equal(imagery.predict(colour_classifier(), list(colours)), expected)
+    np.testing.assert_array_equal(imagery.predict(colour_classifier(), dn.astype(">u2")), expected)
+    found = imagery.map_scene(colour_classifier(), dn[0], window=64, stride=64)
     np.testing.assert_allclose(found.probabilities[0, 0], expected[0], atol=1e-6)
 
 
 def test_files_and_arrays_together(tmp_path):
-    pixels = drawn(64, 64)
+    pixels = draw_fields(64, 64)
     Image.fromarray(pixels).save(tmp_path / "patch.png")
-    found = imagery.predict(classifier(), [pixels, tmp_path / "patch.png", str(tmp_path / "patch.png")])
+    found = imagery.predict(colour_classifier(), [pixels, tmp_path / "patch.png", str(tmp_path / "patch.png")])
     assert found.shape == (3, 4) and (found == found[0]).all()
 
 
@@ -68,9 +70,9 @@ def test_numbers_that_are_not_what_they_are_taken_for(number, told):
     """As a file's, unless they are said to be right."""
     dn = np.random.default_rng(0).integers(100, 3000, (64, 64, 3), "uint16")
     with pytest.raises(InputError, match=told):
-        imagery.map_scene(classifier(), number(dn))
-    assert imagery.map_scene(classifier(), number(dn), checked=False).classes.shape == (2, 2)
-    assert (imagery.map_scene(classifier(), dn * 0).classes == 255).all()
+        imagery.map_scene(colour_classifier(), number(dn))
+    assert imagery.map_scene(colour_classifier(), number(dn), checked=False).classes.shape == (2, 2)
+    assert (imagery.map_scene(colour_classifier(), dn * 0).classes == 255).all()
 
 
 def test_other_arrays_are_refused():
@@ -81,10 +83,10 @@ def test_other_arrays_are_refused():
         (np.zeros((64, 64, 4), "uint16"), "takes 3 bands, .* has 4"),
     ):
         with pytest.raises(InputError, match=told):
-            imagery.map_scene(classifier(), bad)
+            imagery.map_scene(colour_classifier(), bad)
         with pytest.raises(InputError, match=told):
-            imagery.predict(classifier(), [bad])
+            imagery.predict(colour_classifier(), [bad])
     with pytest.raises(InputError, match="must be a multiple of --stride=24"):
-        imagery.map_scene(classifier(), drawn(64, 64), stride=24)
+        imagery.map_scene(colour_classifier(), draw_fields(64, 64), stride=24)
     with pytest.raises(InputError, match="must be a multiple of --stride=0"):
-        imagery.map_scene(classifier(), drawn(64, 64), stride=0)
+        imagery.map_scene(colour_classifier(), draw_fields(64, 64), stride=0)

@@ -25,8 +25,8 @@ from rasterio.transform import from_origin
 
 import resnetd_tf
 from resnetd_tf.data import datasets
-from resnetd_tf.errors import InputError
 from resnetd_tf.data.rasters import Reading
+from resnetd_tf.errors import InputError
 from resnetd_tf.imagery import landcover, patches
 from resnetd_tf.sentinel2 import BANDS, CLASSES, RGB_BANDS
 

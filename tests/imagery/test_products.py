@@ -168,7 +168,9 @@ def test_an_offset_that_was_taken_away_twice(tmp_path):
         InputError, match=r"31 % or more are not above 0, as after an offset that was taken away twice; --offset=0"
     ):
         open_scene([str(tmp_path)])
-    assert open_scene([str(tmp_path)], offset=0).description.endswith("digital numbers by offset +0 as given and scale 1")
+    assert open_scene([str(tmp_path)], offset=0).description.endswith(
+        "digital numbers by offset +0 as given and scale 1"
+    )
 
 
 def test_dark_water_without_red_is_data(tmp_path):
@@ -189,7 +191,8 @@ def test_an_undeclared_number_for_missing_data_is_no_data(tmp_path, value, dtype
     scene = open_scene([str(tmp_path)])
     np.testing.assert_array_equal(scene.read(WHOLE)[1], numbers >= 800)
     assert (
-        f"; 40.0 % of the pixels are {value:g} in every band: no data, though the file does not say so" in scene.description
+        f"; 40.0 % of the pixels are {value:g} in every band: no data, though the file does not say so"
+        in scene.description
     )
 
 
@@ -440,10 +443,14 @@ def test_areas(tmp_path):
     assert (part.column_offset, part.row_offset) == pytest.approx((30, 20), abs=1)
     assert (part.grid.width, part.grid.height) == pytest.approx((60, 80), abs=2)
     found, valid = part.read(Window(0, 0, part.grid.width, part.grid.height))
-    whole = colours(bands)[part.row_offset : part.row_offset + part.grid.height, part.column_offset : part.column_offset + part.grid.width]
+    whole = colours(bands)[
+        part.row_offset : part.row_offset + part.grid.height, part.column_offset : part.column_offset + part.grid.width
+    ]
     np.testing.assert_array_equal(found, whole)
     assert valid.all()
-    wanted = area_coverage(part.outlines, Window(part.column_offset, part.row_offset, part.grid.width, part.grid.height))
+    wanted = area_coverage(
+        part.outlines, Window(part.column_offset, part.row_offset, part.grid.width, part.grid.height)
+    )
     assert wanted.sum() == pytest.approx(60 * 80 / 2, rel=1e-3) and wanted[3, -4] == 1 and wanted[-4, 3] == 0
     assert part.grid.transform * (0, 0) == scene.grid.transform * (part.column_offset, part.row_offset)
     box = crop_to_area(scene, f"{min(x)},{min(y)},{max(x)},{max(y)}")

@@ -38,7 +38,7 @@ def map_scenes(paths: list[str]) -> None:
         area=FLAGS.area,
         keep_clouds=FLAGS.clouds == "keep",
         missing=FLAGS.missing,
-        reading=predict.reading_from_flags(),
+        raster_options=predict.raster_options_from_flags(),
     )
     landcover.map_scenes(
         classifier,

@@ -54,7 +54,7 @@ def predict(paths: list[str]) -> None:
         picture=FLAGS.picture,
         explain=FLAGS.explain,
         trust=FLAGS.trust,
-        reading=reading_from_flags(),
+        raster_options=raster_options_from_flags(),
         missing=FLAGS.missing,
         overwrite=FLAGS.overwrite,
     )
@@ -83,7 +83,7 @@ def open_model_or_server(stream: typing.TextIO) -> "SavedClassifier":
     return classifier
 
 
-def reading_from_flags() -> "Reading":
+def raster_options_from_flags() -> "Reading":
     """Returns what --bands, --scale and --offset say of files that do not say it themselves."""
     from resnetd_tf.data.rasters import Reading
 

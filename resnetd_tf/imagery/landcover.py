@@ -75,7 +75,7 @@ class MapOptions:
         area: The part of each scene to map, "W,S,E,N" in degrees or a GeoJSON file; `None` for all of it.
         keep_clouds: Whether clouds, their shadows and snow are mapped like land.
         missing: "refuse" refuses scenes that lack a band, "mean" fills the band with the training's mean.
-        reading: Names of the bands, scale and offset, for files that do not say them.
+        raster_options: Names of the bands, scale and offset, for files that do not say them.
 
     Raises:
         InputError: A number is outside its range.
@@ -90,7 +90,7 @@ class MapOptions:
     area: str | None = None
     keep_clouds: bool = False
     missing: str = "refuse"
-    reading: Reading = AS_STORED
+    raster_options: Reading = AS_STORED
 
     @classmethod
     def for_classifier(
@@ -145,8 +145,8 @@ def open_scene_for(
     Raises:
         InputError: The scene cannot be opened, or not for this classifier.
     """
-    reading = Reading(tuple(bands) if bands else None, scale, offset)
-    options = MapOptions(missing=missing, area=area, keep_clouds=keep_clouds, reading=reading)
+    raster_options = Reading(tuple(bands) if bands else None, scale, offset)
+    options = MapOptions(missing=missing, area=area, keep_clouds=keep_clouds, raster_options=raster_options)
     return _open_source_for(classifier, find_single_source(paths), options)
 
 
@@ -155,8 +155,8 @@ def _open_source_for(classifier: SavedClassifier, source: Source, options: MapOp
     fill = patches.missing_band_values(classifier, options.missing)
     if classifier.bands not in (3, len(BANDS)):
         raise InputError(f"{classifier.path} takes {classifier.bands} bands, neither RGB nor EuroSAT's 13")
-    reading = dataclasses.replace(options.reading, fill=fill)
-    scene = open_source(source, RGB_BANDS if classifier.bands == 3 else BANDS, reading, options.keep_clouds)
+    raster_options = dataclasses.replace(options.raster_options, fill=fill)
+    scene = open_source(source, RGB_BANDS if classifier.bands == 3 else BANDS, raster_options, options.keep_clouds)
     if options.area is not None:
         scene = crop_to_area(scene, options.area)
     summary = clouds.describe_clouds(scene.cloud_mask, scene.window, options.keep_clouds)

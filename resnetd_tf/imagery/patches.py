@@ -23,7 +23,7 @@ from resnetd_tf.imagery.products import classify_source, find_sources
 from resnetd_tf.saved import SavedClassifier
 from resnetd_tf.sentinel2 import BANDS, BRIGHTEST_DN, RENDERED_LEVELS, RGB_BANDS
 
-UNCHECKED_ADVICE = "checked=False takes an array as it is, reading= says what numbers of files mean"
+UNCHECKED_ADVICE = "checked=False takes an array as it is, raster_options= says what numbers of files mean"
 FORMATS = ("table", "json", "csv")
 FILES_AT_ONCE = 512  # files that are read before they are classified
 MAX_DRAWN = 60  # patches in a picture
@@ -34,7 +34,7 @@ PICTURE_COLUMNS = 6  # patches in a row of a picture
 def predict(
     classifier: SavedClassifier,
     images: Sequence[np.ndarray | str | pathlib.Path],
-    reading: Reading = AS_STORED,
+    raster_options: Reading = AS_STORED,
     checked: bool = True,
 ) -> np.ndarray:
     """Returns the probabilities of the classes of patches.
@@ -42,7 +42,7 @@ def predict(
     Args:
         classifier: The classifier.
         images: Files, or arrays as `select_bands` takes them, of any sizes.
-        reading: Names of the bands, scale and offset, for files that do not say them.
+        raster_options: Names of the bands, scale and offset, for files that do not say them.
         checked: Whether images are refused if their numbers can hardly be digital numbers.
 
     Returns:
@@ -58,7 +58,7 @@ def predict(
     for index, image in enumerate(images):
         patch: Patch | None
         if isinstance(image, str | pathlib.Path):
-            patch, name = read_patch_for(image, classifier, reading), pathlib.Path(image)
+            patch, name = read_patch_for(image, classifier, raster_options), pathlib.Path(image)
             pixels = patch.pixels
         else:
             name = pathlib.Path(f"image {index}")
@@ -101,7 +101,7 @@ def label_patches(
     picture: str | None = None,
     explain: str | None = None,
     trust: bool = False,
-    reading: Reading = AS_STORED,
+    raster_options: Reading = AS_STORED,
     missing: str = "refuse",
     overwrite: bool = False,
 ) -> None:
@@ -117,7 +117,7 @@ def label_patches(
         picture: Where to draw the first images with their labels, green or red where their folder is named as a class.
         explain: Where to draw the first images beside their Grad-CAM.
         trust: Whether a model for `explain` may hold what no classifier of this package does.
-        reading: Names of the bands, scale and offset, for files that do not say them.
+        raster_options: Names of the bands, scale and offset, for files that do not say them.
         missing: "refuse" refuses an image that lacks a band, "mean" fills the band with the training's mean.
         overwrite: Whether pictures of the same name are replaced.
 
@@ -140,8 +140,8 @@ def label_patches(
     failures: list[str] = []
     if files:
         cam = gradcam.open_gradcam(classifier, trust) if explain else None
-        reading = Reading(reading.bands, reading.scale, reading.offset, fill)
-        labelled, failures = _label_files(classifier, files, top, format, reading)
+        raster_options = Reading(raster_options.bands, raster_options.scale, raster_options.offset, fill)
+        labelled, failures = _label_files(classifier, files, top, format, raster_options)
         if picture and labelled:
             draw_labels(pathlib.Path(picture), labelled, classifier.classes)
         if cam and labelled:
@@ -160,7 +160,7 @@ def _scene_refusal(names: list[str], largest_patch: int) -> str:
 
 
 def _label_files(
-    classifier: SavedClassifier, files: Sequence[pathlib.Path], top: int, format: str, reading: Reading
+    classifier: SavedClassifier, files: Sequence[pathlib.Path], top: int, format: str, raster_options: Reading
 ) -> tuple[list[_LabelledPatch], list[str]]:
     """Prints the most probable classes of files, in the order of the files.
 
@@ -174,7 +174,7 @@ def _label_files(
     if format == "csv":
         places = range(1, min(top, len(classifier.classes)) + 1)
         writer.writerow(["path", *(f"{name}_{place}" for place in places for name in ("class", "probability"))])
-    for patch in _classify_files(classifier, files, min(top, len(classifier.classes)), format, reading, errors):
+    for patch in _classify_files(classifier, files, min(top, len(classifier.classes)), format, raster_options, errors):
         labels = patch.probabilities
         if format == "table":
             text = ", ".join(f"{name} {100 * value:.2f} %" for name, value in labels.items())
@@ -199,13 +199,13 @@ def _classify_files(
     files: Sequence[pathlib.Path],
     top: int,
     format: str,
-    reading: Reading,
+    raster_options: Reading,
     errors: list[str],
 ) -> Iterator[_LabelledPatch]:
     """Yields files with their most probable classes; errors of the others are added to `errors`."""
     descriptions: set[str] = set()
     for start in range(0, len(files), FILES_AT_ONCE):
-        patches, batch_errors = _read_patches(files[start : start + FILES_AT_ONCE], classifier, reading)
+        patches, batch_errors = _read_patches(files[start : start + FILES_AT_ONCE], classifier, raster_options)
         errors += batch_errors
         for text in sorted({patch.description for patch in patches.values()} - descriptions - {""}):
             print(f"Patches: {text}", file=None if format == "table" else sys.stderr, flush=True)
@@ -223,7 +223,7 @@ def _classify_files(
 
 
 def _read_patches(
-    files: Sequence[pathlib.Path], classifier: SavedClassifier, reading: Reading
+    files: Sequence[pathlib.Path], classifier: SavedClassifier, raster_options: Reading
 ) -> tuple[dict[pathlib.Path, Patch], list[str]]:
     """Reads image files that belong together.
 
@@ -234,7 +234,7 @@ def _read_patches(
     errors: list[str] = []
     for path in files:
         try:
-            patches[path] = read_patch_for(path, classifier, reading)
+            patches[path] = read_patch_for(path, classifier, raster_options)
         except InputError as error:
             errors.append(str(error))
     checks = PatchChecks()
@@ -273,24 +273,24 @@ def draw_labels(path: pathlib.Path, labelled: Sequence[_LabelledPatch], classes:
 # Files and arrays become the pixels that a classifier takes.
 
 
-def read_patch_for(path: str | pathlib.Path, classifier: SavedClassifier, reading: Reading = AS_STORED) -> Patch:
+def read_patch_for(path: str | pathlib.Path, classifier: SavedClassifier, raster_options: Reading = AS_STORED) -> Patch:
     """Reads an image file as a classifier takes it; bands become EuroSAT's pictures for a classifier of RGB.
 
     Args:
         path: The file.
         classifier: The classifier.
-        reading: Names of the bands, scale and offset, for files that do not say them.
+        raster_options: Names of the bands, scale and offset, for files that do not say them.
 
     Raises:
         InputError: The file cannot be read, or has other bands.
     """
     if classifier.bands not in (3, len(BANDS)):
-        patch = images.read_patch(path, reading=reading)
+        patch = images.read_patch(path, reading=raster_options)
         classifier.check_bands(str(path), patch.pixels.shape[-1])
         return patch
     band_names = RGB_BANDS if classifier.bands == 3 else BANDS
-    images.read_header(path, wanted=band_names, reading=reading)
-    patch = images.read_patch(path, band_names, reading)
+    images.read_header(path, wanted=band_names, reading=raster_options)
+    patch = images.read_patch(path, band_names, raster_options)
     classifier.check_bands(str(path), patch.pixels.shape[-1])
     return patch
 

@@ -265,7 +265,7 @@ def _finest_file(band: str, files: list[pathlib.Path]) -> pathlib.Path:
 
 def open_scene(
     paths: Sequence[str | pathlib.Path] | str | pathlib.Path,
-    wanted: Sequence[str] = RGB_BANDS,
+    required_bands: Sequence[str] = RGB_BANDS,
     *,
     bands: Sequence[str] | None = None,
     scale: float | None = None,
@@ -277,39 +277,42 @@ def open_scene(
 
     Args:
         paths: A product, a folder or file, or one file for each band.
-        wanted: Names of the bands that a classifier takes.
+        required_bands: Names of the bands that a classifier takes.
         bands: Names of the bands of a file, in its order, where the file does not say them.
         scale: Digital numbers, 10,000 times the reflectance, for each stored unit, after the offset; `None` for what
             the file says, else 1.
         offset: What is added to stored numbers first; `None` for what the metadata or the file says, else 0.
-        fill: For each wanted band the digital number that fills it if it is missing; `None` refuses such scenes.
+        fill: For each required band the digital number that fills it if it is missing; `None` refuses such scenes.
         keep_clouds: Whether clouds, their shadows and snow are data, where a product has a mask of them.
 
     Raises:
         InputError: The scene cannot be opened, or an argument cannot be used.
     """
-    reading = Reading(tuple(bands) if bands else None, scale, offset, tuple(fill) if fill is not None else None)
-    return open_source(find_single_source(paths), wanted, reading, keep_clouds)
+    raster_options = Reading(tuple(bands) if bands else None, scale, offset, tuple(fill) if fill is not None else None)
+    return open_source(find_single_source(paths), required_bands, raster_options, keep_clouds)
 
 
 def open_source(
-    source: Source, wanted: Sequence[str] = RGB_BANDS, reading: Reading = AS_STORED, keep_clouds: bool = False
+    source: Source,
+    required_bands: Sequence[str] = RGB_BANDS,
+    raster_options: Reading = AS_STORED,
+    keep_clouds: bool = False,
 ) -> Scene:
     """Opens one of the scenes that `find_sources` returns.
 
     Args:
         source: The scene.
-        wanted: Names of the bands that a classifier takes.
-        reading: What the user says of the bands and their numbers.
+        required_bands: Names of the bands that a classifier takes.
+        raster_options: What the user says of the bands and their numbers.
         keep_clouds: Whether clouds, their shadows and snow are data, where a product has a mask of them.
 
     Raises:
         InputError: The scene cannot be opened.
     """
-    band_set, mask_files = _open_band_set(source, wanted, reading)
-    _check_picture_use(source, band_set, wanted, reading)
-    missing = rasters.missing_bands(source.name, band_set, wanted, reading)
-    bands = {name: band_set.bands[name] for name in wanted if name in band_set.bands}
+    band_set, mask_files = _open_band_set(source, required_bands, raster_options)
+    _check_picture_use(source, band_set, required_bands, raster_options)
+    missing = rasters.missing_bands(source.name, band_set, required_bands, raster_options)
+    bands = {name: band_set.bands[name] for name in required_bands if name in band_set.bands}
     datasets = rasters.unique_datasets(list(bands.values()))
     for dataset in datasets:
         if dataset.driver == "PNG":  # GDAL reads what is there of a truncated file, and makes up the rest
@@ -325,36 +328,39 @@ def open_source(
     if band_set.is_picture:
         _check_brightness(source, list(bands.values()))
     else:
-        fill, text = _check_numbers(source, band_set, list(bands), reading)
+        fill, text = _check_numbers(source, band_set, list(bands), raster_options)
         description += text
         bands = {name: dataclasses.replace(band, fill=fill) for name, band in bands.items()}
     on_one_grid = {name: dataclasses.replace(band, dataset=warped[id(band.dataset)]) for name, band in bands.items()}
     return Scene(
         name=source.name,
         grid=grid,
-        bands=tuple(on_one_grid.get(name) for name in wanted),
+        bands=tuple(on_one_grid.get(name) for name in required_bands),
         is_picture=band_set.is_picture,
-        missing_values=tuple(reading.fill or (0,) * len(wanted)),
+        missing_values=tuple(raster_options.fill or (0,) * len(required_bands)),
         description=description,
         cloud_mask=None if keep_clouds else clouds.open_mask(mask_files, grid),
         files=rasters.file_fingerprints(datasets, *mask_files),
     )
 
 
-def _open_band_set(source: Source, wanted: Collection[str], reading: Reading) -> tuple[BandSet, tuple[str, ...]]:
+def _open_band_set(
+    source: Source, required_bands: Collection[str], raster_options: Reading
+) -> tuple[BandSet, tuple[str, ...]]:
     """Opens the bands of a scene; returns them with the files of its cloud masks."""
     if source.metadata or len(source.files) > 1:
-        if reading.bands:
-            raise InputError(
-                f"--bands={','.join(reading.bands)} names the bands of a file without names; {source.name} names them"
-            )
-        return _open_product(source, wanted, reading) if source.metadata else (_open_band_files(source, reading), ())
+        if raster_options.bands:
+            names = ",".join(raster_options.bands)
+            raise InputError(f"--bands={names} names the bands of a file without names; {source.name} names them")
+        if source.metadata:
+            return _open_product(source, required_bands, raster_options)
+        return _open_band_files(source, raster_options), ()
     (file,) = source.files
-    takes_picture = len(wanted) == 3 and reading.scale is None and reading.offset is None
-    return rasters.open_bands(file, reading, takes_picture), ()
+    takes_picture = len(required_bands) == 3 and raster_options.scale is None and raster_options.offset is None
+    return rasters.open_bands(file, raster_options, takes_picture), ()
 
 
-def _open_band_files(source: Source, reading: Reading) -> BandSet:
+def _open_band_files(source: Source, raster_options: Reading) -> BandSet:
     """Opens files of one band each, whose names say which band."""
     bands: dict[str, Band] = {}
     descriptions = set()
@@ -363,13 +369,17 @@ def _open_band_files(source: Source, reading: Reading) -> BandSet:
         dataset = rasters.open_raster(str(file))
         if dataset.count != 1:
             raise InputError(f"{file} has {dataset.count} bands, its name tells one; rename it")
-        band_set = rasters.open_bands(file, dataclasses.replace(reading, bands=(str(name),)), takes_picture=False)
+        band_set = rasters.open_bands(
+            file, dataclasses.replace(raster_options, bands=(str(name),)), takes_picture=False
+        )
         bands |= band_set.bands
         descriptions.add(band_set.description.partition(": ")[2])
     return BandSet(bands, False, f"one file per band: {' and '.join(sorted(descriptions))}")
 
 
-def _open_product(source: Source, wanted: Collection[str], reading: Reading) -> tuple[BandSet, tuple[str, ...]]:
+def _open_product(
+    source: Source, required_bands: Collection[str], raster_options: Reading
+) -> tuple[BandSet, tuple[str, ...]]:
     """Opens the bands of a product, with offset and scale as its metadata say.
 
     Returns:
@@ -394,25 +404,31 @@ def _open_product(source: Source, wanted: Collection[str], reading: Reading) -> 
         for index in dataset.indexes:
             name = parse_band_name(dataset.tags(index).get("BANDNAME", ""))
             if name and name not in bands:
-                bands[name] = rasters.calibrate_band(dataset, index, metadata, tags, reading)
-                if name in wanted and not any(re.search(rf"_{name}(_\d+m)?\.jp2$", file) for file in dataset.files):
+                bands[name] = rasters.calibrate_band(dataset, index, metadata, tags, raster_options)
+                if name in required_bands and not any(
+                    re.search(rf"_{name}(_\d+m)?\.jp2$", file) for file in dataset.files
+                ):
                     # GDAL only warns, and reads zeros.
                     raise InputError(f"{metadata}: the file of its {name} is missing; download the product again")
     if not bands:
         raise InputError(f"{metadata}: has no bands that GDAL finds; download the product again")
     description = f"Sentinel-2 {level}, baseline {tags.get('PROCESSING_BASELINE', 'unknown')}: "
-    description += rasters.describe_conversion(list(bands.values()), "as its metadata say", reading)
+    description += rasters.describe_conversion(list(bands.values()), "as its metadata say", raster_options)
     if level == "L2A":
         description += "; EuroSAT is of L1C, as seen from above the atmosphere: expect less of L2A"
     mask_files = clouds.find_mask_files(file for dataset in datasets for file in dataset.files)
     return BandSet(bands, False, description, is_calibrated=True), mask_files
 
 
-def _check_picture_use(source: Source, band_set: BandSet, wanted: Sequence[str], reading: Reading) -> None:
+def _check_picture_use(
+    source: Source, band_set: BandSet, required_bands: Sequence[str], raster_options: Reading
+) -> None:
     """Raises InputError if a picture is given to a classifier of other bands, or with an offset or a scale."""
-    if band_set.is_picture and len(wanted) != 3:
-        raise InputError(f"{source.name} is a picture of three colours, the classifier takes {len(wanted)} bands")
-    if band_set.is_picture and (reading.scale is not None or reading.offset is not None):
+    if band_set.is_picture and len(required_bands) != 3:
+        raise InputError(
+            f"{source.name} is a picture of three colours, the classifier takes {len(required_bands)} bands"
+        )
+    if band_set.is_picture and (raster_options.scale is not None or raster_options.offset is not None):
         raise InputError(
             f"{source.name} is a picture of 8 bits, whose colours are taken as they are: no --scale, no --offset"
         )
@@ -440,16 +456,18 @@ def _check_brightness(source: Source, bands: list[Band]) -> None:
         )
 
 
-def _check_numbers(source: Source, band_set: BandSet, names: list[str], reading: Reading) -> tuple[float | None, str]:
+def _check_numbers(
+    source: Source, band_set: BandSet, names: list[str], raster_options: Reading
+) -> tuple[float | None, str]:
     """Checks that numbers all over a scene can be digital numbers, and finds undeclared numbers for missing data.
 
-    Bands that tell more than the wanted ones are checked too: the near infrared, cirrus, and all of 13 without names.
+    Bands that tell more than the required ones are checked too: the near infrared, cirrus, and all of 13 without names.
 
     Args:
         source: The scene.
         band_set: Its bands.
         names: Names of the bands that are read.
-        reading: What the user says of the numbers.
+        raster_options: What the user says of the numbers.
 
     Returns:
         The number that stands for missing data though no file declares it, or `None`; and what to say of it.
@@ -481,7 +499,7 @@ def _check_numbers(source: Source, band_set: BandSet, names: list[str], reading:
         raise InputError(f"{source.name} has no data, or none that was seen; nothing to map")
     if valid.sum() > to_check.sum() // 2:  # else the scale makes numbers impossible
         to_check = valid
-    if fault := rasters.find_number_fault(band_set, rasters.make_sample(by_name, stored, to_check), reading):
+    if fault := rasters.find_number_fault(band_set, rasters.make_sample(by_name, stored, to_check), raster_options):
         raise InputError(f"{source.name}: {fault.text}")
     shares = rasters.undeclared_fill_shares(bands, stored, valid)
     return fill, "".join(

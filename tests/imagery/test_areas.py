@@ -119,10 +119,10 @@ def test_cells_of_an_area_are_those_of_the_whole_map(scene_path, corner, size, s
     (west, south), (east, north) = in_degrees(scene, [(corner[0], corner[1] + size), (corner[0] + size, corner[1])])
     part = crop_to_area(scene, f"{west:.9f},{south:.9f},{east:.9f},{north:.9f}")
     assert (part.column_offset, part.row_offset, part.grid.width, part.grid.height) == (*corner, size, size)
-    of_scene, of_area = (map_scene(colour_classifier(), each, stride=stride) for each in (scene, part))
+    whole_map, area_map = (map_scene(colour_classifier(), each, stride=stride) for each in (scene, part))
     row, column, count = corner[1] // stride, corner[0] // stride, -(-size // stride)
-    expected = of_scene.probabilities[row : row + count, column : column + count]
-    np.testing.assert_allclose(of_area.probabilities, expected, atol=1e-6)
+    expected = whole_map.probabilities[row : row + count, column : column + count]
+    np.testing.assert_allclose(area_map.probabilities, expected, atol=1e-6)
 
 
 def test_windows_over_a_cell_of_an_area_are_those_over_it_in_the_scene(scene_path):
@@ -151,10 +151,8 @@ def test_an_area_of_a_turned_scene(tmp_path, angle):
     field = in_degrees(scene, turned_square(10, (120, 180), 20))
     part = crop_to_area(scene, geojson(tmp_path / "field.geojson", [field]))
     assert mapped_hectares(part) == pytest.approx(10, rel=1e-3)
-    assert (
-        part.column_offset < 120 < part.column_offset + part.grid.width < 150
-        and part.row_offset < 180 < part.row_offset + part.grid.height < 210
-    )
+    assert part.column_offset < 120 < part.column_offset + part.grid.width < 150
+    assert part.row_offset < 180 < part.row_offset + part.grid.height < 210
     box = crop_to_area(scene, "14.99,44.99,15.01,45.01")
     assert mapped_hectares(box) == pytest.approx(
         geodesic_hectares("EPSG:4326", rasterio.Affine(0.02, 0, 14.99, 0, 0.02, 44.99), 1, 1), rel=2e-3

@@ -100,7 +100,7 @@ def write_bands(folder: pathlib.Path, name: str, pixels: np.ndarray, **profile) 
 def map_scenes(classifier, output: pathlib.Path | str, *paths: pathlib.Path, offset: float | None = None) -> str:
     """Does what map.py does; returns what it prints."""
     printed = io.StringIO()
-    options = landcover.MapOptions.for_classifier(classifier, reading=Reading(offset=offset))
+    options = landcover.MapOptions.for_classifier(classifier, raster_options=Reading(offset=offset))
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         landcover.map_scenes(classifier, paths, options, output=str(output))
     return printed.getvalue()
@@ -110,7 +110,7 @@ def labels_of(classifier, folder: pathlib.Path, offset: float | None = None) -> 
     """The most probable class of each patch in a folder, by file name; nothing but CSV goes to stdout."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        patches.label_patches(classifier, [folder], top=1, format="csv", reading=Reading(offset=offset))
+        patches.label_patches(classifier, [folder], top=1, format="csv", raster_options=Reading(offset=offset))
     rows = csv.DictReader(printed.getvalue().splitlines())
     return {pathlib.Path(row["path"]).name: row["class_1"] for row in rows}
 

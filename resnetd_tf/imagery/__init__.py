@@ -1,15 +1,15 @@
-"""New Sentinel-2 images: labels of patches, maps of scenes.
+"""New Sentinel-2 images: labels of patches and maps of scenes.
 
-Read `patches` (labels for images of one class) and `landcover` (maps) first. `products` finds and opens the files of
-scenes, `data.rasters` reads bands and their numbers, `clouds` reads the cloud masks of products. `grid` says where pixels
-lie, `scene` reads them by windows, `sliding_window` classifies them, `gradcam` shows where the network looked.
+`patches` labels images of one class each, `landcover` maps scenes: read these two first. `products` finds and opens the
+files of scenes, `clouds` reads their cloud masks, `grid` places their pixels, and `scene` reads them by windows.
+`sliding_window` classifies the windows, and `gradcam` shows which parts of an image speak for a class.
 
-A notebook uses `predict` and `map_scene`, with arrays in and out.
+A notebook uses `predict` and `map_scene`, which take and return arrays.
 """
 
 import lazy_loader
 
-# On demand: TensorFlow takes seconds to import.
+# On demand, because importing TensorFlow takes seconds.
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={

@@ -25,8 +25,8 @@ from resnetd_tf.imagery.grid import Grid, warp_to_grid
 # Classes of L2A's scene classification: cloud shadow, cloud of medium and high probability, thin cirrus, snow.
 HIDDEN_CLASSES = (3, 8, 9, 10, 11)
 LAST_CLASS = 11
-ROWS_AT_ONCE = 1024  # that are read at once to measure a share
-# Masks by the names of their files, the best first, with what each shows and what it lacks.
+ROWS_AT_ONCE = 1024  # rows that are read at once to measure a share
+# Patterns of the masks' files, the best first, with what each mask shows and what it lacks.
 SCENE_CLASSIFICATION = re.compile(r"_SCL_[26]0m\.jp2$")
 MASKS = (
     (SCENE_CLASSIFICATION, "clouds, their shadows and snow", ""),
@@ -37,15 +37,15 @@ TILE_METADATA = re.compile(r"[^/]*MTD_(L1C_|L2A_)?TL[^/]*\.xml$")
 
 
 class CloudMask(Protocol):
-    """What a mask hides of a scene."""
+    """The clouds of a scene, on its grid."""
 
     @property
     def path(self) -> str:
         """The mask's file, as GDAL names it."""
         ...
 
-    def hidden(self, window: Window) -> np.ndarray:
-        """The hidden pixels of a window of the scene's grid, (height, width) bool.
+    def read_hidden(self, window: Window) -> np.ndarray:
+        """Returns the hidden pixels of a window of the files' grid, (height, width) bool.
 
         Raises:
             InputError: The mask is damaged.
@@ -54,7 +54,7 @@ class CloudMask(Protocol):
 
 
 def find_mask_files(files: Iterable[str]) -> tuple[str, ...]:
-    """The best cloud mask of each granule of a product; none where a granule has none.
+    """Finds the best cloud mask of each granule of a product; none if a granule has none.
 
     Args:
         files: The product's files, as GDAL lists them.
@@ -77,7 +77,7 @@ def find_mask_files(files: Iterable[str]) -> tuple[str, ...]:
 
 
 def _gdal_path(file: str) -> pathlib.Path | zipfile.Path:
-    """A file in a folder or in a zip, from GDAL's name of it."""
+    """Returns the path of a file in a folder or in a zip that GDAL's name means."""
     zipped = re.fullmatch(r"/vsizip/\{(.*)\}/(.*)", file)
     return zipfile.Path(zipped[1]) / zipped[2] if zipped else pathlib.Path(file)
 
@@ -86,23 +86,24 @@ def open_mask(paths: Sequence[str], grid: Grid) -> CloudMask | None:
     """Opens the cloud mask of a scene on its grid; `None` where there is none.
 
     Args:
-        paths: The masks of its granules, as `mask_files` returns them.
+        paths: The masks of its granules, as `find_mask_files` returns them.
         grid: The scene's grid.
 
     Raises:
         InputError: A mask is damaged or lies elsewhere.
     """
-    masks = [_open_mask(path, grid) for path in paths]
+    masks = [_open_granule_mask(path, grid) for path in paths]
     if len(masks) < 2:
         return next(iter(masks), None)
-    drawn = [mask for mask in masks if isinstance(mask, PolygonMask)]
-    if len(drawn) < len(masks):
+    polygon_masks = [mask for mask in masks if isinstance(mask, PolygonMask)]
+    if len(polygon_masks) < len(masks):
         raise InputError(f"{paths[1]}: rasters of clouds for several granules are not read; --clouds=keep maps without")
-    polygons = tuple(polygon for mask in drawn for polygon in mask.polygons)
-    return PolygonMask(paths[0], grid, polygons, np.concatenate([mask.extents for mask in drawn]))
+    polygons = tuple(polygon for mask in polygon_masks for polygon in mask.polygons)
+    return PolygonMask(paths[0], grid, polygons, np.concatenate([mask.extents for mask in polygon_masks]))
 
 
-def _open_mask(path: str, grid: Grid) -> "RasterMask | PolygonMask":
+def _open_granule_mask(path: str, grid: Grid) -> "RasterMask | PolygonMask":
+    """Opens one mask on a scene's grid."""
     with _mask_damage_as_input_error(path):
         if path.endswith(".gml"):
             return _read_polygon_mask(path, grid)
@@ -110,15 +111,16 @@ def _open_mask(path: str, grid: Grid) -> "RasterMask | PolygonMask":
             dataset = rasterio.open(path)
         if dataset.crs != grid.crs:
             raise ValueError(f"its coordinate reference system is {dataset.crs}, the scene's is {grid.crs}")
-        scene = np.array(rasterio.transform.array_bounds(grid.height, grid.width, grid.transform))
-        short = (np.array(dataset.bounds) - scene) * (1, 1, -1, -1)
-        if (short > max(dataset.res)).any():
-            raise ValueError(f"its extent {tuple(dataset.bounds)} does not cover the scene's {tuple(scene.tolist())}")
+        extent = np.array(rasterio.transform.array_bounds(grid.height, grid.width, grid.transform))
+        gaps = (np.array(dataset.bounds) - extent) * (1, 1, -1, -1)
+        if (gaps > max(dataset.res)).any():
+            raise ValueError(f"its extent {tuple(dataset.bounds)} does not cover the scene's {tuple(extent.tolist())}")
         return RasterMask(path, warp_to_grid(dataset, grid, nearest=True))
 
 
 @contextlib.contextmanager
 def _mask_damage_as_input_error(path: str) -> Iterator[None]:
+    """Turns errors of a mask into an InputError that names the flag to do without it."""
     with damage_as_input_error(f"{path}: the cloud mask cannot be used", "; --clouds=keep maps without it"):
         yield
 
@@ -135,7 +137,7 @@ class RasterMask:
     path: str
     dataset: rasterio.DatasetReader
 
-    def hidden(self, window: Window) -> np.ndarray:
+    def read_hidden(self, window: Window) -> np.ndarray:
         with _mask_damage_as_input_error(self.path):
             values = self.dataset.read(window=window)
             if not SCENE_CLASSIFICATION.search(self.path):
@@ -161,25 +163,26 @@ class PolygonMask:
     polygons: tuple[dict, ...]
     extents: np.ndarray
 
-    def hidden(self, window: Window) -> np.ndarray:
+    def read_hidden(self, window: Window) -> np.ndarray:
         shape = (int(window.height), int(window.width))
         # A tile can have thousands of polygons: only those near a window are drawn in it.
-        near = _overlaps(self.extents, rasterio.windows.bounds(window, self.grid.transform))
-        if not near.any():
+        is_near = _overlaps(self.extents, rasterio.windows.bounds(window, self.grid.transform))
+        if not is_near.any():
             return np.zeros(shape, bool)
         transform = rasterio.windows.transform(window, self.grid.transform)
-        chosen = [self.polygons[index] for index in np.flatnonzero(near)]
+        near_polygons = [self.polygons[index] for index in np.flatnonzero(is_near)]
         with _mask_damage_as_input_error(self.path):
-            return rasterio.features.geometry_mask(chosen, shape, transform, invert=True)
+            return rasterio.features.geometry_mask(near_polygons, shape, transform, invert=True)
 
 
 def _overlaps(extents: np.ndarray, bounds: tuple[float, float, float, float]) -> np.ndarray:
-    """Which extents (n, 4) overlap with bounds west, south, east, north: (n,) bool."""
+    """Returns which extents (n, 4) overlap with bounds west, south, east and north, (n,) bool."""
     west, south, east, north = bounds
     return (extents[:, 0] < east) & (extents[:, 2] > west) & (extents[:, 1] < north) & (extents[:, 3] > south)
 
 
 def _read_polygon_mask(path: str, grid: Grid) -> PolygonMask:
+    """Reads a GML file of polygons in the coordinates of a grid."""
     root = ElementTree.fromstring(_gdal_path(path).read_bytes())
     if not root.tag.endswith("}Mask"):
         raise ValueError(f"it is <{root.tag}>, not a <Mask>")
@@ -192,14 +195,14 @@ def _read_polygon_mask(path: str, grid: Grid) -> PolygonMask:
     if code and grid.crs and (crs := CRS.from_epsg(int(code[1]))) != grid.crs:
         polygons = [rasterio.warp.transform_geom(crs, grid.crs, polygon) for polygon in polygons]
     extents = np.array([rasterio.features.bounds(polygon) for polygon in polygons]).reshape(-1, 4)
-    scene = rasterio.transform.array_bounds(grid.height, grid.width, grid.transform)
-    if polygons and not _overlaps(extents, scene).any():
+    scene_extent = rasterio.transform.array_bounds(grid.height, grid.width, grid.transform)
+    if polygons and not _overlaps(extents, scene_extent).any():
         raise ValueError(f"none of its {len(polygons)} polygons lies in the scene")
     return PolygonMask(path, grid, tuple(polygons), extents)
 
 
 def _read_polygon(element: ElementTree.Element) -> dict:
-    """A <gml:Polygon> as GeoJSON: its exterior, then its holes."""
+    """Returns a <gml:Polygon> as GeoJSON: its exterior, then its holes."""
     rings = []
     for positions in element.iterfind(".//{*}posList"):
         numbers = np.array((positions.text or "").split(), "float64")
@@ -213,11 +216,11 @@ def _read_polygon(element: ElementTree.Element) -> dict:
 
 
 def describe_clouds(mask: CloudMask | None, window: Window, keep: bool) -> str:
-    """What becomes of the clouds of a scene, in a few words.
+    """Says whether clouds of a scene are mapped, and which share of it a mask hides.
 
     Args:
         mask: The scene's mask; `None` where it has none.
-        window: The pixels that are mapped, of the scene's grid.
+        window: The pixels that are mapped, in the files' grid.
         keep: Whether the user wants clouds mapped.
 
     Raises:
@@ -231,6 +234,6 @@ def describe_clouds(mask: CloudMask | None, window: Window, keep: bool) -> str:
     hidden = 0
     for row in range(0, int(window.height), ROWS_AT_ONCE):
         height = min(ROWS_AT_ONCE, int(window.height) - row)
-        hidden += int(mask.hidden(Window(window.col_off, window.row_off + row, window.width, height)).sum())
+        hidden += int(mask.read_hidden(Window(window.col_off, window.row_off + row, window.width, height)).sum())
     share = f"{100 * hidden / (window.width * window.height):.1f} % of the scene"
     return f"{shown} left out ({share}){f', {lacking} not' if lacking else ''}"

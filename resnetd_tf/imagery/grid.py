@@ -14,13 +14,13 @@ from rasterio.vrt import WarpedVRT
 from resnetd_tf.errors import InputError, damage_as_input_error
 
 WGS84 = CRS.from_epsg(4326)
-PIXEL_METRES = 10.0  # metres, of EuroSAT's patches
-MAX_UTM_PIXELS = 120_000  # pixels of a side, of what is brought into one zone of UTM
+PIXEL_METRES = 10.0  # metres, the side of a pixel of EuroSAT's patches
+MAX_UTM_PIXELS = 120_000  # pixels a side of a scene that is resampled in one UTM zone
 # Share by which lengths on the ground may vary within a scene, and pixels differ from 10 m, before they are resampled.
 # UTM changes lengths by 0.004, Mercator within a tile of 110 km at 45 degrees by 0.009.
 MAX_DISTORTION = 0.025
-MAX_SKEW = 0.05  # cosine of the angle between rows and columns on the ground, from which on a scene is resampled
-PLANAR_TOLERANCE = 0.005  # share by which a pixel's area may differ from that of the map, to be taken from the map
+MAX_SKEW = 0.05  # cosine of the angle between rows and columns on the ground; above it, a scene is resampled
+PLANAR_TOLERANCE = 0.005  # share; pixels whose area differs less from the projection's have the projection's area
 LATTICE_POINTS = 5  # points a side at which a grid is measured
 
 
@@ -29,9 +29,10 @@ class Grid:
     """The pixels of a scene or of a file.
 
     Attributes:
-        crs: Their coordinate reference system; `None` if it is unknown.
-        transform: From columns and rows to its coordinates.
-        width, height: Their number.
+        crs: The coordinate reference system; `None` if it is unknown.
+        transform: From columns and rows to coordinates.
+        width: Number of columns.
+        height: Number of rows.
     """
 
     crs: CRS | None
@@ -40,17 +41,17 @@ class Grid:
     height: int
 
     @property
-    def meters(self) -> float:
-        """Metres of a unit of the coordinates; not a number if they are no lengths."""
+    def metres_per_unit(self) -> float:
+        """Metres of a unit of the coordinates; not a number if coordinates are no lengths."""
         return self.crs.linear_units_factor[1] if self.crs and self.crs.is_projected else np.nan
 
     @property
-    def hectares(self) -> float | None:
-        """Mean area of a pixel on the ground, in hectares; `None` if its place is unknown."""
+    def pixel_hectares(self) -> float | None:
+        """Mean area of a pixel on the ground in hectares; `None` if the place of the pixels is unknown."""
         return None if self.crs is None else float(self._pixel_areas().mean() / 10_000)
 
-    def hectares_in_cells(self, stride: int) -> np.ndarray | None:
-        """Area on the ground of one pixel in each cell of stride x stride pixels.
+    def pixel_hectares_in_cells(self, stride: int) -> np.ndarray | None:
+        """Returns the area on the ground of one pixel in each cell of stride x stride pixels.
 
         Args:
             stride: Side of a cell in pixels.
@@ -60,6 +61,7 @@ class Grid:
         """
         if self.crs is None:
             return None
+        # Areas between the points of the lattice are interpolated along both sides.
         weights = []
         for side in (self.height, self.width):
             centers = (np.arange(-(-side // stride)) + 0.5) * stride / side * (LATTICE_POINTS - 1)
@@ -68,26 +70,26 @@ class Grid:
         return weights[0] @ self._pixel_areas() @ weights[1].T / 10_000
 
     def _pixel_areas(self) -> np.ndarray:
-        """Areas of pixels in square metres, at `LATTICE` x `LATTICE` points: the map's, unless it distorts them."""
+        """Returns areas of pixels in square metres at the points of the lattice, by the projection if it is true."""
         areas = np.abs(np.linalg.det(ground_steps(self)))
-        planar = abs(self.transform.determinant) * self.meters**2
+        planar = abs(self.transform.determinant) * self.metres_per_unit**2
         return np.full_like(areas, planar) if np.allclose(areas, planar, rtol=PLANAR_TOLERANCE, atol=0) else areas
 
 
 def ground_steps(grid: Grid) -> np.ndarray:
-    """How far one row and one column take on the ground, at points spread over a grid.
+    """Measures the step to the next pixel on the ground, at `LATTICE_POINTS` x `LATTICE_POINTS` points of a grid.
 
-    They are measured in the equal-area projection about the grid's middle, which is true to area everywhere and to
-    length within 0.3 % up to 1,000 km from there.
+    The steps are measured in the equal-area projection around the grid's middle. It is true to area everywhere, and to
+    length within 0.3 % up to 1,000 km from the middle.
 
     Returns:
-        (rows, columns, 2, 2) float64, the steps along a row and along a column, each east and north, in metres.
+        (rows, columns, 2, 2) float64, steps along a row and along a column, each eastwards and northwards, in metres.
 
     Raises:
         ValueError: The coordinates lie outside of their reference system.
     """
     longitude, latitude = grid_centre(grid)
-    # From the upper left corner of a pixel to those of its neighbours, up to the last pixel of each side.
+    # From the upper left corner of a pixel to the corners of its neighbours, up to the last pixel of each side.
     rows, columns = (np.linspace(0, side - 1, LATTICE_POINTS) for side in (grid.height, grid.width))
     row, column = np.meshgrid(rows, columns, indexing="ij")
     corners = np.stack([(column, row), (column + 1, row), (column, row + 1)])  # (3, 2, rows, columns)
@@ -100,7 +102,7 @@ def ground_steps(grid: Grid) -> np.ndarray:
 
 
 def grid_centre(grid: Grid) -> tuple[float, float]:
-    """Longitude and latitude of a grid's middle, in degrees.
+    """Returns longitude and latitude of a grid's middle, in degrees.
 
     Raises:
         ValueError: Its coordinates are no place in its coordinate reference system.
@@ -113,23 +115,23 @@ def grid_centre(grid: Grid) -> tuple[float, float]:
 
 
 def common_grid(datasets: Sequence[rasterio.DatasetReader]) -> Grid:
-    """The grid of 10 m that files of one extent have in common.
+    """Returns the grid of 10 m that files of one extent have in common.
 
-    Files in degrees, or in a projection whose scale varies within them, get the UTM zone of their middle. Without
-    coordinate reference system pixels stay as they are.
+    Files in degrees, or in a projection whose scale varies within them, get the UTM zone of their middle. Pixels of
+    files without coordinate reference system stay as they are.
 
     Raises:
-        InputError: They have different extents or coordinate reference systems, or a place that cannot be used.
+        InputError: The files have different extents or coordinate reference systems, or a place that cannot be used.
     """
     grids = [file_grid(dataset) for dataset in datasets]
     finest = min(range(len(grids)), key=lambda index: abs(grids[index].transform.determinant))
     grid, name = grids[finest], datasets[finest].name
-    for own, dataset in zip(grids, datasets):
-        if own.crs != grid.crs:
-            raise InputError(f"{dataset.name} is in {own.crs}, {name} in {grid.crs}; give bands of one scene")
-        pixel = max(map(abs, (*own.transform[:2], *own.transform[3:5])))
-        if not np.allclose(_corners(own), _corners(grid), atol=pixel / 2, rtol=0):
-            extents = [np.ravel(_corners(each)[::2]).round(6).tolist() for each in (own, grid)]
+    for dataset_grid, dataset in zip(grids, datasets):
+        if dataset_grid.crs != grid.crs:
+            raise InputError(f"{dataset.name} is in {dataset_grid.crs}, {name} in {grid.crs}; give bands of one scene")
+        pixel = max(map(abs, (*dataset_grid.transform[:2], *dataset_grid.transform[3:5])))
+        if not np.allclose(_grid_corners(dataset_grid), _grid_corners(grid), atol=pixel / 2, rtol=0):
+            extents = [np.ravel(_grid_corners(each)[::2]).round(6).tolist() for each in (dataset_grid, grid)]
             raise InputError(
                 f"{dataset.name} has the extent {extents[0]}, {name} {extents[1]}; give bands of one scene"
             )
@@ -140,23 +142,23 @@ def common_grid(datasets: Sequence[rasterio.DatasetReader]) -> Grid:
         return _metric_grid(grid, name)
 
 
-def _corners(grid: Grid) -> np.ndarray:
-    """Coordinates (4, 2) of the corners, around the grid from its origin."""
+def _grid_corners(grid: Grid) -> np.ndarray:
+    """Returns the coordinates (4, 2) of a grid's corners, around the grid from its origin."""
     return np.array([grid.transform * corner for corner in grid_outline(grid.width, grid.height, 1)[:4]])
 
 
 def grid_outline(width: float, height: float, count: int) -> np.ndarray:
-    """A closed ring (4 * count + 1, 2) of columns and rows around a grid, with `count` steps a side."""
+    """Returns a closed ring (4 * count + 1, 2) of columns and rows around a grid, with `count` steps a side."""
     corners = np.array([(0, 0), (width, 0), (width, height), (0, height), (0, 0)], "float64")
     steps = np.arange(4 * count + 1) / count
     return np.stack([np.interp(steps, np.arange(5), corners[:, axis]) for axis in (0, 1)], axis=1)
 
 
 def file_grid(dataset: rasterio.DatasetReader) -> Grid:
-    """The pixels of a file as they are stored, placed by its transform or its ground control points.
+    """Returns the pixels of a file as they are stored, placed by its transform or its ground control points.
 
     Raises:
-        InputError: Only what cannot be used says where it lies.
+        InputError: The file says its place only in ways that cannot be used.
     """
     crs, transform = dataset.crs, dataset.transform
     if transform == rasterio.Affine.identity():
@@ -171,16 +173,16 @@ def file_grid(dataset: rasterio.DatasetReader) -> Grid:
         raise InputError(
             f"{dataset.name}: its transform {tuple(transform[:6])} says no place; give it one with gdal_edit.py -a_ullr"
         )
-    # A local or geocentric one does not say where on a map pixels lie.
-    known = crs if crs and (crs.is_projected or crs.is_geographic) else None
-    return Grid(known, transform, dataset.width, dataset.height)
+    # A local or geocentric reference system does not say where on a map pixels lie.
+    map_crs = crs if crs and (crs.is_projected or crs.is_geographic) else None
+    return Grid(map_crs, transform, dataset.width, dataset.height)
 
 
 def _fit_control_points(name: str, points: Sequence[rasterio.control.GroundControlPoint]) -> rasterio.Affine:
-    """The transform on which ground control points lie.
+    """Returns the transform on which ground control points lie.
 
     Raises:
-        InputError: They lie on none, so that pixels would be misplaced.
+        InputError: The points lie on no regular grid, so that pixels would be misplaced.
     """
     with damage_as_input_error(
         f"{name}: its {len(points)} control points place no grid", "; bring it on one with gdalwarp"
@@ -197,13 +199,13 @@ def _fit_control_points(name: str, points: Sequence[rasterio.control.GroundContr
 
 
 def _metric_grid(grid: Grid, name: str) -> Grid:
-    """The grid of 10 m of one that has a coordinate reference system.
+    """Returns the grid of 10 m of a grid that has a coordinate reference system.
 
-    In a projection that has one scale all over the scene, such as Mercator of a small part, it keeps its direction and
-    its reference system: pixels that are 10 m on the ground stay as they are.
+    In a projection that has one scale all over the scene, such as Mercator of a small part, the grid keeps its
+    direction and its reference system: pixels that are 10 m on the ground stay as they are.
     """
     steps = ground_steps(grid)
-    lengths = np.hypot(*np.moveaxis(steps, -1, 0))  # of steps along a row and along a column
+    lengths = np.hypot(*np.moveaxis(steps, -1, 0))  # lengths of the steps along a row and along a column
     means = lengths.reshape(-1, 2).mean(axis=0)
     has_one_scale = np.allclose(lengths, means, rtol=MAX_DISTORTION, atol=0)
     across, down = np.moveaxis(steps, -2, 0)
@@ -218,7 +220,7 @@ def _metric_grid(grid: Grid, name: str) -> Grid:
 
 
 def _utm_grid(grid: Grid, name: str) -> Grid:
-    """The grid of 10 m around another in the UTM zone of its middle, near the poles in polar stereographic metres."""
+    """Returns the grid of 10 m around a grid in the UTM zone of its middle; near the poles in polar stereographic."""
     longitude, latitude = grid_centre(grid)
     zone = int((longitude + 180) % 360 // 6) + 1 if -80 <= latitude <= 84 else 61
     crs = CRS.from_epsg((32600 if latitude >= 0 else 32700) + zone)
@@ -240,39 +242,42 @@ def _utm_grid(grid: Grid, name: str) -> Grid:
 
 
 def warp_to_grid(dataset: rasterio.DatasetReader, grid: Grid, nearest: bool = False) -> rasterio.DatasetReader:
-    """The file as if it had the pixels of a grid: coarser ones are interpolated, finer ones averaged.
+    """Returns a file as if it had the pixels of a grid: coarser ones are interpolated, finer ones averaged.
 
-    With `nearest` they keep their values, which are kinds of something.
+    Args:
+        dataset: The file.
+        grid: The grid.
+        nearest: Whether pixels keep their values, which are numbers of classes.
     """
-    own = file_grid(dataset)
-    same_size = (own.width, own.height) == (grid.width, grid.height)
-    if same_size and own.transform.almost_equals(grid.transform, 1e-6) and own.crs == grid.crs:
+    stored_grid = file_grid(dataset)
+    has_size = (stored_grid.width, stored_grid.height) == (grid.width, grid.height)
+    if has_size and stored_grid.transform.almost_equals(grid.transform, 1e-6) and stored_grid.crs == grid.crs:
         return dataset
     # In another projection an average would reach half a pixel over the edges of the data; GDAL widens the cubic
     # kernel where pixels are finer.
-    averaged = dataset.width > grid.width and own.crs == grid.crs
-    # Where nothing declares no data, what lies outside of the file is told from black ground by an alpha band.
-    masked = own.crs != grid.crs and dataset.nodata is None and ColorInterp.alpha not in dataset.colorinterp
+    use_average = dataset.width > grid.width and stored_grid.crs == grid.crs
+    # Where a file declares no nodata, an alpha band tells black ground from the surroundings of the file.
+    add_alpha = stored_grid.crs != grid.crs and dataset.nodata is None and ColorInterp.alpha not in dataset.colorinterp
     return WarpedVRT(
         dataset,
-        src_crs=_source_crs(own, grid.crs, dataset.name),
-        src_transform=own.transform,
+        src_crs=_source_crs(stored_grid, grid.crs, dataset.name),
+        src_transform=stored_grid.transform,
         crs=grid.crs,
         transform=grid.transform,
         width=grid.width,
         height=grid.height,
-        add_alpha=masked,
-        resampling=Resampling.nearest if nearest else Resampling.average if averaged else Resampling.cubic,
+        add_alpha=add_alpha,
+        resampling=Resampling.nearest if nearest else Resampling.average if use_average else Resampling.cubic,
     )
 
 
 def _source_crs(grid: Grid, target: CRS | None, name: str) -> CRS | None:
-    """The coordinate reference system of a grid, with the grid's longitudes where they go beyond 180 degrees.
+    """Returns the coordinate reference system of a grid, with its longitudes where they go beyond 180 degrees.
 
     Raises:
-        InputError: Its datum cannot be kept in that.
+        InputError: The datum would be lost.
     """
-    longitudes = _corners(grid)[:, 0]
+    longitudes = _grid_corners(grid)[:, 0]
     if grid.crs is None or not grid.crs.is_geographic or np.abs(longitudes).max() <= 180:
         return grid.crs
     middle = (longitudes.min() + longitudes.max()) / 2

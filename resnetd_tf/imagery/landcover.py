@@ -1,15 +1,19 @@
-"""Land-cover maps of scenes, and the files that they are written to."""
+"""Land-cover maps of scenes, and the files that a map is written to.
 
+`map_scenes` is what `map.py` calls: it finds scenes, opens each, and writes its map. `map_scene` maps one scene to
+arrays, `write_map` to files. The functions that write each file follow: the map of classes, the probabilities, the
+table of areas and the picture.
+"""
+
+import collections
 import contextlib
 import csv
 import dataclasses
-import functools
 import io
 import json
 import os
 import pathlib
 import shutil
-import sys
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -22,6 +26,7 @@ import rasterio
 import rasterio.errors
 import rasterio.io
 import rasterio.shutil
+from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -30,207 +35,79 @@ from rasterio.windows import Window
 
 from resnetd_tf import figures, metadata, sentinel2
 from resnetd_tf.data import digital_numbers, images, rasters
-from resnetd_tf.data.rasters import RasterOptions
+from resnetd_tf.data.rasters import AS_STORED, Reading
 from resnetd_tf.errors import InputError, first_line
 from resnetd_tf.imagery import clouds, gradcam, patches, sliding_window
-from resnetd_tf.imagery.grid import Grid, common_grid
-from resnetd_tf.imagery.products import BAND_FILE_SUFFIXES, Source, find_single_source, find_sources, open_source
+from resnetd_tf.imagery.grid import Grid
+from resnetd_tf.imagery.products import Source, classify_source, find_single_source, find_sources, open_source
 from resnetd_tf.imagery.scene import SAMPLE_PIXELS, Scene, crop_to_area
 from resnetd_tf.process import silence_stderr
-from resnetd_tf.saved import SavedClassifier, open_classifier, open_keras_model
-from resnetd_tf.sentinel2 import BANDS, BRIGHTEST_DN, RENDERED_LEVELS, RGB_BANDS
+from resnetd_tf.saved import SavedClassifier
+from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
 
-
-def label_or_map(
-    model: str | SavedClassifier,
-    paths: Sequence[str],
-    *,
-    top: int = 3,
-    format: str = "table",
-    picture: str | None = None,
-    explain: str | None = None,
-    trust: bool = False,
-    window: int | None = None,
-    stride: int | None = None,
-    output: str | None = None,
-    bands: Sequence[str] | None = None,
-    scale: float | None = None,
-    offset: float | None = None,
-    missing: str = "refuse",
-    area: str | None = None,
-    keep_clouds: bool = False,
-    **options,
-) -> None:
-    """Labels patches, or maps scenes.
-
-    Args:
-        model, trust: As for `saved.open_classifier`; or a server's classifier.
-        paths: Images, or folders of them; scenes, as `products.open_scene` takes each; the files of one scene's bands.
-        top, format, picture: As for `patches.label`.
-        explain: Where to draw what in the images speaks for their label, or in a scene for each class of its map.
-        window: As in `scenes.Options`; `None` for the side of the training's patches, and for labels where images are
-            not much larger.
-        stride: As in `scenes.Options`; `None` for half a window.
-        output: As for `scenes.write_map`, of one scene; with a / at its end a folder for scenes' names; `None` for
-            their names in the current folder.
-        bands, scale, offset, keep_clouds: As for `products.open_scene`.
-        missing, area: As for `scenes.scene_for`.
-        options: As in `scenes.Options`.
-
-    Raises:
-        InputError: Something given cannot be used.
-    """
-    pictures = [path for path in (picture, explain) if path]
-    for path in pictures:
-        figures.check_picture_path(path, bool(options.get("overwrite")))
-    if len({pathlib.Path(path).absolute() for path in pictures}) < len(pictures):
-        raise InputError(f"--picture and --explain are both {picture}; give another name to one")
-    classifier = model if isinstance(model, SavedClassifier) else open_classifier(model, trust=trust)
-    raster_options = RasterOptions(
-        tuple(bands) if bands else None, scale, offset, missing_band_values(classifier, missing)
-    )
-    largest = metadata.largest_patch(classifier.metadata)
-    small: list[pathlib.Path] = []
-    large: list[Source] = []
-    for source in find_sources(paths):
-        if window is None and is_patch(source, largest):
-            small += source.files
-        else:
-            large.append(source)
-    of_scenes = {"output": output, "area": area, "stride": stride}
-    of_scenes |= {name: options.get(name) for name in ("probabilities", "min_probability")}
-    of_scenes |= {"resolution": options.get("whole"), "clouds": keep_clouds}
-    if not large and any(of_scenes.values()):
-        name = next(name for name, value in of_scenes.items() if value)
-        raise InputError(f"--{name} is of maps, and no image has more than {largest} pixels a side; --window maps them")
-    if not small and (picture or format != "table"):
-        raise InputError(f"--{'picture' if picture else 'format'} is of labels, and only scenes are given")
-    draw = None
-    if explain:
-        if small and large:
-            raise InputError(f"--explain is of patches or of one scene: leave out {small[0]} or {large[0].name}")
-        draw = functools.partial(
-            gradcam.draw_gradcam,
-            explain,
-            gradcam.GradCam(open_keras_model(classifier.path, trust)[1]),
-            classifier.classes,
-        )
-    failed = patches.label_patches(classifier, small, top, format, picture, draw, raster_options) if small else []
-    if large:
-        options |= {"window": window, "stride": stride}
-        # Labels as JSON or CSV are to stay such.
-        with contextlib.redirect_stdout(sys.stdout if format == "table" else sys.stderr):
-            failed += _map_sources(classifier, large, output, draw, raster_options, area, keep_clouds, options)
-    if failed:
-        raise InputError("; ".join(failed))
-
-
-def _map_sources(
-    classifier: SavedClassifier,
-    sources: list[Source],
-    output: str | None,
-    explain: functools.partial | None,
-    raster_options: RasterOptions,
-    area: str | None,
-    keep_clouds: bool,
-    options: dict,
-) -> list[str]:
-    """Maps scenes; what went wrong with those that could not be, told when all others are done."""
-    chosen = MapOptions.of(classifier, **options)
-    folder = output if output and output.endswith(("/", os.sep)) else ""
-    if output and not folder and len(sources) > 1:
-        raise InputError(
-            f"--output={output} is of one map, {len(sources)} scenes are given; --output={output}/ is a folder"
-        )
-    if explain and len(sources) > 1:
-        raise InputError(f"--explain is of one scene, {len(sources)} are given; map one at a time")
-    outputs = [output if output and not folder else folder + scene_name(source.name) for source in sources]
-    targets = map_paths(pathlib.Path(outputs[0]), chosen.probabilities).values()
-    if explain and pathlib.Path(explain.args[0]).absolute() in {path.absolute() for path in targets}:
-        raise InputError(f"--explain={explain.args[0]} is a file of the map; give another name")
-    if twice := {name for name in outputs if outputs.count(name) > 1}:
-        raise InputError(f"several scenes would be called {', '.join(sorted(twice))}; map one at a time, with --output")
-    failed = []
-    for source, name in zip(sources, outputs):
-        try:
-            scene = open_source_for(classifier, source, raster_options, area, keep_clouds)
-            print(f"{scene.name}: {scene.words}", flush=True)
-            mapped = write_map(classifier, scene, name, chosen)
-            if explain:
-                shown = []
-                for kind, cell in mapped["strongest"].items():
-                    over = sliding_window.windows_over_cell(scene, cell, chosen.window, chosen.stride)
-                    surest = classifier.predict(over)[:, classifier.classes.index(kind)].argmax()
-                    shown.append((f"row {cell[0]}, column {cell[1]}", over[surest]))
-                explain(shown, list(mapped["strongest"]))
-        except InputError as error:
-            failed.append(str(error))
-    return failed
-
-
-def is_patch(source: Source, largest: int) -> bool:
-    """Whether a source is an image of at most `largest` pixels of 10 m a side.
-
-    So is what is no image at all: `patches` says what is wrong with it.
-    """
-    if source.metadata or len(source.files) > 1:
-        return False
-    (file,) = source.files
-    try:
-        (height, width, _), _ = images.read_header(file, max_pixels=2**62)
-    except InputError:  # its bands are not known, if it is an image
-        height = width = 0
-    if height and file.suffix.lower() not in BAND_FILE_SUFFIXES:
-        return max(height, width) <= largest
-    try:
-        dataset = rasters.open_raster(str(file))
-        height, width = max(height, dataset.height), max(width, dataset.width)
-        if dataset.crs or dataset.gcps[0]:  # pixels of 20 m are no patch of half the side
-            grid = common_grid([dataset])
-            height, width = max(height, grid.height), max(width, grid.width)
-    except InputError:
-        pass
-    return max(height, width) <= largest
-
-
-def scene_name(name: str) -> str:
-    """What a map is called if that is not said: its scene's name without suffix; it goes into the current folder."""
-    path = pathlib.Path(name)
-    name = (path.resolve() if path.exists() else path).name
-    for suffix in (".zip", ".SAFE", ".xml", path.suffix if path.is_file() else ""):
-        name = name.removesuffix(suffix)
-    return name.lstrip(".") or "scene"
-
-
-# Land-cover maps of whole scenes.
+NODATA = 255  # the class of cells without a class, in maps of 8 bits
+CLASS_COLOURS = {
+    "AnnualCrop": "#f5d76e",
+    "Forest": "#1b6b2c",
+    "HerbaceousVegetation": "#8fbf5a",
+    "Highway": "#707070",
+    "Industrial": "#8e44ad",
+    "Pasture": "#c5e384",
+    "PermanentCrop": "#d9822b",
+    "Residential": "#d7263d",
+    "River": "#4fb3ff",
+    "SeaLake": "#1f4e9e",
+}
+MAX_PICTURE_SIDE = 900  # pixels of a scene in its picture
 
 
 @dataclass(frozen=True)
 class MapOptions:
-    """How a scene is mapped.
+    """How scenes are opened and mapped.
 
     Attributes:
-        window: Side in pixels of the windows that are classified.
-        stride: Side of the map's cells, of which the window's is a multiple.
-        min_probability: Cells whose best class is less probable stay empty.
-        whole: Whether the map has the scene's pixels, rather than cells.
+        window: Side of the classified windows in pixels.
+        stride: Side of the map's cells in pixels. The side of a window is a multiple of it.
+        min_probability: Cells whose most probable class is less probable stay empty; from 0 to 1.
+        full_resolution: Whether the map has the pixels of the scene instead of cells.
         probabilities: Whether the probabilities of all classes are written too.
-        overwrite: Whether maps of the same name are replaced.
+        overwrite: Whether files of an earlier map are replaced.
+        area: The part of each scene to map, "W,S,E,N" in degrees or a GeoJSON file; `None` for all of it.
+        keep_clouds: Whether clouds, their shadows and snow are mapped like land.
+        missing: "refuse" refuses scenes that lack a band, "mean" fills the band with the training's mean.
+        raster_options: Names of the bands, scale and offset, for files that do not say them.
+
+    Raises:
+        InputError: A number is outside its range.
     """
 
     window: int = 64
     stride: int = 32
     min_probability: float = 0.0
-    whole: bool = False
+    full_resolution: bool = False
     probabilities: bool = False
     overwrite: bool = False
+    area: str | None = None
+    keep_clouds: bool = False
+    missing: str = "refuse"
+    raster_options: Reading = AS_STORED
 
     @classmethod
-    def of(cls, classifier: SavedClassifier, window: int | None, stride: int | None, **others) -> "MapOptions":
-        """Those given; else windows of the size of the training's patches, and half a window as the stride."""
+    def for_classifier(
+        cls, classifier: SavedClassifier, window: int | None = None, stride: int | None = None, **attributes
+    ) -> "MapOptions":
+        """Returns options whose windows have the size of the training's patches, unless another size is given.
+
+        Args:
+            classifier: The classifier that maps the scenes.
+            window: Side of the windows in pixels; `None` for the side of the training's patches.
+            stride: Side of the cells in pixels; `None` for half a window, or for a window whose side is odd.
+            attributes: The other attributes, by name.
+        """
         window = classifier.patch_side if window is None else window
-        half = window if window % 2 else window // 2
-        return cls(window=window, stride=half if stride is None else stride, **others)
+        if stride is None:
+            stride = window if window % 2 else window // 2
+        return cls(window=window, stride=stride, **attributes)
 
     def __post_init__(self) -> None:
         if self.stride < 1 or self.window < 1 or self.window % self.stride:
@@ -239,22 +116,7 @@ class MapOptions:
             raise InputError(f"--min_probability={self.min_probability}: must be from 0 to 1")
 
 
-def missing_band_values(classifier: SavedClassifier, missing: str) -> tuple[float, ...] | None:
-    """Digital numbers that stand for missing bands, the means of the training; `None` where scenes are refused.
-
-    Raises:
-        InputError: `missing` is neither "refuse" nor "mean", or the classifier does not say its means.
-    """
-    if missing not in ("refuse", "mean"):
-        raise InputError(f"--missing={missing}: must be refuse or mean")
-    if missing == "refuse":
-        return None
-    means = classifier.metadata.get("normalization", {}).get("mean")
-    if means is None:
-        raise InputError(f"{classifier.path} does not say the means of its training, for --missing=mean")
-    if len(means) == len(BANDS):
-        return tuple(means)
-    return tuple((mean - 1) * BRIGHTEST_DN / RENDERED_LEVELS for mean in means)  # from grey levels
+# Scenes are opened with the bands that a classifier takes.
 
 
 def open_scene_for(
@@ -268,136 +130,446 @@ def open_scene_for(
     offset: float | None = None,
     keep_clouds: bool = False,
 ) -> Scene:
-    """A scene with the bands that a classifier takes.
+    """Opens a scene with the bands that a classifier takes.
 
     Args:
-        classifier: Of RGB, or of EuroSAT's 13 bands.
-        paths: As for `products.open_scene`.
-        missing: "refuse" scenes that lack a band, or fill in the training's "mean".
-        area: The part that is wanted, as for `areas.cut`.
-        bands, scale, offset, keep_clouds: As for `products.open_scene`.
+        classifier: A classifier of RGB, or of EuroSAT's 13 bands.
+        paths: A product, a folder or file, or one file for each band.
+        missing: "refuse" refuses a scene that lacks a band, "mean" fills the band with the training's mean.
+        area: The part to open, "W,S,E,N" in degrees or a GeoJSON file; `None` for all of the scene.
+        bands: Names of the bands of a file, in its order, where the file does not say them.
+        scale: Digital numbers for each stored unit, after the offset; `None` for what the file says.
+        offset: What is added to stored numbers first; `None` for what the file says.
+        keep_clouds: Whether clouds, their shadows and snow are data, where a product has a mask of them.
 
     Raises:
-        InputError: It cannot be opened, or not for this classifier.
+        InputError: The scene cannot be opened, or not for this classifier.
     """
-    raster_options = RasterOptions(
-        tuple(bands) if bands else None, scale, offset, missing_band_values(classifier, missing)
-    )
-    return open_source_for(classifier, find_single_source(paths), raster_options, area, keep_clouds)
+    raster_options = Reading(tuple(bands) if bands else None, scale, offset)
+    options = MapOptions(missing=missing, area=area, keep_clouds=keep_clouds, raster_options=raster_options)
+    return _open_source_for(classifier, find_single_source(paths), options)
 
 
-def open_source_for(
-    classifier: SavedClassifier, source: Source, raster_options: RasterOptions, area: str | None, keep_clouds: bool
-) -> Scene:
-    """Opens a scene that was found, as `scene_for` does."""
+def _open_source_for(classifier: SavedClassifier, source: Source, options: MapOptions) -> Scene:
+    """Opens one of the scenes that `find_sources` returns, as `open_scene_for` does."""
+    fill = patches.missing_band_values(classifier, options.missing)
     if classifier.bands not in (3, len(BANDS)):
         raise InputError(f"{classifier.path} takes {classifier.bands} bands, neither RGB nor EuroSAT's 13")
-    scene = open_source(source, RGB_BANDS if classifier.bands == 3 else BANDS, raster_options, keep_clouds)
-    scene = scene if area is None else crop_to_area(scene, area)
-    pixels = Window(scene.left, scene.top, scene.grid.width, scene.grid.height)
-    summary = clouds.describe_clouds(scene.clouds, pixels, keep_clouds)
-    return dataclasses.replace(scene, words=f"{scene.words}; {summary}")
+    raster_options = dataclasses.replace(options.raster_options, fill=fill)
+    scene = open_source(source, RGB_BANDS if classifier.bands == 3 else BANDS, raster_options, options.keep_clouds)
+    if options.area is not None:
+        scene = crop_to_area(scene, options.area)
+    summary = clouds.describe_clouds(scene.cloud_mask, scene.window, options.keep_clouds)
+    return dataclasses.replace(scene, description=f"{scene.description}; {summary}")
+
+
+# Several scenes are mapped to files, as `map.py` does it.
+
+
+def map_scenes(
+    classifier: SavedClassifier,
+    paths: Sequence[str | pathlib.Path],
+    options: MapOptions,
+    *,
+    output: str | None = None,
+    explain: str | None = None,
+    trust: bool = False,
+    include_patches: bool = False,
+) -> None:
+    """Maps scenes to files, and prints how each was read and the areas of its classes.
+
+    A scene that cannot be mapped does not stop the others. The error at the end names each of them.
+
+    Args:
+        classifier: A classifier of RGB, or of EuroSAT's 13 bands.
+        paths: Scenes, or folders of them: products, raster files, pictures, one file for each band.
+        options: How scenes are opened and mapped.
+        output: What the names of a map's files begin with, or a folder if it ends with /; `None` for the name of each
+            scene, in the current folder.
+        explain: Where to draw the window that speaks most for each class of a single map; `None` for no picture.
+        trust: Whether a model for `explain` may hold what no classifier of this package does.
+        include_patches: Whether images of the size of a patch are mapped too, rather than refused.
+
+    Raises:
+        InputError: A scene cannot be mapped, an image has the size of a patch, or a file cannot be written.
+    """
+    if explain:
+        figures.check_picture_path(explain, options.overwrite)
+    largest_patch = metadata.largest_patch(classifier.metadata)
+    sources, patch_names = [], []
+    for source in find_sources(paths):
+        if not include_patches and classify_source(source, largest_patch) == "patch":
+            patch_names.append(source.name)
+        else:
+            sources.append(source)
+    failures = [_patch_refusal(patch_names, largest_patch)] if patch_names else []
+    outputs = _name_maps(sources, output)
+    if explain and sources:
+        _check_explanation_path(explain, outputs, options.probabilities)
+    cam = gradcam.open_gradcam(classifier, trust) if explain and sources else None
+    for source, name in zip(sources, outputs):
+        try:
+            scene = _open_source_for(classifier, source, options)
+            print(f"{scene.name}: {scene.description}", flush=True)
+            result = write_map(classifier, scene, name, options)
+            if cam:
+                _draw_explanation(str(explain), cam, classifier, scene, result["most_probable_cells"], options)
+        except InputError as error:
+            failures.append(str(error))
+    if failures:
+        raise InputError("; ".join(failures))
+
+
+def _patch_refusal(names: list[str], largest_patch: int) -> str:
+    """Says in one line which program labels images of the size of a patch."""
+    others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return (
+        f"{names[0]}{others}: not larger than a patch ({largest_patch} pixels a side); predict.py labels patches, "
+        "--window maps them"
+    )
+
+
+def _name_maps(sources: list[Source], output: str | None) -> list[str]:
+    """Returns for each scene what the names of its map's files begin with.
+
+    Raises:
+        InputError: Several maps would have one name.
+    """
+    folder = output if output and output.endswith(("/", os.sep)) else ""
+    if output and not folder and len(sources) > 1:
+        raise InputError(
+            f"--output={output} names one map, but {len(sources)} scenes are given; --output={output}/ is a folder"
+        )
+    names = [output if output and not folder else folder + scene_name(source.name) for source in sources]
+    if repeated := sorted(name for name, count in collections.Counter(names).items() if count > 1):
+        raise InputError(f"several scenes would be called {', '.join(repeated)}; map one at a time, with --output")
+    return names
+
+
+def scene_name(path: str) -> str:
+    """Returns the name of a scene without its folder and suffix, for its map."""
+    file = pathlib.Path(path)
+    name = (file.resolve() if file.exists() else file).name
+    for suffix in (".zip", ".SAFE", ".xml", file.suffix if file.is_file() else ""):
+        name = name.removesuffix(suffix)
+    return name.lstrip(".") or "scene"
+
+
+def _check_explanation_path(explain: str, outputs: list[str], probabilities: bool) -> None:
+    """Raises InputError if --explain cannot be drawn: of several scenes, or over a file of the map."""
+    if len(outputs) > 1:
+        raise InputError(f"--explain draws one scene, but {len(outputs)} are given; map one at a time")
+    files = map_paths(pathlib.Path(outputs[0]), probabilities).values()
+    if pathlib.Path(explain).absolute() in {file.absolute() for file in files}:
+        raise InputError(f"--explain={explain} is a file of the map; give another name")
+
+
+def _draw_explanation(
+    path: str,
+    cam: gradcam.GradCam,
+    classifier: SavedClassifier,
+    scene: Scene,
+    cells: dict[str, tuple[int, int]],
+    options: MapOptions,
+) -> None:
+    """Draws for each class the window that speaks most for it.
+
+    Args:
+        path: The picture.
+        cam: Grad-CAM of the classifier.
+        classifier: The classifier.
+        scene: The scene that was mapped.
+        cells: Row and column of the cell in which each class is most probable, by class name.
+        options: The window and the stride of the map.
+    """
+    examples = []
+    for name, cell in cells.items():
+        windows = sliding_window.windows_over_cell(scene, cell, options.window, options.stride)
+        best = classifier.predict(windows)[:, classifier.classes.index(name)].argmax()
+        examples.append((f"row {cell[0]}, column {cell[1]}", windows[best]))
+    gradcam.draw_gradcam(path, cam, classifier.classes, examples, list(cells))
+
+
+# One scene is mapped to arrays, for notebooks.
+
+
+@dataclass(frozen=True)
+class LandCover:
+    """The land cover of a scene.
+
+    Attributes:
+        classes: (rows, columns) uint8, the index of each cell's class; `NODATA`, 255, where there is none.
+        probabilities: (rows, columns, classes) float32, from 0 to 1.
+    """
+
+    classes: np.ndarray
+    probabilities: np.ndarray
+
+
+def map_scene(
+    classifier: SavedClassifier,
+    scene: Scene | np.ndarray | str | pathlib.Path,
+    *,
+    window: int | None = None,
+    stride: int | None = None,
+    min_probability: float = 0.0,
+    checked: bool = True,
+) -> LandCover:
+    """Maps a scene to arrays, with the classes that `write_map` writes.
+
+    Args:
+        classifier: A classifier of RGB, or of EuroSAT's 13 bands.
+        scene: A scene that `open_scene_for` opened, a path for it, or pixels of 10 m as `patches.select_bands` takes
+            them. Pixels of an array have no data where all bands are 0, or where the mask of a masked array is set.
+        window: Side of the classified windows in pixels; `None` for the side of the training's patches.
+        stride: Side of the map's cells in pixels, a divisor of the window's side; `None` for half a window.
+        min_probability: Cells whose most probable class is less probable have none; from 0 to 1.
+        checked: Whether an array of uint16 is refused if its numbers can hardly be digital numbers, such as grey levels
+            or numbers with an offset in them.
+
+    Raises:
+        InputError: The classifier cannot map the scene, or a number is outside its range.
+    """
+    check_class_count(classifier.classes)
+    if isinstance(scene, str | pathlib.Path):
+        scene = open_scene_for(classifier, [scene])
+    source = _scene_from_array(classifier, scene, checked) if isinstance(scene, np.ndarray) else scene
+    options = MapOptions.for_classifier(classifier, window, stride, min_probability=min_probability)
+    shape = sliding_window.map_shape(source, options.stride)
+    probabilities, valid = np.empty((*shape, len(classifier.classes)), "float32"), np.empty(shape, "bool")
+    rows = sliding_window.classify_rows(
+        classifier.predict, len(classifier.classes), source, options.window, options.stride
+    )
+    for row, (row_probabilities, valid_pixels) in enumerate(rows):
+        probabilities[row], valid[row] = row_probabilities, valid_pixels > 0
+    return LandCover(most_probable_classes(probabilities, valid, min_probability), probabilities)
+
+
+class _ArrayScene:
+    """An array from which windows are read as from a scene, a `sliding_window.PixelSource`."""
+
+    margins = (0, 0, 0, 0)
+    outlines = ()
+
+    def __init__(self, pixels: np.ndarray, valid: np.ndarray):
+        self.pixels, self.valid = pixels, valid
+        self.grid = Grid(None, rasterio.Affine.identity(), pixels.shape[1], pixels.shape[0])
+        self.is_picture = pixels.dtype == "uint8"
+
+    def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        rows, columns = window.toslices()
+        return self.pixels[rows, columns], self.valid[rows, columns]
+
+
+def _scene_from_array(classifier: SavedClassifier, array: np.ndarray, checked: bool) -> _ArrayScene:
+    """Makes a scene of an array; raises InputError if its numbers can hardly be digital numbers."""
+    pixels = patches.select_bands("the scene", np.asarray(array), classifier)
+    valid = (pixels != 0).any(-1)
+    if isinstance(array, np.ma.MaskedArray):
+        valid &= ~np.ma.getmaskarray(array).any(axis=-1)
+    if pixels.dtype == "uint16":
+        valid &= ~digital_numbers.impossible_mask(pixels)
+        sample = tuple(slice(None, None, max(1, side // SAMPLE_PIXELS)) for side in valid.shape)
+        if checked and (fault := patches.patch_from_array(np.asarray(array)[sample]).fault):
+            raise InputError(f"the scene: {fault.text}; {patches.UNCHECKED_ADVICE}")
+    return _ArrayScene(pixels, valid)
+
+
+def most_probable_classes(probabilities: np.ndarray, valid: np.ndarray, min_probability: float) -> np.ndarray:
+    """Returns the most probable class of each cell.
+
+    Args:
+        probabilities: (..., classes) float32.
+        valid: (...,) bool, whether anything is known of a cell.
+        min_probability: Cells whose most probable class is less probable get `NODATA`.
+
+    Returns:
+        (...,) uint8, indices of classes; `NODATA` where there is none.
+    """
+    classes = probabilities.argmax(-1).astype("uint8")
+    classes[~valid | (probabilities.max(-1) < min_probability)] = NODATA
+    return classes
+
+
+def check_class_count(classes: Sequence[str]) -> None:
+    """Raises InputError for more classes than a map's 8 bits can number beside `NODATA`."""
+    if len(classes) > NODATA:
+        raise InputError(
+            f"the classifier has {len(classes)} classes, a map at most {NODATA} (its pixels have 8 bits); give a "
+            "--model of fewer classes"
+        )
+
+
+# One scene is mapped to files. Either every file is written or none is.
+
+
+@dataclass(frozen=True)
+class _ClassifiedScene:
+    """A scene and what its windows were classified as.
+
+    Attributes:
+        scene: The scene.
+        names: Class names.
+        stride: Side of the cells in pixels.
+        probabilities: (rows, columns, classes) float32.
+        valid_pixels: (rows, columns) float32, pixels of each cell that are data and lie in the wanted area.
+        classes: (rows, columns) uint8, the class of each cell; `NODATA` where there is none.
+    """
+
+    scene: Scene
+    names: tuple[str, ...]
+    stride: int
+    probabilities: np.ndarray
+    valid_pixels: np.ndarray
+    classes: np.ndarray
 
 
 def write_map(
     classifier: SavedClassifier, scene: Scene, output: str | pathlib.Path, options: MapOptions = MapOptions()
 ) -> dict:
-    """Maps a scene, and writes OUTPUT_landcover.tif, .png, OUTPUT_areas.csv and, if asked for, OUTPUT_probability.tif.
+    """Maps a scene, and writes OUTPUT_landcover.tif, its .aux.xml, OUTPUT_landcover.png and OUTPUT_areas.csv.
 
-    All of them are written, or none. Rows that are done are kept in OUTPUT.unfinished meanwhile: the same call goes on
-    with them where it was interrupted.
+    `options.probabilities` adds OUTPUT_probability.tif. Either every file is written or none is. Classified rows are
+    kept in the folder OUTPUT.unfinished meanwhile: where an earlier call was interrupted, the same call resumes it.
 
     Args:
-        classifier: Of the scene's bands.
-        scene: As `scene_for` opens it.
-        output: What the files' names begin with.
-        options: How.
+        classifier: A classifier of the scene's bands.
+        scene: A scene that `open_scene_for` opened.
+        output: What the names of the files begin with.
+        options: How the scene is mapped. Options that say how scenes are opened have no effect here.
 
     Returns:
-        Cells, seconds, the share of each class in the area that is mapped, and row and column of the cell where it is
-        most probable.
+        "cells", the number of cells with a class; "seconds"; "shares" of the mapped area by class name; and
+        "most_probable_cells", row and column of the cell in which each class of the map is most probable.
 
     Raises:
-        InputError: A file is there already, or cannot be written or read; or the classifier has too many classes.
+        InputError: A file exists or cannot be written, a scene cannot be read, or there are too many classes.
     """
     check_class_count(classifier.classes)
     base = pathlib.Path(output)
     if not base.name:
         raise InputError(f"--output={output}: give what the names of files begin with, as maps/june")
     targets = map_paths(base, options.probabilities)
-    started = time.monotonic()
-    folder = base.with_name(f"{base.name}.unfinished")
-    with _write_errors_named(base):
-        _require_absent_or_overwrite(targets, options.overwrite)
-        if folder.is_dir() and any(folder.iterdir()) and not (folder / "lock").exists():
-            raise InputError(f"{folder} is there already, and no map's; give another --output")
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock = filelock.FileLock(folder / "lock", timeout=0).acquire()
-        except filelock.Timeout:
-            raise InputError(f"{folder} is in use by another process; give another --output") from None
-        with lock, _remove_folder_without_progress(folder):
-            probabilities, pixels = sliding_window.classify_scene(
+    start_time = time.monotonic()
+    with _write_errors_as_input_errors(base):
+        _require_writable_targets(targets, options.overwrite)
+        with _lock_unfinished_folder(base) as folder:
+            probabilities, valid_pixels = sliding_window.classify_scene(
                 classifier, scene, options.window, options.stride, folder
             )
-            with silence_stderr(), _write_errors_named(base):  # libtiff prints what it also raises
-                mapped, counts, sizes = _write_map_files(
-                    folder, scene, probabilities, pixels, options, classifier.classes
+            classes = _most_probable_classes_by_row(probabilities, valid_pixels, options.min_probability)
+            if (classes == NODATA).all():
+                (folder / sliding_window.STATE_NAME).unlink()  # so that the folder goes
+                raise InputError(
+                    f"{scene.name}: nothing to map: everywhere no data, clouds, or less than --min_probability"
                 )
-            strongest = _most_probable_cells(probabilities, mapped)
-            _require_absent_or_overwrite(targets, options.overwrite)  # it may have taken hours
+            classified = _ClassifiedScene(
+                scene, classifier.classes, options.stride, probabilities, valid_pixels, classes
+            )
+            # libtiff prints what it also raises; `silence_stderr` drops that of an InputError alone.
+            with silence_stderr(), _write_errors_as_input_errors(base):
+                areas = _write_map_files(folder, classified, options)
+            cells = _most_probable_cells(probabilities, classes)
+            _require_writable_targets(targets, options.overwrite)  # classifying may have taken hours
             obsolete = set(map_paths(base, probabilities=True).values()).difference(targets.values())
             _publish_files(folder, targets, obsolete if options.overwrite else ())
-            shutil.rmtree(folder, ignore_errors=True)  # Windows keeps the lock's file
     print(f"Written: {', '.join(str(path) for path in targets.values())}")
-    print(format_areas(sizes, classifier.classes, scene.grid.crs is not None), flush=True)
-    shares = sizes / sizes.sum()
+    print(format_areas(areas, classifier.classes, scene.grid.crs is not None), flush=True)
     return {
-        "cells": int(counts.sum()),
-        "seconds": time.monotonic() - started,
-        "shares": dict(zip(classifier.classes, shares.tolist())),
-        "strongest": {classifier.classes[index]: cell for index, cell in sorted(strongest.items())},
+        "cells": int((classes != NODATA).sum()),
+        "seconds": time.monotonic() - start_time,
+        "shares": dict(zip(classifier.classes, (areas / areas.sum()).tolist())),
+        "most_probable_cells": {classifier.classes[index]: cell for index, cell in sorted(cells.items())},
     }
 
 
-def _most_probable_cells(found: np.ndarray, mapped: np.ndarray) -> dict[int, tuple[int, int]]:
-    """For each class of a map the cell in which it is most probable."""
-    highest: dict[int, tuple[float, tuple[int, int]]] = {}
-    for row, (values, classes) in enumerate(zip(found, mapped)):
-        for index in np.unique(classes[classes != NODATA]).tolist():
-            of_class = np.where(classes == index, values[:, index], -1)
-            column = int(of_class.argmax())
-            if of_class[column] > highest.get(index, (-1,))[0]:
-                highest[index] = float(of_class[column]), (row, column)
-    return {index: cell for index, (_, cell) in highest.items()}
-
-
 def map_paths(base: pathlib.Path, probabilities: bool) -> dict[str, pathlib.Path]:
-    """The files that a map is written to."""
+    """Returns the files of a map, by their names in its working folder."""
     names = ["landcover.tif", "landcover.tif.aux.xml", "landcover.png", "areas.csv"]
     names += ["probability.tif"] if probabilities else []
     return {name: base.with_name(f"{base.name}_{name}") for name in names}
 
 
-def _require_absent_or_overwrite(targets: dict[str, pathlib.Path], overwrite: bool) -> None:
+def _require_writable_targets(targets: dict[str, pathlib.Path], overwrite: bool) -> None:
+    """Raises InputError if a file exists and must not be replaced."""
     for path in targets.values():
         if path.is_dir() or (path.exists() and not overwrite):
             raise InputError(f"{path} exists; give another --output, or --overwrite")
 
 
 @contextlib.contextmanager
-def _remove_folder_without_progress(folder: pathlib.Path) -> Iterator[None]:
-    """Removes the folder of an unfinished map that fails before any rows are kept in it."""
+def _lock_unfinished_folder(base: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Holds the folder OUTPUT.unfinished for one process; only a map that was interrupted leaves it behind.
+
+    Raises:
+        InputError: Another process holds the folder, or it is no map's.
+    """
+    folder = base.with_name(f"{base.name}.unfinished")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "lock").exists():
+        raise InputError(f"{folder} is there already, and no map's; give another --output")
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / "lock", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise InputError(f"{folder} is in use by another process; give another --output") from None
+    finished = False
+    try:
+        yield folder
+        finished = True
+    finally:
+        if finished or not (folder / sliding_window.STATE_NAME).exists():  # no rows are kept in it
+            shutil.rmtree(folder, ignore_errors=True)  # Windows keeps the lock's file
+        lock.release()
+
+
+@contextlib.contextmanager
+def _write_errors_as_input_errors(base: pathlib.Path) -> Iterator[None]:
+    """Turns errors of writing, such as a full disk, into an InputError of one line."""
     try:
         yield
-    except BaseException:
-        if not (folder / "state.json").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
+    except (OSError, rasterio.errors.RasterioError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise InputError(f"cannot write {base}_*: {reason}; free space or give another --output") from error
+
+
+def _most_probable_classes_by_row(
+    probabilities: np.ndarray, valid_pixels: np.ndarray, min_probability: float
+) -> np.ndarray:
+    """Returns the classes of all cells; row by row, since the probabilities lie in a file."""
+    rows = zip(probabilities, valid_pixels)
+    return np.stack([most_probable_classes(row, pixels > 0, min_probability) for row, pixels in rows])
+
+
+def _most_probable_cells(probabilities: np.ndarray, classes: np.ndarray) -> dict[int, tuple[int, int]]:
+    """Returns for each class of a map row and column of the cell in which the class is most probable."""
+    best: dict[int, tuple[float, tuple[int, int]]] = {}
+    for row, (row_probabilities, row_classes) in enumerate(zip(probabilities, classes)):
+        for index in np.unique(row_classes[row_classes != NODATA]).tolist():
+            candidates = np.where(row_classes == index, row_probabilities[:, index], -1)
+            column = int(candidates.argmax())
+            if candidates[column] > best.get(index, (-1,))[0]:
+                best[index] = float(candidates[column]), (row, column)
+    return {index: cell for index, (_, cell) in best.items()}
+
+
+def _write_map_files(folder: pathlib.Path, classified: _ClassifiedScene, options: MapOptions) -> np.ndarray:
+    """Writes all files of a map into its working folder; returns the areas of the classes as `class_areas` does."""
+    scene, names, classes = classified.scene, classified.names, classified.classes
+    write_class_map(folder / "landcover.tif", classified, options.full_resolution)
+    draw_map(folder / "landcover.png", classified)
+    images.verify_picture(str(folder / "landcover.png"))
+    areas = class_areas(scene.grid, classes, classified.valid_pixels, classified.stride, len(names))
+    counts = np.bincount(classes[classes != NODATA], minlength=len(names))
+    table = areas_table(counts, areas, names, scene.grid.crs is not None)
+    (folder / "areas.csv").write_text(table, encoding="utf-8")
+    if options.probabilities:
+        write_probability_map(folder / "probability.tif", classified)
+    return areas
 
 
 def _publish_files(folder: pathlib.Path, targets: dict[str, pathlib.Path], obsolete: Collection[pathlib.Path]) -> None:
-    """Gives all files of a map their names, or none: after a failure every earlier file has its name again.
+    """Gives every file of a map its name or none: after a failure every earlier file has its name again.
 
     Args:
         folder: The folder in which the files lie, on the file system of the targets.
@@ -422,263 +594,110 @@ def _publish_files(folder: pathlib.Path, targets: dict[str, pathlib.Path], obsol
         undo.pop_all()
 
 
-@contextlib.contextmanager
-def _write_errors_named(base: pathlib.Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, rasterio.errors.RasterioError) as error:
-        what = getattr(error, "strerror", None) or first_line(error)
-        raise InputError(f"cannot write {base}_*: {what}; free space or give another --output") from error
+# The maps of classes and of probabilities are cloud-optimised GeoTIFFs that QGIS opens with names and colours.
 
 
-def _write_map_files(
-    folder: pathlib.Path,
-    scene: Scene,
-    found: np.ndarray,
-    pixels: np.ndarray,
-    options: MapOptions,
-    classes: tuple[str, ...],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Writes all files of a map into a folder.
+def write_class_map(path: pathlib.Path, classified: _ClassifiedScene, full_resolution: bool) -> None:
+    """Writes the map of classes, with their colours; their names go into the .aux.xml beside it.
 
     Args:
-        folder: Where they go.
-        scene: What was mapped.
-        found: (rows, columns, classes) float32, probabilities.
-        pixels: (rows, columns) float32, pixels of each cell that are data and wanted.
-        options: Stride and output settings.
-        classes: Class names.
-
-    Returns:
-        The classes (rows, columns) of the cells, and (classes,) the cells of each class and their area, as
-        `maps.areas_of_classes` measures it.
+        path: The file.
+        classified: The scene and the classes of its cells.
+        full_resolution: Whether the file has the scene's pixels instead of cells.
     """
-    known = pixels > 0
-    mapped = np.stack(
-        [most_probable_classes(values, valid, options.min_probability) for values, valid in zip(found, known)]
-    )
-    stride = options.stride
-    if (mapped == NODATA).all():
-        shutil.rmtree(folder)
-        raise InputError(f"{scene.name}: nothing to map: everywhere no data, clouds, or less than --min_probability")
-    write_class_map(folder / "landcover.tif", scene, mapped, stride, classes, options.whole)
-    draw_map(folder / "landcover.png", scene, mapped, stride, classes)
-    images.verify_picture(str(folder / "landcover.png"))
-    counts = np.bincount(mapped[mapped != NODATA], minlength=len(classes))
-    sizes = class_areas(scene.grid, mapped, pixels, stride, len(classes))
-    table = areas_table(counts, sizes, classes, scene.grid.crs is not None)
-    (folder / "areas.csv").write_text(table, encoding="utf-8")
-    if options.probabilities:
-        write_probability_map(folder / "probability.tif", scene, found, known, stride, classes)
-    return mapped, counts, sizes
+    grid, stride, classes = classified.scene.grid, classified.stride, classified.classes
+    shape = (grid.height, grid.width) if full_resolution else classes.shape
 
-
-# Land cover of scenes as NumPy arrays, for notebooks.
-
-
-@dataclass(frozen=True)
-class LandCover:
-    """A map.
-
-    Attributes:
-        classes: (rows, columns) uint8, the index of each cell's class; `maps.NODATA`, 255, where there is none.
-        probabilities: (rows, columns, classes) float32.
-    """
-
-    classes: np.ndarray
-    probabilities: np.ndarray
-
-
-class _ArrayScene:
-    """An array as windows are read from it."""
-
-    def __init__(self, pixels: np.ndarray, valid: np.ndarray):
-        self.pixels, self.valid = pixels, valid
-        self.grid = Grid(None, rasterio.Affine.identity(), pixels.shape[1], pixels.shape[0])
-        self.picture = pixels.dtype == "uint8"
-        self.margins, self.outlines = (0, 0, 0, 0), ()
-
-    def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
-        rows, columns = window.toslices()
-        return self.pixels[rows, columns], self.valid[rows, columns]
-
-
-def map_scene(
-    classifier: SavedClassifier,
-    scene: Scene | np.ndarray | str | pathlib.Path,
-    *,
-    window: int | None = None,
-    stride: int | None = None,
-    min_probability: float = 0.0,
-    checked: bool = True,
-) -> LandCover:
-    """The land cover of a scene, as `scenes.write_map` writes it.
-
-    Args:
-        classifier: Of RGB, or of EuroSAT's 13 bands.
-        scene: As `scenes.scene_for` opens it, or a path for it; or its pixels of 10 m as `patches.check_array` takes
-            them. There is nothing where all bands are 0 or a masked array's mask says so.
-        window: Side in pixels of the windows that are classified; default the side of the training's patches.
-        stride: Side of a cell, of which the window's is a multiple; default half a window.
-        min_probability: Cells whose best class is less probable have none.
-        checked: Whether an array of uint16 is refused if its numbers can hardly be digital numbers, such as grey levels
-            or numbers that still have an offset in them.
-
-    Raises:
-        InputError: It cannot be mapped by this classifier, or a number is outside its range.
-    """
-    check_class_count(classifier.classes)
-    if isinstance(scene, str | pathlib.Path):
-        scene = open_scene_for(classifier, [scene])
-    pixels = _array_scene(classifier, scene, checked) if isinstance(scene, np.ndarray) else scene
-    options = MapOptions.of(classifier, window=window, stride=stride, min_probability=min_probability)
-    shape = sliding_window.map_shape(pixels, options.stride)
-    probabilities, mapped = np.empty((*shape, len(classifier.classes)), "float32"), np.empty(shape, "bool")
-    rows = sliding_window.classify_rows(
-        classifier.predict, len(classifier.classes), pixels, options.window, options.stride
-    )
-    for row, (values, valid_pixels) in enumerate(rows):
-        probabilities[row], mapped[row] = values, valid_pixels > 0
-    return LandCover(most_probable_classes(probabilities, mapped, min_probability), probabilities)
-
-
-def _array_scene(classifier: SavedClassifier, pixels: np.ndarray, checked: bool) -> _ArrayScene:
-    all_bands, pixels = pixels, patches.select_bands("the scene", np.asarray(pixels), classifier)
-    valid = (pixels != 0).any(-1)
-    if isinstance(all_bands, np.ma.MaskedArray):
-        valid &= ~np.ma.getmaskarray(all_bands).any(axis=-1)
-    if pixels.dtype == "uint16":
-        valid &= ~digital_numbers.impossible_mask(pixels)
-        step = tuple(slice(None, None, max(1, side // SAMPLE_PIXELS)) for side in valid.shape)
-        if checked and (fault := patches.patch_from_array(np.asarray(all_bands)[step]).fault):
-            raise InputError(f"the scene: {fault.text}; {patches.UNCHECKED_ADVICE}")
-    return _ArrayScene(pixels, valid)
-
-
-# What a map is written as: GeoTIFFs that QGIS opens with names and colours, a picture, a table of areas.
-
-
-NODATA = 255  # of maps of classes
-CLASS_COLOURS = {
-    "AnnualCrop": "#f5d76e",
-    "Forest": "#1b6b2c",
-    "HerbaceousVegetation": "#8fbf5a",
-    "Highway": "#707070",
-    "Industrial": "#8e44ad",
-    "Pasture": "#c5e384",
-    "PermanentCrop": "#d9822b",
-    "Residential": "#d7263d",
-    "River": "#4fb3ff",
-    "SeaLake": "#1f4e9e",
-}
-PICTURE_SIDE = 900  # pixels of a scene in its picture
-
-
-def class_colours(classes: tuple[str, ...]) -> list[tuple[int, int, int]]:
-    """A colour for each class, 0 to 255: EuroSAT's have their own."""
-    others = matplotlib.colormaps["tab20"]
-    chosen = [to_rgb(CLASS_COLOURS.get(name, others(index % others.N))) for index, name in enumerate(classes)]
-    return [(round(255 * red), round(255 * green), round(255 * blue)) for red, green, blue in chosen]
-
-
-def check_class_count(classes: tuple[str, ...]) -> None:
-    """Raises InputError for more classes than a map's 8 bits can number beside `NODATA`."""
-    if len(classes) > NODATA:
-        raise InputError(
-            f"the classifier has {len(classes)} classes, a map at most {NODATA} (its pixels have 8 bits); give a "
-            "--model of fewer classes"
-        )
-
-
-def most_probable_classes(probabilities: np.ndarray, there: np.ndarray, least: float) -> np.ndarray:
-    """The most probable classes (...,) uint8; `NODATA` where there is nothing, or none is as probable as `least`."""
-    found = probabilities.argmax(-1).astype("uint8")
-    found[~there | (probabilities.max(-1) < least)] = NODATA
-    return found
-
-
-def write_class_map(
-    path: pathlib.Path, scene: Scene, mapped: np.ndarray, stride: int, classes: tuple[str, ...], whole: bool
-) -> None:
-    """Writes the map of classes as a cloud-optimised GeoTIFF.
-
-    Args:
-        path: The file; class names go into its .aux.xml, where GDAL and QGIS look for them.
-        scene: What was mapped.
-        mapped: (rows, columns) uint8, the classes of its cells.
-        stride: Side of a cell in the scene's pixels.
-        classes: Class names.
-        whole: Whether the file has the scene's pixels, rather than cells.
-    """
-    grid = scene.grid
-    size = (grid.height, grid.width) if whole else mapped.shape
-
-    def describe(file: rasterio.io.DatasetWriter) -> None:
-        file.write_colormap(1, {index: (*colour, 255) for index, colour in enumerate(class_colours(classes))})
-        file.update_tags(classes=json.dumps(dict(enumerate(classes))))
+    def add_colours_and_names(file: rasterio.io.DatasetWriter) -> None:
+        file.write_colormap(1, {index: (*rgb, 255) for index, rgb in enumerate(class_colours(classified.names))})
+        file.update_tags(classes=json.dumps(dict(enumerate(classified.names))))
         file.set_band_description(1, "land cover")
 
     def rows() -> Iterator[tuple[Window, np.ndarray]]:
-        for row in range(len(mapped)):
-            if whole:
+        for row in range(len(classes)):
+            if full_resolution:
                 height = min(stride, grid.height - row * stride)
-                values = mapped[row].repeat(stride)[: grid.width]
-                yield Window(0, row * stride, grid.width, height), np.broadcast_to(values, (1, height, grid.width))
+                pixels = classes[row].repeat(stride)[: grid.width]
+                yield Window(0, row * stride, grid.width, height), np.broadcast_to(pixels, (1, height, grid.width))
             else:
-                yield Window(0, row, size[1], 1), mapped[np.newaxis, row : row + 1]
+                yield Window(0, row, shape[1], 1), classes[np.newaxis, row : row + 1]
 
-    profile = {"count": 1, "dtype": "uint8", "nodata": NODATA, "compress": "deflate"}
-    _write_cog(path, scene, size, 1 if whole else stride, "MODE", describe, rows, **profile)
-    _write_category_names(path, classes)
+    profile = {"height": shape[0], "width": shape[1], "count": 1, "dtype": "uint8", "nodata": NODATA}
+    profile |= _georeference(grid, 1 if full_resolution else stride)
+    _write_cog(path, profile, "MODE", add_colours_and_names, rows)
+    _write_category_names(path, classified.names)
+
+
+def write_probability_map(path: pathlib.Path, classified: _ClassifiedScene) -> None:
+    """Writes the probabilities of all classes, a band for each class."""
+    rows_count, columns, _ = classified.probabilities.shape
+
+    def add_names(file: rasterio.io.DatasetWriter) -> None:
+        for index, name in enumerate(classified.names, 1):
+            file.set_band_description(index, name)
+
+    def rows() -> Iterator[tuple[Window, np.ndarray]]:
+        for row, valid_pixels in enumerate(classified.valid_pixels):
+            valid = (valid_pixels > 0)[:, np.newaxis]
+            probabilities = np.where(valid, classified.probabilities[row], np.float32(np.nan))
+            yield Window(0, row, columns, 1), np.moveaxis(probabilities, -1, 0)[:, np.newaxis]
+
+    profile = {"height": rows_count, "width": columns, "count": len(classified.names)}
+    profile |= {"dtype": "float32", "nodata": np.nan, **_georeference(classified.scene.grid, classified.stride)}
+    _write_cog(path, profile, "AVERAGE", add_names, rows)
+
+
+def class_colours(classes: Sequence[str]) -> list[tuple[int, int, int]]:
+    """Returns red, green and blue, 0 to 255, for each class; EuroSAT's classes have colours of their own."""
+    palette = matplotlib.colormaps["tab20"]
+    colours = [to_rgb(CLASS_COLOURS.get(name, palette(index % palette.N))) for index, name in enumerate(classes)]
+    return [(round(255 * red), round(255 * green), round(255 * blue)) for red, green, blue in colours]
+
+
+def _georeference(grid: Grid, stride: int) -> dict:
+    """Returns coordinate reference system and transform of a map whose pixels have stride x stride pixels of a grid."""
+    return {"crs": grid.crs, "transform": grid.transform * rasterio.Affine.scale(stride)}
 
 
 def _write_cog(
     path: pathlib.Path,
-    scene: Scene,
-    shape: tuple[int, ...],
-    stride: int,
-    resampling: str,
-    describe: Callable[[rasterio.io.DatasetWriter], None],
+    profile: dict,
+    overview_resampling: str,
+    add_metadata: Callable[[rasterio.io.DatasetWriter], None],
     rows: Callable[[], Iterable[tuple[Window, np.ndarray]]],
-    **profile,
 ) -> None:
-    """Writes a cloud-optimised GeoTIFF and reads it back: GDAL does not report every error of a full disk.
+    """Writes a cloud-optimised GeoTIFF and reads it back, since GDAL does not report every error of a full disk.
 
-    A plain GeoTIFF is filled first, on disk because of its size, as a cloud-optimised one is only made by copying.
+    GDAL makes such a file by copying another one. That one is a compressed GeoTIFF in memory: two megabytes for the
+    class of each pixel of a whole Sentinel-2 tile, at most four bytes for each probability.
 
     Args:
         path: The file.
-        scene: What was mapped.
-        shape: Rows and columns.
-        stride: Side of one of its pixels in those of the scene.
-        resampling: GDAL's name of the way in which overviews are made.
-        describe: Gives the file its tags and names.
+        profile: Size, bands, dtype, nodata and georeference, as `rasterio.open` takes them.
+        overview_resampling: GDAL's name of the way in which overviews are made.
+        add_metadata: Gives the file its colours, tags and names of bands.
         rows: Returns the windows of the file from the top, each with its values (bands, height, width).
-        profile: Count, dtype and nodata, as `rasterio.open` takes them.
 
     Raises:
         OSError: The file cannot be written, or has other values than were written.
     """
-    plain = path.with_name(f"{path.stem}-plain.tif")
-    place = {"crs": scene.grid.crs, "transform": scene.grid.transform * rasterio.Affine.scale(stride)}
     try:
-        with rasters.ignore_missing_georeference():
-            with rasterio.open(plain, "w", driver="GTiff", height=shape[0], width=shape[1], **place, **profile) as file:
-                describe(file)
+        with rasters.ignore_missing_georeference(), rasterio.MemoryFile() as memory:
+            with memory.open(driver="GTiff", compress="deflate", bigtiff="if_safer", **profile) as file:
+                add_metadata(file)
                 for window, values in rows():
                     file.write(values, window=window)
-            rasterio.shutil.copy(plain, path, driver="COG", compress="DEFLATE", overview_resampling=resampling)
+            options = {"compress": "DEFLATE", "overview_resampling": overview_resampling}
+            rasterio.shutil.copy(memory.name, path, driver="COG", **options)
             intact = _file_has_values(path, rows())
     except Exception as error:  # rasterio passes on errors of GDAL that have no public class
         raise OSError(f"GDAL could not write {path.name} ({first_line(error).rstrip('.')})") from error
-    finally:
-        plain.unlink(missing_ok=True)
     if not intact:
         raise OSError(f"{path.name} has other values than were written")
 
 
 def _file_has_values(path: pathlib.Path, rows: Iterable[tuple[Window, np.ndarray]]) -> bool:
-    """Whether a file has these values (bands, height, width) in its windows, and overviews that can be read."""
+    """Returns whether a file has these values (bands, height, width) in its windows; reads its overviews too."""
     with rasterio.open(path) as file:
         levels = len(file.overviews(1))
         if not all(np.array_equal(file.read(window=window), values, equal_nan=True) for window, values in rows):
@@ -690,8 +709,8 @@ def _file_has_values(path: pathlib.Path, rows: Iterable[tuple[Window, np.ndarray
     return True
 
 
-def _write_category_names(path: pathlib.Path, classes: tuple[str, ...]) -> None:
-    """Writes names and colours of the classes where GDAL looks for them first.
+def _write_category_names(path: pathlib.Path, classes: Sequence[str]) -> None:
+    """Writes names and colours of the classes into the .aux.xml of a map, where GDAL looks for them first.
 
     A GeoTIFF has no place for names, and always 256 colours, which QGIS would list.
     """
@@ -707,99 +726,97 @@ def _write_category_names(path: pathlib.Path, classes: tuple[str, ...]) -> None:
     path.with_name(f"{path.name}.aux.xml").write_text(text + "\n", encoding="utf-8")
 
 
-def write_probability_map(
-    path: pathlib.Path, scene: Scene, found: np.ndarray, there: np.ndarray, stride: int, classes: tuple[str, ...]
-) -> None:
-    """Writes probabilities (rows, columns, classes) as a cloud-optimised GeoTIFF with a band a class."""
-
-    def describe(file: rasterio.io.DatasetWriter) -> None:
-        for index, name in enumerate(classes, 1):
-            file.set_band_description(index, name)
-
-    def rows() -> Iterator[tuple[Window, np.ndarray]]:
-        for row in range(len(found)):
-            values = np.where(there[row][:, np.newaxis], found[row], np.float32(np.nan))
-            yield Window(0, row, found.shape[1], 1), np.moveaxis(values, -1, 0)[:, np.newaxis]
-
-    profile = {"count": len(classes), "dtype": "float32", "nodata": np.nan}
-    _write_cog(path, scene, found.shape, stride, "AVERAGE", describe, rows, **profile)
+# The areas of the classes, in a file and as printed.
 
 
-def class_areas(grid: Grid, mapped: np.ndarray, pixels: np.ndarray, stride: int, classes: int) -> np.ndarray:
-    """How much of the ground each class has.
+def class_areas(grid: Grid, classes: np.ndarray, valid_pixels: np.ndarray, stride: int, class_count: int) -> np.ndarray:
+    """Returns how much of the ground each class has.
 
     Args:
-        grid: The scene's.
-        mapped: (rows, columns) uint8, the classes of its cells.
-        pixels: (rows, columns) float32, pixels of each cell that are data and wanted.
+        grid: The scene's grid.
+        classes: (rows, columns) uint8, the classes of its cells.
+        valid_pixels: (rows, columns) float32, pixels of each cell that are data and lie in the wanted area.
         stride: Side of a cell in pixels.
-        classes: Number of classes.
+        class_count: Number of classes.
 
     Returns:
-        (classes,) float64, in hectares, or in pixels where their place is unknown.
+        (classes,) float64, in hectares, or in pixels where their place on the ground is unknown.
     """
-    hectares = grid.hectares_in_cells(stride)
-    sizes = pixels if hectares is None else pixels * hectares
-    known = mapped != NODATA
-    return np.bincount(mapped[known], sizes[known], minlength=classes)
+    pixel_hectares = grid.pixel_hectares_in_cells(stride)
+    areas = valid_pixels if pixel_hectares is None else valid_pixels * pixel_hectares
+    has_class = classes != NODATA
+    return np.bincount(classes[has_class], areas[has_class], minlength=class_count)
 
 
-def areas_table(counts: np.ndarray, sizes: np.ndarray, classes: tuple[str, ...], has_hectares: bool) -> str:
-    """A table as CSV: cells of each class, hectares where pixels have a size, share of the area that is mapped.
+def areas_table(counts: np.ndarray, areas: np.ndarray, classes: Sequence[str], has_hectares: bool) -> str:
+    """Returns the areas as CSV: cells and hectares of each class, and its share of the area that is mapped.
 
     Args:
-        counts: (classes,) cells.
-        sizes: (classes,) areas, as `areas_of_classes` measures them.
-        classes: Their names.
-        has_hectares: Whether the areas are in hectares.
+        counts: (classes,) int64, cells of each class.
+        areas: (classes,) float64, as `class_areas` returns them.
+        classes: Class names.
+        has_hectares: Whether the areas are hectares.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["class", "cells", "hectares", "share"])
-    for name, count, size in zip(classes, counts.tolist(), sizes.tolist()):
-        writer.writerow([name, count, f"{size:.2f}" if has_hectares else "", f"{size / sizes.sum():.6f}"])
+    for name, count, area in zip(classes, counts.tolist(), areas.tolist()):
+        writer.writerow([name, count, f"{area:.2f}" if has_hectares else "", f"{area / areas.sum():.6f}"])
     return text.getvalue()
 
 
-def format_areas(sizes: np.ndarray, classes: tuple[str, ...], has_hectares: bool) -> str:
-    """The classes of a map with their areas and shares, a line each, and their sum; arguments as `table_of_areas`."""
-    rows = [(name, size) for name, size in zip(classes, sizes.tolist()) if size]
-    rows.append(("all", sizes.sum()))
-    wide = max(len(name) for name, _ in rows)
+def format_areas(areas: np.ndarray, classes: Sequence[str], has_hectares: bool) -> str:
+    """Returns the areas and shares of the classes as lines of text, and their sum.
+
+    Args:
+        areas: (classes,) float64, as `class_areas` returns them.
+        classes: Class names.
+        has_hectares: Whether the areas are hectares.
+    """
+    rows = [(name, area) for name, area in zip(classes, areas.tolist()) if area]
+    rows.append(("all", areas.sum()))
+    name_width = max(len(name) for name, _ in rows)
     number = "{:>14,.2f} ha" if has_hectares else "{:>14,.0f} pixels"
-    lines = [f"  {name:{wide}}{number.format(size)}{100 * size / sizes.sum():>7.1f} %" for name, size in rows]
+    lines = [f"  {name:{name_width}}{number.format(area)}{100 * area / areas.sum():>7.1f} %" for name, area in rows]
     if not has_hectares:
         lines.append("  no hectares: the scene has no coordinate reference system (gdal_edit.py -a_srs gives it one)")
     return "\n".join(lines)
 
 
-def draw_map(
-    path: pathlib.Path, scene: Scene, classes_of_cells: np.ndarray, stride: int, classes: tuple[str, ...]
-) -> None:
-    """Draws scene and map side by side, with a legend and a scale."""
-    # As many cells as can be seen.
-    shown, step = _scene_overview(scene), max(1, max(classes_of_cells.shape) // PICTURE_SIDE)
-    mapped, stride = classes_of_cells[::step, ::step], stride * step
-    figure, (left, right) = _make_map_figure(scene.grid.width / scene.grid.height)
-    extent = (0, scene.grid.width, scene.grid.height, 0)
-    left.imshow(shown, extent=extent)
-    table = ListedColormap([*(np.array(class_colours(classes)) / 255), (1, 1, 1)])
-    values = np.where(mapped == NODATA, len(classes), mapped)
-    whole = (0, mapped.shape[1] * stride, mapped.shape[0] * stride, 0)
-    right.imshow(values, cmap=table, vmin=-0.5, vmax=len(classes) + 0.5, extent=whole, interpolation="nearest")
-    for axes in (left, right):
-        axes.set(xticks=[], yticks=[], xlim=extent[:2], ylim=extent[2:])
+# The picture: scene and map side by side, with a legend and a scale bar.
+
+
+def draw_map(path: pathlib.Path, classified: _ClassifiedScene) -> None:
+    """Draws scene and map side by side, with a legend and a scale bar.
+
+    Args:
+        path: The picture, a PNG.
+        classified: The scene and the classes of its cells.
+    """
+    scene, names = classified.scene, classified.names
+    # No more cells than can be seen.
+    step = max(1, max(classified.classes.shape) // MAX_PICTURE_SIDE)
+    classes, stride = classified.classes[::step, ::step], classified.stride * step
+    figure, (scene_axes, map_axes) = _make_map_figure(scene.grid.width / scene.grid.height)
+    scene_extent = (0, scene.grid.width, scene.grid.height, 0)
+    map_extent = (0, classes.shape[1] * stride, classes.shape[0] * stride, 0)
+    scene_axes.imshow(_scene_overview(scene), extent=scene_extent)
+    colours = ListedColormap([*(np.array(class_colours(names)) / 255), (1, 1, 1)])
+    values = np.where(classes == NODATA, len(names), classes)
+    map_axes.imshow(values, cmap=colours, vmin=-0.5, vmax=len(names) + 0.5, extent=map_extent, interpolation="nearest")
+    for axes in (scene_axes, map_axes):
+        axes.set(xticks=[], yticks=[], xlim=scene_extent[:2], ylim=scene_extent[2:])
     handles = [
-        Patch(color=table(index), label=figures.escape_mathtext(classes[index]))
-        for index in np.unique(mapped[mapped != NODATA])
+        Patch(color=colours(index), label=figures.escape_mathtext(names[index]))
+        for index in np.unique(classes[classes != NODATA])
     ]
     figure.legend(handles=handles, loc="outside right upper", frameon=False)
-    _draw_scale(left, scene.grid)
+    _draw_scale_bar(scene_axes, scene.grid)
     figure.savefig(path, dpi=110)
 
 
 def _make_map_figure(aspect: float) -> tuple[Figure, np.ndarray]:
-    """A figure with two axes for pictures of an aspect (width over height): side by side, or wide ones stacked."""
+    """Returns a figure with two axes for pictures of an aspect, width over height; wide pictures are stacked."""
     stacked = aspect > 1.5
     width = min(9.0 if stacked else 5.4, 8 * aspect)  # inches
     height = max(0.4, width / aspect)
@@ -809,37 +826,42 @@ def _make_map_figure(aspect: float) -> tuple[Figure, np.ndarray]:
     return figure, figure.subplots(rows, columns)
 
 
-def round_scale_length(longest: float) -> float:
-    """The longest length of up to `longest` that is 1, 2 or 5 times a power of ten."""
-    power = 10 ** np.floor(np.log10(longest))
-    return max(step * power for step in (1, 2, 5) if step * power <= longest)
+def _scene_overview(scene: Scene) -> np.ndarray:
+    """Returns a scene's colours with at most `MAX_PICTURE_SIDE` pixels a side; grey where a colour is missing.
+
+    Returns:
+        (height, width, 3) uint8.
+    """
+    by_name = dict(zip(RGB_BANDS if len(scene.bands) == 3 else BANDS, scene.bands))
+    colours = [band for name in RGB_BANDS if (band := by_name[name])]
+    if len(colours) < 3:
+        colours = [next(band for band in scene.bands if band)] * 3
+    factor = max(1, max(scene.grid.height, scene.grid.width) / MAX_PICTURE_SIDE)
+    shape = (max(1, round(scene.grid.height / factor)), max(1, round(scene.grid.width / factor)))
+    pixels = rasters.read_bands(colours, scene.window, shape)
+    if scene.is_picture:
+        return pixels
+    dn = [band.digital_numbers(pixels[..., index]) for index, band in enumerate(colours)]
+    return sentinel2.render_colours(np.stack(dn, axis=-1))
 
 
-def _draw_scale(axes, grid: Grid) -> None:
-    """Draws a bar of a round length of up to a third of the scene's width, seen on dark and on bright ground."""
-    if grid.hectares is None:
+def _draw_scale_bar(axes: Axes, grid: Grid) -> None:
+    """Draws a bar of a round length, at most a third of the scene's width, that is seen on dark and bright ground."""
+    if grid.pixel_hectares is None:
         return
-    metres = (grid.hectares * 10_000) ** 0.5
+    metres = (grid.pixel_hectares * 10_000) ** 0.5
     length = round_scale_length(grid.width * metres / 3)
     start, bottom = 0.03 * grid.width, 0.97 * grid.height
-    edge = [withStroke(linewidth=6, foreground="black")]
-    axes.plot([start, start + length / metres], [bottom] * 2, color="white", lw=3, path_effects=edge)
+    bar_edge = [withStroke(linewidth=6, foreground="black")]
+    axes.plot([start, start + length / metres], [bottom] * 2, color="white", lw=3, path_effects=bar_edge)
     label = f"{length / 1000:g} km" if length >= 1000 else f"{length:g} m"
-    edge = [withStroke(linewidth=2.5, foreground="black")]
-    offset = {"xytext": (0, 5), "textcoords": "offset points"}
-    axes.annotate(label, (start, bottom), **offset, color="white", path_effects=edge)
+    label_edge = [withStroke(linewidth=2.5, foreground="black")]
+    axes.annotate(
+        label, (start, bottom), xytext=(0, 5), textcoords="offset points", color="white", path_effects=label_edge
+    )
 
 
-def _scene_overview(scene: Scene) -> np.ndarray:
-    """The scene's colours, (height, width, 3) uint8, of at most `SIDE` pixels a side; grey where one is missing."""
-    by_band = dict(zip(RGB_BANDS if len(scene.layers) == 3 else BANDS, scene.layers))
-    shown = [layer for name in RGB_BANDS if (layer := by_band[name])]
-    shown = shown if len(shown) == 3 else [next(layer for layer in scene.layers if layer)] * 3
-    factor = max(1, max(scene.grid.height, scene.grid.width) / PICTURE_SIDE)
-    shape = (max(1, round(scene.grid.height / factor)), max(1, round(scene.grid.width / factor)))
-    window = Window(scene.left, scene.top, scene.grid.width, scene.grid.height)
-    pixels = rasters.read_bands(shown, window, shape)
-    if scene.picture:
-        return pixels
-    dn = [layer.digital_numbers(pixels[..., place]) for place, layer in enumerate(shown)]
-    return sentinel2.render_colours(np.stack(dn, axis=-1))
+def round_scale_length(longest: float) -> float:
+    """Returns the longest length of up to `longest` that is 1, 2 or 5 times a power of ten."""
+    power = 10 ** np.floor(np.log10(longest))
+    return max(step * power for step in (1, 2, 5) if step * power <= longest)

@@ -1,40 +1,311 @@
-"""Labels for new patches: images of the size of one land-cover class, in files of their own."""
+"""Labels of patches: images that show one class of land cover, in files or arrays.
+
+`predict` returns probabilities, `label_patches` prints labels as `predict.py` does. Both read patches as the functions
+below them say, which `landcover` uses for arrays too.
+"""
 
 import csv
 import json
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from resnetd_tf import figures, sentinel2
+from resnetd_tf import figures, metadata, sentinel2
 from resnetd_tf.data import digital_numbers, images
 from resnetd_tf.data.images import Patch, PatchChecks
-from resnetd_tf.data.rasters import AS_STORED, RasterOptions
+from resnetd_tf.data.rasters import AS_STORED, Reading
 from resnetd_tf.errors import InputError
+from resnetd_tf.imagery import gradcam
+from resnetd_tf.imagery.products import classify_source, find_sources
 from resnetd_tf.saved import SavedClassifier
-from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
+from resnetd_tf.sentinel2 import BANDS, BRIGHTEST_DN, RENDERED_LEVELS, RGB_BANDS
 
 UNCHECKED_ADVICE = "checked=False takes an array as it is, raster_options= says what numbers of files mean"
 FORMATS = ("table", "json", "csv")
 FILES_AT_ONCE = 512  # files that are read before they are classified
 MAX_DRAWN = 60  # patches in a picture
-MAX_LISTED_ERRORS = 5  # images whose faults are told
-PICTURE_COLUMNS = 6  # of it
+MAX_LISTED_ERRORS = 5  # errors of files in the message at the end
+PICTURE_COLUMNS = 6  # patches in a row of a picture
+
+
+def predict(
+    classifier: SavedClassifier,
+    images: Sequence[np.ndarray | str | pathlib.Path],
+    raster_options: Reading = AS_STORED,
+    checked: bool = True,
+) -> np.ndarray:
+    """Returns the probabilities of the classes of patches.
+
+    Args:
+        classifier: The classifier.
+        images: Files, or arrays as `select_bands` takes them, of any sizes.
+        raster_options: Names of the bands, scale and offset, for files that do not say them.
+        checked: Whether images are refused if their numbers can hardly be digital numbers.
+
+    Returns:
+        (n, classes) float32, from 0 to 1.
+
+    Raises:
+        InputError: An image cannot be read, or has other bands.
+    """
+    if isinstance(images, str | pathlib.Path):
+        images = [images]
+    pixel_arrays: list[np.ndarray] = []
+    checks = PatchChecks()
+    for index, image in enumerate(images):
+        patch: Patch | None
+        if isinstance(image, str | pathlib.Path):
+            patch, name = read_patch_for(image, classifier, raster_options), pathlib.Path(image)
+            pixels = patch.pixels
+        else:
+            name = pathlib.Path(f"image {index}")
+            pixels = select_bands(str(name), np.asarray(image), classifier)
+            patch = patch_from_array(np.asarray(image)) if pixels.dtype == "uint16" else None
+            if pixels.dtype == "uint16" and classifier.bands == 3:
+                pixels = sentinel2.compress_as_eurosat(sentinel2.render_colours(pixels))
+        pixel_arrays.append(pixels)
+        if patch and checked:
+            checks.add(name, patch)
+    for reason in checks.refusals():
+        raise InputError(f"{reason}; {UNCHECKED_ADVICE}")
+    return classifier.predict(pixel_arrays)
+
+
+# Files are labelled as `predict.py` does it.
+
+
+@dataclass(frozen=True)
+class _LabelledPatch:
+    """A patch and its most probable classes.
+
+    Attributes:
+        path: The file.
+        pixels: (height, width, bands), as the classifier takes them.
+        probabilities: Probabilities of the most probable classes, from 0 to 1, by class name; the highest first.
+    """
+
+    path: pathlib.Path
+    pixels: np.ndarray
+    probabilities: dict[str, float]
+
+
+def label_patches(
+    classifier: SavedClassifier,
+    paths: Sequence[str | pathlib.Path],
+    *,
+    top: int = 3,
+    format: str = "table",
+    picture: str | None = None,
+    explain: str | None = None,
+    trust: bool = False,
+    raster_options: Reading = AS_STORED,
+    missing: str = "refuse",
+    overwrite: bool = False,
+) -> None:
+    """Prints the most probable classes of image files.
+
+    A file without a label does not stop the others. The error at the end names each of them, and each scene.
+
+    Args:
+        classifier: The classifier.
+        paths: Image files, or folders of them.
+        top: Number of classes to print for each image.
+        format: One of `FORMATS`: a line for each image, a list of objects, or comma-separated values.
+        picture: Where to draw the first images with their labels, green or red where their folder is named as a class.
+        explain: Where to draw the first images beside their Grad-CAM.
+        trust: Whether a model for `explain` may hold what no classifier of this package does.
+        raster_options: Names of the bands, scale and offset, for files that do not say them.
+        missing: "refuse" refuses an image that lacks a band, "mean" fills the band with the training's mean.
+        overwrite: Whether pictures of the same name are replaced.
+
+    Raises:
+        InputError: An image has no label, a path leads to a scene, or a picture cannot be written.
+    """
+    for path in filter(None, (picture, explain)):
+        figures.check_picture_path(path, overwrite)
+    if picture and explain and pathlib.Path(picture).absolute() == pathlib.Path(explain).absolute():
+        raise InputError(f"--picture and --explain are both {picture}; give another name to one")
+    fill = missing_band_values(classifier, missing)
+    largest_patch = metadata.largest_patch(classifier.metadata)
+    files: list[pathlib.Path] = []
+    scene_names: list[str] = []
+    for source in find_sources(paths):
+        if classify_source(source, largest_patch) == "scene":
+            scene_names.append(source.name)
+        else:  # also what is no image: reading it says what is wrong
+            files += source.files
+    failures: list[str] = []
+    if files:
+        cam = gradcam.open_gradcam(classifier, trust) if explain else None
+        raster_options = Reading(raster_options.bands, raster_options.scale, raster_options.offset, fill)
+        labelled, failures = _label_files(classifier, files, top, format, raster_options)
+        if picture and labelled:
+            draw_labels(pathlib.Path(picture), labelled, classifier.classes)
+        if cam and labelled:
+            examples = [(patch.path.name, patch.pixels) for patch in labelled]
+            gradcam.draw_gradcam(str(explain), cam, classifier.classes, examples)
+    if scene_names:
+        failures.append(_scene_refusal(scene_names, largest_patch))
+    if failures:
+        raise InputError("; ".join(failures))
+
+
+def _scene_refusal(names: list[str], largest_patch: int) -> str:
+    """Says in one line which program maps scenes."""
+    others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{names[0]}{others}: larger than a patch ({largest_patch} pixels a side); map.py maps scenes"
+
+
+def _label_files(
+    classifier: SavedClassifier, files: Sequence[pathlib.Path], top: int, format: str, raster_options: Reading
+) -> tuple[list[_LabelledPatch], list[str]]:
+    """Prints the most probable classes of files, in the order of the files.
+
+    Returns:
+        The first `MAX_DRAWN` of them for pictures, and the error of those without a label, or no error.
+    """
+    labelled: list[_LabelledPatch] = []
+    errors: list[str] = []
+    rows: list[dict] = []
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    if format == "csv":
+        places = range(1, min(top, len(classifier.classes)) + 1)
+        writer.writerow(["path", *(f"{name}_{place}" for place in places for name in ("class", "probability"))])
+    for patch in _classify_files(classifier, files, min(top, len(classifier.classes)), format, raster_options, errors):
+        labels = patch.probabilities
+        if format == "table":
+            text = ", ".join(f"{name} {100 * value:.2f} %" for name, value in labels.items())
+            print(f"{patch.path}: {text}", flush=True)
+        elif format == "csv":
+            writer.writerow([patch.path, *(text for name, value in labels.items() for text in (name, f"{value:.6f}"))])
+        rows.append({"path": str(patch.path), "probabilities": labels})
+        if len(labelled) < MAX_DRAWN:
+            labelled.append(patch)
+    if format == "json":
+        print(json.dumps(rows, indent=1))
+    if not errors:
+        return labelled, []
+    listed = errors[:MAX_LISTED_ERRORS]
+    if len(errors) > MAX_LISTED_ERRORS:
+        listed.append(f"and {len(errors) - MAX_LISTED_ERRORS} more")
+    return labelled, [f"{len(files) - len(rows)} of {len(files)} images have no label: {'; '.join(listed)}"]
+
+
+def _classify_files(
+    classifier: SavedClassifier,
+    files: Sequence[pathlib.Path],
+    top: int,
+    format: str,
+    raster_options: Reading,
+    errors: list[str],
+) -> Iterator[_LabelledPatch]:
+    """Yields files with their most probable classes; errors of the others are added to `errors`."""
+    descriptions: set[str] = set()
+    for start in range(0, len(files), FILES_AT_ONCE):
+        patches, batch_errors = _read_patches(files[start : start + FILES_AT_ONCE], classifier, raster_options)
+        errors += batch_errors
+        for text in sorted({patch.description for patch in patches.values()} - descriptions - {""}):
+            print(f"Patches: {text}", file=None if format == "table" else sys.stderr, flush=True)
+            descriptions.add(text)
+        pixels = [patch.pixels for patch in patches.values()]
+        try:
+            answers = classifier.predict(pixels)
+        except InputError as error:  # such as a server that is gone: labels of earlier files stay
+            errors.append(str(error))
+            return
+        for path, image, probabilities in zip(patches, pixels, answers):
+            best = np.argsort(-probabilities, kind="stable")[:top].tolist()
+            labels = {classifier.classes[index]: float(probabilities[index]) for index in best}
+            yield _LabelledPatch(path, image, labels)
+
+
+def _read_patches(
+    files: Sequence[pathlib.Path], classifier: SavedClassifier, raster_options: Reading
+) -> tuple[dict[pathlib.Path, Patch], list[str]]:
+    """Reads image files that belong together.
+
+    Returns:
+        The patches by path, and an error for each file that is left out.
+    """
+    patches: dict[pathlib.Path, Patch] = {}
+    errors: list[str] = []
+    for path in files:
+        try:
+            patches[path] = read_patch_for(path, classifier, raster_options)
+        except InputError as error:
+            errors.append(str(error))
+    checks = PatchChecks()
+    for path, patch in patches.items():
+        checks.add(path, patch)
+    for reason, refused in checks.refusals().items():
+        errors.append(reason)
+        for path in refused:
+            del patches[path]
+    if note := checks.note():
+        print(f"Patches: {note}", file=sys.stderr)
+    return patches, errors
+
+
+def draw_labels(path: pathlib.Path, labelled: Sequence[_LabelledPatch], classes: Sequence[str]) -> None:
+    """Draws patches in a grid, each below its most probable class.
+
+    Args:
+        path: The picture.
+        labelled: The patches.
+        classes: Class names. The title is green where a patch lies in a folder of its class, and red in another one's.
+
+    Raises:
+        InputError: The picture cannot be written.
+    """
+    figure, axes_grid = figures.picture_grid(len(labelled), PICTURE_COLUMNS, 2.2, 2.4, title=0.3)
+    for axes, patch in zip(axes_grid, labelled):
+        pixels, (name, probability) = patch.pixels, next(iter(patch.probabilities.items()))
+        axes.imshow(pixels if pixels.shape[-1] == 3 else sentinel2.render_true_colour(pixels))
+        folder = patch.path.absolute().parent.name
+        colour = "black" if folder not in classes else "green" if folder == name else "firebrick"
+        axes.set_title(f"{figures.escape_mathtext(name)} {100 * probability:.0f} %", fontsize=8, color=colour)
+    figures.save_figure(figure, path, margins=None)
+
+
+# Files and arrays become the pixels that a classifier takes.
+
+
+def read_patch_for(path: str | pathlib.Path, classifier: SavedClassifier, raster_options: Reading = AS_STORED) -> Patch:
+    """Reads an image file as a classifier takes it; bands become EuroSAT's pictures for a classifier of RGB.
+
+    Args:
+        path: The file.
+        classifier: The classifier.
+        raster_options: Names of the bands, scale and offset, for files that do not say them.
+
+    Raises:
+        InputError: The file cannot be read, or has other bands.
+    """
+    if classifier.bands not in (3, len(BANDS)):
+        patch = images.read_patch(path, reading=raster_options)
+        classifier.check_bands(str(path), patch.pixels.shape[-1])
+        return patch
+    band_names = RGB_BANDS if classifier.bands == 3 else BANDS
+    images.read_header(path, wanted=band_names, reading=raster_options)
+    patch = images.read_patch(path, band_names, raster_options)
+    classifier.check_bands(str(path), patch.pixels.shape[-1])
+    return patch
 
 
 def select_bands(name: str, pixels: np.ndarray, classifier: SavedClassifier) -> np.ndarray:
-    """The bands of an array that a classifier takes, before they are rendered.
+    """Returns the bands of an array that a classifier takes, before they are rendered.
 
     Args:
-        name: What it is called.
+        name: The array's name in errors.
         pixels: (height, width, bands), grey levels of red, green and blue as uint8, or digital numbers, 10,000 times
             the reflectance, as uint16: of red, green and blue, or of EuroSAT's 13 bands.
-        classifier: Of RGB, for which three of 13 bands are picked, or of 13 bands.
+        classifier: A classifier of RGB, for which three of 13 bands are selected, or of 13 bands.
 
     Raises:
-        InputError: It is something else.
+        InputError: The array has another shape or type.
     """
     pixels = np.asarray(pixels, pixels.dtype.newbyteorder("="))
     if pixels.ndim != 3 or not pixels.size:
@@ -50,178 +321,43 @@ def select_bands(name: str, pixels: np.ndarray, classifier: SavedClassifier) -> 
     return pixels
 
 
-def read_patch_for(
-    path: str | pathlib.Path, classifier: SavedClassifier, raster_options: RasterOptions = AS_STORED
-) -> Patch:
-    """An image file as a classifier takes it; one of bands for a classifier of RGB as EuroSAT's pictures show them.
-
-    Raises:
-        InputError: It cannot be read, or has other bands.
-    """
-    if classifier.bands not in (3, len(BANDS)):
-        patch = images.read_patch(path, raster_options=raster_options)
-        classifier.check_bands(str(path), patch.pixels.shape[-1])
-        return patch
-    wanted = RGB_BANDS if classifier.bands == 3 else BANDS
-    images.read_header(path, required_bands=wanted, raster_options=raster_options)
-    patch = images.read_patch(path, wanted, raster_options)
-    classifier.check_bands(str(path), patch.pixels.shape[-1])
-    return patch
-
-
 def patch_from_array(pixels: np.ndarray) -> Patch:
-    """An array (height, width, 3 or 13) uint16 of digital numbers as a patch, whose numbers are looked at."""
+    """Returns an array as a patch with a sample of its numbers, so that `images.PatchChecks` can check them.
+
+    Args:
+        pixels: (height, width, 3 or 13) uint16, digital numbers.
+    """
     names = RGB_BANDS if pixels.shape[-1] == 3 else BANDS
     pixels = np.asarray(pixels, pixels.dtype.newbyteorder("="))
     stored = pixels[(pixels != 0).any(axis=-1) & ~digital_numbers.impossible_mask(pixels)].astype("float64")
     if not stored.size:
         return Patch(pixels)
     sample = digital_numbers.Sample(names, stored, np.zeros(len(names)), np.ones(len(names)), pixels.dtype)
-    order = digital_numbers.find_order_fault(stored) if len(names) == len(BANDS) else None
-    fault = digital_numbers.Fault(order) if order else digital_numbers.find_fault(sample)
+    order_fault = digital_numbers.find_order_fault(stored) if len(names) == len(BANDS) else None
+    fault = digital_numbers.Fault(order_fault) if order_fault else digital_numbers.find_fault(sample)
     return Patch(pixels, f"arrays of {len(names)} bands", fault, sample)
 
 
-def predict(
-    classifier: SavedClassifier,
-    images: Sequence[np.ndarray | str | pathlib.Path],
-    raster_options: RasterOptions = AS_STORED,
-    checked: bool = True,
-) -> np.ndarray:
-    """Probabilities of the classes of patches, (n, classes) float32.
+def missing_band_values(classifier: SavedClassifier, missing: str) -> tuple[float, ...] | None:
+    """Returns the digital numbers that fill missing bands: the means of the training, one for each band.
 
     Args:
-        classifier: What to label them with.
-        images: Files, or arrays as `check_array` takes them, of any sizes.
-        raster_options: Names of bands, scale and offset of files that do not say them.
-        checked: Whether images are refused if their numbers can hardly be digital numbers.
+        classifier: The classifier.
+        missing: "refuse" or "mean".
+
+    Returns:
+        Digital numbers in the order of the bands; `None` where images that lack a band are refused.
 
     Raises:
-        InputError: One of them cannot be read, or has other bands.
+        InputError: `missing` is something else, or the classifier's metadata lack the means of its training.
     """
-    if isinstance(images, str | pathlib.Path):
-        images = [images]
-    pixel_arrays: list[np.ndarray] = []
-    doubts = PatchChecks()
-    for index, image in enumerate(images):
-        patch: Patch | None
-        if isinstance(image, str | pathlib.Path):
-            patch, name = read_patch_for(image, classifier, raster_options), pathlib.Path(image)
-            pixels = patch.pixels
-        else:
-            name = pathlib.Path(f"image {index}")
-            pixels = select_bands(str(name), np.asarray(image), classifier)
-            patch = patch_from_array(np.asarray(image)) if pixels.dtype == "uint16" else None
-            if pixels.dtype == "uint16" and classifier.bands == 3:
-                pixels = sentinel2.compress_as_eurosat(sentinel2.render_colours(pixels))
-        pixel_arrays.append(pixels)
-        if patch and checked:
-            doubts.add(name, patch)
-    for reason in doubts.refusals():
-        raise InputError(f"{reason}; {UNCHECKED_ADVICE}")
-    return classifier.predict(pixel_arrays)
-
-
-def label_patches(
-    classifier: SavedClassifier,
-    paths: Sequence[pathlib.Path],
-    top: int = 3,
-    format: str = "table",
-    picture: str | pathlib.Path | None = None,
-    explain: Callable[[list[tuple[str, np.ndarray]]], None] | None = None,
-    raster_options: RasterOptions = AS_STORED,
-) -> list[str]:
-    """Prints the most probable classes of image files; what is wrong with those that could not be read.
-
-    Args:
-        classifier: What to label them with.
-        paths: The files.
-        top: Number of classes to print for each.
-        format: One of `FORMATS`: a line each, a list of objects, or comma-separated values.
-        picture: Where to draw the first of them with their classes; green or red where their folder is named as a
-            class.
-        explain: What gets the names and pixels of the first of them.
-        raster_options: What the user says of files that do not say it themselves.
-
-    Raises:
-        InputError: The picture cannot be written.
-    """
-    bad: list[str] = []
-    listed: list[dict] = []
-    drawn: list[tuple] = []
-    described: set[str] = set()
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    top = min(top, len(classifier.classes))
-    if format == "csv":
-        writer.writerow(
-            ["path", *(f"{what}_{place}" for place in range(1, top + 1) for what in ("class", "probability"))]
-        )
-    for start in range(0, len(paths), FILES_AT_ONCE):
-        patches, errors = read_patches(paths[start : start + FILES_AT_ONCE], classifier, raster_options)
-        bad += errors
-        for text in sorted({patch.description for patch in patches.values()} - described - {""}):
-            print(f"Patches: {text}", file=None if format == "table" else sys.stderr, flush=True)
-            described.add(text)
-        good, pixels = list(patches), [patch.pixels for patch in patches.values()]
-        try:
-            answers = classifier.predict(pixels)
-        except InputError as error:  # such as a server that is gone: labels of the files before stay
-            bad.append(str(error))
-            break
-        for path, image, probabilities in zip(good, pixels, answers):
-            best = np.argsort(-probabilities, kind="stable")[:top].tolist()
-            found = {classifier.classes[index]: float(probabilities[index]) for index in best}
-            if format == "table":
-                print(f"{path}:", ", ".join(f"{name} {100 * value:.2f} %" for name, value in found.items()), flush=True)
-            elif format == "csv":
-                writer.writerow([path, *(text for name, value in found.items() for text in (name, f"{value:.6f}"))])
-            listed.append({"path": str(path), "probabilities": found})
-            if len(drawn) < MAX_DRAWN:
-                drawn.append((image, path, next(iter(found.items()))))
-    if format == "json":
-        print(json.dumps(listed, indent=1))
-    if picture and drawn:
-        draw_labels(pathlib.Path(picture), drawn, classifier.classes)
-    if explain and drawn:
-        explain([(path.name, image) for image, path, _ in drawn])
-    without = len(paths) - len(listed)
-    shown = bad[:MAX_LISTED_ERRORS] + [f"and {len(bad) - MAX_LISTED_ERRORS} more"] * (len(bad) > MAX_LISTED_ERRORS)
-    return [f"{without} of {len(paths)} images have no label: {'; '.join(shown)}"] if bad else []
-
-
-def read_patches(
-    paths: Sequence[pathlib.Path], classifier: SavedClassifier, raster_options: RasterOptions
-) -> tuple[dict[pathlib.Path, Patch], list[str]]:
-    """Image files that belong together by path, and what is wrong with those that are left out."""
-    patches: dict[pathlib.Path, Patch] = {}
-    errors: list[str] = []
-    for path in paths:
-        try:
-            patches[path] = read_patch_for(path, classifier, raster_options)
-        except InputError as error:
-            errors.append(str(error))
-    doubts = PatchChecks()
-    for path, patch in patches.items():
-        doubts.add(path, patch)
-    for reason, refused in doubts.refusals().items():
-        errors.append(reason)
-        for path in refused:
-            del patches[path]
-    if note := doubts.note():
-        print(f"Patches: {note}", file=sys.stderr)
-    return patches, errors
-
-
-def draw_labels(path: pathlib.Path, labelled: list[tuple], classes: tuple[str, ...]) -> None:
-    """Draws patches (pixels, path, (class, probability)) in a grid.
-
-    Raises:
-        InputError: The picture cannot be written.
-    """
-    figure, places = figures.picture_grid(len(labelled), PICTURE_COLUMNS, 2.2, 2.4, title=0.3)
-    for axes, (pixels, file, (name, probability)) in zip(places, labelled):
-        axes.imshow(pixels if pixels.shape[-1] == 3 else sentinel2.render_true_colour(pixels))
-        true = file.absolute().parent.name
-        colour = "black" if true not in classes else "green" if true == name else "firebrick"
-        axes.set_title(f"{figures.escape_mathtext(name)} {100 * probability:.0f} %", fontsize=8, color=colour)
-    figures.save_figure(figure, path, margins=None)
+    if missing not in ("refuse", "mean"):
+        raise InputError(f"--missing={missing}: must be refuse or mean")
+    if missing == "refuse":
+        return None
+    means = classifier.metadata.get("normalization", {}).get("mean")
+    if means is None:
+        raise InputError(f"{classifier.path} does not say the means of its training, for --missing=mean")
+    if len(means) == len(BANDS):
+        return tuple(means)
+    return tuple((mean - 1) * BRIGHTEST_DN / RENDERED_LEVELS for mean in means)  # from grey levels

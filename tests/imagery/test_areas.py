@@ -7,8 +7,8 @@ import pytest
 import rasterio
 import rasterio.warp
 from rasterio.windows import Window
+from scenes import colour_classifier, draw_fields, predict_by_colour
 from test_grid import SIDE, geodesic_hectares, mapped_hectares, placed, write
-from test_scenes import by_colour, classifier, drawn
 
 from resnetd_tf.errors import InputError
 from resnetd_tf.imagery import sliding_window
@@ -65,13 +65,13 @@ def test_a_box_has_its_hectares(scene_path):
 @pytest.mark.parametrize(("height", "width", "stride"), [(65, 65, 32), (500, 500, 32), (64, 100, 16), (30, 20, 64)])
 def test_scenes_have_their_hectares(tmp_path, height, width, stride):
     transform = placed(UTM, 15, 45, (10, 10))
-    scene = open_scene([write(tmp_path / "scene.tif", UTM, transform, drawn(height, width))])
+    scene = open_scene([write(tmp_path / "scene.tif", UTM, transform, draw_fields(height, width))])
     assert mapped_hectares(scene, stride) == pytest.approx(height * width / 100)
 
 
 def test_hectares_are_those_of_data_within_the_outline(tmp_path):
     """Half of a field is under no data: that half does not count, whichever part of a cell the field is."""
-    pixels = drawn(SIDE, SIDE)
+    pixels = draw_fields(SIDE, SIDE)
     pixels[:, 160:] = 0
     scene = open_scene([write(tmp_path / "scene.tif", UTM, placed(UTM, 15, 45, (10, 10)), pixels)])
     field = in_degrees(scene, turned_square(5, (160, 150), 0))
@@ -118,11 +118,11 @@ def test_cells_of_an_area_are_those_of_the_whole_map(scene_path, corner, size, s
     scene = open_scene([scene_path])
     (west, south), (east, north) = in_degrees(scene, [(corner[0], corner[1] + size), (corner[0] + size, corner[1])])
     part = crop_to_area(scene, f"{west:.9f},{south:.9f},{east:.9f},{north:.9f}")
-    assert (part.left, part.top, part.grid.width, part.grid.height) == (*corner, size, size)
-    of_scene, of_area = (map_scene(classifier(), each, stride=stride) for each in (scene, part))
+    assert (part.column_offset, part.row_offset, part.grid.width, part.grid.height) == (*corner, size, size)
+    whole_map, area_map = (map_scene(colour_classifier(), each, stride=stride) for each in (scene, part))
     row, column, count = corner[1] // stride, corner[0] // stride, -(-size // stride)
-    expected = of_scene.probabilities[row : row + count, column : column + count]
-    np.testing.assert_allclose(of_area.probabilities, expected, atol=1e-6)
+    expected = whole_map.probabilities[row : row + count, column : column + count]
+    np.testing.assert_allclose(area_map.probabilities, expected, atol=1e-6)
 
 
 def test_windows_over_a_cell_of_an_area_are_those_over_it_in_the_scene(scene_path):
@@ -138,7 +138,7 @@ def test_rows_of_an_area_go_on_where_they_were(scene_path):
     scene = open_scene([scene_path])
     (west, south), (east, north) = in_degrees(scene, [(90, 250), (170, 80)])
     part = crop_to_area(scene, f"{west},{south},{east},{north}")
-    rows, later = (list(sliding_window.classify_rows(by_colour, 4, part, 64, 16, first)) for first in (0, 4))
+    rows, later = (list(sliding_window.classify_rows(predict_by_colour, 4, part, 64, 16, first)) for first in (0, 4))
     assert len(rows) == sliding_window.map_shape(part, 16)[0] and len(later) == len(rows) - 4
     for (values, pixels), (values_later, pixels_later) in zip(rows[4:], later):
         np.testing.assert_allclose(values, values_later, atol=1e-6)
@@ -151,7 +151,8 @@ def test_an_area_of_a_turned_scene(tmp_path, angle):
     field = in_degrees(scene, turned_square(10, (120, 180), 20))
     part = crop_to_area(scene, geojson(tmp_path / "field.geojson", [field]))
     assert mapped_hectares(part) == pytest.approx(10, rel=1e-3)
-    assert part.left < 120 < part.left + part.grid.width < 150 and part.top < 180 < part.top + part.grid.height < 210
+    assert part.column_offset < 120 < part.column_offset + part.grid.width < 150
+    assert part.row_offset < 180 < part.row_offset + part.grid.height < 210
     box = crop_to_area(scene, "14.99,44.99,15.01,45.01")
     assert mapped_hectares(box) == pytest.approx(
         geodesic_hectares("EPSG:4326", rasterio.Affine(0.02, 0, 14.99, 0, 0.02, 44.99), 1, 1), rel=2e-3

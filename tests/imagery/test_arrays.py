@@ -7,7 +7,7 @@ import pytest
 import rasterio
 import rasterio.warp
 from PIL import Image
-from test_scenes import by_colour, classifier, drawn, write
+from scenes import colour_classifier, draw_fields, predict_by_colour, write_scene
 
 from resnetd_tf import imagery, sentinel2
 from resnetd_tf.errors import InputError
@@ -15,76 +15,80 @@ from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
 
 
 def test_a_map_of_an_array_is_that_of_its_file(tmp_path):
-    pixels = drawn(300, 250)
+    pixels = draw_fields(300, 250)
     pixels[:, 200:] = 0
-    path = write(tmp_path / "scene.tif", pixels)
-    of_file = imagery.map_scene(classifier(), imagery.open_scene_for(classifier(), [path]), min_probability=0.6)
-    of_array = imagery.map_scene(classifier(), pixels, min_probability=0.6)
-    np.testing.assert_array_equal(of_array.classes, of_file.classes)
-    np.testing.assert_array_equal(of_array.probabilities, of_file.probabilities)
-    assert of_array.classes.shape == (10, 8) and (of_array.classes[:, 7] == 255).all() and of_array.classes.min() < 4
-    assert imagery.map_scene(classifier(), pixels, stride=64).classes.shape == (5, 4)
+    path = write_scene(tmp_path / "scene.tif", pixels)
+    scene = imagery.open_scene_for(colour_classifier(), [path])
+    from_file = imagery.map_scene(colour_classifier(), scene, min_probability=0.6)
+    from_array = imagery.map_scene(colour_classifier(), pixels, min_probability=0.6)
+    np.testing.assert_array_equal(from_array.classes, from_file.classes)
+    np.testing.assert_array_equal(from_array.probabilities, from_file.probabilities)
+    assert from_array.classes.shape == (10, 8)
+    assert (from_array.classes[:, 7] == 255).all() and from_array.classes.min() < 4
+    assert imagery.map_scene(colour_classifier(), pixels, stride=64).classes.shape == (5, 4)
 
 
 def test_an_area_of_a_scene(tmp_path):
-    path = write(tmp_path / "scene.tif", drawn(640, 640))
+    path = write_scene(tmp_path / "scene.tif", draw_fields(640, 640))
     with rasterio.open(path) as file:
         points = [file.transform * corner for corner in ((0, 0), (640, 0), (0, 640), (0, 0))]
         xs, ys = rasterio.warp.transform(file.crs, "EPSG:4326", *zip(*points))
     area = tmp_path / "triangle.geojson"
     area.write_text(json.dumps({"type": "Polygon", "coordinates": [list(zip(xs, ys))]}))
-    scene = imagery.open_scene_for(classifier(), [path], area=str(area))
-    found = imagery.map_scene(classifier(), scene).classes
-    written = imagery.write_map(classifier(), scene, tmp_path / "map")
-    assert 150 < written["cells"] < 250 and (found != 255).sum() == written["cells"]
+    scene = imagery.open_scene_for(colour_classifier(), [path], area=str(area))
+    classes = imagery.map_scene(colour_classifier(), scene).classes
+    written = imagery.write_map(colour_classifier(), scene, tmp_path / "map")
+    assert 150 < written["cells"] < 250 and (classes != 255).sum() == written["cells"]
 
 
-def test_bands_are_rendered_as_those_of_files_are():
+def test_bands_are_rendered_as_those_from_files_are():
     dn = np.random.default_rng(0).integers(0, 3000, (2, 64, 64, 13), "uint16")
     colours = dn[..., [BANDS.index(name) for name in RGB_BANDS]]
-    expected = by_colour([sentinel2.compress_as_eurosat(sentinel2.render_colours(image)) for image in colours])
-    np.testing.assert_array_equal(imagery.predict(classifier(), dn), expected)
-    np.testing.assert_array_equal(imagery.predict(classifier(), list(colours)), expected)
-    np.testing.assert_array_equal(imagery.predict(classifier(), dn.astype(">u2")), expected)
-    found = imagery.map_scene(classifier(), dn[0], window=64, stride=64)
-    np.testing.assert_allclose(found.probabilities[0, 0], expected[0], atol=1e-6)
+    expected = predict_by_colour([sentinel2.compress_as_eurosat(sentinel2.render_colours(image)) for image in colours])
+    np.testing.assert_array_equal(imagery.predict(colour_classifier(), dn), expected)
+    np.testing.assert_array_equal(imagery.predict(colour_classifier(), list(colours)), expected)
+    np.testing.assert_array_equal(imagery.predict(colour_classifier(), dn.astype(">u2")), expected)
+    land_cover = imagery.map_scene(colour_classifier(), dn[0], window=64, stride=64)
+    np.testing.assert_allclose(land_cover.probabilities[0, 0], expected[0], atol=1e-6)
 
 
 def test_files_and_arrays_together(tmp_path):
-    pixels = drawn(64, 64)
+    pixels = draw_fields(64, 64)
     Image.fromarray(pixels).save(tmp_path / "patch.png")
-    found = imagery.predict(classifier(), [pixels, tmp_path / "patch.png", str(tmp_path / "patch.png")])
-    assert found.shape == (3, 4) and (found == found[0]).all()
+    probabilities = imagery.predict(colour_classifier(), [pixels, tmp_path / "patch.png", str(tmp_path / "patch.png")])
+    assert probabilities.shape == (3, 4) and (probabilities == probabilities[0]).all()
 
 
 @pytest.mark.parametrize(
-    ("number", "told"),
+    ("convert", "message"),
     [
         (lambda dn: dn // 20, "less than 14. DN in every colour.* checked=False"),
         (lambda dn: dn + 1000, "its darkest band is at 1,1.. DN or more"),
     ],
 )
-def test_numbers_that_are_not_what_they_are_taken_for(number, told):
-    """As a file's, unless they are said to be right."""
+def test_numbers_that_can_hardly_be_digital_numbers_are_refused(convert, message):
+    """As in files, unless the caller says that they are right."""
     dn = np.random.default_rng(0).integers(100, 3000, (64, 64, 3), "uint16")
-    with pytest.raises(InputError, match=told):
-        imagery.map_scene(classifier(), number(dn))
-    assert imagery.map_scene(classifier(), number(dn), checked=False).classes.shape == (2, 2)
-    assert (imagery.map_scene(classifier(), dn * 0).classes == 255).all()
+    with pytest.raises(InputError, match=message):
+        imagery.map_scene(colour_classifier(), convert(dn))
+    assert imagery.map_scene(colour_classifier(), convert(dn), checked=False).classes.shape == (2, 2)
+    assert (imagery.map_scene(colour_classifier(), dn * 0).classes == 255).all()
 
 
-def test_other_arrays_are_refused():
-    for bad, told in (
+def test_arrays_of_another_shape_or_type_are_refused():
+    for array, message in (
         (np.zeros((64, 64), "uint8"), r"has shape \(64, 64\); give \(height, width, bands\)"),
         (np.zeros((64, 64, 3)), "is float64 of 3 bands; give grey levels of RGB as uint8, or digital numbers"),
         (np.zeros((64, 64, 13), "uint8"), "is uint8 of 13 bands"),
         (np.zeros((64, 64, 4), "uint16"), "takes 3 bands, .* has 4"),
     ):
-        with pytest.raises(InputError, match=told):
-            imagery.map_scene(classifier(), bad)
-        with pytest.raises(InputError, match=told):
-            imagery.predict(classifier(), [bad])
-    with pytest.raises(InputError, match="must be a multiple of --stride=24"):
-        imagery.map_scene(classifier(), drawn(64, 64), stride=24)
-    with pytest.raises(InputError, match="must be a multiple of --stride=0"):
-        imagery.map_scene(classifier(), drawn(64, 64), stride=0)
+        with pytest.raises(InputError, match=message):
+            imagery.map_scene(colour_classifier(), array)
+        with pytest.raises(InputError, match=message):
+            imagery.predict(colour_classifier(), [array])
+
+
+@pytest.mark.parametrize("stride", [24, 0])
+def test_a_stride_that_does_not_divide_the_window_is_refused(stride):
+    with pytest.raises(InputError, match=f"must be a multiple of --stride={stride}"):
+        imagery.map_scene(colour_classifier(), draw_fields(64, 64), stride=stride)

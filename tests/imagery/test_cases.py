@@ -25,8 +25,9 @@ from rasterio.transform import from_origin
 
 import resnetd_tf
 from resnetd_tf.data import datasets
+from resnetd_tf.data.rasters import Reading
 from resnetd_tf.errors import InputError
-from resnetd_tf.imagery import landcover
+from resnetd_tf.imagery import landcover, patches
 from resnetd_tf.sentinel2 import BANDS, CLASSES, RGB_BANDS
 
 pytestmark = pytest.mark.long  # a minute of maps by the classifier in the package
@@ -96,19 +97,20 @@ def write_bands(folder: pathlib.Path, name: str, pixels: np.ndarray, **profile) 
     ]
 
 
-def predict(classifier, *paths: pathlib.Path, **flags) -> str:
-    """Runs what predict.py runs; what it prints."""
+def map_scenes(classifier, output: pathlib.Path | str, *paths: pathlib.Path, offset: float | None = None) -> str:
+    """Does what map.py does; returns what it prints."""
     printed = io.StringIO()
+    options = landcover.MapOptions.for_classifier(classifier, raster_options=Reading(offset=offset))
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-        landcover.label_or_map(classifier, [str(path) for path in paths], **flags)
+        landcover.map_scenes(classifier, paths, options, output=str(output))
     return printed.getvalue()
 
 
-def labels_of(classifier, folder: pathlib.Path, **flags) -> dict[str, str]:
+def labels_of(classifier, folder: pathlib.Path, offset: float | None = None) -> dict[str, str]:
     """The most probable class of each patch in a folder, by file name; nothing but CSV goes to stdout."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        landcover.label_or_map(classifier, [str(folder)], top=1, format="csv", **flags)
+        patches.label_patches(classifier, [folder], top=1, format="csv", raster_options=Reading(offset=offset))
     rows = csv.DictReader(printed.getvalue().splitlines())
     return {pathlib.Path(row["path"]).name: row["class_1"] for row in rows}
 
@@ -119,7 +121,9 @@ def cells_of(path: pathlib.Path) -> np.ndarray:
         return file.read(1)
 
 
-def mapped(classifier, folder: pathlib.Path, *paths: pathlib.Path, advised: float | None = None, **flags) -> np.ndarray:
+def mapped(
+    classifier, folder: pathlib.Path, *paths: pathlib.Path, advised: float | None = None, offset: float | None = None
+) -> np.ndarray:
     """Maps one scene; classes of its cells, uint8.
 
     Args:
@@ -127,17 +131,16 @@ def mapped(classifier, folder: pathlib.Path, *paths: pathlib.Path, advised: floa
         folder: Where the map goes.
         paths: The scene.
         advised: An offset that the program may ask for; it is given then.
-        flags: As for `labelling.run`.
+        offset: What is added to stored numbers.
     """
-    flags |= {"output": str(folder / "map")}
     try:
-        predict(classifier, *paths, **flags)
+        map_scenes(classifier, folder / "map", *paths, offset=offset)
     except InputError as error:
         if advised is None:
             raise
         assert f"--offset={advised}" in str(error)
         assert not list(folder.glob("map*"))
-        predict(classifier, *paths, offset=advised, **flags)
+        map_scenes(classifier, folder / "map", *paths, offset=advised)
     return cells_of(folder / "map_landcover.tif")
 
 
@@ -187,7 +190,7 @@ def test_patches_with_the_offset(classifier, tmp_path):
     plain = copy_patches(tmp_path / "plain")
     shifted = copy_patches(tmp_path / "shifted", ADDED)
     with pytest.raises(InputError, match="--offset=-1000"):
-        predict(classifier, shifted)
+        labels_of(classifier, shifted)
     assert labels_of(classifier, shifted, offset=-ADDED) == labels_of(classifier, plain)
 
 
@@ -258,7 +261,7 @@ def test_two_dates_in_a_folder(classifier, colours, tmp_path):
     (folder / "T33TUL_20210101T100029_B04.tif").unlink()
     write_bands(folder, "T33TUL_20210601T100029_B*.tif", colours)
     try:
-        text = predict(classifier, folder, output=f"{tmp_path}/maps/")
+        text = map_scenes(classifier, f"{tmp_path}/maps/", folder)
     except InputError as error:
         text = str(error)
     assert "20210101" in text
@@ -319,7 +322,7 @@ def test_folder_of_zips(classifier, tmp_path):
     folder.mkdir()
     zipped(BEFORE, folder / f"{BEFORE.name}.zip")
     zipped(SINCE, folder / f"{SINCE.stem}.zip")
-    predict(classifier, folder, output=f"{tmp_path}/maps/")
+    map_scenes(classifier, f"{tmp_path}/maps/", folder)
     maps = sorted(tmp_path.glob("maps/*_landcover.tif"))
     assert len(maps) == 2
     for path in maps:
@@ -354,7 +357,7 @@ def test_product_of_before_december_2016(classifier, tmp_path):
     file = name.replace("PRD_MSIL1C", "MTD_SAFL1C").replace(".SAFE", ".xml")
     (tmp_path / name / file).write_text(text.replace("psd-14", "psd-12"))
     try:
-        predict(classifier, tmp_path / name, output=f"{tmp_path}/maps/")
+        map_scenes(classifier, f"{tmp_path}/maps/", tmp_path / name)
     except InputError as error:
         assert name in str(error) and "2016" in str(error).replace(name, "")
         assert not list(tmp_path.glob("maps/*"))
@@ -416,7 +419,7 @@ def test_zeros_beside_a_declared_nodata(classifier, colours, tmp_path):
     pixels[:, :32] = -9999
     pixels[:, :, 192:] = 0
     path = write(tmp_path / "export.tif", pixels, ("B4", "B3", "B2"), nodata=-9999)
-    printed = predict(classifier, path, output=str(tmp_path / "map"))
+    printed = map_scenes(classifier, tmp_path / "map", path)
     cells = cells_of(tmp_path / "map_landcover.tif")
     assert (cells[0] == EMPTY).all() and (cells[:, 6:] == EMPTY).all()
     assert_right(cells[1:, :6], cell_classes()[1:, :6])

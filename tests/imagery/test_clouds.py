@@ -50,10 +50,10 @@ def check_hidden(path: pathlib.Path, hidden: np.ndarray) -> str:
     np.testing.assert_array_equal(scene.read(SCENE)[1], ~hidden)
     np.testing.assert_array_equal(scene.read(Window(50, 30, 40, 60))[1], ~hidden[30:90, 50:90])
     with_clouds = open_scene_for(RGB, [path], keep_clouds=True)
-    assert with_clouds.read(SCENE)[1].all() and with_clouds.words.endswith(
+    assert with_clouds.read(SCENE)[1].all() and with_clouds.description.endswith(
         "clouds are mapped like land, as --clouds=keep says"
     )
-    return scene.words
+    return scene.description
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -99,7 +99,7 @@ def test_polygons_in_other_coordinates_are_transformed(tmp_path):
 
 def test_a_mask_without_clouds_is_said_to_be_empty(tmp_path):
     scene = open_scene_for(RGB, [write_product(tmp_path / "product", clouds=cloud_gml([]))])
-    assert scene.read(SCENE)[1].all() and "clouds left out (0.0 % of the scene)" in scene.words
+    assert scene.read(SCENE)[1].all() and "clouds left out (0.0 % of the scene)" in scene.description
 
 
 def test_the_share_is_of_the_area(tmp_path):
@@ -107,8 +107,8 @@ def test_the_share_is_of_the_area(tmp_path):
     folder = write_product(tmp_path / "product", clouds=gml)
     corners = rasterio.warp.transform(CRS, "EPSG:4326", *zip(*rectangle(62, 10, 110, 100)))
     area = ",".join(str(bound) for side in (min, max) for bound in map(side, corners))
-    assert "(0.0 % of the scene)" in open_scene_for(RGB, [folder], area=area).words
-    assert "(50.0 % of the scene)" in open_scene_for(RGB, [folder]).words
+    assert "(0.0 % of the scene)" in open_scene_for(RGB, [folder], area=area).description
+    assert "(50.0 % of the scene)" in open_scene_for(RGB, [folder]).description
 
 
 def test_without_a_mask_it_is_said_that_clouds_are_mapped(tmp_path):
@@ -116,7 +116,7 @@ def test_without_a_mask_it_is_said_that_clouds_are_mapped(tmp_path):
     for name in ("B03", "B02"):
         (tmp_path / f"bands/x_{name}.tif").write_bytes((tmp_path / "bands/x_B04.tif").read_bytes())
     for path in (tmp_path / "bands", write_product(tmp_path / "product")):
-        assert open_scene_for(RGB, [path]).words.endswith("; no cloud mask: clouds are mapped like land")
+        assert open_scene_for(RGB, [path]).description.endswith("; no cloud mask: clouds are mapped like land")
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_each_product_of_a_zip_is_found(tmp_path):
 
 def test_the_order_of_13_bands_without_names_is_checked_of_scenes_too(tmp_path):
     path = next((ROOT / "samples/patches_13_bands").rglob("River*.tif"))
-    assert "without names, in EuroSAT's order" in open_scene(path).words
+    assert "without names, in EuroSAT's order" in open_scene(path).description
     with rasterio.open(path) as file, rasterio.open(tmp_path / "x.tif", "w", **file.profile) as reversed_file:
         reversed_file.write(file.read()[::-1])
     with pytest.raises(InputError, match=r"band 4 is the darkest, .*--bands=B8A,B12,B11,B10,B09"):
@@ -142,7 +142,7 @@ def test_files_of_several_bands_are_no_bands_by_their_names(tmp_path):
 def test_a_part_of_a_product_is_the_product(part):
     (path,) = SAFE.glob(part)
     (source,) = find_sources([path])
-    assert "offset -1000" in open_source(source).words
+    assert "offset -1000" in open_source(source).description
 
 
 def test_a_product_without_its_metadata_is_read_as_files_of_bands(tmp_path):
@@ -150,7 +150,7 @@ def test_a_product_without_its_metadata_is_read_as_files_of_bands(tmp_path):
     shutil.copytree(SAFE, folder)
     (folder / "MTD_MSIL1C.xml").unlink()
     (source,) = find_sources([folder])
-    assert "offset -1000 and scale 1 as of baseline 05.10 in its name" in open_source(source).words
+    assert "offset -1000 and scale 1 as of baseline 05.10 in its name" in open_source(source).description
 
 
 def test_what_beside_bands_lies_in_a_product_is_no_scene(tmp_path):

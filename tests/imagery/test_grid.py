@@ -10,12 +10,12 @@ import rasterio
 import rasterio.warp
 from rasterio.control import GroundControlPoint
 from rasterio.rpc import RPC
-from test_scenes import classifier, drawn, write_map
+from scenes import colour_classifier, draw_fields
 
 from resnetd_tf.errors import InputError
 from resnetd_tf.imagery import landcover, sliding_window
 from resnetd_tf.imagery.grid import Grid, common_grid, ground_steps, warp_to_grid
-from resnetd_tf.imagery.landcover import MapOptions
+from resnetd_tf.imagery.landcover import MapOptions, write_map
 from resnetd_tf.imagery.products import open_scene
 from resnetd_tf.imagery.scene import Scene
 
@@ -30,7 +30,7 @@ def placed(crs: str, longitude: float, latitude: float, step: tuple[float, float
 
 
 def write(path, crs=None, transform=None, pixels: np.ndarray | None = None, **options) -> str:
-    pixels = drawn(SIDE, SIDE) if pixels is None else pixels
+    pixels = draw_fields(SIDE, SIDE) if pixels is None else pixels
     place = {name: value for name, value in (("crs", crs), ("transform", transform)) if value is not None}
     shape = {"height": pixels.shape[0], "width": pixels.shape[1], "count": 3, "dtype": pixels.dtype}
     with rasterio.open(path, "w", driver="GTiff", **shape, **place, **options) as file:
@@ -103,7 +103,7 @@ def test_what_lies_outside_of_a_resampled_scene_is_told_from_black_ground(tmp_pa
         grid = common_grid([dataset])
         valid = warp_to_grid(dataset, grid).read_masks(1) > 0
     hectares = geodesic_hectares("EPSG:4326", transform)
-    assert valid.sum() * grid.hectares == pytest.approx(hectares, rel=0.005) and not valid[0, 0]
+    assert valid.sum() * grid.pixel_hectares == pytest.approx(hectares, rel=0.005) and not valid[0, 0]
 
 
 @pytest.mark.parametrize(("crs", "longitude", "latitude"), TRUE)
@@ -112,14 +112,14 @@ def test_scenes_of_true_projections_keep_their_pixels(tmp_path, crs, longitude, 
     transform = placed(crs, longitude, latitude, (10, 10), angle)
     path = write(tmp_path / "scene.tif", crs, transform)
     scene = open_scene([path])
-    assert scene.grid.transform.almost_equals(transform) and scene.layers[0].dataset.name == path
+    assert scene.grid.transform.almost_equals(transform) and scene.bands[0].dataset.name == path
     assert mapped_hectares(scene) == pytest.approx(geodesic_hectares(crs, transform), rel=0.006)
 
 
 def test_hectares_differ_within_a_scene_of_another_scale():
     """Over 600 km from the pole outwards, polar stereographic pixels of 10 m are 1.3 % larger than at their middle."""
     grid = Grid(rasterio.CRS.from_epsg(32661), rasterio.Affine(10, 0, 2e6, 0, -10, 2e6), 1000, 60_000)
-    hectares = grid.hectares_in_cells(500)
+    hectares = grid.pixel_hectares_in_cells(500)
     assert hectares.shape == (120, 2)
     for row in (0, 60, 119):
         cell = grid.transform * rasterio.Affine.translation(0, row * 500)
@@ -127,7 +127,9 @@ def test_hectares_differ_within_a_scene_of_another_scale():
 
 
 def test_utm_has_the_hectares_of_its_map():
-    assert Grid(rasterio.CRS.from_epsg(32633), rasterio.Affine(10, 0, 5e5, 0, -10, 5e6), 640, 640).hectares == 0.01
+    assert (
+        Grid(rasterio.CRS.from_epsg(32633), rasterio.Affine(10, 0, 5e5, 0, -10, 5e6), 640, 640).pixel_hectares == 0.01
+    )
 
 
 def test_steps_are_metres_east_and_north():
@@ -185,7 +187,7 @@ def test_control_points_place_a_scene(tmp_path, crs, step):
 
 def test_control_points_say_how_large_pixels_are(tmp_path):
     path = write(tmp_path / "scene.tif", "EPSG:32633", gcps=control_points(placed("EPSG:32633", 15, 45, (20, 20))))
-    assert (open_scene([path]).grid.width, open_scene([path]).grid.hectares) == (2 * SIDE, 0.01)
+    assert (open_scene([path]).grid.width, open_scene([path]).grid.pixel_hectares) == (2 * SIDE, 0.01)
 
 
 def test_control_points_off_a_grid_are_refused(tmp_path):
@@ -212,7 +214,7 @@ def test_a_place_by_rational_polynomials_is_refused(tmp_path):
 def test_a_transform_without_reference_system_is_kept(tmp_path, capsys):
     transform = rasterio.Affine(10, 0, 499_980, 0, -10, 5_000_040)
     path = write(tmp_path / "scene.tif", transform=transform)
-    write_map(classifier(), open_scene([path]), tmp_path / "map", MapOptions(stride=16))
+    write_map(colour_classifier(), open_scene([path]), tmp_path / "map", MapOptions(stride=16))
     with rasterio.open(tmp_path / "map_landcover.tif") as file:
         assert file.crs is None and file.transform == transform * rasterio.Affine.scale(16)
     assert "no hectares: the scene has no coordinate reference system" in capsys.readouterr().out

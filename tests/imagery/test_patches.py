@@ -1,4 +1,4 @@
-"""Labels for image files, through the program."""
+"""Labels of image files."""
 
 import csv
 import io
@@ -7,17 +7,29 @@ import pathlib
 
 import numpy as np
 import pytest
-import rasterio
 from conftest import eurosat_dir, needs_eurosat, needs_sentinel2, sentinel2_dir
 from PIL import Image
+from scenes import CLASSES, colour_classifier, draw_fields, predict_by_colour
 
 from resnetd_tf.data import datasets, synthetic
 from resnetd_tf.errors import InputError
-from resnetd_tf.imagery import landcover, patches
+from resnetd_tf.imagery import patches
+from resnetd_tf.imagery.patches import label_patches
 from resnetd_tf.saved import SavedClassifier, open_classifier
 
 
-def test_labels(run, program, tmp_path):
+def write_patches(folder: pathlib.Path, count: int = 6) -> tuple[list[pathlib.Path], np.ndarray]:
+    """Writes drawn images in folders named as classes; their paths in order, and their probabilities."""
+    images = [draw_fields(64, 64, seed) for seed in range(count)]
+    paths = [folder / CLASSES[index % 2] / f"{index}.png" for index in range(count)]
+    for path, image in zip(paths, images):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    order = sorted(range(count), key=paths.__getitem__)
+    return [paths[index] for index in order], predict_by_colour([images[index] for index in order])
+
+
+def test_the_program_prints_a_line_for_each_image(run, program, tmp_path):
     images, labels = synthetic.draw_scenes(10, seed=9)
     for index, image in enumerate(images):
         Image.fromarray(image).save(tmp_path / f"{index}.png")
@@ -31,38 +43,80 @@ def test_labels(run, program, tmp_path):
     assert (expected == labels).mean() > 0.3
 
 
-def test_folders_formats_and_bad_files(run, program, tmp_path):
-    """A bad file among good ones is named, the others are done; the picture has their labels."""
-    images, _ = synthetic.draw_scenes(8, seed=9)
-    expected = open_classifier(run).predict(images)
-    for index, image in enumerate(images):
-        path = tmp_path / f"patches/{synthetic.CLASSES[index % 2]}/{index}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(path)
-    paths = sorted((tmp_path / "patches").rglob("*.png"))
-    picture = tmp_path / "labels.png"
-    model = f"--model={run}"
-    result = program("predict.py", model, tmp_path / "patches", "--format=csv", "--top=2", f"--picture={picture}")
-    assert result.returncode == 0, result.stderr
-    rows = list(csv.DictReader(io.StringIO(result.stdout)))
+def test_good_files_beside_bad_ones_and_scenes_are_labelled(capsys, tmp_path):
+    """The others are named at the end; nothing but labels goes to stdout as JSON."""
+    paths, probabilities = write_patches(tmp_path)
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    Image.fromarray(draw_fields(192, 256)).save(tmp_path / "scene.png")
+    with pytest.raises(InputError) as refusal:
+        label_patches(colour_classifier(), [tmp_path], format="json", top=1)
+    bad, scene = str(refusal.value).split("; ", 1)
+    assert bad.startswith(f"1 of 7 images have no label: {tmp_path / 'bad.png'}: not a readable image")
+    assert f"{tmp_path / 'scene.png'}: larger than a patch (128 pixels a side); map.py maps scenes" in scene
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["path"] for row in rows] == list(map(str, paths))
+    assert [list(row["probabilities"]) for row in rows] == [[CLASSES[each.argmax()]] for each in probabilities]
+
+
+def test_flags_of_maps_name_their_program(bad_input):
+    for flag in ("--stride=8", "--probabilities"):
+        message = bad_input("predict.py", "scene.tif", flag)
+        name = flag.split("=")[0]
+        assert message == f"predict.py: {name} is a flag of map.py, which maps scenes; use map.py {name}\n"
+
+
+def test_the_program_wants_an_image(bad_input):
+    assert "no image given" in bad_input("predict.py")
+
+
+def test_folders_as_comma_separated_values(capsys, tmp_path):
+    paths, probabilities = write_patches(tmp_path)
+    label_patches(colour_classifier(), [tmp_path], top=2, format="csv")
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [row["path"] for row in rows] == list(map(str, paths)) and len(rows[0]) == 5
-    for row in rows:
-        probabilities = expected[int(pathlib.Path(row["path"]).stem)]
-        assert row["class_1"] == synthetic.CLASSES[probabilities.argmax()]
-        assert float(row["probability_1"]) == pytest.approx(probabilities.max(), abs=1e-5)
-    with Image.open(picture) as drawn:
-        assert drawn.width > 1000
-    paths[2].write_bytes(b"no image")
-    result = program("predict.py", model, *paths, "--format=json", "--top=1")
-    assert result.returncode == 2
-    model, problem = result.stderr.splitlines()
-    assert model.startswith("Model: ")
-    assert problem.startswith(f"predict.py: 1 of 8 images have no label: {paths[2]}: not a readable image")
-    assert [row["path"] for row in json.loads(result.stdout)] == [str(path) for path in paths if path != paths[2]]
+    for row, expected in zip(rows, probabilities):
+        assert row["class_1"] == CLASSES[expected.argmax()]
+        assert float(row["probability_1"]) == pytest.approx(expected.max(), abs=1e-5)
+        assert float(row["probability_2"]) == pytest.approx(np.sort(expected)[-2], abs=1e-5)
 
 
-def test_a_server_that_goes_away_in_the_middle(monkeypatch, capsys, tmp_path):
-    """Labels of the files that were asked for before are told, as JSON too, and how many there are not."""
+def test_a_picture_of_the_labels(tmp_path):
+    write_patches(tmp_path / "patches")
+    label_patches(colour_classifier(), [tmp_path / "patches"], picture=str(tmp_path / "labels.png"))
+    with Image.open(tmp_path / "labels.png") as picture:
+        assert picture.width > 1000
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"picture": "labels.xyz"}, r"cannot draw labels\.xyz: its name must end in one of \.avif"),
+        ({"picture": "x.png", "explain": "x.png"}, r"--picture and --explain are both x\.png"),
+        ({"picture": "0.png"}, "it exists; give another name, or --overwrite"),
+        ({"explain": "0.png"}, "it exists; give another name, or --overwrite"),
+        ({"explain": "missing/x.png"}, "cannot draw .*: No such file"),
+        ({"explain": f"{'x' * 250}.png"}, "cannot draw .*: File name too long"),
+    ],
+)
+def test_pictures_that_cannot_be_drawn_are_refused(monkeypatch, capsys, tmp_path, flags, message):
+    """Before anything is labelled."""
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(draw_fields(64, 64)).save("0.png")
+    with pytest.raises(InputError, match=message):
+        label_patches(colour_classifier(), ["0.png"], **flags)
+    assert capsys.readouterr().out == ""
+
+
+def test_scenes_alone_print_no_labels(capsys, tmp_path):
+    for name in ("a.png", "b.png"):
+        Image.fromarray(draw_fields(192, 256)).save(tmp_path / name)
+    with pytest.raises(InputError, match=r"a\.png and 1 more: larger than a patch \(128 pixels a side\); map\.py maps"):
+        label_patches(colour_classifier(), [tmp_path], format="json")
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("format", patches.FORMATS)
+def test_labels_before_a_server_goes_away_are_printed(monkeypatch, capsys, tmp_path, format):
     monkeypatch.setattr(patches, "FILES_AT_ONCE", 2)
     paths = [tmp_path / f"{index}.png" for index in range(5)]
     for path in paths:
@@ -75,52 +129,31 @@ def test_a_server_that_goes_away_in_the_middle(monkeypatch, capsys, tmp_path):
         raise InputError("grpc://localhost:8500: no server answers")
 
     classifier = SavedClassifier(tmp_path, tmp_path, ("a", "b"), 3, predict)
-    failed = patches.label_patches(classifier, paths, 1, "json")
-    assert failed == ["3 of 5 images have no label: grpc://localhost:8500: no server answers"]
-    assert [row["probabilities"] for row in json.loads(capsys.readouterr().out)] == [{"a": 1.0}, {"b": 1.0}]
-    failed = patches.label_patches(classifier, paths, 1, "json")
-    assert failed == ["5 of 5 images have no label: grpc://localhost:8500: no server answers"]
+    with pytest.raises(InputError, match=r"^3 of 5 images have no label: grpc://localhost:8500: no server answers$"):
+        label_patches(classifier, paths, top=1, format=format)
+    printed = capsys.readouterr().out
+    if format == "json":
+        assert [row["probabilities"] for row in json.loads(printed)] == [{"a": 1.0}, {"b": 1.0}]
+    else:
+        assert len(printed.splitlines()) == (3 if format == "csv" else 2)
+
+
+def test_a_server_that_never_answers_leaves_an_empty_list(capsys, tmp_path):
+    def predict(pixels):
+        raise InputError("grpc://localhost:8500: no server answers")
+
+    paths, _ = write_patches(tmp_path)
+    with pytest.raises(InputError, match=r"^6 of 6 images have no label: grpc://localhost:8500: no server answers$"):
+        label_patches(colour_classifier(predict), paths, format="json")
     assert json.loads(capsys.readouterr().out) == []
 
 
-def test_nothing_to_label(bad_input, run):
-    assert "no image given" in bad_input("predict.py", f"--model={run}")
-
-
-def test_scenes_and_patches_are_told_apart(run, program, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    images = synthetic.draw_scenes(12, seed=3)[0]
-    scene = images.reshape(3, 4, 64, 64, 3).swapaxes(1, 2).reshape(192, 256, 3)
-    Image.fromarray(scene).save(tmp_path / "scene.png")
-    Image.fromarray(scene[:64, :64]).save(tmp_path / "patch.png")
-    result = program("predict.py", f"--model={run}", tmp_path / "scene.png", "--stride=64", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert "scene.png: picture of 8 bits: colours as they are" in result.stdout
-    with rasterio.open(tmp_path / "scene_landcover.tif") as file:
-        mapped = file.read(1)
-    np.testing.assert_array_equal(mapped.ravel(), open_classifier(run).predict(images).argmax(1))
-    with pytest.raises(InputError, match=r"scene_landcover\.tif exists; give another --output, or --overwrite"):
-        landcover.label_or_map(run, ["scene.png"])
-    both = (tmp_path / "scene.png", tmp_path / "other/scene.png")
-    both[1].parent.mkdir()
-    both[0].rename(both[1].with_name("copy.png")).rename(both[1])
-    Image.fromarray(scene).save(both[0])
-    with pytest.raises(InputError, match="--output=x is of one map, 2 scenes are given"):
-        landcover.label_or_map(run, both, output="x")
-    landcover.label_or_map(run, both[:1], output=f"{tmp_path}/maps/", stride=64)
-    assert (tmp_path / "maps/scene_landcover.tif").is_file()
-    for given, told in (
-        ({"output": "x"}, "--output is of maps, and no image has more than 128 pixels a side; --window maps them"),
-        ({"stride": 8}, "--stride is of maps"),
-    ):
-        with pytest.raises(InputError, match=told):
-            landcover.label_or_map(run, ["patch.png"], **given)
-    for given in ({"picture": "x.png"}, {"format": "json"}):
-        with pytest.raises(InputError, match=f"--{next(iter(given))} is of labels, and only scenes are given"):
-            landcover.label_or_map(run, both[:1], **given)
-    with pytest.raises(InputError, match="several scenes would be called scene; map one at a time"):
-        landcover.label_or_map(run, both, overwrite=True)
-    assert not list(tmp_path.glob("x*"))
+def test_a_few_errors_of_many_are_listed(tmp_path):
+    for index in range(8):
+        (tmp_path / f"{index}.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"^8 of 8 images have no label: .*; and 3 more$") as error:
+        label_patches(colour_classifier(lambda images: np.empty((0, 4))), sorted(tmp_path.iterdir()))
+    assert str(error.value).count("not a readable image") == 5
 
 
 @needs_eurosat
@@ -129,14 +162,14 @@ def test_patches_of_13_bands_for_a_model_of_rgb():
     """Shown as EuroSAT shows them, they are its pictures: pixel for pixel, so that labels are the same."""
     dataset = datasets.load_dataset("eurosat/rgb", data_dir=eurosat_dir())
     jpegs = {name: image for split in dataset.splits.values() for name, image in zip(split.names, split.images)}
-    seen = []
+    classified = []
 
     def predict(images):
-        seen.extend(images)
+        classified.extend(images)
         return np.eye(10, dtype="float32")[np.zeros(len(images), int)]
 
     paths = sorted((sentinel2_dir() / "eurosat_all").rglob("*.tif"))
-    patches.label_patches(SavedClassifier(pathlib.Path("model"), pathlib.Path(), dataset.classes, 3, predict), paths)
+    label_patches(SavedClassifier(pathlib.Path("model"), pathlib.Path(), dataset.classes, 3, predict), paths)
     assert len(paths) == 80
-    for path, image in zip(paths, seen, strict=True):
+    for path, image in zip(paths, classified, strict=True):
         np.testing.assert_array_equal(image, jpegs[f"{path.stem}.jpg"])

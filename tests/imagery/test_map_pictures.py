@@ -1,11 +1,14 @@
 """The picture of a map, and its areas as text."""
 
+import pathlib
+
 import numpy as np
 import pytest
 from PIL import Image
-from test_scenes import classifier, drawn, scene_for, write, write_map
+from scenes import colour_classifier, draw_fields, write_scene
 
 from resnetd_tf.imagery import landcover
+from resnetd_tf.imagery.landcover import open_scene_for, write_map
 
 
 @pytest.mark.parametrize(
@@ -15,9 +18,15 @@ def test_scale_bars_are_of_round_lengths(longest, length):
     assert landcover.round_scale_length(longest) == pytest.approx(length)
 
 
+def write_picture(folder: pathlib.Path, pixels: np.ndarray) -> None:
+    """Writes the map of a scene, with its picture."""
+    scene = open_scene_for(colour_classifier(), [write_scene(folder / "scene.tif", pixels)])
+    write_map(colour_classifier(), scene, folder / "map")
+
+
 @pytest.mark.parametrize("shape", [(64, 640), (640, 640), (640, 128)])
 def test_scene_and_map_fill_their_sheet(tmp_path, shape):
-    write_map(classifier(), scene_for(classifier(), [write(tmp_path / "scene.tif", drawn(*shape))]), tmp_path / "map")
+    write_picture(tmp_path, draw_fields(*shape))
     with Image.open(tmp_path / "map_landcover.png") as picture:
         pixels = np.asarray(picture.convert("RGB"))
     assert (pixels != 255).any(-1)[:, :-250].mean() > 0.45  # the legend has the last two inches
@@ -25,7 +34,7 @@ def test_scene_and_map_fill_their_sheet(tmp_path, shape):
 
 def test_the_scale_bar_is_seen_on_white_ground(tmp_path):
     pixels = np.full((320, 320, 3), 255, "uint8")
-    write_map(classifier(), scene_for(classifier(), [write(tmp_path / "scene.tif", pixels)]), tmp_path / "map")
+    write_picture(tmp_path, pixels)
     with Image.open(tmp_path / "map_landcover.png") as picture:
         dark = np.asarray(picture.convert("L"))[:, : picture.width // 3] < 50
     # The frame is 1 row at the top and at the bottom; the bar's edge and its label are more.

@@ -1,0 +1,97 @@
+"""Maps the land cover of scenes with a trained classifier.
+
+A scene is a Sentinel-2 product (a .SAFE folder or its .zip), a GeoTIFF, one file for each band, or a true-colour
+picture. The map is written as a GeoTIFF, a picture and a table of areas.
+
+Examples:
+    python map.py samples/scene.tif --output=maps/wachapreague
+    python map.py S2B_MSIL1C_20240601.SAFE --output=maps/june
+    python map.py --model=saved_models/mine S2B_MSIL1C_20240601.zip --area=14.1,44.5,14.6,44.8
+    python map.py T33UUP_B02.jp2 T33UUP_B03.jp2 T33UUP_B04.jp2 --stride=16 --probabilities
+    python map.py --server=grpc://localhost:8500 --model_name=resnet50d products --output=maps/
+"""
+
+import sys
+
+from absl import flags
+
+from resnetd_tf.cli import predict, program
+from resnetd_tf.errors import InputError
+
+FLAGS = flags.FLAGS
+
+
+def map_scenes(paths: list[str]) -> None:
+    if not paths:
+        raise InputError("no scene given; name products, raster files, pictures or folders of them")
+    classifier = predict.open_model_or_server(sys.stdout)
+    from resnetd_tf.imagery import landcover
+
+    options = landcover.MapOptions.for_classifier(
+        classifier,
+        window=FLAGS.window,
+        stride=FLAGS.stride,
+        min_probability=FLAGS.min_probability,
+        full_resolution=FLAGS.resolution == "scene",
+        probabilities=FLAGS.probabilities,
+        overwrite=FLAGS.overwrite,
+        area=FLAGS.area,
+        keep_clouds=FLAGS.clouds == "keep",
+        missing=FLAGS.missing,
+        raster_options=predict.raster_options_from_flags(),
+    )
+    landcover.map_scenes(
+        classifier,
+        paths,
+        options,
+        output=FLAGS.output,
+        explain=FLAGS.explain,
+        trust=FLAGS.trust,
+        include_patches=FLAGS.window is not None,
+    )
+
+
+def define_flags() -> None:
+    predict.define_model_and_raster_flags()
+    flags.adopt_module_key_flags(predict)  # so that --help shows them
+    flags.DEFINE_integer(
+        "window",
+        None,
+        "Side of the classified windows in pixels; default the side of the training's patches. With this flag, images "
+        "of the size of a patch are mapped too.",
+        lower_bound=1,
+    )
+    flags.DEFINE_integer("stride", None, "Side of the map's cells in pixels; default half a window.", lower_bound=1)
+    flags.DEFINE_string(
+        "output",
+        None,
+        "Start of the names of a map's files, or a folder if it ends with /; default the scene's name in the current "
+        "folder.",
+    )
+    flags.DEFINE_string(
+        "area", None, "Part of the scene to map: W,S,E,N in degrees (W > E across 180 degrees), or a .geojson file."
+    )
+    flags.DEFINE_enum(
+        "clouds",
+        "mask",
+        ["mask", "keep"],
+        "Leave out clouds and snow where a product has a mask of them, or map them like land.",
+    )
+    flags.DEFINE_float(
+        "min_probability", 0.0, "Lowest probability of a cell's class, from 0 to 1; less probable cells stay empty."
+    )
+    flags.DEFINE_enum(
+        "resolution", "cells", ["cells", "scene"], "Write one pixel for each cell of the map, or the scene's pixels."
+    )
+    flags.DEFINE_bool("probabilities", False, "Write the probabilities of all classes too.")
+    flags.DEFINE_string(
+        "explain",
+        None,
+        "Picture to draw of the most certain window of each class beside its Grad-CAM, which shows what speaks for it.",
+    )
+    flags.DEFINE_bool("overwrite", False, "Replace maps and pictures of the same name.")
+
+
+def main() -> None:
+    define_flags()
+    program.run_program(map_scenes, takes_arguments=True)

@@ -27,8 +27,8 @@ def test_resize_and_crop_is_pillows(shape, size, crop, name):
     left, top = (round((side - size) / 2) for side in scaled)
     filters = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
     expected = picture.resize(scaled, filters[name]).crop((left, top, left + size, top + size))
-    preparation = imagenet.Preparation(size, crop, name)
-    ours = imagenet.resize_and_crop(tf.constant(np.asarray(picture)), preparation)
+    center_crop = imagenet.CenterCrop(size, crop, name)
+    ours = center_crop(tf.constant(np.asarray(picture)))
     difference = np.abs(np.asarray(expected, int) - np.asarray(ours, int))
     assert ours.shape == (size, size, 3) and difference.max() <= 1
 
@@ -50,7 +50,7 @@ def data_dir(tmp_path_factory):
         small = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
         small.resize((320, 310), Image.Resampling.BICUBIC).save(folder / f"{index}.jpg", quality=95)
         picture = tf.constant(np.asarray(Image.open(folder / f"{index}.jpg")))
-        pixels = imagenet.resize_and_crop(picture, imagenet.Preparation(288, 0.95))
+        pixels = imagenet.CenterCrop(288, 0.95)(picture)
         ranked = np.argsort(-model(pixels[tf.newaxis]).numpy()[0])
         labels.append(int(ranked[0 if index < 10 else 3 if index < 15 else 500]))
 

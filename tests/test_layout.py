@@ -60,7 +60,7 @@ def imported_modules(path: pathlib.Path) -> set[str]:
 
 
 def declared_packages() -> dict[str, set[str]]:
-    """The packages that setup.cfg asks for: under "" for everybody, under the name of each extra for those who want it."""
+    """The packages in setup.cfg: under "" those that everybody needs, under its name those of each extra."""
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     lists = {"": config["options"]["install_requires"], **config["options.extras_require"]}

@@ -67,7 +67,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "weights",
         None,
-        "Weights to evaluate on ImageNet instead of --model, as for train.py; --depth and --variant name their network.",
+        "Weights to evaluate on ImageNet, as for train.py, instead of --model; --depth and --variant name the network.",
     )
     program.define_settings_flags("variant", "depth")
     flags.DEFINE_bool("turns", False, "Average the probabilities over the eight rotations and flips of each image.")

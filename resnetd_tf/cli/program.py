@@ -39,7 +39,7 @@ EXTRAS = {
     "scipy": "train",
     "tensorboard": "train",
     "tensorflow_datasets": "train",
-    "tensorflow_serving": "train",
+    "tensorflow_serving": "serving",
     "tf2onnx": "onnx",
 }
 

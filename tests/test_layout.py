@@ -76,8 +76,11 @@ def imported_packages() -> set[str]:
     return names - {*sys.stdlib_module_names, "resnetd_tf"} - OTHER_BACKENDS
 
 
+DISTRIBUTIONS = packages_distributions()  # takes seconds
+
+
 def is_declared(module: str, packages: set[str]) -> bool:
-    return bool(packages & set(map(canonicalize_name, packages_distributions()[module])))
+    return bool(packages & set(map(canonicalize_name, DISTRIBUTIONS[module])))
 
 
 def test_every_import_is_declared():

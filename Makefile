@@ -1,8 +1,8 @@
-# make install   sets up .venv alone, 3.7 GB with what the tests need, and says how to go on
-# make demo   trains, evaluates and exports on the embedded dataset; no download
+# make install   sets up .venv with all extras that the tests need, 3.7 GB, and prints the next commands
+# make demo   trains, evaluates and exports on synthetic images, without a download
 # make train  the same on EuroSAT
-# make test   runs the tests but the long ones
-# make test-long   runs those: whole runs, several of them
+# make test   runs all tests but the long ones
+# make test-long   runs the long tests, which train several models each
 # make deploy-check MODEL=saved_models/resnet50d   exports it in every format, and measures each on the test split
 # make docs   builds the documentation in site/: runs the tutorials, about five minutes, and checks links and requests
 # make lint   checks style and types
@@ -25,8 +25,9 @@ MODEL ?= saved_models/resnet50d
 
 install: .venv/installed
 	@echo "Installed in .venv ($$(du -shL .venv | cut -f1)). Go on with: source $(BIN)/activate, then"
-	@echo "  python predict.py --help                  label images, map scenes; nothing needs to be trained"
-	@echo "  python train.py --variant=d               train on EuroSAT; make demo: in a few minutes, without a download"
+	@echo "  python predict.py samples/patches         label images with the classifier of the package"
+	@echo "  python map.py samples/scene.tif           map a scene with it"
+	@echo "  python train.py --variant=d               train on EuroSAT; make demo trains for a few minutes without a download"
 
 demo: .venv/installed
 	$(BIN)/python train.py --depth=18 --variant=d --dataset=synthetic --image_size=64 --epochs=8 --weights=none \

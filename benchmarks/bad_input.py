@@ -1,15 +1,17 @@
-"""Damages files of every kind that is read, and sees what becomes of it.
+"""Damages files of every kind that the programs read, and checks that each gives a result or an error in one line.
 
-    python -m benchmarks.bad_input --count=1000     # of every kind; ten minutes on two cores
+    python -m benchmarks.bad_input --count=1000     # files of every kind; ten minutes on two cores
     python -m benchmarks.bad_input --count=50 --only=PNG,SavedModel --seed=7
-    python -m benchmarks.bad_input --count=250 --only=scenes     # of every kind that maps read; minutes
+    python -m benchmarks.bad_input --count=250 --only=scenes     # the kinds that maps read; minutes
 
-One valid file of a kind is damaged --count times, each time in one or several of five ways: bits flipped, truncated,
-blocks swapped, zeros, a length doubled. Of texts every second file has numbers or names exchanged instead, so that it
-can still be parsed. What the programs call reads it, in a process with a limit on time and memory. Its outcome must be
-a result or an InputError; for a picture in a request to a server a result or InvalidArgumentError.
-Scenes are opened and all their pixels are read, as for a map; nothing is classified.
-Files that led to anything else are kept in --output_dir.
+One valid file of each kind is damaged --count times. A damage flips bits, truncates, swaps blocks, writes zeros or
+doubles a length, once or several times. In text files, every second damage exchanges numbers or names instead, so that
+the file can still be parsed.
+
+A process with a limit on time and memory reads the damaged file with the functions that the programs call. The outcome
+must be a result or an InputError. A picture in a request to a server may also give InvalidArgumentError. Scenes are
+opened and all their pixels are read, as for a map, but nothing is classified. Files with any other outcome are kept in
+--output_dir.
 """
 
 import collections
@@ -44,7 +46,7 @@ flags.DEFINE_list("only", None, "Kinds to try, or scenes for those that maps rea
 flags.DEFINE_string("output_dir", "bad_input", "Folder for files that led to a failure.")
 
 RECORD = "tfds/eurosat/rgb/2.0.0/eurosat-train.tfrecord-00000-of-00001"
-KINDS = {  # the file that is damaged
+KINDS = {  # kind of file: the file that is damaged
     "JPEG": "picture.jpg",
     "PNG": "picture.png",
     "WebP": "picture.webp",
@@ -62,7 +64,7 @@ KINDS = {  # the file that is damaged
     "metadata.json": "savedmodel/assets.extra/metadata.json",
     "TFLite": "model.tflite",
 }
-SCENE_KINDS = {  # likewise, with what is opened, which the file is or belongs to
+SCENE_KINDS = {  # kind of file: the file that is damaged, and the scene that it is or belongs to
     "GeoTIFF": ("scene.tif", "scene.tif"),
     "GeoTIFF in degrees": ("degrees.tif", "degrees.tif"),
     "JP2 of a band": ("bands/x_B04.jp2", "bands"),
@@ -79,55 +81,55 @@ SCENE_KINDS = {  # likewise, with what is opened, which the file is or belongs t
 KINDS |= {kind: file for kind, (file, _) in SCENE_KINDS.items()}
 TEXTS = (".json", ".txt", ".xml", ".gml", ".geojson")
 SPAWN = multiprocessing.get_context("spawn")
-SECONDS, GIBIBYTES = 60, 4  # limits for one file; of memory, beside what the process starts with
+SECONDS, GIBIBYTES = 60, 4  # limits of time and of further memory for one file
 
 
-def damaged(content: bytes, chance: random.Random) -> bytes:
-    """A file's content with one to three kinds of damage, every second time near its start or end."""
+def damage_bytes(content: bytes, rng: random.Random) -> bytes:
+    """Damages the content of a file one to three times, every second time near its start or end."""
     data = bytearray(content)
-    for _ in range(chance.choice((1, 1, 1, 2, 3))):
+    for _ in range(rng.choice((1, 1, 1, 2, 3))):
         end = len(data)
         if not end:
             break
         near = min(end, 512)
-        place = chance.randrange(end)
-        if chance.random() < 0.5:
-            place = chance.choice((0, end - near)) + place % near
-        match chance.choice(("bits", "truncation", "swap", "zeros", "length")):
+        position = rng.randrange(end)
+        if rng.random() < 0.5:
+            position = rng.choice((0, end - near)) + position % near
+        match rng.choice(("bits", "truncation", "swap", "zeros", "length")):
             case "bits":
-                for _ in range(chance.choice((1, 2, 8))):
-                    data[min(end - 1, place + chance.randrange(16))] ^= 1 << chance.randrange(8)
+                for _ in range(rng.choice((1, 2, 8))):
+                    data[min(end - 1, position + rng.randrange(16))] ^= 1 << rng.randrange(8)
             case "truncation":
-                del data[place:]
+                del data[position:]
             case "swap":
-                size, other = chance.choice((4, 64, 512)), chance.randrange(end)
-                data[place : place + size], data[other : other + size] = (
-                    data[other : other + size],
-                    data[place : place + size],
+                size, second = rng.choice((4, 64, 512)), rng.randrange(end)
+                data[position : position + size], data[second : second + size] = (
+                    data[second : second + size],
+                    data[position : position + size],
                 )
             case "zeros":
-                size = min(chance.choice((1, 8, 256)), end - place)
-                data[place : place + size] = bytes(size)
+                size = min(rng.choice((1, 8, 256)), end - position)
+                data[position : position + size] = bytes(size)
             case "length":
-                size, order = chance.choice((1, 2, 4, 8)), chance.choice(("little", "big"))
-                value = 2 * int.from_bytes(data[place : place + size], order) % 256**size
-                data[place : place + size] = value.to_bytes(size, order)[: end - place]
+                size, order = rng.choice((1, 2, 4, 8)), rng.choice(("little", "big"))
+                value = 2 * int.from_bytes(data[position : position + size], order) % 256**size
+                data[position : position + size] = value.to_bytes(size, order)[: end - position]
     return bytes(data)
 
 
-def edited(content: bytes, chance: random.Random) -> bytes:
-    """A text in which one to three numbers or names, each with its sign and point, have others in their place."""
+def edit_text(content: bytes, rng: random.Random) -> bytes:
+    """Replaces one to three numbers or names of a text, each with its sign and point, by others."""
     text = content.decode()
-    for _ in range(chance.choice((1, 1, 2, 3))):
+    for _ in range(rng.choice((1, 1, 2, 3))):
         tokens = list(re.finditer(r"[\w.+-]+", text))
-        token, another = chance.choice(tokens), chance.choice(tokens)
-        value = chance.choice((another[0], another[0], "", "0", "-1", "1e300", "nan", "null", "[]", "{}"))
+        token, replacement = rng.choice(tokens), rng.choice(tokens)
+        value = rng.choice((replacement[0], replacement[0], "", "0", "-1", "1e300", "nan", "null", "[]", "{}"))
         text = text[: token.start()] + value + text[token.end() :]
     return text.encode()
 
 
-def small_classifier():
-    """A classifier of one convolution, so that the damage meets more than weights."""
+def build_small_classifier():
+    """Builds a classifier of one convolution, so that not only weights are damaged."""
     import keras
 
     from resnetd_tf.networks import classifier, resnet
@@ -140,15 +142,15 @@ def small_classifier():
     return classifier.add_preprocessing(keras.Model(images, probabilities, name="small"), EUROSAT_RGB, "bilinear")
 
 
-def smallest_network():
-    """A network of the package, for kinds of weights that are compared with its layers."""
+def build_smallest_network():
+    """Builds a network of the package, for files of weights that are compared with its layers."""
     from resnetd_tf.networks.resnet import resnet
 
     return resnet(10, "d", input_shape=(32, 32, 3), classes=10)
 
 
 def write_scenes(folder: pathlib.Path) -> None:
-    """Writes a valid file of every kind that maps read: scenes of 120 x 120 pixels."""
+    """Writes a valid file of each kind that maps read: scenes of 120 x 120 pixels."""
     import numpy as np
     import rasterio
 
@@ -203,7 +205,7 @@ def read_scene(path: pathlib.Path, area: pathlib.Path | None) -> None:
 
 
 def write_files(folder: pathlib.Path) -> None:
-    """Writes a valid file of every other kind."""
+    """Writes a valid file of each kind that is not part of a scene."""
     import numpy as np
     import PIL.Image
     import safetensors.numpy
@@ -230,21 +232,26 @@ def write_files(folder: pathlib.Path) -> None:
         "eurosat/rgb", ("test",), data_dir=str(folder / "tfds"), eurosat_zip=str(folder / "EuroSAT.zip")
     )
 
-    model = portable_copy(small_classifier())
-    network = smallest_network()
+    model = portable_copy(build_small_classifier())
+    network = build_smallest_network()
     model.save(folder / "model.keras")
     network.save_weights(folder / "network.weights.h5")
     order = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}  # PyTorch's
     tensors = {name: np.asarray(value) for name, value in checkpoints.pytorch_names(network).items()}
     tensors = {name: np.ascontiguousarray(value.transpose(order[value.ndim])) for name, value in tensors.items()}
     safetensors.numpy.save_file(tensors, folder / "network.safetensors")
-    described = {"dataset": "synthetic", "data_dir": None, "patch_shape": (64, 64, 3), "weights_source": "random"}
-    savedmodel.write_savedmodel(model, CLASSES, described, folder / "savedmodel")
-    converters.write_tflite(folder / "savedmodel", (64, 64, 3), CLASSES, described, folder / "model.tflite")
+    metadata = {"dataset": "synthetic", "data_dir": None, "patch_shape": (64, 64, 3), "weights_source": "random"}
+    savedmodel.write_savedmodel(model, CLASSES, metadata, folder / "savedmodel")
+    converters.write_tflite(folder / "savedmodel", (64, 64, 3), CLASSES, metadata, folder / "model.tflite")
 
 
-def reader(kind: str, folder: pathlib.Path) -> Callable[[pathlib.Path], object]:
-    """What reads a file of this kind, among the others that it belongs to."""
+def choose_reader(kind: str, folder: pathlib.Path) -> Callable[[pathlib.Path], object]:
+    """Returns the function that reads a file of this kind.
+
+    Args:
+        kind: Kind of file.
+        folder: Folder of the valid files, which may be needed to read this one.
+    """
     if kind in SCENE_KINDS:
         scene = folder / SCENE_KINDS[kind][1]
         return lambda path: read_scene(scene, path if kind == "GeoJSON" else None)
@@ -258,36 +265,36 @@ def reader(kind: str, folder: pathlib.Path) -> Callable[[pathlib.Path], object]:
 
     pixels, model, records = synthetic.draw_scenes(1, seed=1)[0], folder / "savedmodel", str(folder / "tfds")
     if kind.endswith("request"):
-        served = tf.saved_model.load(str(model)).signatures["encoded"]
-    network = smallest_network() if kind in (".weights.h5", ".safetensors") else None
+        signature = tf.saved_model.load(str(model)).signatures["encoded"]
+    network = build_smallest_network() if kind in (".weights.h5", ".safetensors") else None
 
-    def request(path):
+    def answer_request(path):
         with contextlib.suppress(tf.errors.InvalidArgumentError):
-            served(image_bytes=tf.constant([path.read_bytes()]))
+            signature(image_bytes=tf.constant([path.read_bytes()]))
 
-    def assign(path):
+    def assign_weights(path):
         try:
             checkpoints.assign_weights(network, checkpoints.read_checkpoint(path, 10, "d"))
-        except ValueError as error:  # as `training.preparation` and `evaluation.imagenet` do
+        except ValueError as error:  # as training and `evaluation.imagenet` do
             raise InputError(str(error)) from error
 
-    def prepare(path):
-        with tempfile.TemporaryDirectory(dir=folder) as place:
-            datasets.load_dataset("eurosat/rgb", ("test",), data_dir=place, eurosat_zip=str(path))
+    def prepare_dataset(path):
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            datasets.load_dataset("eurosat/rgb", ("test",), data_dir=scratch, eurosat_zip=str(path))
 
     def evaluate_and_export(path):
-        with tempfile.TemporaryDirectory(dir=folder) as place:
-            run.evaluate(str(model), output_dir=f"{place}/evaluation")
-            export.export_classifier(str(model), output=f"{place}/model.tflite")
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            run.evaluate(str(model), output_dir=f"{scratch}/evaluation")
+            export.export_classifier(str(model), output=f"{scratch}/model.tflite")
 
     return {
-        "JPEG in a request": request,
-        "PNG in a request": request,
-        "EuroSAT zip": prepare,
+        "JPEG in a request": answer_request,
+        "PNG in a request": answer_request,
+        "EuroSAT zip": prepare_dataset,
         "TFRecord": lambda path: datasets.load_dataset("eurosat/rgb", data_dir=records),
         ".keras": lambda path: open_classifier(path).predict(pixels),
-        ".weights.h5": assign,
-        ".safetensors": assign,
+        ".weights.h5": assign_weights,
+        ".safetensors": assign_weights,
         "SavedModel": lambda path: open_classifier(model).predict(pixels),
         "labels.txt": lambda path: open_classifier(model),
         "metadata.json": evaluate_and_export,
@@ -296,15 +303,15 @@ def reader(kind: str, folder: pathlib.Path) -> Callable[[pathlib.Path], object]:
 
 
 def silence(folder: str) -> None:
-    """Sends what this process prints to a file."""
+    """Redirects the output of this process to a file."""
     log = os.open(f"{folder}/log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(log, stream)
     program.import_tensorflow()
 
 
-def write(folder: str, kinds: list[str]) -> None:
-    """What a process does that writes the valid files of some kinds, and perhaps of others."""
+def write_valid_files(folder: str, kinds: list[str]) -> None:
+    """Writes the valid files of these kinds, and perhaps of others, in a process of its own."""
     silence(folder)
     if not SCENE_KINDS.keys().isdisjoint(kinds):
         write_scenes(pathlib.Path(folder))
@@ -312,21 +319,26 @@ def write(folder: str, kinds: list[str]) -> None:
         write_files(pathlib.Path(folder))
 
 
-def work(folder: str, connection) -> None:
-    """What a process does that reads damaged files, which come through a connection with their kinds."""
+def read_damaged_files(folder: str, connection) -> None:
+    """Reads damaged files and sends back the outcomes, in a process of its own.
+
+    Args:
+        folder: A copy of the folder of the valid files.
+        connection: Sends pairs of a kind and a damaged content, and receives the outcomes.
+    """
     silence(folder)
     from resnetd_tf.environment import release_memory
 
-    known = None
+    last_kind = None
     while True:
         kind, content = connection.recv()
         path = pathlib.Path(folder, KINDS[kind])
-        if kind != known:
-            known, valid, read = kind, path.read_bytes(), reader(kind, pathlib.Path(folder))
+        if kind != last_kind:
+            last_kind, valid_content, read = kind, path.read_bytes(), choose_reader(kind, pathlib.Path(folder))
             read(path)
             limit_memory()
-            read(path)  # of the limit is no damage to be found
-            gc.freeze()  # what will stay need not be looked through after each file
+            read(path)  # the limit alone must not lead to a failure
+            gc.freeze()  # the garbage collector need not look at objects that stay
         path.write_bytes(content)
         try:
             read(path)
@@ -336,13 +348,13 @@ def work(folder: str, connection) -> None:
             print(error)
         except BaseException:
             outcome = traceback.format_exc()
-        path.write_bytes(valid)
+        path.write_bytes(valid_content)
         release_memory()
         connection.send(outcome)
 
 
 def limit_memory() -> None:
-    """Limits what this process may still take."""
+    """Limits the memory that this process may still take."""
     import resource
 
     import psutil
@@ -351,34 +363,36 @@ def limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
 
 
-class Reader:
-    """A process that reads damaged files, started anew when one has ended it.
+class ReaderProcess:
+    """A process that reads damaged files. It is started anew when a file has ended it.
 
     Args:
-        files: The folder of the valid files, of which it has a copy.
+        valid_files: Folder of the valid files. The process reads a copy.
     """
 
-    def __init__(self, files: str):
-        self.files = files
+    def __init__(self, valid_files: str):
+        self.valid_files = valid_files
         self.start()
 
     def start(self) -> None:
         self.folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        shutil.copytree(self.files, self.folder.name, dirs_exist_ok=True)
-        self.connection, other = multiprocessing.Pipe()
-        self.process = SPAWN.Process(target=work, args=(self.folder.name, other), daemon=True)
+        shutil.copytree(self.valid_files, self.folder.name, dirs_exist_ok=True)
+        self.connection, process_connection = multiprocessing.Pipe()
+        self.process = SPAWN.Process(
+            target=read_damaged_files, args=(self.folder.name, process_connection), daemon=True
+        )
         self.process.start()
-        other.close()
+        process_connection.close()
 
     def stop(self) -> None:
-        """Ends it, whatever it does."""
+        """Kills the process and deletes its folder."""
         self.process.kill()
         self.process.join()
         self.connection.close()
         self.folder.cleanup()
 
     def read(self, kind: str, content: bytes) -> str:
-        """What came of a file: "result", "InputError", or what should not have happened."""
+        """Reads a damaged file and returns the outcome: "result", "InputError", or a description of the failure."""
         try:
             self.connection.send((kind, content))
             if self.connection.poll(SECONDS):
@@ -392,23 +406,32 @@ class Reader:
         return failure
 
 
-def try_kind(kind: str, files: str, readers: queue.Queue) -> tuple[str, collections.Counter, list[str]]:
-    """Damages a file of one kind as often as was asked for; what came of it, and the failures."""
-    outcomes, failures, process = collections.Counter(), [], readers.get()
-    valid = pathlib.Path(files, KINDS[kind]).read_bytes()
+def try_kind(kind: str, valid_files: str, readers: queue.Queue) -> tuple[str, collections.Counter, list[str]]:
+    """Damages the file of one kind --count times.
+
+    Args:
+        kind: Kind of file.
+        valid_files: Folder of the valid files.
+        readers: Idle `ReaderProcess`es. One is taken and put back.
+
+    Returns:
+        The kind, the number of files with each outcome, and a line for each failure.
+    """
+    outcomes, failures, reader = collections.Counter(), [], readers.get()
+    valid_content = pathlib.Path(valid_files, KINDS[kind]).read_bytes()
     for number in range(FLAGS.count):
-        damage = edited if number % 2 and KINDS[kind].endswith(TEXTS) else damaged
-        content = damage(valid, random.Random(f"{FLAGS.seed} {kind} {number}"))
-        outcome = process.read(kind, content)
+        damage = edit_text if number % 2 and KINDS[kind].endswith(TEXTS) else damage_bytes
+        content = damage(valid_content, random.Random(f"{FLAGS.seed} {kind} {number}"))
+        outcome = reader.read(kind, content)
         if outcome not in ("result", "InputError"):
-            kept = pathlib.Path(FLAGS.output_dir, f"{re.sub(r'[^a-zA-Z0-9]+', '_', kind)}-{FLAGS.seed}-{number}")
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            kept.write_bytes(content)
-            kept.with_name(f"{kept.name}.txt").write_text(outcome)
-            failures.append(f"{kept}: {outcome.strip().splitlines()[-1]}")
+            failed_path = pathlib.Path(FLAGS.output_dir, f"{re.sub(r'[^a-zA-Z0-9]+', '_', kind)}-{FLAGS.seed}-{number}")
+            failed_path.parent.mkdir(parents=True, exist_ok=True)
+            failed_path.write_bytes(content)
+            failed_path.with_name(f"{failed_path.name}.txt").write_text(outcome)
+            failures.append(f"{failed_path}: {outcome.strip().splitlines()[-1]}")
             outcome = "failure"
         outcomes[outcome] += 1
-    readers.put(process)
+    readers.put(reader)
     return kind, outcomes, failures
 
 
@@ -420,20 +443,20 @@ def bad_input(arguments: list[str]) -> None:
     if unknown := set(kinds) - set(KINDS):
         raise InputError(f"--only={','.join(sorted(unknown))}: not among {', '.join(KINDS)}")
     failures = []
-    with tempfile.TemporaryDirectory() as files:
-        writer = SPAWN.Process(target=write, args=(files, kinds))
+    with tempfile.TemporaryDirectory() as valid_files:
+        writer = SPAWN.Process(target=write_valid_files, args=(valid_files, kinds))
         writer.start()
         writer.join()
         if writer.exitcode:
-            sys.exit(pathlib.Path(files, "log.txt").read_text())
+            sys.exit(pathlib.Path(valid_files, "log.txt").read_text())
         print("| kind | result | InputError | failure |\n|---|---|---|---|", flush=True)
         readers: queue.Queue = queue.Queue()
         for _ in range(core_count()):
-            readers.put(Reader(files))
-        tasks = (kinds, itertools.repeat(files), itertools.repeat(readers))
+            readers.put(ReaderProcess(valid_files))
+        tasks = (kinds, itertools.repeat(valid_files), itertools.repeat(readers))
         with concurrent.futures.ThreadPoolExecutor(readers.qsize()) as pool:
-            for kind, outcomes, found in pool.map(try_kind, *tasks):
-                failures += found
+            for kind, outcomes, kind_failures in pool.map(try_kind, *tasks):
+                failures += kind_failures
                 counts = (outcomes[name] for name in ("result", "InputError", "failure"))
                 print(f"| {kind} |", " | ".join(map(str, counts)), "|", flush=True)
         while not readers.empty():

@@ -1,4 +1,4 @@
-"""The benchmarks run: contestants as processes, rates, profile, tables. What they measure is not tested."""
+"""The benchmarks run and print their tables. The numbers that they measure are not tested."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from resnetd_tf.data import synthetic
 
 
 def benchmark(name: str, *arguments: str, folder) -> tuple[str, str, dict]:
-    """What a benchmark prints, the table that it writes into the folder, and the numbers behind it."""
+    """Runs a benchmark: what it prints, the table that it writes into the folder, and the numbers in the table."""
     command = [sys.executable, "-m", f"benchmarks.{name}", f"--output_dir={folder}", *arguments]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
@@ -27,8 +27,8 @@ def benchmark(name: str, *arguments: str, folder) -> tuple[str, str, dict]:
 @pytest.mark.long
 def test_train_step(tmp_path):
     arguments = ("--rounds=1", "--size=32", "--precision=float32", "--batch=8", "--only=ours,matrix products")
-    _, text, found = benchmark("train_step", *arguments, folder=tmp_path)
-    (result,) = found["results"]
+    _, text, results = benchmark("train_step", *arguments, folder=tmp_path)
+    (result,) = results["results"]
     ours, products = result["rates"]["ours"], result["rates"]["matrix products"]
     assert len(ours) == len(products) == 1 and 0 < max(ours) < min(products)
     profile = result["profiles"]["ours"]
@@ -39,8 +39,8 @@ def test_train_step(tmp_path):
 @pytest.mark.long
 def test_inference(tmp_path):
     arguments = ("--rounds=2", "--size=32", "--precision=bfloat16", "--batch=1", "--only=ours,ONNX Runtime")
-    _, text, found = benchmark("inference", *arguments, folder=tmp_path)
-    (result,) = found["results"]
+    _, text, results = benchmark("inference", *arguments, folder=tmp_path)
+    (result,) = results["results"]
     assert min(result["rates"]["ours"]) > 0
     assert "ONNX Runtime left out" in text
 
@@ -48,8 +48,8 @@ def test_inference(tmp_path):
 @pytest.mark.long
 @needs_eurosat
 def test_startup(tmp_path):
-    _, text, found = benchmark("startup", "--only=ours", "--rounds=1", folder=tmp_path)
-    (result,) = found["results"]
+    _, text, results = benchmark("startup", "--only=ours", "--rounds=1", folder=tmp_path)
+    (result,) = results["results"]
     (rates,), (phases,) = result["rates"].values(), result["profiles"].values()
     assert set(phases) > {"import of TensorFlow", "data into memory", "tracing and first step"}
     assert min(phases.values()) > 0 and sum(phases.values()) == pytest.approx(rates[-1])
@@ -58,7 +58,7 @@ def test_startup(tmp_path):
 
 @pytest.mark.long
 def test_table(tmp_path):
-    """Runs that are there are not made again; two seeds have a mean and a spread."""
+    """A run that exists is not trained again. Two seeds have a mean and a spread."""
     for index, (image, label) in enumerate(zip(*synthetic.draw_scenes(150))):
         path = tmp_path / f"patches/{label}/{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,9 +67,9 @@ def test_table(tmp_path):
     trainings = ("--", "--depth=10", f"--dataset=folder:{tmp_path / 'patches'}", "--epochs=1")
     folder = tmp_path / "results"
     for seeds, trained in (("0", 1), ("0,1", 1)):
-        printed, text, found = benchmark("table", *ours, f"--seeds={seeds}", *trainings, folder=folder)
+        printed, text, results = benchmark("table", *ours, f"--seeds={seeds}", *trainings, folder=folder)
         assert printed.count("python train.py") == trained
-    (row,) = found["rows"]
+    (row,) = results["rows"]
     accuracies = list(row["accuracies"].values())
     assert row["accuracy"] == pytest.approx(sum(accuracies) / 2) and row["spread"] is not None
     assert row["interval"][0] < row["accuracy"] < row["interval"][1] and 0 < row["mean_under_corruptions"] < 1
@@ -81,7 +81,7 @@ def test_table(tmp_path):
 
 
 def trainings(name: str, *arguments: str, folder) -> list[dict[str, str]]:
-    """The flags of train.py, by name, of the trainings that a benchmark asks for; none is made."""
+    """The flags of train.py, by name, of each training that a benchmark asks for. Nothing is trained."""
     stubbed = f"""
 import json, sys
 from benchmarks import runs, {name} as benchmark
@@ -103,7 +103,7 @@ benchmark.main()
 
 @needs_eurosat
 def test_few_images(tmp_path):
-    """Three ways to start on the same few images, which neither choose an epoch nor are tested on."""
+    """Three ways to start train on the same few images, which are in neither the validation nor the test split."""
 
     def lists(asked):
         return [pathlib.Path(path).read_text().split() for path in asked["split_files"].split(",")]
@@ -113,22 +113,24 @@ def test_few_images(tmp_path):
     eight = {name.partition("_")[0] for listed in lists(first) for name in listed}
     assert len(eight) == 8 and not eight & {"Highway", "River"}
     assert len(few) == 3 * 2 * 3
-    for head, whole, random in zip(few[::3], few[1::3], few[2::3]):
-        assert head.pop("freeze") == "backbone" and head == whole
-        assert random.pop("weights") == "none" and whole.pop("weights").endswith("eight-classes/run-1/model.keras")
-        assert random == whole
-        given, checks, tests = lists(random)
-        assert len(given) in (10, 40, 200) and len(checks) == 100 and len(tests) == 497
-        assert not set(given) & set(checks) and not set(tests) & {*given, *checks}
+    for head, fine_tuning, random in zip(few[::3], few[1::3], few[2::3]):
+        assert head.pop("freeze") == "backbone" and head == fine_tuning
+        assert random.pop("weights") == "none" and fine_tuning.pop("weights").endswith(
+            "eight-classes/run-1/model.keras"
+        )
+        assert random == fine_tuning
+        training, validation, test = lists(random)
+        assert len(training) in (10, 40, 200) and len(validation) == 100 and len(test) == 497
+        assert not set(training) & set(validation) and not set(test) & {*training, *validation}
     assert len({each["split_files"] for each in few}) == 6
 
 
 def test_ablation(tmp_path):
-    """Each changes one setting of the recipe."""
-    first, *others = trainings("ablation", "--image_size=32", "--depth=18", folder=tmp_path)
+    """Each further training changes one setting of the recipe."""
+    first, *ablations = trainings("ablation", "--image_size=32", "--depth=18", folder=tmp_path)
     assert first == {"recipe": "default", "image_size": "32", "depth": "18", "variant": "d", "weights": "none"}
-    for changed in others:
-        assert first.items() <= changed.items() and len(changed) == 6
+    for settings in ablations:
+        assert first.items() <= settings.items() and len(settings) == 6
 
 
 @pytest.mark.parametrize(("name", "flag"), [("ablation", "varied"), ("few_images", "epochs"), ("table", "seed")])
@@ -141,7 +143,7 @@ def test_a_benchmark_keeps_its_own_flags(name, flag, tmp_path):
 
 @pytest.mark.long
 def test_a_stopped_benchmark(tmp_path):
-    """Ctrl-C in its terminal leaves a run that goes on, and no result of the epochs until then."""
+    """Ctrl-C in its terminal leaves a run that can be resumed, and no result of its first epochs."""
     base = tmp_path / "runs/default-32/d-seed0"
     ours = (
         "--image_size=32",
@@ -169,7 +171,7 @@ def test_a_stopped_benchmark(tmp_path):
 
 @pytest.mark.long
 def test_bad_input(tmp_path):
-    """Four damaged files of every kind: a result or one line."""
+    """Each of four damaged files of every kind gives a result or an error in one line."""
     command = [sys.executable, "-m", "benchmarks.bad_input", "--count=4", f"--output_dir={tmp_path}"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr
@@ -180,7 +182,7 @@ def test_bad_input(tmp_path):
 
 @pytest.mark.long
 def test_bad_scenes(tmp_path):
-    """Eight damaged files of every kind that maps read, and no valid model is written for them."""
+    """Each of eight damaged files of every kind that maps read gives a result or an error in one line."""
     command = [sys.executable, "-m", "benchmarks.bad_input", "--only=scenes", "--count=8", f"--output_dir={tmp_path}"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr
@@ -191,39 +193,39 @@ def test_bad_scenes(tmp_path):
 
 @pytest.mark.long
 def test_maps(run, tmp_path):
-    printed, text, found = benchmark("maps", f"--model={run}", "--sides=200,300", "--rounds=2", folder=tmp_path)
-    assert len(found["map"]) == len(found["classifier"]) == 2 and set(found["commands"]) == {"200", "300"}
-    assert all(0.1 < row["peak_gib"] < 4 and row["seconds"] > 0 for row in found["commands"].values())
-    assert found["mosaics"]["images"] == 289
-    assert all(0.2 < found["mosaics"][name] <= 1 for name in ("alone", "centres", "cells"))
+    printed, text, results = benchmark("maps", f"--model={run}", "--sides=200,300", "--rounds=2", folder=tmp_path)
+    assert len(results["map"]) == len(results["classifier"]) == 2 and set(results["commands"]) == {"200", "300"}
+    assert all(0.1 < row["peak_gib"] < 4 and row["seconds"] > 0 for row in results["commands"].values())
+    assert results["mosaics"]["images"] == 289
+    assert all(0.2 < results["mosaics"][name] <= 1 for name in ("alone", "centres", "cells"))
     assert text in printed
 
 
 @pytest.mark.long
 def test_serving(run, tmp_path):
-    _, _, found = benchmark("serving", f"--model={run}", "--seconds=2", folder=tmp_path)
-    assert len(found["first_answers"]) == 3 and min(found["first_answers"]) > 0
+    _, _, results = benchmark("serving", f"--model={run}", "--seconds=2", folder=tmp_path)
+    assert len(results["first_answers"]) == 3 and min(results["first_answers"]) > 0
     for protocol in ("grpc", "http"):
-        assert found[protocol]["requests"] > 20 and not found[protocol]["errors"]
+        assert results[protocol]["requests"] > 20 and not results[protocol]["errors"]
 
 
 @pytest.mark.long
 def test_deployment(run, tmp_path):
     ours = (f"--model={run}", "--formats=onnx", "--images=40", "--calls=3")
-    printed, text, found = benchmark("deployment", *ours, folder=tmp_path / "check")
-    export = found["exports"]["onnx float32"]
+    printed, text, results = benchmark("deployment", *ours, folder=tmp_path / "check")
+    export = results["exports"]["onnx float32"]
     assert export["same_class"] == 1 and export["accuracy"] > 0.3 and export["images_per_second"] > 1
     assert text in printed
 
 
 @pytest.mark.long
 def test_int8(run, tmp_path):
-    """What is not installed is left out."""
+    """A runtime that is not installed is left out."""
     ours = (f"--model={run}", "--image_size=64", "--images=20", "--rounds=1")
-    printed, text, found = benchmark("int8", *ours, folder=tmp_path)
-    results = found["results"]
-    assert {"export.py (TFLite)", "ONNX Runtime"} <= set(results)
-    assert all(len(each["milliseconds"]["2"]) == 1 and each["megabytes"] > 1 for each in results.values())
+    printed, text, results = benchmark("int8", *ours, folder=tmp_path)
+    rows = results["results"]
+    assert {"export.py (TFLite)", "ONNX Runtime"} <= set(rows)
+    assert all(len(each["milliseconds"]["2"]) == 1 and each["megabytes"] > 1 for each in rows.values())
     assert text in printed
 
 

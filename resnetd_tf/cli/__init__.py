@@ -1,5 +1,5 @@
-"""The four command-line programs, each a module with its flags and one library call.
+"""The five command-line programs. Each is a module that defines flags and makes one library call.
 
-`program` has what they share, `common_flags` the flags of several. `train.py` and the others at the top of a checkout
-call them, as the commands `resnetd-train` and so on of an installed package do.
+`program` runs them and defines the flags that several programs share. In a checkout, `train.py` and the other files at
+the top call these modules. An installed package has the commands `resnetd-train` and so on.
 """

@@ -1,4 +1,4 @@
-"""Evaluates a trained classifier: accuracy, per-class scores, confusion matrix, worst mistakes.
+"""Evaluates a trained classifier: accuracy, scores of each class, confusion matrix, most confident mistakes.
 
 Examples:
     python evaluate.py --model=saved_models/resnet50d
@@ -58,21 +58,24 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "split",
         None,
-        "train, validation or test, as in training, all for every image, or a TFDS slice such as train[90%:]; default "
-        "test, or validation for ImageNet.",
+        "Images to evaluate on: train, validation or test as in training, all for every image, or a TFDS slice such as "
+        "train[90%:]; default test, or validation for ImageNet.",
     )
     program.define_dataset_flags(
-        "Dataset as for training, or imagenet2012 for 1000 classes; default the one the model was trained on."
+        "Dataset as for train.py, or imagenet2012 for 1000 classes; default the one the model was trained on."
     )
     flags.DEFINE_string(
         "weights",
         None,
-        "For imagenet2012: weights to evaluate instead of --model, as for training; --depth and --variant say which "
-        "network they are for.",
+        "Weights to evaluate on ImageNet, as for train.py, instead of --model; --depth and --variant name the network.",
     )
     program.define_settings_flags("variant", "depth")
-    flags.DEFINE_bool("turns", False, "Average over the eight turns and flips of each image.")
-    flags.DEFINE_bool("corruptions", False, "Measure on images that are noisy, blurred, compressed and so on.")
+    flags.DEFINE_bool("turns", False, "Average the probabilities over the eight rotations and flips of each image.")
+    flags.DEFINE_bool(
+        "corruptions",
+        False,
+        "Measure accuracy and calibration on noisy, blurred, compressed and otherwise corrupted images.",
+    )
     flags.DEFINE_string(
         "output_dir",
         None,

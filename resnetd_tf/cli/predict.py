@@ -19,7 +19,7 @@ from resnetd_tf.cli import program
 from resnetd_tf.errors import InputError
 
 if typing.TYPE_CHECKING:
-    from resnetd_tf.data.rasters import Reading
+    from resnetd_tf.data.rasters import RasterOptions
     from resnetd_tf.saved import SavedClassifier
 
 FLAGS = flags.FLAGS
@@ -85,9 +85,9 @@ def open_model_or_server(stream: typing.TextIO) -> "SavedClassifier":
 
 def raster_options_from_flags() -> "Reading":
     """Returns what --bands, --scale and --offset say of files that do not say it themselves."""
-    from resnetd_tf.data.rasters import Reading
+    from resnetd_tf.data.rasters import RasterOptions
 
-    return Reading(tuple(FLAGS.bands.split(",")) if FLAGS.bands else None, FLAGS.scale, FLAGS.offset)
+    return RasterOptions(tuple(FLAGS.bands.split(",")) if FLAGS.bands else None, FLAGS.scale, FLAGS.offset)
 
 
 def define_model_and_raster_flags() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from resnetd_tf import deployment, rundir, runtimes
 from resnetd_tf.data import datasets, images
-from resnetd_tf.data.rasters import AS_STORED, Reading
+from resnetd_tf.data.rasters import AS_STORED, RasterOptions
 from resnetd_tf.deployment import converters, savedmodel
 from resnetd_tf.errors import InputError, damage_as_input_error
 from resnetd_tf.process import silence_stderr
@@ -42,7 +42,7 @@ def export_classifier(
     data_dir: str | None = None,
     eurosat_zip: str | None = None,
     split_files: str | None = None,
-    reading: Reading = AS_STORED,
+    raster_options: RasterOptions = AS_STORED,
     trust: bool = False,
 ) -> pathlib.Path:
     """Exports a classifier for deployment, if the export agrees with the model that it is made from.
@@ -61,7 +61,7 @@ def export_classifier(
         data_dir: Where TFDS keeps its datasets.
         eurosat_zip: A EuroSAT archive to prepare the dataset from, instead of downloading it.
         split_files: Lists of the images in each split; `None` for the splits of the training.
-        reading: Bands, scale and offset of raster files in a folder that do not say it themselves.
+        raster_options: Bands, scale and offset of raster files in a folder that do not say it themselves.
         trust: Whether the model may hold operations that no classifier of this package has, and that may do anything.
 
     Returns:
@@ -85,7 +85,7 @@ def export_classifier(
         data_dir=data_dir,
         eurosat_zip=eurosat_zip,
         split_files=split_files,
-        reading=reading,
+        raster_options=raster_options,
     )
     samples = {split: split_images for split, (split_images, _) in zip(counts, splits)}
     pixels = samples["validation"]
@@ -181,7 +181,7 @@ def _write_format(
     exported_metadata = metadata | {"exported_precision": precision}
     pixels = samples["validation"]
     # Converters raise whatever a damaged model makes them stumble on.
-    damage = damage_as_input_error(f"{classifier.path}: cannot be converted", but=(ModuleNotFoundError, OSError))
+    damage = damage_as_input_error(f"{classifier.path}: cannot be converted", except_for=(ModuleNotFoundError, OSError))
     with silence_stderr(), damage:
         if format == "savedmodel":
             examples = pixels[: savedmodel.WARMUP_IMAGES]
@@ -239,7 +239,7 @@ def load_comparison_images(
     data_dir: str | None = None,
     eurosat_zip: str | None = None,
     split_files: str | None = None,
-    reading: Reading = AS_STORED,
+    raster_options: RasterOptions = AS_STORED,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Loads the first images of splits of a dataset, at the size that a classifier was trained on.
 
@@ -250,7 +250,7 @@ def load_comparison_images(
         data_dir: Where TFDS keeps its datasets.
         eurosat_zip: A EuroSAT archive to prepare the dataset from, instead of downloading it.
         split_files: Lists of the images in each split; `None` for the splits of the training.
-        reading: Bands, scale and offset of raster files in a folder that do not say it themselves.
+        raster_options: Bands, scale and offset of raster files in a folder that do not say it themselves.
 
     Returns:
         For each split raw pixels (n, height, width, bands) and labels (n,).
@@ -266,8 +266,8 @@ def load_comparison_images(
         data_dir=data_dir,
         eurosat_zip=eurosat_zip,
         split_files=split_files,
-        wanted={3: RGB_BANDS, len(BANDS): BANDS}.get(classifier.bands),
-        reading=datasets.resolve_reading(metadata, name, reading),
+        required_bands={3: RGB_BANDS, len(BANDS): BANDS}.get(classifier.bands),
+        raster_options=datasets.resolve_raster_options(metadata, name, raster_options),
         image_size=metadata.get("image_size"),  # as in training
         interpolation=metadata.get("interpolation", "bilinear"),
     )

@@ -1,4 +1,4 @@
-"""Top-1 and top-5 accuracy on ImageNet, as the checkpoints' publishers measure it."""
+"""Top-1 and top-5 accuracy on ImageNet, measured as the publishers of the checkpoints do."""
 
 import sys
 from collections.abc import Callable
@@ -19,93 +19,113 @@ IMAGENET_CLASSES = 1000
 
 
 @dataclass(frozen=True)
-class Preparation:
-    """How images are made ready: the shorter side resized to size / crop, a square of `size` cut out of the middle."""
+class CenterCrop:
+    """Resizes an image so that its shorter side is size / crop pixels, then cuts out the middle.
+
+    Attributes:
+        size: Side in pixels of the square that is cut out.
+        crop: Side of the square as a share of the shorter side, from 0 to 1.
+        interpolation: Interpolation of `tf.image.resize`: "bicubic" or "bilinear".
+    """
 
     size: int = 224
     crop: float = 0.875
     interpolation: str = "bicubic"
 
+    def __call__(self, image: tf.Tensor) -> tf.Tensor:
+        """Resizes and crops an image (height, width, 3) uint8.
+
+        Returns:
+            The image (size, size, 3) uint8, equal to Pillow's and torchvision's within one grey level.
+        """
+        shape = tf.shape(image)[:2]
+        shorter_side = int(self.size / self.crop)
+        resized_shape = shape * shorter_side // tf.reduce_min(shape)
+        resized = tf.image.resize(image, resized_shape, self.interpolation, antialias=True)
+        top, left = (tf.cast(tf.round((resized_shape[axis] - self.size) / 2), tf.int32) for axis in (0, 1))
+        return tf.saturate_cast(tf.round(resized[top : top + self.size, left : left + self.size]), tf.uint8)
+
 
 @dataclass(frozen=True)
-class Contender:
-    """What is evaluated: a name, a function from uint8 images to probabilities, and how it wants images prepared."""
+class ImageNetClassifier:
+    """A classifier of ImageNet's 1000 classes.
+
+    Attributes:
+        name: Name for reports.
+        predict: Function from images (n, size, size, 3) uint8 to probabilities (n, 1000).
+        center_crop: How the classifier expects images to be resized and cropped.
+    """
 
     name: str
     predict: Callable[[np.ndarray], np.ndarray]
-    preparation: Preparation
+    center_crop: CenterCrop
 
 
-def contender_from_classifier(opened: SavedClassifier) -> Contender:
-    """A saved classifier, at the image size it was trained on.
+def convert_saved_classifier(saved_classifier: SavedClassifier) -> ImageNetClassifier:
+    """Takes a saved classifier, at the image size of its training.
 
     Raises:
-        InputError: It does not know ImageNet's 1000 classes.
+        InputError: The classifier does not have ImageNet's 1000 classes.
     """
-    if len(opened.classes) != IMAGENET_CLASSES:
-        raise InputError(f"{opened.path} knows {len(opened.classes)} classes; ImageNet has {IMAGENET_CLASSES}")
-    preparation = Preparation(size=opened.metadata.get("image_size", Preparation.size))
-    return Contender(str(opened.path), opened.predict, preparation)
+    if (count := len(saved_classifier.classes)) != IMAGENET_CLASSES:
+        raise InputError(f"{saved_classifier.path} knows {count} classes; ImageNet has {IMAGENET_CLASSES}")
+    center_crop = CenterCrop(size=saved_classifier.metadata.get("image_size", CenterCrop.size))
+    return ImageNetClassifier(str(saved_classifier.path), saved_classifier.predict, center_crop)
 
 
-def contender_from_weights(weights: str, depth: int, variant: str) -> Contender:
-    """A network with weights as `checkpoints.read` takes them, on images as the published checkpoint has them.
+def build_with_weights(weights: str, depth: int, variant: str) -> ImageNetClassifier:
+    """Builds a network with weights, for images as the published checkpoint of that network expects them.
+
+    Args:
+        weights: "imagenet" or a file, for `checkpoints.read_checkpoint`.
+        depth: Layers of the network.
+        variant: "base", "b", "c" or "d".
 
     Raises:
-        InputError: The weights cannot be fetched, read or fitted.
+        InputError: The weights cannot be fetched, cannot be read or do not fit the network.
     """
     try:
         checkpoint = checkpoints.read_checkpoint(weights, depth, variant)
-        chosen, statistics = pretrained.find_published(depth, variant), checkpoint.statistics or IMAGENET
+        published = pretrained.find_published(depth, variant)
         network = classifier.build_classifier(
             depth,
             variant,
             classes=IMAGENET_CLASSES,
-            statistics=statistics,
-            image_size=chosen.size,
+            statistics=checkpoint.statistics or IMAGENET,
+            image_size=published.size,
             checkpoint=checkpoint,
         )
     except ValueError as error:
         raise InputError(str(error)) from error
     function = tf.function(lambda pixels: network(pixels, training=False))
-    preparation = Preparation(chosen.size, chosen.crop, chosen.interpolation)
-    return Contender(checkpoint.source, lambda pixels: function(tf.constant(pixels)).numpy(), preparation)
+    center_crop = CenterCrop(published.size, published.crop, published.interpolation)
+    return ImageNetClassifier(checkpoint.source, lambda pixels: function(tf.constant(pixels)).numpy(), center_crop)
 
 
-def resize_and_crop(image: tf.Tensor, preparation: Preparation) -> tf.Tensor:
-    """Resizes an image (height, width, 3) uint8 and cuts out its middle.
-
-    Returns:
-        (size, size, 3) uint8, as Pillow and torchvision make it but for a grey level of rounding.
-    """
-    size, shape = preparation.size, tf.shape(image)[:2]
-    shorter = int(size / preparation.crop)
-    target = shape * shorter // tf.reduce_min(shape)
-    resized = tf.image.resize(image, target, preparation.interpolation, antialias=True)
-    top, left = (tf.cast(tf.round((target[i] - size) / 2), tf.int32) for i in (0, 1))
-    return tf.saturate_cast(tf.round(resized[top : top + size, left : left + size]), tf.uint8)
-
-
-def evaluate_contender(contender: Contender, dataset: str, split: str, data_dir: str | None) -> dict:
-    """Top-1 and top-5 accuracy, with the names of model, dataset and split.
+def evaluate_imagenet(imagenet_classifier: ImageNetClassifier, dataset: str, split: str, data_dir: str | None) -> dict:
+    """Measures top-1 and top-5 accuracy.
 
     Args:
-        contender: What to evaluate.
-        dataset: TFDS name of ImageNet or of a dataset with its features and classes: "imagenet2012".
+        imagenet_classifier: The classifier to evaluate.
+        dataset: TFDS name of ImageNet, or of a dataset with its features and classes: "imagenet2012".
         split: A TFDS split or slice.
-        data_dir: Where TFDS keeps its datasets.
+        data_dir: Folder of the datasets of TFDS; `None` for its default.
+
+    Returns:
+        `top1`, `top1_interval`, `top5` and `count`, with the names of model, dataset and split, and the size and crop.
 
     Raises:
-        InputError: The dataset is not there, is another one or is damaged.
+        InputError: The dataset is missing, damaged or not ImageNet.
     """
-    batches = _make_batches(dataset, split, data_dir, contender.preparation)
-    top1, top5, total = _count_correct(contender.predict, batches)
+    center_crop = imagenet_classifier.center_crop
+    batches = _make_batches(dataset, split, data_dir, center_crop)
+    top1, top5, total = _count_correct(imagenet_classifier.predict, batches)
     return {
         "dataset": dataset,
         "split": split,
-        "model": contender.name,
-        "size": contender.preparation.size,
-        "crop": contender.preparation.crop,
+        "model": imagenet_classifier.name,
+        "size": center_crop.size,
+        "crop": center_crop.crop,
         "count": total,
         "top1": top1 / total,
         "top1_interval": wilson_interval(top1, total),
@@ -113,8 +133,8 @@ def evaluate_contender(contender: Contender, dataset: str, split: str, data_dir:
     }
 
 
-def _make_batches(dataset: str, split: str, data_dir: str | None, preparation: Preparation) -> tf.data.Dataset:
-    """Batches of images (n, size, size, 3) uint8 and labels (n,)."""
+def _make_batches(dataset: str, split: str, data_dir: str | None, center_crop: CenterCrop) -> tf.data.Dataset:
+    """Makes batches of images (n, size, size, 3) uint8 and labels (n,)."""
     import tensorflow_datasets
 
     builder, image_key, label_key = tfds.open_builder(dataset, data_dir)
@@ -128,19 +148,24 @@ def _make_batches(dataset: str, split: str, data_dir: str | None, preparation: P
             f"tfds build {dataset} --manual_dir=FOLDER"
         )
 
-    def prepare(example):
-        return resize_and_crop(images.decode_picture(example[image_key]), preparation), example[label_key]
+    def decode_example(example):
+        return center_crop(images.decode_picture(example[image_key])), example[label_key]
 
     try:
-        undecoded = {image_key: tensorflow_datasets.decode.SkipDecoding()}
-        examples = builder.as_dataset(split=split, decoders=undecoded)
+        decoders = {image_key: tensorflow_datasets.decode.SkipDecoding()}
+        examples = builder.as_dataset(split=split, decoders=decoders)
     except ValueError as error:
         raise InputError(f"split {split!r} of {dataset}: {first_line(error)}") from error
-    return examples.map(prepare, num_parallel_calls=tf.data.AUTOTUNE).batch(64).prefetch(2)
+    return examples.map(decode_example, num_parallel_calls=tf.data.AUTOTUNE).batch(64).prefetch(2)
 
 
 def _count_correct(predict: Callable[[np.ndarray], np.ndarray], batches: tf.data.Dataset) -> tuple[int, int, int]:
-    """How often the label is the most probable class, and among the five most probable; of how many."""
+    """Counts correct classifications.
+
+    Returns:
+        Number of images whose label is the most probable class, number of those whose label is among the five most
+        probable classes, and number of all images.
+    """
     top1 = top5 = total = 0
     progress = keras.utils.Progbar(len(batches), stateful_metrics=["top-1"]) if sys.stdout.isatty() else None
     try:

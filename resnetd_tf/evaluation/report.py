@@ -1,4 +1,4 @@
-"""Metrics and history as text and as pictures."""
+"""Metrics, training history and example images as text and as pictures."""
 
 import pathlib
 from collections.abc import Sequence
@@ -10,12 +10,15 @@ from resnetd_tf import figures, rundir
 from resnetd_tf.evaluation.metrics import Evaluation
 from resnetd_tf.sentinel2 import BANDS, render_true_colour
 
-MAX_LABELLED_CLASSES = 40  # classes; of more the confusion matrix has no names and numbers
+MAX_LABELLED_CLASSES = 40  # with more classes, a confusion matrix is drawn without names and numbers
 REPORT_FILES = "metrics.json, confusion_matrix.png, examples.png, mistakes.png"
 
 
 def write_report(evaluation: Evaluation, folder: pathlib.Path) -> None:
-    """Writes `FILES` into an existing folder, metrics.json last: with it the folder is whole."""
+    """Writes `REPORT_FILES` into an existing folder.
+
+    metrics.json is written last: a folder that has it has every file.
+    """
     plot_confusion(evaluation.result, folder / "confusion_matrix.png")
     plot_patches(evaluation, evaluation.examples, folder / "examples.png", columns=5)
     plot_patches(evaluation, evaluation.mistakes, folder / "mistakes.png")
@@ -23,7 +26,7 @@ def write_report(evaluation: Evaluation, folder: pathlib.Path) -> None:
 
 
 def format_table(metrics: dict) -> str:
-    """Per-class table, then accuracy with its interval, as text."""
+    """Formats the scores of each class as a table, and the summary below it."""
     width = max(len(name) for name in metrics["classes"])
     lines = [f"{'class':<{width}}  precision  recall      F1  support"]
     for name, row in metrics["classes"].items():
@@ -34,34 +37,45 @@ def format_table(metrics: dict) -> str:
 
 
 def format_summary(metrics: dict) -> str:
-    """Accuracy with its interval, in one line."""
+    """Formats the accuracy with its interval as one line."""
     note = " (synthetic images)" if metrics["dataset"] == "synthetic" else ""
     accuracy = format_accuracy(metrics["accuracy"], metrics["accuracy_interval"])
     return f"{_describe_split(metrics)}{note}: {accuracy}, {metrics['count']} images"
 
 
-def format_latency(measured: dict) -> str:
-    """Size of an export and how long one image takes it, in one line."""
-    one, two = (measured[f"milliseconds_{threads}"] for threads in (1, 2))
-    return (
-        f"{measured['megabytes']:.1f} MB; one image, median and 95th percentile: {one[0]:.1f} and {one[1]:.1f} ms with "
-        f"one thread, {two[0]:.1f} and {two[1]:.1f} ms with two"
-    )
-
-
-def _describe_split(result: dict) -> str:
-    """What an accuracy is of: "test accuracy of eurosat/rgb, over eight turns"."""
-    return f"{result['split']} accuracy of {result['dataset']}" + ", over eight turns" * result["over_turns"]
-
-
 def format_accuracy(accuracy: float, interval: list[float]) -> str:
-    """An accuracy with its interval: "96.59 % [95.84, 97.21]"."""
+    """Formats an accuracy with its interval: "96.59 % [95.84, 97.21]"."""
     low, high = interval
     return f"{100 * accuracy:.2f} % [{100 * low:.2f}, {100 * high:.2f}]"
 
 
+def format_latency(measurements: dict) -> str:
+    """Formats the size of an exported model and its time for one image as one line.
+
+    Args:
+        measurements: `megabytes`, and `milliseconds_1` and `milliseconds_2`: median and 95th percentile with one and
+            with two threads.
+    """
+    one_thread, two_threads = measurements["milliseconds_1"], measurements["milliseconds_2"]
+    return (
+        f"{measurements['megabytes']:.1f} MB; one image, median and 95th percentile: "
+        f"{one_thread[0]:.1f} and {one_thread[1]:.1f} ms with one thread, "
+        f"{two_threads[0]:.1f} and {two_threads[1]:.1f} ms with two"
+    )
+
+
+def _describe_split(result: dict) -> str:
+    """Describes the split of an accuracy: "test accuracy of eurosat/rgb, over eight turns"."""
+    return f"{result['split']} accuracy of {result['dataset']}" + ", over eight turns" * result["over_turns"]
+
+
 def plot_history(history: list[dict], path: pathlib.Path) -> None:
-    """Accuracy and loss against epochs, training and validation."""
+    """Draws accuracy and loss of training and validation against epochs.
+
+    Args:
+        history: One row for each epoch, with `epoch`, `accuracy`, `loss`, `val_accuracy` and `val_loss`.
+        path: File of the picture.
+    """
     epochs = [row["epoch"] for row in history]
     figure = Figure(figsize=(10, 4))
     for axis, name in zip(figure.subplots(1, 2), ("accuracy", "loss")):
@@ -75,19 +89,20 @@ def plot_history(history: list[dict], path: pathlib.Path) -> None:
 
 
 def plot_confusion(metrics: dict, path: pathlib.Path) -> None:
-    """The confusion matrix of what `metrics.metrics` measured."""
-    figures.save_figure(
-        draw_confusion(np.array(metrics["confusion_matrix"]), list(metrics["classes"]), format_summary(metrics)), path
-    )
+    """Draws the confusion matrix of an evaluation's result into a file."""
+    counts, names = np.array(metrics["confusion_matrix"]), list(metrics["classes"])
+    figures.save_figure(draw_confusion(counts, names, format_summary(metrics)), path)
 
 
 def draw_confusion(counts: np.ndarray, names: Sequence[str], title: str) -> Figure:
-    """A confusion matrix: rows are true classes, columns predicted ones; colours are shares of the row.
+    """Draws a confusion matrix: rows are true classes, columns are predicted ones.
+
+    Colours show the share of each cell in its row.
 
     Args:
-        counts: (classes, classes).
-        names: Those of the classes.
-        title: What stands above it.
+        counts: Number of images (classes, classes).
+        names: Class names.
+        title: Title of the figure.
     """
     names = [figures.escape_mathtext(name) for name in names]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -108,39 +123,41 @@ def draw_confusion(counts: np.ndarray, names: Sequence[str], title: str) -> Figu
 
 
 def plot_patches(evaluation: Evaluation, indices: np.ndarray, path: pathlib.Path, columns: int = 6) -> None:
-    """Images with their true and their predicted class, and the probability of that; 13 bands in true colour.
+    """Draws images with their true class, their predicted class and its probability.
+
+    Images of 13 bands are drawn in true colour.
 
     Args:
-        evaluation: What a classifier said of a split.
-        indices: Which of its images.
-        path: The picture.
-        columns: Images in a row.
+        evaluation: A classifier's probabilities for the images of a split.
+        indices: Indices of the images to draw.
+        path: File of the picture.
+        columns: Number of images in a row.
     """
     figure, axes = figures.picture_grid(len(indices), columns, 2.2, 2.6, title=0.4)
     for axis, index in zip(axes, indices):
         image = evaluation.split.images[index]
         axis.imshow(render_true_colour(image) if image.shape[-1] == len(BANDS) else image)
-        true = figures.escape_mathtext(evaluation.classes[evaluation.split.labels[index]])
-        predicted = figures.escape_mathtext(evaluation.classes[evaluation.predicted[index]])
-        title = f"true {true}\n{predicted} {100 * evaluation.confidence[index]:.1f} %"
-        axis.set_title(title, fontsize=8, color="black" if true == predicted else "firebrick")
+        true_class = figures.escape_mathtext(evaluation.classes[evaluation.split.labels[index]])
+        predicted_class = figures.escape_mathtext(evaluation.classes[evaluation.predictions[index]])
+        title = f"true {true_class}\n{predicted_class} {100 * evaluation.confidence[index]:.1f} %"
+        axis.set_title(title, fontsize=8, color="black" if true_class == predicted_class else "firebrick")
     if not len(indices):
         figure.suptitle("No image was classified wrongly.")
-    figures.save_figure(figure, path, margins=None)  # known, and so drawn once
+    figures.save_figure(figure, path, margins=None)  # known margins spare matplotlib a second drawing
 
 
 CORRUPTION_HEADER = f"{'corruption':<37}{'accuracy':<23}confidence  calibration error"
 
 
 def format_corruption_row(row: dict) -> str:
-    """Accuracy and calibration under one corruption, in one line of a table."""
+    """Formats accuracy and calibration under one corruption as a line of a table."""
     accuracy = format_accuracy(row["accuracy"], row["accuracy_interval"])
     confidence, error = 100 * row["confidence"], 100 * row["calibration_error"]
     return f"{row['corruption']:<16}{row['grade']:<21}{accuracy:<23}{confidence:8.2f} %{error:16.2f} %"
 
 
 def format_corruption_summary(result: dict) -> str:
-    """Accuracy and calibration of images as they are, and their means over the corruptions, in one line."""
+    """Formats accuracy and calibration on the original images, and their means over the corruptions, as one line."""
     clean, mean, error, mean_error = (
         100 * result[name] for name in ("accuracy", "mean_accuracy", "calibration_error", "mean_calibration_error")
     )
@@ -151,17 +168,17 @@ def format_corruption_summary(result: dict) -> str:
 
 
 def plot_corruptions(rows: list[dict], patches: list[list[np.ndarray]], path: pathlib.Path, columns: int = 3) -> None:
-    """A few patches under each corruption, with the accuracy.
+    """Draws a few patches under each corruption, with the accuracy.
 
     Args:
-        rows: Those of `corruptions.evaluate`.
-        patches: For each row the patches, of one size.
-        path: The picture.
-        columns: Corruptions in a row of the picture.
+        rows: The rows that `corruptions.evaluate_corruptions` yields.
+        patches: For each row a list of patches (height, width, 3) uint8, all of one size.
+        path: File of the picture.
+        columns: Number of corruptions in a row of the picture.
     """
     figure, axes = figures.picture_grid(len(rows), columns, 4, 1.55, title=0.34)
-    for axis, row, shown in zip(axes, rows, patches):
-        axis.imshow(np.concatenate(shown, axis=1), interpolation="nearest")
-        what = f"{row['corruption']}, {row['grade']}" if row["grade"] else "as they are"
-        axis.set_title(f"{what}: {100 * row['accuracy']:.2f} %", fontsize=9)
+    for axis, row, row_patches in zip(axes, rows, patches):
+        axis.imshow(np.concatenate(row_patches, axis=1), interpolation="nearest")
+        description = f"{row['corruption']}, {row['grade']}" if row["grade"] else "as they are"
+        axis.set_title(f"{description}: {100 * row['accuracy']:.2f} %", fontsize=9)
     figures.save_figure(figure, path, margins=None)

@@ -35,7 +35,7 @@ from rasterio.windows import Window
 
 from resnetd_tf import figures, metadata, sentinel2
 from resnetd_tf.data import digital_numbers, images, rasters
-from resnetd_tf.data.rasters import AS_STORED, Reading
+from resnetd_tf.data.rasters import AS_STORED, RasterOptions
 from resnetd_tf.errors import InputError, first_line
 from resnetd_tf.imagery import clouds, gradcam, patches, sliding_window
 from resnetd_tf.imagery.grid import Grid
@@ -90,7 +90,7 @@ class MapOptions:
     area: str | None = None
     keep_clouds: bool = False
     missing: str = "refuse"
-    raster_options: Reading = AS_STORED
+    raster_options: RasterOptions = AS_STORED
 
     @classmethod
     def for_classifier(
@@ -145,7 +145,7 @@ def open_scene_for(
     Raises:
         InputError: The scene cannot be opened, or not for this classifier.
     """
-    raster_options = Reading(tuple(bands) if bands else None, scale, offset)
+    raster_options = RasterOptions(tuple(bands) if bands else None, scale, offset)
     options = MapOptions(missing=missing, area=area, keep_clouds=keep_clouds, raster_options=raster_options)
     return _open_source_for(classifier, find_single_source(paths), options)
 

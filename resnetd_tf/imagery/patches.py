@@ -16,7 +16,7 @@ import numpy as np
 from resnetd_tf import figures, metadata, sentinel2
 from resnetd_tf.data import digital_numbers, images
 from resnetd_tf.data.images import Patch, PatchChecks
-from resnetd_tf.data.rasters import AS_STORED, Reading
+from resnetd_tf.data.rasters import AS_STORED, RasterOptions
 from resnetd_tf.errors import InputError
 from resnetd_tf.imagery import gradcam
 from resnetd_tf.imagery.products import classify_source, find_sources
@@ -34,7 +34,7 @@ PICTURE_COLUMNS = 6  # patches in a row of a picture
 def predict(
     classifier: SavedClassifier,
     images: Sequence[np.ndarray | str | pathlib.Path],
-    raster_options: Reading = AS_STORED,
+    raster_options: RasterOptions = AS_STORED,
     checked: bool = True,
 ) -> np.ndarray:
     """Returns the probabilities of the classes of patches.
@@ -101,7 +101,7 @@ def label_patches(
     picture: str | None = None,
     explain: str | None = None,
     trust: bool = False,
-    raster_options: Reading = AS_STORED,
+    raster_options: RasterOptions = AS_STORED,
     missing: str = "refuse",
     overwrite: bool = False,
 ) -> None:
@@ -140,7 +140,7 @@ def label_patches(
     failures: list[str] = []
     if files:
         cam = gradcam.open_gradcam(classifier, trust) if explain else None
-        raster_options = Reading(raster_options.bands, raster_options.scale, raster_options.offset, fill)
+        raster_options = RasterOptions(raster_options.bands, raster_options.scale, raster_options.offset, fill)
         labelled, failures = _label_files(classifier, files, top, format, raster_options)
         if picture and labelled:
             draw_labels(pathlib.Path(picture), labelled, classifier.classes)
@@ -160,7 +160,7 @@ def _scene_refusal(names: list[str], largest_patch: int) -> str:
 
 
 def _label_files(
-    classifier: SavedClassifier, files: Sequence[pathlib.Path], top: int, format: str, raster_options: Reading
+    classifier: SavedClassifier, files: Sequence[pathlib.Path], top: int, format: str, raster_options: RasterOptions
 ) -> tuple[list[_LabelledPatch], list[str]]:
     """Prints the most probable classes of files, in the order of the files.
 
@@ -199,7 +199,7 @@ def _classify_files(
     files: Sequence[pathlib.Path],
     top: int,
     format: str,
-    raster_options: Reading,
+    raster_options: RasterOptions,
     errors: list[str],
 ) -> Iterator[_LabelledPatch]:
     """Yields files with their most probable classes; errors of the others are added to `errors`."""
@@ -223,7 +223,7 @@ def _classify_files(
 
 
 def _read_patches(
-    files: Sequence[pathlib.Path], classifier: SavedClassifier, raster_options: Reading
+    files: Sequence[pathlib.Path], classifier: SavedClassifier, raster_options: RasterOptions
 ) -> tuple[dict[pathlib.Path, Patch], list[str]]:
     """Reads image files that belong together.
 
@@ -273,7 +273,7 @@ def draw_labels(path: pathlib.Path, labelled: Sequence[_LabelledPatch], classes:
 # Files and arrays become the pixels that a classifier takes.
 
 
-def read_patch_for(path: str | pathlib.Path, classifier: SavedClassifier, raster_options: Reading = AS_STORED) -> Patch:
+def read_patch_for(path: str | pathlib.Path, classifier: SavedClassifier, raster_options: RasterOptions = AS_STORED) -> Patch:
     """Reads an image file as a classifier takes it; bands become EuroSAT's pictures for a classifier of RGB.
 
     Args:
@@ -285,11 +285,11 @@ def read_patch_for(path: str | pathlib.Path, classifier: SavedClassifier, raster
         InputError: The file cannot be read, or has other bands.
     """
     if classifier.bands not in (3, len(BANDS)):
-        patch = images.read_patch(path, reading=raster_options)
+        patch = images.read_patch(path, raster_options=raster_options)
         classifier.check_bands(str(path), patch.pixels.shape[-1])
         return patch
     band_names = RGB_BANDS if classifier.bands == 3 else BANDS
-    images.read_header(path, wanted=band_names, reading=raster_options)
+    images.read_header(path, required_bands=band_names, raster_options=raster_options)
     patch = images.read_patch(path, band_names, raster_options)
     classifier.check_bands(str(path), patch.pixels.shape[-1])
     return patch

@@ -19,7 +19,7 @@ import numpy as np
 import rasterio
 
 from resnetd_tf.data import images, rasters
-from resnetd_tf.data.rasters import AS_STORED, Band, BandSet, Reading
+from resnetd_tf.data.rasters import AS_STORED, Band, BandSet, RasterOptions
 from resnetd_tf.errors import InputError, damage_as_input_error
 from resnetd_tf.imagery import clouds
 from resnetd_tf.imagery.grid import Grid, common_grid, warp_to_grid
@@ -288,14 +288,14 @@ def open_scene(
     Raises:
         InputError: The scene cannot be opened, or an argument cannot be used.
     """
-    raster_options = Reading(tuple(bands) if bands else None, scale, offset, tuple(fill) if fill is not None else None)
+    raster_options = RasterOptions(tuple(bands) if bands else None, scale, offset, tuple(fill) if fill is not None else None)
     return open_source(find_single_source(paths), required_bands, raster_options, keep_clouds)
 
 
 def open_source(
     source: Source,
     required_bands: Sequence[str] = RGB_BANDS,
-    raster_options: Reading = AS_STORED,
+    raster_options: RasterOptions = AS_STORED,
     keep_clouds: bool = False,
 ) -> Scene:
     """Opens one of the scenes that `find_sources` returns.
@@ -345,7 +345,7 @@ def open_source(
 
 
 def _open_band_set(
-    source: Source, required_bands: Collection[str], raster_options: Reading
+    source: Source, required_bands: Collection[str], raster_options: RasterOptions
 ) -> tuple[BandSet, tuple[str, ...]]:
     """Opens the bands of a scene; returns them with the files of its cloud masks."""
     if source.metadata or len(source.files) > 1:
@@ -356,11 +356,11 @@ def _open_band_set(
             return _open_product(source, required_bands, raster_options)
         return _open_band_files(source, raster_options), ()
     (file,) = source.files
-    takes_picture = len(required_bands) == 3 and raster_options.scale is None and raster_options.offset is None
-    return rasters.open_bands(file, raster_options, takes_picture), ()
+    accepts_picture = len(required_bands) == 3 and raster_options.scale is None and raster_options.offset is None
+    return rasters.open_bands(file, raster_options, accepts_picture), ()
 
 
-def _open_band_files(source: Source, raster_options: Reading) -> BandSet:
+def _open_band_files(source: Source, raster_options: RasterOptions) -> BandSet:
     """Opens files of one band each, whose names say which band."""
     bands: dict[str, Band] = {}
     descriptions = set()
@@ -370,7 +370,7 @@ def _open_band_files(source: Source, raster_options: Reading) -> BandSet:
         if dataset.count != 1:
             raise InputError(f"{file} has {dataset.count} bands, its name tells one; rename it")
         band_set = rasters.open_bands(
-            file, dataclasses.replace(raster_options, bands=(str(name),)), takes_picture=False
+            file, dataclasses.replace(raster_options, bands=(str(name),)), accepts_picture=False
         )
         bands |= band_set.bands
         descriptions.add(band_set.description.partition(": ")[2])
@@ -378,7 +378,7 @@ def _open_band_files(source: Source, raster_options: Reading) -> BandSet:
 
 
 def _open_product(
-    source: Source, required_bands: Collection[str], raster_options: Reading
+    source: Source, required_bands: Collection[str], raster_options: RasterOptions
 ) -> tuple[BandSet, tuple[str, ...]]:
     """Opens the bands of a product, with offset and scale as its metadata say.
 
@@ -421,7 +421,7 @@ def _open_product(
 
 
 def _check_picture_use(
-    source: Source, band_set: BandSet, required_bands: Sequence[str], raster_options: Reading
+    source: Source, band_set: BandSet, required_bands: Sequence[str], raster_options: RasterOptions
 ) -> None:
     """Raises InputError if a picture is given to a classifier of other bands, or with an offset or a scale."""
     if band_set.is_picture and len(required_bands) != 3:
@@ -457,7 +457,7 @@ def _check_brightness(source: Source, bands: list[Band]) -> None:
 
 
 def _check_numbers(
-    source: Source, band_set: BandSet, names: list[str], raster_options: Reading
+    source: Source, band_set: BandSet, names: list[str], raster_options: RasterOptions
 ) -> tuple[float | None, str]:
     """Checks that numbers all over a scene can be digital numbers, and finds undeclared numbers for missing data.
 

@@ -341,7 +341,7 @@ def _describe_task(classifier: SavedClassifier, scene: Scene, window: int, strid
     """Returns everything on which the rows of a map depend, as JSON holds it: other rows are not resumed."""
     rings = [ring for outline in scene.outlines for ring in outline["coordinates"]]
     # A model on a server can be replaced meanwhile: its maps are never resumed.
-    model_time = _modification_time(classifier.path) if classifier.told is None else time.time()
+    model_time = time.time() if classifier.is_served else _modification_time(classifier.path)
     return {
         "model": [str(classifier.path), model_time],
         "scene": scene.name,

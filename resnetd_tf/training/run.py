@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from resnetd_tf import environment, rundir
 from resnetd_tf.data import datasets, images, splits
-from resnetd_tf.data.rasters import Reading
+from resnetd_tf.data.rasters import RasterOptions
 from resnetd_tf.data.splits import Dataset
 from resnetd_tf.deployment import export, savedmodel
 from resnetd_tf.deployment.savedmodel import WARMUP_IMAGES
@@ -288,7 +288,7 @@ def load_splits(settings: Settings, interpolation: str) -> Dataset:
         split_files=settings.split_files,
         image_size=settings.image_size,
         interpolation=interpolation,
-        reading=Reading(tuple(settings.bands.split(",")) if settings.bands else None, settings.scale, settings.offset),
+        raster_options=RasterOptions(tuple(settings.bands.split(",")) if settings.bands else None, settings.scale, settings.offset),
     )
     if dataset.bands != 3 and settings.varied not in (0, RECIPES[settings.recipe]["varied"]):
         raise InputError(

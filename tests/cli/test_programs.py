@@ -1,4 +1,4 @@
-"""The programs as subprocesses: help, bad input, a disk that is full."""
+"""The programs: help, bad input, a disk that is full, and what an installation without extras can do."""
 
 import importlib.util
 import json
@@ -8,36 +8,80 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from conftest import ROOT, SMALLEST, THREE_STEPS
 from PIL import Image
 
+from resnetd_tf.cli.program import EXTRAS, missing_module_message
 from resnetd_tf.data import synthetic
 from resnetd_tf.rundir import savedmodel_versions
 
+PROGRAMS = ("train", "evaluate", "predict", "map", "export")
 
-def test_bad_flags_and_files_are_told_in_one_line(bad_input, run, tmp_path):
-    place = f"--output_dir={tmp_path / 'none'}"
-    assert "variant" in bad_input("train.py", "--variant=e", place)
-    assert "depth" in bad_input("train.py", "--depth=42", place)
-    assert "no_such" in bad_input("train.py", "--dataset=no_such", place)
-    for name in ("train", "evaluate"):  # as where a script's variable is not set
-        assert "--split_files= is empty" in bad_input(f"{name}.py", "--split_files=")
-    for name in ("evaluate", "predict", "export"):
-        assert "--model= is empty" in bad_input(f"{name}.py", "--model=")
-    assert "no such file" in bad_input("evaluate.py", f"--model={tmp_path / 'none'}")
+
+@pytest.mark.parametrize(
+    ("flag", "name"), [("--variant=e", "variant"), ("--depth=42", "depth"), ("--dataset=no_such", "no_such")]
+)
+def test_a_bad_setting_is_named(bad_input, flag, name, tmp_path):
+    assert name in bad_input("train.py", flag, f"--output_dir={tmp_path / 'none'}")
     assert not (tmp_path / "none").exists()
-    for name in ("train", "evaluate", "export"):
-        assert "unexpected argument 'stray'" in bad_input(f"{name}.py", "stray")
-    for flags, named in (
+
+
+@pytest.mark.parametrize(
+    ("name", "flag"),
+    [
+        ("train", "split_files"),
+        ("evaluate", "split_files"),
+        ("evaluate", "model"),
+        ("predict", "model"),
+        ("map", "model"),
+        ("export", "model"),
+    ],
+)
+def test_an_empty_flag_is_refused(bad_input, name, flag):
+    """It comes from a variable of a script that is not set."""
+    assert f"--{flag}= is empty" in bad_input(f"{name}.py", f"--{flag}=")
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "export"])
+def test_an_unexpected_argument_is_refused(bad_input, name):
+    assert "unexpected argument 'stray'" in bad_input(f"{name}.py", "stray")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
         (("--variant=b",), "--variant has no effect without --weights"),
         (("--depth=18", "--dataset=imagenet2012"), "--depth has no effect without --weights"),
         (("--weights=imagenet", "--model=x"), "--model has no effect beside --weights"),
         (("--dataset=imagenet2012", "--eurosat_zip=x"), "--eurosat_zip has no effect for ImageNet"),
-        (("--dataset=synthetic", "--eurosat_zip=x", f"--model={run}"), "--eurosat_zip is of no use"),
-    ):
-        assert named in bad_input("evaluate.py", *flags)
+        (("--dataset=imagenet2012", "--corruptions"), "--corruptions has no effect for ImageNet"),
+    ],
+)
+def test_a_flag_without_effect_is_refused(bad_input, flags, message):
+    assert message in bad_input("evaluate.py", *flags)
+
+
+def test_a_flag_of_another_dataset_is_refused(bad_input, run):
+    line = bad_input("evaluate.py", "--dataset=synthetic", "--eurosat_zip=x", f"--model={run}")
+    assert "--eurosat_zip is of no use" in line
+
+
+def test_a_missing_model_is_named(bad_input, tmp_path):
+    assert "no such file" in bad_input("evaluate.py", f"--model={tmp_path / 'none'}")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_file_that_is_no_image_is_named(bad_input, run):
     assert "not a readable" in bad_input("predict.py", f"--model={run}", ROOT / "train.py")
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_bad_flag_ends_the_process_with_one_line(program_process, name):
+    result = program_process(f"{name}.py", "--no_such_flag")
+    assert result.returncode == 2 and not result.stdout
+    assert result.stderr.startswith(f"{name}.py: ") and result.stderr.count("\n") == 1
 
 
 @pytest.mark.skipif(importlib.util.find_spec("resource") is None, reason="limits are set as on Unix")
@@ -76,8 +120,8 @@ def test_each_program_says_which_model_answers(run, program, tmp_path):
     assert result.returncode == 0 and result.stderr == line and json.loads(result.stdout)
 
 
-def test_output_that_is_read_no_more(run, tmp_path):
-    """As `head` does; it is no defect of the program."""
+def test_a_reader_that_stops_ends_the_program_quietly(run, tmp_path):
+    """`head` stops reading; that is no error of the program."""
     for index, image in enumerate(synthetic.draw_scenes(600)[0]):
         Image.fromarray(image).save(tmp_path / f"{index}.png")
     command = [sys.executable, "-u", str(ROOT / "predict.py"), f"--model={run}", str(tmp_path)]
@@ -87,13 +131,13 @@ def test_output_that_is_read_no_more(run, tmp_path):
         assert process.stderr.read() == "" and process.wait() == 141
 
 
-def test_help_is_quick_and_readable(program):
-    for name in ("train", "evaluate", "predict", "export"):
-        start = time.monotonic()
-        result = program(f"{name}.py", "--help")
-        assert time.monotonic() - start < 3  # without importing TensorFlow
-        assert result.returncode == 0 and not result.stderr
-        assert "Examples:" in result.stdout
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_help_is_quick_and_readable(program_process, name):
+    start = time.monotonic()
+    result = program_process(f"{name}.py", "--help")
+    assert time.monotonic() - start < 3  # without importing TensorFlow
+    assert result.returncode == 0 and not result.stderr
+    assert "Examples:" in result.stdout
 
 
 def test_installed_commands_speak_of_themselves(tmp_path):
@@ -111,5 +155,52 @@ def test_another_backend_is_refused(bad_input):
 
 
 def test_programs_can_be_imported_together():
-    script = "from resnetd_tf.cli import evaluate, export, predict, train"
+    script = f"from resnetd_tf.cli import {', '.join(PROGRAMS)}"
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def run_without_extras(name: str, *arguments: str, folder) -> subprocess.CompletedProcess:
+    """Runs a program as an installation without extras does: their modules cannot be imported."""
+    missing = EXTRAS.keys() - {"grpc", "requests"}  # TensorFlow itself installs these two
+    script = f"""
+import sys
+class WithoutExtras:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {sorted(missing)}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, WithoutExtras())
+sys.argv = ["{name}.py", *{list(map(str, arguments))}]
+from resnetd_tf.cli.{name} import main
+main()
+"""
+    command = [sys.executable, "-P", "-c", script]
+    # JAX, imported by Keras in this process, sets TensorFlow's log level for its children.
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    environment["PYTHONPATH"] = str(ROOT)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=folder, env=environment)
+
+
+def test_labels_need_no_extra(tmp_path):
+    Image.fromarray(synthetic.draw_scenes(1)[0][0]).save(tmp_path / "patch.png")
+    result = run_without_extras("predict", "--model=eurosat", "patch.png", folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "patch.png" in result.stdout
+
+
+def test_maps_need_no_extra(tmp_path):
+    Image.fromarray(np.zeros((128, 128, 3), "uint8")).save(tmp_path / "scene.png")
+    result = run_without_extras("map", "--model=eurosat", "scene.png", "--output=map", folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "map.tif").is_file()
+
+
+def test_a_program_names_the_extra_of_a_missing_module(tmp_path):
+    result = run_without_extras("evaluate", "--model=eurosat", folder=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr == (
+        "evaluate.py: needs tensorflow_datasets, which is not installed; pip install 'resnetd_tf[train]'\n"
+    )
+
+
+def test_a_missing_module_of_no_extra_is_a_defect():
+    assert missing_module_message(ModuleNotFoundError("no module", name="resnetd_tf.nothing")) is None

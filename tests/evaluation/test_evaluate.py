@@ -25,8 +25,8 @@ def test_a_savedmodel_that_was_copied_alone(run, program, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "(synthetic images)" in result.stdout and "SeaLake" in result.stdout
     first = json.loads((run / "run-1/evaluation-test-1/metrics.json").read_text())
-    again = json.loads((tmp_path / "o/metrics.json").read_text())
-    assert again["confusion_matrix"] == first["confusion_matrix"]
+    copied = json.loads((tmp_path / "o/metrics.json").read_text())
+    assert copied["confusion_matrix"] == first["confusion_matrix"]
     assert {path.name for path in (tmp_path / "o").iterdir()} == {
         "metrics.json",
         "confusion_matrix.png",
@@ -48,27 +48,27 @@ def test_evaluations_do_not_overwrite(run, tmp_path):
     assert sorted(folder.rglob("*")) == before
 
 
-def test_over_turns(run, program, tmp_path):
-    """Told apart, and nearer to each other for the turns of one image than without."""
+def test_mean_over_turns(run, program, tmp_path):
+    """The result says so, and the turns of one image get the same probabilities."""
     result = program("evaluate.py", f"--model={run}", "--turns", f"--output_dir={tmp_path / 'o'}")
     assert result.returncode == 0, result.stderr
     assert "test accuracy of synthetic, over eight turns (synthetic images): " in result.stdout
-    found = json.loads((tmp_path / "o/metrics.json").read_text())
-    assert found["over_turns"] and found["count"] == 300
+    result_json = json.loads((tmp_path / "o/metrics.json").read_text())
+    assert result_json["over_turns"] and result_json["count"] == 300
     classifier, images = open_classifier(run), synthetic.draw_scenes(20, seed=9)[0]
     turned = [np.rot90(image, 3)[:, ::-1] for image in images]
-    plain, over = (
+    plain_difference, mean_difference = (
         np.abs(
-            metrics.predict_probabilities(classifier, turned, how)
-            - metrics.predict_probabilities(classifier, images, how)
+            metrics.predict_probabilities(classifier, turned, over_turns)
+            - metrics.predict_probabilities(classifier, images, over_turns)
         ).max()
-        for how in (False, True)
+        for over_turns in (False, True)
     )
-    assert over < 1e-5 < plain
+    assert mean_difference < 1e-5 < plain_difference
 
 
 def test_images_of_some_classes(run, program, bad_input, tmp_path):
-    """Of some that the classifier knows, in any order; not of one that it does not know."""
+    """They may be some of those that the classifier knows, in any order, but no other one."""
     images, labels = synthetic.draw_scenes(60, seed=9)
     for number in (7, 2):
         for index in np.flatnonzero(labels == number):
@@ -76,14 +76,14 @@ def test_images_of_some_classes(run, program, bad_input, tmp_path):
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(images[index]).save(path)
     ours = (f"--model={run}", f"--dataset=folder:{tmp_path / 'pictures'}", "--split=train")
-    result = program("evaluate.py", *ours, f"--output_dir={tmp_path / 'found'}")
+    result = program("evaluate.py", *ours, f"--output_dir={tmp_path / 'result'}")
     assert result.returncode == 0, result.stderr
-    found = json.loads((tmp_path / "found/metrics.json").read_text())
+    result_json = json.loads((tmp_path / "result/metrics.json").read_text())
     split = datasets.load_dataset(f"folder:{tmp_path / 'pictures'}", ("train",)).splits["train"]
     predicted = open_classifier(run).predict(split.images).argmax(axis=1)
     expected = np.zeros((10, 10), int)
     np.add.at(expected, (labels[[int(pathlib.Path(name).stem) for name in split.names]], predicted), 1)
-    assert found["confusion_matrix"] == expected.tolist() and tuple(found["classes"]) == synthetic.CLASSES
+    assert result_json["confusion_matrix"] == expected.tolist() and tuple(result_json["classes"]) == synthetic.CLASSES
     assert np.count_nonzero(expected.sum(axis=1)) == 2
     (tmp_path / f"pictures/{synthetic.CLASSES[2]}").rename(tmp_path / "pictures/Vineyard")
     assert "pictures has Vineyard; " in bad_input("evaluate.py", *ours, f"--output_dir={tmp_path / 'none'}")
@@ -91,15 +91,15 @@ def test_images_of_some_classes(run, program, bad_input, tmp_path):
 
 
 @pytest.fixture
-def of_folder(run, tmp_path):
-    """A classifier as one that was trained on a folder of thirty images, and the folder."""
+def folder_run(run, tmp_path):
+    """A classifier that looks as if it was trained on a folder of thirty images, and the folder."""
     folder, model = tmp_path / "patches", tmp_path / "model/run-1"
     add_images(folder, range(30))
     shutil.copytree(run / "run-1", model)
     dataset = datasets.load_dataset(f"folder:{folder}")
     sizes = {name: len(split) for name, split in dataset.splits.items()}
-    described = json.loads((model / "metadata.json").read_text()) | {"dataset": dataset.name, "split_sizes": sizes}
-    rundir.write_json(model / "metadata.json", described)
+    metadata = json.loads((model / "metadata.json").read_text()) | {"dataset": dataset.name, "split_sizes": sizes}
+    rundir.write_json(model / "metadata.json", metadata)
     rundir.write_text(model / "splits.csv", split_record(dataset))
     return str(model / "model.keras"), folder
 
@@ -112,9 +112,9 @@ def add_images(folder, numbers):
         Image.fromarray(images[number]).save(path)
 
 
-def test_the_share_of_images_that_it_was_trained_on(of_folder, tmp_path, capsys):
-    """Of every image of its folder, and of the same images elsewhere under other names."""
-    model, folder = of_folder
+def test_the_share_of_training_images_is_printed(folder_run, tmp_path, capsys):
+    """It counts the images of its folder, and the same images elsewhere under other names."""
+    model, folder = folder_run
     elsewhere = tmp_path / "elsewhere"
     shutil.copytree(folder, elsewhere)
     for path in list(elsewhere.rglob("*.png")):
@@ -136,9 +136,9 @@ def labels_of(split):
     return [synthetic.CLASSES.index(pathlib.Path(name).parent.name) for name in split.names]
 
 
-def test_a_folder_that_has_grown_is_told(of_folder, tmp_path, capsys):
+def test_a_folder_that_has_grown_is_noticed(folder_run, tmp_path, capsys):
     """New images move the ends of the splits: what is the test split now was in part trained on."""
-    model, folder = of_folder
+    model, folder = folder_run
     evaluate(model, output_dir=str(tmp_path / "before"))
     assert "trained on" not in capsys.readouterr().out
     add_images(folder, range(30, 70))
@@ -152,9 +152,9 @@ def test_a_folder_that_has_grown_is_told(of_folder, tmp_path, capsys):
     assert f"has changed since training: {new} of 7 images of 'test' are new" in capsys.readouterr().out
 
 
-def test_what_is_known_without_a_record_is_told(of_folder, tmp_path, capsys):
-    """Of runs of earlier versions: the numbers of images alone."""
-    model, folder = of_folder
+def test_without_a_record_the_numbers_of_images_are_compared(folder_run, tmp_path, capsys):
+    """Runs of earlier versions recorded only how many images each split had."""
+    model, folder = folder_run
     pathlib.Path(model).with_name("splits.csv").unlink()
     result = evaluate(model, split="all", output_dir=str(tmp_path / "before"))
     assert "trained on 21 of these 30 images (70.0 %)" in capsys.readouterr().out and "trained_on" not in result
@@ -166,12 +166,12 @@ def test_what_is_known_without_a_record_is_told(of_folder, tmp_path, capsys):
     assert expected in capsys.readouterr().out
 
 
-def test_a_damaged_record_is_named(of_folder, tmp_path):
-    record = pathlib.Path(of_folder[0]).with_name("splits.csv")
+def test_a_damaged_record_is_named(folder_run, tmp_path):
+    record = pathlib.Path(folder_run[0]).with_name("splits.csv")
     for text in ("", "my,own,table\n1,2,3\n", "name,split,blake2b\nonly two,columns\n"):
         record.write_text(text)
         with pytest.raises(InputError, match=r"splits\.csv: cannot be read \(.*\); restore or delete it"):
-            evaluate(of_folder[0], output_dir=str(tmp_path / "none"))
+            evaluate(folder_run[0], output_dir=str(tmp_path / "none"))
     assert not (tmp_path / "none").exists()
 
 

@@ -1,4 +1,4 @@
-"""Evaluation on ImageNet, on a small dataset of its feature structure with classes that the network itself chose."""
+"""Evaluation on ImageNet, with a small dataset that has its features, and labels that the network itself chose."""
 
 import json
 
@@ -19,7 +19,7 @@ COUNT = 20
 
 @pytest.mark.parametrize("shape", [(300, 400), (500, 333), (224, 224), (97, 250)])
 @pytest.mark.parametrize(("size", "crop", "name"), [(224, 0.875, "bicubic"), (288, 0.95, "bilinear")])
-def test_resize_and_crop_is_pillows(shape, size, crop, name):
+def test_the_center_crop_is_pillows(shape, size, crop, name):
     noise = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
     picture = Image.fromarray(noise).resize(shape[::-1], Image.Resampling.BICUBIC)
     shorter = int(size / crop)
@@ -27,15 +27,15 @@ def test_resize_and_crop_is_pillows(shape, size, crop, name):
     left, top = (round((side - size) / 2) for side in scaled)
     filters = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
     expected = picture.resize(scaled, filters[name]).crop((left, top, left + size, top + size))
-    preparation = imagenet.Preparation(size, crop, name)
-    ours = imagenet.resize_and_crop(tf.constant(np.asarray(picture)), preparation)
+    center_crop = imagenet.CenterCrop(size, crop, name)
+    ours = center_crop(tf.constant(np.asarray(picture)))
     difference = np.abs(np.asarray(expected, int) - np.asarray(ours, int))
     assert ours.shape == (size, size, 3) and difference.max() <= 1
 
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    """imagenet2012 as TFDS prepares it, of noise; half of the labels are what the network with drawn weights says."""
+    """imagenet2012 as TFDS prepares it, with images of noise. Half of the labels are the network's own answers."""
     import tensorflow_datasets as tfds
 
     folder = tmp_path_factory.mktemp("data")
@@ -50,7 +50,7 @@ def data_dir(tmp_path_factory):
         small = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
         small.resize((320, 310), Image.Resampling.BICUBIC).save(folder / f"{index}.jpg", quality=95)
         picture = tf.constant(np.asarray(Image.open(folder / f"{index}.jpg")))
-        pixels = imagenet.resize_and_crop(picture, imagenet.Preparation(288, 0.95))
+        pixels = imagenet.CenterCrop(288, 0.95)(picture)
         ranked = np.argsort(-model(pixels[tf.newaxis]).numpy()[0])
         labels.append(int(ranked[0 if index < 10 else 3 if index < 15 else 500]))
 
@@ -88,11 +88,18 @@ def test_a_saved_model(program, data_dir, tmp_path):
     assert (tmp_path / "evaluation-imagenet2012-validation-1/metrics.json").is_file()
 
 
-def test_bad_input(bad_input, data_dir, run, tmp_path):
+def test_a_classifier_of_other_classes_is_refused(bad_input, data_dir, run):
     line = bad_input("evaluate.py", "--dataset=imagenet2012", f"--model={run}", f"--data_dir={data_dir}")
     assert "knows 10 classes; ImageNet has 1000" in line
-    weights_flag = f"--weights={data_dir / 'weights.safetensors'}"
-    line = bad_input("evaluate.py", "--depth=18", weights_flag, f"--data_dir={tmp_path}")
+
+
+def test_a_missing_dataset_is_refused_with_advice(bad_input, data_dir, tmp_path):
+    weights = f"--weights={data_dir / 'weights.safetensors'}"
+    line = bad_input("evaluate.py", "--depth=18", weights, f"--data_dir={tmp_path}")
     assert "imagenet2012/5.1.0 is not in" in line and "ILSVRC2012_img_val.tar" in line
-    line = bad_input("evaluate.py", "--depth=50", weights_flag, f"--data_dir={data_dir}")
+
+
+def test_weights_of_another_depth_are_refused(bad_input, data_dir):
+    weights = f"--weights={data_dir / 'weights.safetensors'}"
+    line = bad_input("evaluate.py", "--depth=50", weights, f"--data_dir={data_dir}")
     assert "of depth 18, variant d, not 50, d" in line

@@ -1,4 +1,4 @@
-"""What is drawn, and that drawing leaves matplotlib's settings alone."""
+"""The pictures of a report, which leave matplotlib's settings alone."""
 
 import subprocess
 import sys
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from resnetd_tf import figures
 from resnetd_tf.data.splits import Split
 from resnetd_tf.evaluation import report
 from resnetd_tf.evaluation.metrics import Evaluation
@@ -26,7 +27,7 @@ assert matplotlib.get_backend() == "svg"
 
 @pytest.mark.parametrize(("bands", "dtype"), [(3, "uint8"), (13, "uint16")])
 def test_pictures(tmp_path, bands, dtype):
-    """Two classes of three have images, the last image is a mistake."""
+    """Two of three classes have images, and the last image is a mistake."""
     images = np.random.default_rng(0).integers(0, 255, (4, 16, 16, bands)).astype(dtype)
     split = Split(images, np.array([0, 0, 2, 2]), tuple("abcd"), "test")
     probabilities = np.array([[0.8, 0.1, 0.1], [0.6, 0.2, 0.2], [0.1, 0.2, 0.7], [0.9, 0.1, 0.0]])
@@ -43,19 +44,19 @@ def test_pictures(tmp_path, bands, dtype):
 
 @pytest.mark.parametrize("count", [1, 2, 50])
 def test_epochs_are_whole_numbers(monkeypatch, tmp_path, count):
-    """Of the curves of one epoch, too, whose axis would go from 0.96 to 1.04."""
-    figures = []
-    monkeypatch.setattr(figures, "save_figure", lambda figure, path: figures.append(figure))
+    """The axis of a single epoch would go from 0.96 to 1.04 by itself."""
+    drawn_figures = []
+    monkeypatch.setattr(figures, "save_figure", lambda figure, path: drawn_figures.append(figure))
     row = {"accuracy": 0.5, "loss": 1.0, "val_accuracy": 0.6, "val_loss": 0.9}
     report.plot_history([{"epoch": epoch + 1, **row} for epoch in range(count)], tmp_path / "history.png")
-    for axis in figures[0].axes:
+    for axis in drawn_figures[0].axes:
         low, high = axis.get_xlim()
         ticks = [tick for tick in axis.get_xticks() if low <= tick <= high]
         assert ticks and all(tick == int(tick) and 1 <= tick <= count for tick in ticks)
 
 
 def test_many_classes(tmp_path):
-    """Four hundred: a picture of no more than a few megapixels."""
+    """The picture of four hundred classes has a few megapixels at most."""
     names = tuple(f"class {index}" for index in range(400))
     split = Split(np.zeros((400, 16, 16, 3), "uint8"), np.arange(400), names, "test")
     report.plot_confusion(

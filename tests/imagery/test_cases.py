@@ -25,7 +25,7 @@ from rasterio.transform import from_origin
 
 import resnetd_tf
 from resnetd_tf.data import datasets
-from resnetd_tf.data.rasters import Reading
+from resnetd_tf.data.rasters import RasterOptions
 from resnetd_tf.errors import InputError
 from resnetd_tf.imagery import landcover, patches
 from resnetd_tf.sentinel2 import BANDS, CLASSES, RGB_BANDS
@@ -100,7 +100,7 @@ def write_bands(folder: pathlib.Path, name: str, pixels: np.ndarray, **profile) 
 def map_scenes(classifier, output: pathlib.Path | str, *paths: pathlib.Path, offset: float | None = None) -> str:
     """Does what map.py does; returns what it prints."""
     printed = io.StringIO()
-    options = landcover.MapOptions.for_classifier(classifier, raster_options=Reading(offset=offset))
+    options = landcover.MapOptions.for_classifier(classifier, raster_options=RasterOptions(offset=offset))
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         landcover.map_scenes(classifier, paths, options, output=str(output))
     return printed.getvalue()
@@ -110,7 +110,7 @@ def labels_of(classifier, folder: pathlib.Path, offset: float | None = None) -> 
     """The most probable class of each patch in a folder, by file name; nothing but CSV goes to stdout."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        patches.label_patches(classifier, [folder], top=1, format="csv", raster_options=Reading(offset=offset))
+        patches.label_patches(classifier, [folder], top=1, format="csv", raster_options=RasterOptions(offset=offset))
     rows = csv.DictReader(printed.getvalue().splitlines())
     return {pathlib.Path(row["path"]).name: row["class_1"] for row in rows}
 

@@ -96,7 +96,7 @@ def test_what_opens_scenes_is_in_the_options(here, capsys):
     pixels = draw_fields(640, 320).astype("uint16") * 10 + 1000
     for index, name in enumerate(("B04", "B03", "B02")):
         write_scene(here / f"x_{name}.tif", pixels[..., index : index + 1])
-    options = MapOptions(keep_clouds=True, raster_options=landcover.Reading(offset=-1000))
+    options = MapOptions(keep_clouds=True, raster_options=landcover.RasterOptions(offset=-1000))
     map_scenes(colour_classifier(), sorted(here.glob("x_*.tif")), options)
     assert "offset -1000 as given" in capsys.readouterr().out
 

@@ -19,7 +19,6 @@ from resnetd_tf.cli import program
 from resnetd_tf.errors import InputError
 
 if typing.TYPE_CHECKING:
-    from resnetd_tf.data.rasters import RasterOptions
     from resnetd_tf.saved import SavedClassifier
 
 FLAGS = flags.FLAGS
@@ -83,7 +82,7 @@ def open_model_or_server(stream: typing.TextIO) -> "SavedClassifier":
     return classifier
 
 
-def raster_options_from_flags() -> "Reading":
+def raster_options_from_flags() -> "RasterOptions":
     """Returns what --bands, --scale and --offset say of files that do not say it themselves."""
     from resnetd_tf.data.rasters import RasterOptions
 

@@ -255,7 +255,9 @@ def dataset_arguments() -> dict[str, typing.Any]:
     values = {name: flags.FLAGS[name].value for name in ("dataset", "data_dir", "eurosat_zip", "split_files")}
     bands = flags.FLAGS.bands
     return values | {
-        "raster_options": RasterOptions(tuple(bands.split(",")) if bands else None, flags.FLAGS.scale, flags.FLAGS.offset)
+        "raster_options": RasterOptions(
+            tuple(bands.split(",")) if bands else None, flags.FLAGS.scale, flags.FLAGS.offset
+        )
     }
 
 

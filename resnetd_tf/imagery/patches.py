@@ -273,7 +273,9 @@ def draw_labels(path: pathlib.Path, labelled: Sequence[_LabelledPatch], classes:
 # Files and arrays become the pixels that a classifier takes.
 
 
-def read_patch_for(path: str | pathlib.Path, classifier: SavedClassifier, raster_options: RasterOptions = AS_STORED) -> Patch:
+def read_patch_for(
+    path: str | pathlib.Path, classifier: SavedClassifier, raster_options: RasterOptions = AS_STORED
+) -> Patch:
     """Reads an image file as a classifier takes it; bands become EuroSAT's pictures for a classifier of RGB.
 
     Args:

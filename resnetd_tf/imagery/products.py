@@ -288,7 +288,9 @@ def open_scene(
     Raises:
         InputError: The scene cannot be opened, or an argument cannot be used.
     """
-    raster_options = RasterOptions(tuple(bands) if bands else None, scale, offset, tuple(fill) if fill is not None else None)
+    raster_options = RasterOptions(
+        tuple(bands) if bands else None, scale, offset, tuple(fill) if fill is not None else None
+    )
     return open_source(find_single_source(paths), required_bands, raster_options, keep_clouds)
 
 

@@ -288,7 +288,9 @@ def load_splits(settings: Settings, interpolation: str) -> Dataset:
         split_files=settings.split_files,
         image_size=settings.image_size,
         interpolation=interpolation,
-        raster_options=RasterOptions(tuple(settings.bands.split(",")) if settings.bands else None, settings.scale, settings.offset),
+        raster_options=RasterOptions(
+            tuple(settings.bands.split(",")) if settings.bands else None, settings.scale, settings.offset
+        ),
     )
     if dataset.bands != 3 and settings.varied not in (0, RECIPES[settings.recipe]["varied"]):
         raise InputError(

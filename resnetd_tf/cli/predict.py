@@ -19,6 +19,7 @@ from resnetd_tf.cli import program
 from resnetd_tf.errors import InputError
 
 if typing.TYPE_CHECKING:
+    from resnetd_tf.data.rasters import RasterOptions
     from resnetd_tf.saved import SavedClassifier
 
 FLAGS = flags.FLAGS

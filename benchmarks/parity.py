@@ -1,11 +1,11 @@
-"""Our networks against timm's, keras.applications' and KerasHub's: the same weights, the largest difference.
+"""Compares our networks with those of timm, keras.applications and KerasHub at the same weights.
 
     pip install -e '.[peers]'
-    python -m benchmarks.parity            # the table
-    python -m benchmarks.parity --write    # timm's and KerasHub's outputs for the tests, in tests/golden/
+    python -m benchmarks.parity            # prints a table of the largest differences
+    python -m benchmarks.parity --write    # writes the outputs of timm and KerasHub for the tests into tests/golden/
 
-Weights and batch-norm statistics are random, drawn by tensor name, so that every layer counts; the tests
-redraw them and compare with the stored outputs.
+Weights and batch-norm statistics are random, so that every layer counts. They are drawn by the name of the tensor, so
+that the tests can draw them again and compare with the stored outputs.
 """
 
 import itertools
@@ -18,18 +18,18 @@ import keras
 import numpy as np
 
 from resnetd_tf.networks import checkpoints
-from resnetd_tf.networks.checkpoints import Checkpoint, assign_weights, pytorch_names
+from resnetd_tf.networks.checkpoints import Checkpoint, assign_weights, pytorch_state_dict
 from resnetd_tf.networks.resnet import resnet
 from resnetd_tf.training.settings import DEPTHS
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "tests" / "golden" / "logits.npz"
 CLASSES = 10
 SIZES = ((224, 224), (97, 129))
-# Peer, depth, variant, output strides. Each at both sizes, with 3 and 13 bands.
+# Peer, depth, variant, output strides. Each is compared at both sizes, with 3 and 13 bands.
 NETWORKS = [("timm", depth, variant, (32, 16, 8)) for variant in "bd" for depth in DEPTHS]
 NETWORKS += [("timm", depth, "c", (32, 16, 8)) for depth in (50, 101, 152)]
 NETWORKS += [(p, d, v, (32,)) for p, v in (("keras.applications", "base"), ("KerasHub", "d")) for d in (50, 101, 152)]
-# Small enough for the repository and the tests, and still every variant, stride and kind of block.
+# Cases small enough for the repository and the tests that still have every variant, stride and kind of block.
 STORED = [
     ("timm", depth, variant, (97, 129), stride, bands)
     for (depth, variant) in ((18, "b"), (18, "d"), (50, "b"), (50, "c"), (50, "d"))
@@ -38,7 +38,7 @@ STORED = [
 
 
 def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A random tensor for a PyTorch name and layout, of a scale that keeps activations near one."""
+    """Draws a random tensor in PyTorch's layout, at a scale that keeps activations near one."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     if name.endswith("running_var"):
         return rng.uniform(0.5, 1.5, shape).astype("float32")
@@ -50,12 +50,8 @@ def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def draw_state_dict(model: keras.Model) -> dict[str, np.ndarray]:
-    """Random tensors for a network of ours, under PyTorch's names and in its layouts."""
-    tensors = {}
-    for name, weight in pytorch_names(model).items():
-        shape = tuple(weight.shape)
-        tensors[name] = draw(name, (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1])
-    return tensors
+    """Draws random tensors for a network of ours, with PyTorch's names and in its layout."""
+    return {name: draw(name, tensor.shape) for name, tensor in pytorch_state_dict(model).items()}
 
 
 def images(size: tuple[int, int], bands: int) -> np.ndarray:
@@ -67,7 +63,10 @@ def key(peer: str, depth: int, variant: str, size: tuple[int, int], stride: int,
 
 
 def ours(peer, depth, variant, size, stride, bands) -> keras.Model:
-    """Our network, with random weights: logits (2, 10), or pooled features for KerasHub, whose backbone ends there."""
+    """Builds our network with random weights.
+
+    Its outputs are logits (2, 10), or pooled features for KerasHub, whose backbone ends there.
+    """
     top = {"include_top": False, "pooling": "avg"} if peer == "KerasHub" else {"classes": CLASSES}
     model = resnet(depth, variant, input_shape=(*size, bands), classifier_activation=None, output_stride=stride, **top)
     assign_weights(model, Checkpoint("random weights", draw_state_dict(model)))
@@ -88,15 +87,15 @@ def timm_outputs(depth, variant, size, stride, bands, model) -> np.ndarray:
 
 
 def keras_applications_outputs(depth, size, bands, model) -> np.ndarray:
-    """Here the peer's weights are drawn, and go into ours as its ImageNet weights would."""
+    """Draws the weights of the peer, and puts them into our network as its ImageNet weights are."""
     builder = getattr(keras.applications, f"ResNet{depth}")
     peer = builder(weights=None, input_shape=(*size, bands), classes=CLASSES, classifier_activation=None)
     kinds = {"gamma": "weight", "moving_variance": "running_var"}
     for layer in peer.layers:
         for weight in layer.weights:
             shape = tuple(weight.shape)
-            drawn = draw(f"{layer.name}.{kinds.get(weight.name, weight.name)}", shape[::-1])
-            weight.assign(drawn.T)
+            tensor = draw(f"{layer.name}.{kinds.get(weight.name, weight.name)}", shape[::-1])
+            weight.assign(tensor.T)
     assign_weights(model, Checkpoint("keras.applications", checkpoints.convert_keras_applications(peer)))
     return keras.ops.convert_to_numpy(peer(images(size, bands)[..., ::-1]))  # BGR
 
@@ -122,7 +121,7 @@ def kerashub_outputs(depth, size, bands, model) -> np.ndarray:
 
 
 def theirs(peer, depth, variant, size, stride, bands, model) -> np.ndarray:
-    """The peer's outputs, with the weights of our `model`."""
+    """Computes the peer's outputs with the weights of our `model`."""
     if peer == "timm":
         return timm_outputs(depth, variant, size, stride, bands, model)
     if peer == "KerasHub":
@@ -131,7 +130,7 @@ def theirs(peer, depth, variant, size, stride, bands, model) -> np.ndarray:
 
 
 def compare(case) -> tuple[float, float]:
-    """The largest output of the peer, and our largest difference from it."""
+    """Returns the largest output of the peer, and our largest difference from it."""
     keras.utils.clear_session()
     model = ours(*case)
     expected = theirs(*case, model)
@@ -154,7 +153,10 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     largest, count = 0.0, 0
     for peer, depth, variant, strides in NETWORKS:
-        cases = [(peer, depth, variant, *rest) for rest in itertools.product(SIZES, strides, (3, 13))]
+        cases = [
+            (peer, depth, variant, size, stride, bands)
+            for size, stride, bands in itertools.product(SIZES, strides, (3, 13))
+        ]
         outputs, differences = zip(*map(compare, cases))
         row = (peer, f"{depth}{variant}", ", ".join(map(str, strides)), len(cases))
         print("|", " | ".join(map(str, row)), f"| {max(outputs):.2f} | {max(differences):.1e} |", flush=True)

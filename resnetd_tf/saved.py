@@ -1,13 +1,14 @@
-"""Opening a classifier from disk.
+"""Opens classifiers from disk.
 
 classifier = resnetd_tf.open_classifier("saved_models/resnet50d")
 probabilities = classifier.predict(images)  # uint8 (n, height, width, 3) -> float32 (n, classes)
 """
 
 import collections
+import dataclasses
 import pathlib
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import keras
@@ -18,30 +19,30 @@ from tensorflow.core.protobuf.config_pb2 import CallableOptions
 from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
-import resnetd_tf.networks  # noqa: F401 - networks' own files have its layers
+import resnetd_tf.networks  # noqa: F401 - registers the layers that files of networks contain
+from resnetd_tf import metadata as run_metadata
 from resnetd_tf import rundir, runtimes
 from resnetd_tf.data import splits
 from resnetd_tf.data.images import convert_dtype, resize_all
 from resnetd_tf.environment import release_memory
 from resnetd_tf.errors import ForeignModelError, InputError, damage_as_input_error, first_line
-from resnetd_tf.metadata import check_metadata, patch_side, read_metadata, summary_line
 from resnetd_tf.networks import checkpoints, classifier, pretrained
-
-NO_PREPROCESSING = "{path} is no classifier: it lacks the preprocessing that `train.py` puts in front"
 
 
 @dataclass(frozen=True)
 class SavedClassifier:
-    """A classifier on disk, opened.
+    """A classifier that is open for predictions.
 
     Attributes:
         path: The SavedModel folder, or the file: .keras, .safetensors, .tflite, .onnx, or OpenVINO's .xml.
-        folder: Where all else of its run is; else the folder that it lies in; for the package's own the current one.
-        classes: Class names in the order of the probabilities; numbers where no labels.txt was found.
-        bands: Number of bands of the images it takes.
-        predict: Raw pixels (n, height, width, bands), or a list of images (height, width, bands) of any sizes, to
-            probabilities (n, classes) float32.
-        told: What is known of its run, where no file says it: of one on a server.
+        folder: The folder for results: that of the classifier's run, or else the one that holds the file. It is the
+            current folder for the classifier in the package.
+        classes: Class names in the order of the probabilities; numbers where there is no labels.txt.
+        bands: Number of bands of the images that it takes.
+        predict: Function from raw pixels to probabilities (n, classes) float32. It takes an array (n, height, width,
+            bands) or a list of images (height, width, bands) of any sizes.
+        metadata: The content of the run's metadata.json; empty if it is not known.
+        is_served: Whether a server answers, which may replace its model at any time.
     """
 
     path: pathlib.Path
@@ -49,61 +50,100 @@ class SavedClassifier:
     classes: tuple[str, ...]
     bands: int
     predict: Callable[[np.ndarray | list[np.ndarray]], np.ndarray]
-    told: dict | None = None
-
-    @property
-    def metadata(self) -> dict:
-        """What is known of its run: `told`, or what `metadata_of` finds."""
-        return read_model_metadata(self.path) if self.told is None else self.told
+    metadata: dict = dataclasses.field(default_factory=dict)
+    is_served: bool = False
 
     @property
     def split_record(self) -> pathlib.Path | None:
-        """The table of the images that it was trained, validated and tested on, if it lies in the run's folder."""
-        return _find_beside(self.path, splits.RECORD_NAME)
+        """The table of the images it was trained, validated and tested on, if it is in the run's folder."""
+        return _find_run_file(self.path, splits.RECORD_NAME)
 
     @property
     def summary(self) -> str:
-        """Where it is, with its network, epochs and test accuracy, in one line."""
+        """One line with its path, network, epochs and test accuracy."""
         name = str(self.folder if self.path.is_dir() and self.folder != self.path.parent else self.path)
         if pretrained.is_packaged(self.path):
             name = f"{pretrained.EUROSAT_NAME}, which comes with resnetd_tf"
-        return f"{name}, {summary_line(self.metadata)}"
+        return f"{name}, {run_metadata.summary_line(self.metadata)}"
 
     @property
     def patch_side(self) -> int:
-        return patch_side(self.metadata)
+        """Side in pixels of the patches that it was trained on."""
+        return run_metadata.patch_side(self.metadata)
 
     def check_bands(self, name: str, bands: int) -> None:
-        """Raises InputError if images, of the dataset or file of that name, have another number of bands."""
+        """Raises InputError if the images of a dataset or file have another number of bands.
+
+        Args:
+            name: The dataset or file, for the message.
+            bands: Its number of bands.
+        """
         if bands != self.bands:
             raise InputError(f"{self.path} takes {self.bands} bands, {name} has {bands}")
 
 
-def read_model_metadata(path: pathlib.Path) -> dict:
-    """What metadata.json says of the run that a model is of, or the model's file itself; empty where nothing does.
+def eurosat() -> SavedClassifier:
+    """Opens the classifier that ships with this package, which its MODEL_CARD.md describes.
 
     Raises:
-        InputError: It is damaged.
+        InputError: The file is missing or damaged.
     """
-    if path.suffix == ".safetensors":
-        return checkpoints.read_classifier_metadata(path) or {}
-    if path.suffix in runtimes.SUFFIXES:
-        return check_metadata(runtimes.describe_exported(path)["metadata"] or {}, path)
-    file = _find_beside(path, "metadata.json")
-    return read_metadata(file) if file else {}
+    return _open_located(packaged_model_path(), batch_size=64, trust=False)
+
+
+def open_classifier(model: str | pathlib.Path, batch_size: int = 64, trust: bool = False) -> SavedClassifier:
+    """Opens a classifier.
+
+    Args:
+        model: A file, a folder, or "eurosat", as `locate_model` takes it.
+        batch_size: Number of images that are classified at once.
+        trust: Whether the model may hold more than our classifiers do, such as a program, which opening it runs.
+
+    Raises:
+        InputError: There is no model, or the model is damaged or not a classifier of images.
+    """
+    return _open_located(locate_model(model), batch_size, trust)
+
+
+def open_keras_model(model: str | pathlib.Path, trust: bool = False) -> tuple[pathlib.Path, keras.Model]:
+    """Opens a classifier as a Keras model.
+
+    Args:
+        model: A file, a folder, or "eurosat", as `locate_model` takes it.
+        trust: Whether the model may hold more than our classifiers do.
+
+    Returns:
+        The file that was opened, which is model.keras of the run where `model` is a SavedModel, and the model.
+
+    Raises:
+        InputError: There is no such file, or it is damaged or not a classifier of ours.
+    """
+    located = locate_model(model)
+    if located.suffix in runtimes.SUFFIXES:
+        raise InputError(f"{located} is an export; give the run or the .keras file that it was made from")
+    path = located if located.is_file() else rundir.run_folder_of(located) / "model.keras"
+    if not path.is_file():
+        raise InputError(f"{located}: its run's model.keras is needed, and {path} is missing")
+    with damage_as_input_error(f"model {path}: cannot be loaded"):
+        network, _ = classifier.load_classifier(path, trust)
+    if not checkpoints.is_classifier(network):
+        raise InputError(_no_preprocessing_message(path))
+    return path, network
 
 
 def locate_model(model: str | pathlib.Path) -> pathlib.Path:
-    """The model that a path means: a file, a SavedModel, the newest version under a base, or OpenVINO's folder.
+    """Finds the file or SavedModel folder that a path stands for.
 
-    "eurosat" means the classifier that comes with this package, unless there is a model at that path.
+    Args:
+        model: A file; a SavedModel folder; a folder of versions, which stands for the newest; or OpenVINO's folder.
+            "eurosat" is the classifier that ships with this package, unless there is a model at that path.
 
     Raises:
         InputError: There is no model at that path.
     """
     path = pathlib.Path(model)
-    named = str(model) == pretrained.EUROSAT_NAME and not rundir.savedmodel_versions(path)
-    if named or pretrained.is_packaged(path):
+    is_name = str(model) == pretrained.EUROSAT_NAME and not rundir.savedmodel_versions(path)
+    if is_name or pretrained.is_packaged(path):
         return packaged_model_path()
     if not path.exists():
         raise InputError(f"model {path}: no such file or folder; train one first, or give --model=eurosat")
@@ -122,164 +162,190 @@ def locate_model(model: str | pathlib.Path) -> pathlib.Path:
 
 
 def packaged_model_path() -> pathlib.Path:
-    """The file of the classifier that ships with this package; InputError if it is missing or damaged."""
+    """Returns the file of the classifier that ships with this package.
+
+    Raises:
+        InputError: The file is missing or damaged.
+    """
     try:
         return pretrained.packaged_weights()
     except pretrained.WeightsUnavailable as error:
         raise InputError(f"model {pretrained.EUROSAT_NAME}: {error}") from error
 
 
-def eurosat() -> SavedClassifier:
-    """The classifier that ships with this package, see its MODEL_CARD.md; InputError if it is missing or damaged."""
-    return open_classifier(packaged_model_path())
-
-
-def open_keras_model(model: str | pathlib.Path, trust: bool = False) -> tuple[pathlib.Path, keras.Model]:
-    """The classifier that a path means as a Keras model, and its file: itself, or the one in the SavedModel's run.
+def read_model_metadata(path: pathlib.Path) -> dict:
+    """Reads the metadata of a model from its file, or from metadata.json of its run; empty if there are none.
 
     Args:
-        model, trust: As for `open_classifier`.
+        path: A file or SavedModel folder, as `locate_model` returns it.
 
     Raises:
-        InputError: There is none, it is damaged, or no classifier of ours.
+        InputError: The metadata are damaged.
     """
-    found = locate_model(model)
-    if found.suffix in runtimes.SUFFIXES:
-        raise InputError(f"{found} is an export; give the run or the .keras file that it was made from")
-    path = found if found.is_file() else rundir.run_folder_of(found) / "model.keras"
-    if not path.is_file():
-        raise InputError(f"{found}: its run's model.keras is needed, and {path} is missing")
-    with damage_as_input_error(f"model {path}: cannot be loaded"):
-        network = classifier.load_classifier(path, trust)
-    if not checkpoints.is_classifier(network):
-        raise InputError(NO_PREPROCESSING.format(path=path))
-    return path, network
+    if path.suffix == ".safetensors":
+        return checkpoints.read_classifier_metadata(path) or {}
+    if path.suffix in runtimes.SUFFIXES:
+        return run_metadata.check_metadata(runtimes.describe_exported(path)["metadata"] or {}, path)
+    file = _find_run_file(path, "metadata.json")
+    return run_metadata.read_metadata(file) if file else {}
 
 
-def open_classifier(model: str | pathlib.Path, batch_size: int = 64, trust: bool = False) -> SavedClassifier:
-    """Opens a classifier.
+# Loading a model, whatever its format.
 
-    Args:
-        model: A path as `locate` takes it.
-        batch_size: Images that are classified at once.
-        trust: Whether a model may hold what no classifier of ours does: a program, which opening it runs.
 
-    Raises:
-        InputError: There is no model, or it is damaged or no classifier of images.
+@dataclass(frozen=True)
+class _LoadedModel:
+    """A model with the contents of its file.
+
+    Attributes:
+        classify: Function from pixels (n, height, width, bands) to probabilities (n, classes).
+        pixels: Shape and dtype of the pixels; `None` in the shape for any size.
+        class_count: Number of classes.
+        class_names: The class names in the file, which are not checked; `None` where it has none.
+        metadata: The metadata in the file, which are not checked; `None` where it has none.
     """
-    path = locate_model(model)
+
+    classify: Callable[[np.ndarray], np.ndarray]
+    pixels: tf.TensorSpec
+    class_count: int
+    class_names: Sequence[str] | None = None
+    metadata: dict | None = None
+
+
+def _open_located(path: pathlib.Path, batch_size: int, trust: bool) -> SavedClassifier:
+    """Opens the classifier in a file or SavedModel folder; arguments and errors are those of `open_classifier`."""
+    load = _load_savedmodel if path.is_dir() else _load_exported if path.suffix in runtimes.SUFFIXES else _load_file
     try:
-        opener = _open_savedmodel if path.is_dir() else _open_file
-        opener = _open_exported if path.suffix in runtimes.SUFFIXES else opener
-        function, spec, classes = opener(path, trust)
-    except Exception as error:  # the loaders raise whatever the damage makes them stumble on
+        loaded = load(path, trust)
+    except Exception as error:  # the libraries have many errors for damaged files
         advice = "; --trust opens it, and runs what is in it" if isinstance(error, ForeignModelError) else ""
         raise InputError(f"model {path}: cannot be loaded ({first_line(error)}){advice}") from error
-    if len(spec.shape) != 4 or not spec.shape[-1]:
-        raise InputError(f"model {path}: takes input of shape {tuple(spec.shape)}, not images")
-    if not isinstance(classes, int) or classes < 1:
+    shape = tuple(loaded.pixels.shape)
+    if len(shape) != 4 or not shape[-1]:
+        raise InputError(f"model {path}: takes input of shape {shape}, not images")
+    if not isinstance(loaded.class_count, int) or loaded.class_count < 1:
         raise InputError(f"model {path}: its output is not one probability a class")
-    dtype = tf.as_dtype(spec.dtype).as_numpy_dtype
+    dtype = tf.as_dtype(loaded.pixels.dtype).as_numpy_dtype
     if not trust and not np.issubdtype(dtype, np.integer):
-        # Raw pixels are whole numbers; floats are what a bare network takes, and pixels make it answer by chance.
-        raise InputError(NO_PREPROCESSING.format(path=path) + f", and takes {np.dtype(dtype).name} values")
+        # Raw pixels are whole numbers. A bare network takes floats, and classifies pixels by chance.
+        raise InputError(f"{_no_preprocessing_message(path)}, and takes {np.dtype(dtype).name} values")
+    run_folder = rundir.run_folder_of(path)
+    folder = run_folder if path.is_dir() and run_folder.is_dir() else path.parent
+    if path == pretrained.EUROSAT_FILE:
+        folder = pathlib.Path()  # nothing is written into the package
+    if loaded.metadata is None:
+        metadata = read_model_metadata(path)
+    else:
+        metadata = run_metadata.check_metadata(loaded.metadata, path)
+    predict = _make_predict(path, loaded, batch_size)
+    return SavedClassifier(path, folder, _find_class_names(path, loaded), shape[-1], predict, metadata)
+
+
+def _make_predict(path: pathlib.Path, loaded: _LoadedModel, batch_size: int) -> Callable:
+    """Makes the function that classifies images of any sizes in batches of equal size."""
+    bands, dtype = loaded.pixels.shape[-1], np.dtype(tf.as_dtype(loaded.pixels.dtype).as_numpy_dtype)
 
     def predict(images: np.ndarray | list[np.ndarray]) -> np.ndarray:
-        probabilities = np.empty((len(images), classes), "float32")
-        sizes: dict[tuple, list[int]] = collections.defaultdict(list)
+        probabilities = np.empty((len(images), loaded.class_count), "float32")
+        indices_by_shape: dict[tuple, list[int]] = collections.defaultdict(list)
         for index, image in enumerate(images):
-            sizes[np.shape(image)].append(index)
-        for equal in sizes.values():
-            for start in range(0, len(equal), batch_size):
-                batch = equal[start : start + batch_size]
-                pixels = convert_dtype(np.stack([images[index] for index in batch]), spec.shape[-1], np.dtype(dtype))
+            indices_by_shape[np.shape(image)].append(index)
+        for indices in indices_by_shape.values():
+            for start in range(0, len(indices), batch_size):
+                batch = indices[start : start + batch_size]
+                pixels = convert_dtype(np.stack([images[index] for index in batch]), bands, dtype)
                 try:
-                    probabilities[batch] = function(pixels)
-                except Exception as error:  # a damaged graph may be found out only here
+                    probabilities[batch] = loaded.classify(pixels)
+                except Exception as error:  # the damage of a graph may show only here
                     raise InputError(f"model {path}: fails on images {pixels.shape} ({first_line(error)})") from error
         if not np.isfinite(probabilities).all():
             raise InputError(f"model {path}: gives what are no numbers; it is damaged, or its training diverged")
         return probabilities
 
-    run = rundir.run_folder_of(path)
-    folder = run if path.is_dir() and run.is_dir() else path.parent
-    if path == pretrained.EUROSAT_FILE:
-        folder = pathlib.Path()  # nothing is written into the package
-    return SavedClassifier(path, folder, _read_class_names(path, classes), spec.shape[-1], predict)
+    return predict
 
 
-def _open_file(path: pathlib.Path, trust: bool) -> tuple[Callable, keras.KerasTensor, int]:
-    """A function from pixels to probabilities, the tensor it takes, and its number of classes."""
-    network = classifier.load_classifier(path, trust)
-    pixels = network.inputs[0]
+def _load_file(path: pathlib.Path, trust: bool) -> _LoadedModel:
+    """Loads a .keras or .safetensors file."""
+    network, metadata = classifier.load_classifier(path, trust)
+    pixels, class_count = network.inputs[0], network.output_shape[-1]
+    class_names = metadata["classes"] if metadata else None
+    specification = tf.TensorSpec(pixels.shape, pixels.dtype)
     if keras.config.backend() != "tensorflow":
-        return network.predict_on_batch, pixels, network.output_shape[-1]
-    specification = tf.TensorSpec(pixels.shape, pixels.dtype)  # one graph for all sizes
-    function = tf.function(lambda pixels: network(pixels, training=False), [specification])
-    return lambda pixels: function(tf.constant(pixels)).numpy(), pixels, network.output_shape[-1]
+        return _LoadedModel(network.predict_on_batch, specification, class_count, class_names, metadata)
+    function = tf.function(lambda pixels: network(pixels, training=False), [specification])  # one graph for all sizes
+    return _LoadedModel(
+        lambda pixels: function(tf.constant(pixels)).numpy(), specification, class_count, class_names, metadata
+    )
 
 
-def _open_savedmodel(path: pathlib.Path, trust: bool) -> tuple[Callable, tf.TensorSpec, int]:
-    """The same for the signature `serving_default` of a SavedModel."""
+def _load_savedmodel(path: pathlib.Path, trust: bool) -> _LoadedModel:
+    """Loads the signature `serving_default` of a SavedModel folder."""
     if not trust:
-        return load_signature(path)
-    loaded = tf.saved_model.load(str(path))
-    signature, output = loaded.signatures["serving_default"], "probabilities"
-    ((key, spec),) = signature.structured_input_signature[1].items()
-    result = signature.structured_outputs[output]
+        return _load_checked_savedmodel(path)
+    savedmodel = tf.saved_model.load(str(path))
+    signature = savedmodel.signatures["serving_default"]
+    ((name, pixels),) = signature.structured_input_signature[1].items()
 
-    def function(pixels, loaded=loaded):  # `loaded` owns the variables: keep it alive
-        return signature(**{key: tf.constant(pixels)})[output].numpy()
+    def classify(images, savedmodel=savedmodel):  # `savedmodel` owns the variables, so it must live as long
+        return signature(**{name: tf.constant(images)})["probabilities"].numpy()
 
-    return function, spec, result.shape[-1]
+    return _LoadedModel(classify, pixels, signature.structured_outputs["probabilities"].shape[-1])
 
 
-def _open_exported(path: pathlib.Path, trust: bool) -> tuple[Callable, tf.TensorSpec, int]:
-    """The same for what another runtime runs, which opens it anew for each call, in a process of its own.
+def _load_exported(path: pathlib.Path, trust: bool) -> _LoadedModel:
+    """Loads a model of another runtime, which opens it anew for each call, in a process of its own.
 
-    What takes images of one size gets others resized.
+    A model of one image size gets images of other sizes resized.
     """
-    described = runtimes.describe_exported(path)
-    (given,), (answer,) = described["inputs"].values(), described["outputs"].values()
-    spec = tf.TensorSpec([size if size > 0 else None for size in given["shape"]], given["dtype"])
+    description = runtimes.describe_exported(path)
+    (pixels,), (probabilities,) = description["inputs"].values(), description["outputs"].values()
+    specification = tf.TensorSpec([size if size > 0 else None for size in pixels["shape"]], pixels["dtype"])
 
-    def function(pixels):
-        height, width = spec.shape[1:3]
+    def classify(images):
+        height, width = specification.shape[1:3]
         if height:
-            pixels = resize_all(pixels, height, width)
-        return runtimes.run_exported(path, pixels)["probabilities"]
+            images = resize_all(images, height, width)
+        return runtimes.run_exported(path, images)["probabilities"]
 
-    return function, spec, answer["shape"][-1]
+    return _LoadedModel(
+        classify, specification, probabilities["shape"][-1], description["classes"], description["metadata"]
+    )
 
 
-def _find_beside(path: pathlib.Path, name: str) -> pathlib.Path | None:
-    """The file of that name that belongs to a model: in its run's folder or in its own assets.extra/."""
+def _no_preprocessing_message(path: pathlib.Path) -> str:
+    return f"{path} is no classifier: it lacks the preprocessing that `train.py` puts in front"
+
+
+def _find_run_file(path: pathlib.Path, name: str) -> pathlib.Path | None:
+    """Finds a file that belongs to a model, in its run's folder or in the SavedModel's assets.extra/."""
     folders = [path.parent] if path.is_file() else [rundir.run_folder_of(path), path / "assets.extra"]
     return next((folder / name for folder in folders if (folder / name).is_file()), None)
 
 
-def _read_class_names(path: pathlib.Path, classes: int) -> tuple[str, ...]:
-    if path.suffix == ".safetensors":
-        return tuple((checkpoints.read_classifier_metadata(path) or {})["classes"])
-    names = runtimes.describe_exported(path)["classes"] if path.suffix in runtimes.SUFFIXES else None
-    labels = path if names else _find_beside(path, "labels.txt")
-    if labels is None:
-        return tuple(map(str, range(classes)))
+def _find_class_names(path: pathlib.Path, loaded: _LoadedModel) -> tuple[str, ...]:
+    """Returns the class names in the model's file, or in labels.txt, or numbers where there are none."""
+    labels_file = path if loaded.class_names else _find_run_file(path, "labels.txt")
+    if labels_file is None:
+        return tuple(map(str, range(loaded.class_count)))
     try:
-        found = tuple(names or labels.read_text(encoding="utf-8").splitlines())
+        names = tuple(loaded.class_names or labels_file.read_text(encoding="utf-8").splitlines())
     except (OSError, TypeError, ValueError) as error:
-        raise InputError(f"{labels}: cannot be read ({first_line(error)}); restore or delete it") from error
-    if len(found) != classes or not all(isinstance(name, str) for name in found):
-        raise InputError(f"model {path}: {classes} outputs, but {labels} names {len(found)} classes")
-    return found
+        raise InputError(f"{labels_file}: cannot be read ({first_line(error)}); restore or delete it") from error
+    if len(names) != loaded.class_count or not all(isinstance(name, str) for name in names):
+        raise InputError(f"model {path}: {loaded.class_count} outputs, but {labels_file} names {len(names)} classes")
+    return names
 
 
-# Opening SavedModels, ours and those from elsewhere, as the graphs that they are.
+# Loading SavedModels from anywhere without running what they contain.
 #
 # A SavedModel is a program, which can read and write files. TensorFlow's loader runs parts of it at once, and its own
-# scan for dangerous operations knows three of them. So the file is parsed without the loader, and every operation in it
-# must be one that our exporters write; of these none touches a file but those that save and restore variables, which our
-# exports do not have: they are taken out. What export.py converts, TensorFlow's loader opens after this has looked at it.
+# scan for dangerous operations knows three of them. So the file is parsed without the loader, and each operation in it
+# must be one that our exporters write. Of these, only the operations that save and restore variables touch files. Our
+# exports have no variables, and these operations are removed.
+#
+# The graph then runs in a session. `tf.saved_model.load` after the same check would be simpler, but has 0.6 GB more in
+# memory at its first answer (2.8 GB in place of 2.2 for ResNet-50-D), and that answer takes several times as long.
 
 
 KNOWN_OPERATIONS = """
@@ -291,86 +357,91 @@ KNOWN_OPERATIONS = """
     StatelessWhile StaticRegexFullMatch StridedSlice StringJoin StringLength Sub Substr Sum TensorDataset
     TensorListFromTensor TensorListGetItem TensorListReserve TensorListSetItem TensorListStack TensorScatterUpdate
     TensorSliceDataset Tile Transpose While
-"""  # ResizeBilinear, StatelessWhile and lists of tensors: those of versions before 0.2.0
+"""  # versions before 0.2.0 wrote ResizeBilinear, StatelessWhile and lists of tensors
 KNOWN_OBJECTS = {"user_object", "function", "bare_concrete_function", "constant"}
 SAVING_OPERATIONS = {"MergeV2Checkpoints", "RestoreV2", "SaveV2", "ShardedFilename"}
 
 
 def read_savedmodel(path: pathlib.Path) -> MetaGraphDef:
-    """The graph of a SavedModel folder, all of whose operations are known.
+    """Parses the graph of a SavedModel folder, and checks that all its operations are known.
 
     Raises:
-        NotOurs: One is not.
-        ValueError: TensorFlow 2 did not write it.
-        Exception: What protobuf raises for a damaged file.
+        ForeignModelError: An operation or object is not known.
+        ValueError: TensorFlow 2 did not write the file.
+        Exception: protobuf finds the file damaged.
     """
     saved = SavedModel.FromString((path / "saved_model.pb").read_bytes())
     if len(saved.meta_graphs) != 1 or not saved.meta_graphs[0].HasField("object_graph_def"):
         raise ValueError("not a SavedModel as TensorFlow 2 writes it")
-    meta = saved.meta_graphs[0]
-    # Among objects a `resource` has a function that TensorFlow's loader runs, and so has one that can be restored.
-    objects = {str(node.WhichOneof("kind")) for node in meta.object_graph_def.nodes}
-    if any(node.saveable_objects for node in meta.object_graph_def.nodes):
+    meta_graph = saved.meta_graphs[0]
+    # TensorFlow's loader runs the functions of objects of kind `resource`, and of objects that can be restored.
+    objects = {str(node.WhichOneof("kind")) for node in meta_graph.object_graph_def.nodes}
+    if any(node.saveable_objects for node in meta_graph.object_graph_def.nodes):
         raise ForeignModelError("has objects that are restored by functions, which no model of ours has")
-    found = {node.op for node in _all_nodes(meta)}
-    if unknown := sorted((objects - KNOWN_OBJECTS) | (found - set(KNOWN_OPERATIONS.split()) - SAVING_OPERATIONS)):
+    operations = {node.op for node in _all_nodes(meta_graph)}
+    known_operations = set(KNOWN_OPERATIONS.split()) | SAVING_OPERATIONS
+    if unknown := sorted((objects - KNOWN_OBJECTS) | (operations - known_operations)):
         raise ForeignModelError(f"has {', '.join(unknown)}, which no model of ours does")
-    return meta
+    return meta_graph
 
 
-def load_signature(path: pathlib.Path) -> tuple[Callable[[np.ndarray], np.ndarray], tf.TensorSpec, int]:
-    """The signature `serving_default` of a SavedModel folder.
-
-    Returns:
-        A function of one array that gives one, what it takes, and the number of classes that it gives.
+def _load_checked_savedmodel(path: pathlib.Path) -> _LoadedModel:
+    """Loads the signature `serving_default` of a SavedModel folder, all of whose operations are known.
 
     Raises:
-        NotOurs: The signature saves or restores files.
-        Exception: As `read`, and whatever TensorFlow raises for a graph that is none.
+        ForeignModelError: An operation is not known, or the signature saves or restores files.
+        Exception: protobuf or TensorFlow finds the file damaged.
     """
     graph, pixels, probabilities = _import_graph(path)
     release_memory()  # TensorFlow makes further copies of the weights now
-    # In a session, because names of functions are the whole process's elsewhere, and other models have the same ones.
     session = tf.compat.v1.Session(graph=graph)
-    # `make_callable` looks for names in the messages of errors, for minutes where one holds a network's weights.
+    # `make_callable` searches the messages of errors for names, for minutes where a message holds a network's weights.
     run = session._make_callable_from_options(CallableOptions(feed=[pixels.name], fetch=[probabilities.name]))
-    weakref.finalize(run, session.close)  # at the latest before the process ends: afterwards `run` stumbles
-    return lambda images: run(images)[0], tf.TensorSpec(pixels.shape, pixels.dtype), probabilities.shape[-1]
+    weakref.finalize(run, session.close)  # the session must close before the process ends
+    specification = tf.TensorSpec(pixels.shape, pixels.dtype)
+    return _LoadedModel(lambda images: run(images)[0], specification, probabilities.shape[-1])
 
 
 def _import_graph(path: pathlib.Path) -> tuple[tf.Graph, tf.Tensor, tf.Tensor]:
-    """The graph of a SavedModel folder without what saves and restores, its input and its output."""
-    meta = read_savedmodel(path)
-    signature, library = meta.signature_def["serving_default"], meta.graph_def.library.function
-    saving = {
+    """Imports the graph of a SavedModel folder without the operations that save and restore variables.
+
+    Returns:
+        The graph, its pixels and its probabilities.
+    """
+    meta_graph = read_savedmodel(path)
+    nodes, functions = meta_graph.graph_def.node, meta_graph.graph_def.library.function
+    saving_functions = {
         function.signature.name
-        for function in library
+        for function in functions
         if any(node.op in SAVING_OPERATIONS for node in function.node_def)
     }
-    _remove_where(library, lambda function: function.signature.name in saving)
-    _remove_where(
-        meta.graph_def.node,
-        lambda node: node.op in SAVING_OPERATIONS or ("f" in node.attr and node.attr["f"].func.name in saving),
+    _remove_if(functions, lambda function: function.signature.name in saving_functions)
+    _remove_if(
+        nodes,
+        lambda node: (
+            node.op in SAVING_OPERATIONS or ("f" in node.attr and node.attr["f"].func.name in saving_functions)
+        ),
     )
-    if any(value.func.name in saving for node in _all_nodes(meta) for value in node.attr.values()):
+    if any(value.func.name in saving_functions for node in _all_nodes(meta_graph) for value in node.attr.values()):
         raise ForeignModelError("saves or restores files where it classifies")
-    (pixels,), probabilities = signature.inputs.values(), signature.outputs["probabilities"]
+    signature = meta_graph.signature_def["serving_default"]
+    (input_info,), output_info = signature.inputs.values(), signature.outputs["probabilities"]
     with tf.Graph().as_default() as graph:
-        tf.import_graph_def(meta.graph_def, name="")
-    given, answer = (graph.get_tensor_by_name(tensor.name) for tensor in (pixels, probabilities))
-    answer.set_shape((None, probabilities.tensor_shape.dim[-1].size))
-    return graph, given, answer
+        tf.import_graph_def(meta_graph.graph_def, name="")
+    pixels, probabilities = (graph.get_tensor_by_name(info.name) for info in (input_info, output_info))
+    probabilities.set_shape((None, output_info.tensor_shape.dim[-1].size))
+    return graph, pixels, probabilities
 
 
-def _all_nodes(meta: MetaGraphDef) -> Iterator[NodeDef]:
-    """All operations of a graph and of the functions in its library."""
-    yield from meta.graph_def.node
-    for function in meta.graph_def.library.function:
+def _all_nodes(meta_graph: MetaGraphDef) -> Iterator[NodeDef]:
+    """Yields the operations of a graph and of the functions in its library."""
+    yield from meta_graph.graph_def.node
+    for function in meta_graph.graph_def.library.function:
         yield from function.node_def
 
 
-def _remove_where(some, unwanted) -> None:
-    """Takes what is unwanted out of a repeated field of a protobuf, without a copy of the rest."""
-    for index in reversed(range(len(some))):
-        if unwanted(some[index]):
-            del some[index]
+def _remove_if(elements, is_unwanted: Callable[..., bool]) -> None:
+    """Removes elements from a repeated field of a protobuf, without a copy of the others."""
+    for index in reversed(range(len(elements))):
+        if is_unwanted(elements[index]):
+            del elements[index]

@@ -99,7 +99,8 @@ def open_served_classifier(
             raise InputError(f"server {address}: {error}")
         return probabilities
 
-    return SavedClassifier(pathlib.Path(f"{model} at {address}"), pathlib.Path(), classes, 3, predict, metadata)
+    path = pathlib.Path(f"{model} at {address}")
+    return SavedClassifier(path, pathlib.Path(), classes, 3, predict, metadata, is_served=True)
 
 
 @dataclass(frozen=True)

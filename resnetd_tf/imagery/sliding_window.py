@@ -247,7 +247,7 @@ def classify_scene(
         # One on a server can be replaced meanwhile: nothing is gone on with.
         "model": [
             str(classifier.path),
-            _modification_time(classifier.path) if classifier.told is None else time.time(),
+            time.time() if classifier.is_served else _modification_time(classifier.path),
         ],
         "scene": scene.name,
         "words": scene.words,

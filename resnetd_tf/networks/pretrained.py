@@ -1,4 +1,4 @@
-"""Weights that were trained before: published ImageNet-1k checkpoints, and the classifier in this package."""
+"""Trained weights: published ImageNet-1k checkpoints, and the classifier that ships with this package."""
 
 import hashlib
 import os
@@ -20,21 +20,21 @@ EUROSAT_SHA256 = "43d4b1c1c1da962f73626c961325c940e6f358719f5ff08e4501da4c5ab8fe
 
 
 class WeightsUnavailable(ValueError):
-    """A checkpoint is neither cached nor can it be fetched."""
+    """A checkpoint is not cached and cannot be fetched, or the file in the package is missing or damaged."""
 
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """A checkpoint of 1000 ImageNet classes.
+    """A published checkpoint of 1000 ImageNet classes.
 
     Attributes:
         source: A repository of the Hugging Face hub with a model.safetensors, or "keras.applications".
         licence: Licence of the weights.
         top1: Accuracy on ImageNet-1k's 50,000 validation images, in percent.
-        statistics: Mean and standard deviation of the images it was trained on.
-        interpolation: The filter that its images were resized with.
+        statistics: Mean and standard deviation of the training images.
+        interpolation: The filter that the training images were resized with, "bilinear" or "bicubic".
         size: Side in pixels of the images that `top1` was measured on.
-        crop: Share of the shorter side of the resized image that the centre crop takes.
+        crop: Share of the resized image's shorter side that the centre crop takes, 0 to 1.
     """
 
     source: str
@@ -54,8 +54,8 @@ def _keras(top1: float) -> PublishedWeights:
     return PublishedWeights(KERAS_APPLICATIONS, "MIT", top1, CAFFE, "bilinear")
 
 
-# By depth and variant. `gluon` are the weights of the authors of arXiv 1812.01187 (GluonCV), one recipe for all
-# variants; there are none of theirs for 18d and 34d. Accuracies: timm's results/results-imagenet.csv (commit
+# By depth and variant. The authors of arXiv 1812.01187 trained the `gluon` weights (GluonCV) with one recipe for all
+# variants. They published none for 18d and 34d. Accuracies are from timm's results/results-imagenet.csv (commit
 # 0173a13) and keras.io/api/applications.
 PUBLISHED = {
     (50, "base"): _keras(74.9),
@@ -78,15 +78,15 @@ PUBLISHED = {
 
 
 def is_packaged(path: pathlib.Path) -> bool:
-    """Whether a path is that of the classifier that ships with this package."""
+    """Returns whether a path leads to the classifier that ships with this package."""
     return path.is_file() and EUROSAT_FILE.is_file() and path.samefile(EUROSAT_FILE)
 
 
 def packaged_weights() -> pathlib.Path:
-    """The file of the classifier that ships with this package.
+    """Returns the file of the classifier that ships with this package, once its SHA-256 is checked.
 
     Raises:
-        Unavailable: It is missing or damaged.
+        WeightsUnavailable: The file is missing or damaged.
     """
     if not EUROSAT_FILE.is_file():
         raise WeightsUnavailable(
@@ -99,10 +99,10 @@ def packaged_weights() -> pathlib.Path:
 
 
 def find_published(depth: int, variant: str) -> PublishedWeights:
-    """The checkpoint for a network; basic blocks make `base` and `b` the same.
+    """Returns the published checkpoint for a network. With basic blocks `base` and `b` are the same.
 
     Raises:
-        Unavailable: None was published.
+        WeightsUnavailable: None was published.
     """
     if depth in (18, 34) and variant == "base":
         variant = "b"
@@ -112,10 +112,13 @@ def find_published(depth: int, variant: str) -> PublishedWeights:
 
 
 def fetch_safetensors(published: PublishedWeights) -> pathlib.Path:
-    """The file in huggingface_hub's cache, fetched if it is not there, checked against the hub's SHA-256.
+    """Fetches a checkpoint into huggingface_hub's cache if it is not there, and checks it against the hub's SHA-256.
+
+    Returns:
+        The file in the cache.
 
     Raises:
-        Unavailable: It is not cached and cannot be fetched, or what came is damaged.
+        WeightsUnavailable: The file is not cached and cannot be fetched, or it is damaged.
     """
     import huggingface_hub
 
@@ -123,15 +126,15 @@ def fetch_safetensors(published: PublishedWeights) -> pathlib.Path:
     path = huggingface_hub.try_to_load_from_cache(published.source, WEIGHTS_FILE)
     try:
         if not isinstance(path, str):
-            _probe(url)  # huggingface_hub itself goes on trying for half a minute
+            _probe(url)  # huggingface_hub itself keeps trying for half a minute
             path = huggingface_hub.hf_hub_download(published.source, WEIGHTS_FILE)
-    except Exception as error:  # whatever the network, the hub or the disk makes it raise
+    except Exception as error:  # the network, the hub and the disk have many errors
         raise WeightsUnavailable(
             f"ImageNet weights: cannot fetch {url} ({root_cause_text(error)}); fetch it where there is a network "
             f"and give it as --weights={WEIGHTS_FILE}"
         ) from error
     blob = pathlib.Path(path).resolve()
-    if re.fullmatch(r"[0-9a-f]{64}", blob.name):  # large files are stored under their SHA-256
+    if re.fullmatch(r"[0-9a-f]{64}", blob.name):  # the cache stores large files under their SHA-256
         with blob.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != blob.name:
                 pathlib.Path(path).unlink()
@@ -143,19 +146,22 @@ def fetch_safetensors(published: PublishedWeights) -> pathlib.Path:
 
 
 def fetch_keras(depth: int) -> tuple[keras.Model, pathlib.Path]:
-    """keras.applications' ResNet with its ImageNet weights, and their file in Keras's own cache.
+    """Fetches the ImageNet weights of keras.applications if Keras has not cached them.
+
+    Returns:
+        The ResNet of keras.applications with these weights, and their file in Keras's cache.
 
     Raises:
-        Unavailable: They are not cached and cannot be fetched.
+        WeightsUnavailable: The weights are not cached and cannot be fetched.
     """
     name = f"resnet{depth}_weights_tf_dim_ordering_tf_kernels.h5"
     url = f"https://storage.googleapis.com/tensorflow/keras-applications/resnet/{name}"
     cache = pathlib.Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "models" / name
     try:
         if not cache.is_file():
-            _probe(url)  # Keras itself waits without a limit
+            _probe(url)  # Keras itself waits without a time limit
         return getattr(keras.applications, f"ResNet{depth}")(weights="imagenet"), cache
-    except Exception as error:  # whatever the network or the disk makes Keras raise
+    except Exception as error:  # the network and the disk have many errors
         raise WeightsUnavailable(
             f"ImageNet weights: cannot fetch {url} ({root_cause_text(error)}); fetch it where there is a network "
             f"and put it at {cache}"
@@ -163,7 +169,7 @@ def fetch_keras(depth: int) -> tuple[keras.Model, pathlib.Path]:
 
 
 def _probe(url: str) -> None:
-    """Raises unless `url` answers within seconds."""
+    """Raises an error unless `url` answers within ten seconds."""
     from huggingface_hub import get_session
 
     get_session().head(url, timeout=10, follow_redirects=True).raise_for_status()

@@ -85,9 +85,9 @@ def test_training_from_it(half, tmp_path, capsys):
         run.read_starting_weights(Settings(**{**SMALLEST, **weights_of_run}))
     frozen = safetensors.numpy.load_file(half)["layer4.0.conv1.weight"].astype("float32")
     trained = checkpoints.read_checkpoint(tmp_path / "model/run-1/model.keras", 10, "d").tensors[
-        "stage4_block1_1_conv/kernel"
+        "layer4.0.conv1.weight"
     ]
-    np.testing.assert_array_equal(trained, frozen.transpose(2, 3, 1, 0))
+    np.testing.assert_array_equal(trained, frozen)
 
 
 def test_training_another_network_from_it_is_refused(half, tmp_path):
@@ -184,9 +184,9 @@ def test_files_that_are_no_classifier(half, tmp_path, change, message):
     metadata = {**checkpoints.read_classifier_metadata(half), **(change or {})}
     path = tmp_path / "changed.safetensors"
     if change is None:
-        safetensors.numpy.save_file(checkpoints.read_tensors(half), path)
+        safetensors.numpy.save_file(safetensors.numpy.load_file(half), path)
     else:
-        checkpoints.write_tensors(checkpoints.read_tensors(half), metadata, path)
+        checkpoints.write_tensors(safetensors.numpy.load_file(half), metadata, path)
     with pytest.raises(InputError, match=message):
         open_classifier(path)
 
@@ -212,7 +212,7 @@ def make_bias_nan(tensors):
     ],
 )
 def test_weights_that_do_not_fit_are_not_replaced_by_chance(half, tmp_path, damage, message):
-    tensors = {name: tensor.copy() for name, tensor in checkpoints.read_tensors(half).items()}
+    tensors = {name: tensor.copy() for name, tensor in safetensors.numpy.load_file(half).items()}
     damage(tensors)
     path = tmp_path / "damaged.safetensors"
     checkpoints.write_tensors(tensors, checkpoints.read_classifier_metadata(half), path)

@@ -1,4 +1,4 @@
-"""Weights from files and from a hub into our networks."""
+"""Reading weights from files and from a hub, and fitting them into our networks."""
 
 import hashlib
 import http.server
@@ -24,7 +24,7 @@ from resnetd_tf.sentinel2 import BANDS
 from resnetd_tf.training.run import choose_statistics
 
 
-def test_names_are_pytorchs():
+def test_weights_have_pytorchs_names():
     names = set(checkpoints.pytorch_names(resnet(50, "d", classes=10)))
     assert len(names) == 55 * 5 + 2  # 55 convolutions, each with a batch normalisation of four, and the head
     assert {"conv1.0.weight", "conv1.4.running_var", "bn1.bias", "layer1.0.downsample.1.weight", "fc.bias"} <= names
@@ -36,7 +36,7 @@ def test_names_are_pytorchs():
 
 @pytest.fixture(scope="module")
 def state_dict():
-    """As timm's of a resnet18d of ten classes."""
+    """The state dict of timm's resnet18d with ten classes."""
     return parity.draw_state_dict(resnet(18, "d", classes=10)) | {"bn1.num_batches_tracked": np.array(7)}
 
 
@@ -46,7 +46,7 @@ def safetensors(state_dict, tmp_path):
     return tmp_path / "weights.safetensors"
 
 
-def test_safetensors(state_dict, safetensors):
+def test_a_state_dict_is_put_into_the_network(state_dict, safetensors):
     model = resnet(18, "d", classes=10, weights=safetensors)
     np.testing.assert_array_equal(model.get_layer("stem_3_bn").moving_mean, state_dict["bn1.running_mean"])
     kernel = state_dict["layer1.0.conv1.weight"].transpose(2, 3, 1, 0)
@@ -68,8 +68,8 @@ def test_a_head_of_another_size_stays_random(state_dict, safetensors, tmp_path):
 
 
 @pytest.mark.parametrize("bands", [1, 2, 4, 6, 13])
-def test_a_first_convolution_for_other_bands(state_dict, safetensors, bands):
-    """A picture repeated over the bands (grey for fewer than three) has the picture's response."""
+def test_a_first_convolution_is_adapted_to_other_bands(state_dict, safetensors, bands):
+    """A picture that is repeated over the bands has the picture's response; fewer than three bands are grey."""
     model = resnet(18, "d", classes=10, weights=safetensors, input_shape=(None, None, bands))
     kernel = model.get_layer("stem_1_conv").kernel
     assert kernel.shape[2] == bands
@@ -82,25 +82,37 @@ def test_a_first_convolution_for_other_bands(state_dict, safetensors, bands):
     np.testing.assert_allclose(response, expected, atol=1e-5)
 
 
-def test_checkpoints_that_do_not_fit(state_dict, safetensors, tmp_path):
+def test_a_missing_tensor_is_refused(state_dict):
     with pytest.raises(ValueError, match=r"do not fit resnet34d: layer\d\S* \(\d+,.*\) is missing; .* and \d+ more"):
         checkpoints.assign_weights(resnet(34, "d"), checkpoints.Checkpoint("small", state_dict))
+
+
+def test_a_spare_tensor_is_refused(state_dict):
     spare = {**state_dict, "layer4.1.bn2.spare": np.ones(3)}
     with pytest.raises(ValueError, match=r"layer4\.1\.bn2\.\w+ is not in the network"):
         checkpoints.assign_weights(resnet(18, "d"), checkpoints.Checkpoint("spare", spare))
+
+
+def test_a_tensor_of_another_shape_is_refused(state_dict):
     narrow = {**state_dict, "layer1.0.conv1.weight": state_dict["layer1.0.conv1.weight"][:1]}
     with pytest.raises(ValueError, match=r"layer1\.0\.conv1\.weight is \(1, 64, 3, 3\), expected \(64, 64, 3, 3\)"):
         checkpoints.assign_weights(resnet(18, "d"), checkpoints.Checkpoint("narrow", narrow))
+
+
+def test_a_truncated_file_is_refused(safetensors):
     safetensors.write_bytes(safetensors.read_bytes()[:10_000_000])
     with pytest.raises(ValueError, match=r"weights\.safetensors: cannot be read, damaged or truncated"):
         resnet(18, "d", weights=safetensors)
+
+
+def test_a_pickle_is_refused(tmp_path):
     (tmp_path / "weights.pth").write_bytes(b"")
     with pytest.raises(ValueError, match="loading a pickle runs code"):
         resnet(18, "d", weights=tmp_path / "weights.pth")
 
 
 def save_all_formats(network, folder):
-    """The files of a network that this package starts from, as Keras and PyTorch's users write them."""
+    """Writes a network in the formats that training can start from, as users of Keras and PyTorch do."""
     network.save(folder / "network.keras")
     network.save_weights(folder / "network.weights.h5")
     save_file(parity.draw_state_dict(network), folder / "network.safetensors")
@@ -111,7 +123,7 @@ def save_all_formats(network, folder):
 def test_weights_of_another_variant_are_refused(variant, requested, tmp_path):
     for path in save_all_formats(resnet(50, variant, classes=4), tmp_path):
         if variant == "base" and path.suffix == ".safetensors":
-            continue  # a state dict of base is none of b by its names alone
+            continue  # the names of a state dict do not tell base from b
         with pytest.raises(
             ValueError, match=f"of depth 50, variant {variant}, not 50, {requested}.*--variant={variant}"
         ):
@@ -144,8 +156,8 @@ def test_a_state_dict_does_not_tell_base_from_b(tmp_path):
         resnet(50, "base", weights=tmp_path / "timm.safetensors")
 
 
-def test_models_of_others_are_named_as_such(tmp_path):
-    """Not as damaged files: one without our layer "resizing", one in Keras's layers alone, a classifier's weights."""
+def test_models_of_others_are_not_called_damaged(tmp_path):
+    """The files hold a model without our layer "resizing", its weights, a classifier's weights and unknown tensors."""
     images = keras.Input((32, 32, 3))
     pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Normalization(name="normalization")(images))
     user_model = keras.Model(images, keras.layers.Dense(2)(pooled))
@@ -162,8 +174,8 @@ def test_models_of_others_are_named_as_such(tmp_path):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_weights_that_are_no_finite_numbers_are_refused(value, state_dict, tmp_path):
-    """In every format, and nothing is assigned."""
+def test_weights_that_are_not_finite_are_refused(value, state_dict, tmp_path):
+    """This holds for every format, and nothing is assigned."""
     broken = {name: tensor.copy() for name, tensor in state_dict.items()}
     broken["layer3.0.bn1.bias"][7] = value
     save_file(broken, tmp_path / "broken.safetensors")
@@ -189,14 +201,30 @@ def test_weights_that_are_no_finite_numbers_are_refused(value, state_dict, tmp_p
         ("layer1.0.conv1.weight", lambda tensor: tensor.astype("int8"), "holds int8, as quantised weights do"),
     ],
 )
-def test_numbers_that_no_weights_are_made_of_are_refused(name, change, message, state_dict):
+def test_impossible_weights_are_refused(name, change, message, state_dict):
     broken = {**state_dict, name: change(state_dict[name])}
     with pytest.raises(ValueError, match=message):
         checkpoints.assign_weights(resnet(18, "d", classes=10), checkpoints.Checkpoint("broken", broken))
 
 
+def test_every_format_is_read_into_the_same_tensors(tmp_path):
+    network = resnet(18, "d", classes=4)
+    network.save(tmp_path / "network.keras")
+    network.save_weights(tmp_path / "network.weights.h5")
+    save_file(
+        {name: np.ascontiguousarray(tensor) for name, tensor in checkpoints.pytorch_state_dict(network).items()},
+        tmp_path / "network.safetensors",
+    )
+    expected = checkpoints.pytorch_state_dict(network)
+    for suffix in (".keras", ".weights.h5", ".safetensors"):
+        tensors = checkpoints.read_checkpoint(tmp_path / f"network{suffix}", 18, "d").tensors
+        assert tensors.keys() == expected.keys()
+        for name, tensor in tensors.items():
+            np.testing.assert_array_equal(tensor, expected[name])
+
+
 @pytest.mark.parametrize("prefix", ["module.", "model.vision_encoder.", "backbone."])
-def test_a_prefix_of_all_tensors_is_taken_off_and_named(prefix, state_dict, tmp_path):
+def test_a_prefix_of_all_tensors_is_removed_and_reported(prefix, state_dict, tmp_path):
     save_file({prefix + name: tensor for name, tensor in state_dict.items()}, tmp_path / "wrapped.safetensors")
     checkpoint = checkpoints.read_checkpoint(tmp_path / "wrapped.safetensors", 18, "d")
     assert checkpoint.source.endswith(f"wrapped.safetensors (tensors under '{prefix}')")
@@ -205,12 +233,16 @@ def test_a_prefix_of_all_tensors_is_taken_off_and_named(prefix, state_dict, tmp_
     np.testing.assert_array_equal(network.get_layer("predictions").bias, state_dict["fc.bias"])
 
 
-def test_prefixes_that_leave_a_choice_are_refused(state_dict, tmp_path):
+def test_two_networks_in_a_file_are_refused(state_dict, tmp_path):
     query, key = ({f"encoder_{kind}.{name}": t for name, t in state_dict.items()} for kind in "qk")
     save_file(query | key, tmp_path / "two.safetensors")
     with pytest.raises(ValueError, match=r"holds 2 networks, under the prefixes 'encoder_k\.' and 'encoder_q\.'"):
         checkpoints.read_checkpoint(tmp_path / "two.safetensors", 18, "d")
-    save_file(query | {"projector.weight": np.ones(3)}, tmp_path / "more.safetensors")
+
+
+def test_tensors_outside_the_network_are_refused(state_dict, tmp_path):
+    encoder = {f"encoder_q.{name}": tensor for name, tensor in state_dict.items()}
+    save_file(encoder | {"projector.weight": np.ones(3)}, tmp_path / "more.safetensors")
     with pytest.raises(
         ValueError, match=r"under the prefix 'encoder_q\.', 1 tensors such as projector\.weight are not"
     ):
@@ -222,7 +254,7 @@ TORCHGEO = "B1 B2 B3 B4 B5 B6 B7 B8 B8A B9 B10 B11 B12"
 
 @pytest.fixture(scope="module")
 def thirteen_bands():
-    """As TorchGeo's of 13 bands, without a head."""
+    """The state dict of TorchGeo's resnet18 for 13 bands, without a head."""
     return parity.draw_state_dict(resnet(18, "b", input_shape=(None, None, 13), include_top=False))
 
 
@@ -232,7 +264,7 @@ def test_thirteen_bands_of_unknown_order_are_refused(thirteen_bands, tmp_path):
         checkpoints.read_checkpoint(tmp_path / "unknown.safetensors", 18, "b")
 
 
-def test_thirteen_named_bands_come_in_eurosats_order(thirteen_bands, tmp_path):
+def test_thirteen_named_bands_are_put_into_eurosats_order(thirteen_bands, tmp_path):
     save_file(thirteen_bands, tmp_path / "named.safetensors", {"bands": TORCHGEO})
     checkpoint = checkpoints.read_checkpoint(tmp_path / "named.safetensors", 18, "b")
     network = resnet(18, "b", input_shape=(None, None, 13), include_top=False)
@@ -242,17 +274,17 @@ def test_thirteen_named_bands_come_in_eurosats_order(thirteen_bands, tmp_path):
     for place, band in enumerate(BANDS):
         ours = network.get_layer("stem_1_conv").kernel[:, :, place]
         np.testing.assert_array_equal(ours, kernel[:, :, theirs.index(band)])
-    assert checkpoint.statistics is None  # the file does not tell, and ImageNet's are of three bands
+    assert checkpoint.statistics is None  # the file does not say, and ImageNet has three bands
 
 
 @pytest.mark.parametrize("bands", ["B01 B02", TORCHGEO.replace("B12", "B11"), TORCHGEO.replace("B12", "VV")])
-def test_names_that_are_not_of_thirteen_bands_are_refused(bands, thirteen_bands, tmp_path):
+def test_wrong_names_of_thirteen_bands_are_refused(bands, thirteen_bands, tmp_path):
     save_file(thirteen_bands, tmp_path / "named.safetensors", {"bands": bands})
     with pytest.raises(ValueError, match=r"takes 13 bands, its header names \d+: .*; name each once, as B01 B02"):
         checkpoints.read_checkpoint(tmp_path / "named.safetensors", 18, "b")
 
 
-def test_weights_that_are_no_file_say_what_to_give(tmp_path):
+def test_a_missing_file_of_weights_says_what_to_give(tmp_path):
     with pytest.raises(ValueError, match=r"weights none: .*in Python None gives random weights"):
         resnet(18, "d", weights="none")
     (tmp_path / "run-1").mkdir()
@@ -261,7 +293,7 @@ def test_weights_that_are_no_file_say_what_to_give(tmp_path):
         resnet(18, "d", weights=tmp_path)
 
 
-def test_statistics_are_those_of_each_checkpoint(safetensors, tmp_path):
+def test_each_checkpoint_has_its_statistics(safetensors, tmp_path):
     assert resnetd_tf.statistics("imagenet", 50, "base") == CAFFE
     assert resnetd_tf.statistics("imagenet", 50, "d") == resnetd_tf.statistics(safetensors, 18, "d") == IMAGENET
     np.testing.assert_allclose(resnetd_tf.statistics("eurosat").mean, EUROSAT_RGB.mean)
@@ -274,7 +306,7 @@ def test_statistics_are_those_of_each_checkpoint(safetensors, tmp_path):
     ("pixels", "message"),
     [(np.full((2, 2, 3), 0.5), "scaled to 0..1"), (np.ones((2, 2, 1)), "expected"), (np.ones(3), "expected")],
 )
-def test_pixels_that_statistics_are_not_for_are_refused(pixels, message):
+def test_statistics_refuse_other_pixels(pixels, message):
     with pytest.raises(ValueError, match=message):
         IMAGENET.normalize(pixels)
 
@@ -301,20 +333,20 @@ def test_a_resnet50_loads_in_two_seconds(tmp_path):
 
 
 def test_weights_bring_their_preprocessing(safetensors, tmp_path):
-    """timm's files ImageNet's, a classifier's own .keras file what it was trained with."""
+    """timm's files bring ImageNet's preprocessing, a classifier's .keras file that of its training."""
     checkpoint = checkpoints.read_checkpoint(safetensors, 18, "d")
     assert checkpoint.statistics == IMAGENET and checkpoint.interpolation == "bicubic"
     rgb = classifier.build_classifier(18, "d", classes=5, statistics=EUROSAT_RGB, image_size=32, checkpoint=checkpoint)
     assert rgb.get_layer("resizing").interpolation == "bicubic"
     rgb.save(tmp_path / "rgb.keras")
-    again = checkpoints.read_checkpoint(tmp_path / "rgb.keras", 18, "d")
-    np.testing.assert_allclose(again.statistics.mean, EUROSAT_RGB.mean)
-    np.testing.assert_allclose(again.statistics.std, EUROSAT_RGB.std)
-    assert again.interpolation == "bicubic"
+    saved = checkpoints.read_checkpoint(tmp_path / "rgb.keras", 18, "d")
+    np.testing.assert_allclose(saved.statistics.mean, EUROSAT_RGB.mean)
+    np.testing.assert_allclose(saved.statistics.std, EUROSAT_RGB.std)
+    assert saved.interpolation == "bicubic"
 
 
-def test_what_images_are_normalised_with(capsys):
-    """What the weights bring, where it is for the same bands; EuroSAT's own; or the training split's."""
+def test_statistics_are_chosen_for_the_images(capsys):
+    """They are those of the weights for the same bands, those of EuroSAT, or those of the training split."""
     rng = np.random.default_rng(0)
 
     def dataset(name, bands, dtype):
@@ -340,7 +372,7 @@ SMALL = ("--depth=18", "--variant=d", *THREE_STEPS)
 
 @pytest.mark.long
 def test_training_from_published_weights(program, hub, tmp_path):
-    """From a local hub: the backbone stays as published, head and preprocessing are the classifier's."""
+    """With --freeze=backbone the backbone stays as published; head and preprocessing are the classifier's."""
     tensors = parity.draw_state_dict(resnet(18, "d"))
     environment = hub(save(tensors))
     arguments = ("--weights=imagenet", "--freeze=backbone", f"--output_dir={tmp_path / 'model'}")
@@ -353,14 +385,11 @@ def test_training_from_published_weights(program, hub, tmp_path):
     assert metadata["weights_sha256"] == hashlib.sha256(save(tensors)).hexdigest()
     assert metadata["weights_revision"] == "0123456789abcdef0123456789abcdef01234567"
     trained = checkpoints.read_checkpoint(tmp_path / "model/run-1/model.keras", 18, "d")
-    ours = resnet(18, "d")
-    checkpoints.assign_weights(ours, checkpoints.Checkpoint("published", tensors))
-    for layer in ours.layers:
-        for weight in layer.weights if layer.name != "predictions" else ():
-            np.testing.assert_array_equal(trained.tensors[f"{layer.name}/{weight.name}"], weight)
-    assert trained.tensors["predictions/kernel"].shape == (512, 10)
+    for name in tensors.keys() - {"fc.weight", "fc.bias"}:
+        np.testing.assert_array_equal(trained.tensors[name], tensors[name])
+    assert trained.tensors["fc.weight"].shape == (10, 512)
 
-    # TFLite has no bicubic resizing of its own.
+    # The classifier resizes with bicubic interpolation, which TFLite lacks.
     result = program("export.py", f"--model={tmp_path / 'model'}", "--format=tflite", "--precision=float32")
     assert result.returncode == 0, result.stderr
 
@@ -376,8 +405,8 @@ def test_downloads_that_fail(bad_input, hub, tmp_path):
     arguments = (*SMALL, "--weights=imagenet", f"--output_dir={tmp_path / 'model'}")
     line = bad_input("train.py", *arguments, environment=hub(content, arriving=1_000_000))
     assert "cannot fetch http://127.0.0.1" in line and "model.safetensors" in line
-    assert re.search(r"consistency|incomplete|closed|bytes", line), line  # its own cause
-    assert not list((tmp_path / "hub").rglob("*.safetensors"))  # huggingface_hub may keep a part to go on from
+    assert re.search(r"consistency|incomplete|closed|bytes", line), line  # the cause
+    assert not list((tmp_path / "hub").rglob("*.safetensors"))  # huggingface_hub may keep an incomplete file
     line = bad_input("train.py", *SMALL, "--freeze=stem", f"--output_dir={tmp_path / 'model'}")
     assert "random weights would stay as they are" in line
     assert not (tmp_path / "model").exists()
@@ -407,7 +436,7 @@ def test_downloads_that_fail_say_why(monkeypatch, host, cause):
         server.shutdown()
 
 
-def test_keras_applications_weights(monkeypatch):
+def test_weights_of_keras_applications_are_put_into_the_network(monkeypatch):
     peer = keras.applications.ResNet50(weights=None)
     monkeypatch.setattr(pretrained, "_probe", lambda url: None)
     monkeypatch.setattr(keras.applications, "ResNet50", lambda weights: peer)  # not fetched: no file in Keras's cache
@@ -416,12 +445,12 @@ def test_keras_applications_weights(monkeypatch):
     np.testing.assert_array_equal(model.get_layer("stage3_block2_3_conv").kernel, kernel)
 
 
-def test_every_published_checkpoint_has_what_belongs_to_it():
+def test_every_published_checkpoint_has_licence_accuracy_and_size():
     for depth in (18, 34, 50, 101, 152):
         for variant in ("base", "b", "c", "d"):
             if depth in (18, 34) and variant == "c":
                 with pytest.raises(pretrained.WeightsUnavailable, match="depth"):
                     pretrained.find_published(depth, variant)
                 continue
-            chosen = pretrained.find_published(depth, variant)
-            assert chosen.licence and 70 < chosen.top1 < 81 and chosen.size >= 224
+            published = pretrained.find_published(depth, variant)
+            assert published.licence and 70 < published.top1 < 81 and published.size >= 224

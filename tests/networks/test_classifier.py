@@ -1,4 +1,4 @@
-"""Preprocessing and network as one model, and copies of it."""
+"""Classifiers: preprocessing and network as one model, and copies of it."""
 
 import zipfile
 
@@ -24,7 +24,7 @@ def test_a_plain_call_is_inference(tmp_path):
     assert not np.allclose(model(images, training=True), expected, atol=1e-5)
 
 
-def test_the_copy_that_is_saved_is_for_one_device():
+def test_the_copy_for_saving_is_for_one_device():
     """Keras refuses `synchronized=True` on other backends than TensorFlow."""
     model = classifier.build_classifier(10, "d", classes=5, statistics=EUROSAT_RGB, image_size=32, synchronized=True)
     for layer in portable_copy(model).layers[-1].layers:
@@ -37,7 +37,7 @@ def configurations(path) -> str:
 
 
 def test_saved_classifiers_have_no_argument_that_keras_3_10_does_not_know(tmp_path):
-    """Tried with Keras 3.10, 3.12 and 3.14, which open and run this file."""
+    """Keras 3.10, 3.12 and 3.14 were tried: they open and run this file."""
     model = portable_copy(classifier.build_classifier(10, "d", classes=5, statistics=EUROSAT_RGB, image_size=32))
     model.save(tmp_path / "by_keras.keras")
     checkpoints.save_keras(model, tmp_path / "model.keras")
@@ -51,22 +51,22 @@ def test_saved_classifiers_have_no_argument_that_keras_3_10_does_not_know(tmp_pa
         np.testing.assert_array_equal(saved, weight)
 
 
-def test_what_is_not_at_its_default_is_saved(tmp_path):
+def test_arguments_with_other_values_than_the_default_are_saved(tmp_path):
     images = keras.Input((8, 8, 3))
     layer = keras.layers.BatchNormalization(renorm=True, renorm_momentum=0.5)
     checkpoints.save_keras(keras.Model(images, layer(images)), tmp_path / "model.keras")
     assert checkpoints.load_keras(tmp_path / "model.keras").layers[-1].get_config()["renorm_momentum"] == 0.5
 
 
-def test_frozen_parts():
+def test_each_part_can_be_frozen():
     model = classifier.build_classifier(18, "d", classes=5, statistics=EUROSAT_RGB, image_size=32)
     network = model.layers[-1]
 
-    def trained(part):
+    def trainable_layers(part):
         classifier.freeze_layers(model, part)
         return {layer.name for layer in network.layers if layer.trainable_weights}
 
-    everything = trained("none")
-    assert trained("backbone") == {"predictions"}
-    assert everything - trained("stem") == {f"stem_{i}_{kind}" for i in (1, 2, 3) for kind in ("conv", "bn")}
-    assert trained("none") == everything
+    all_layers = trainable_layers("none")
+    assert trainable_layers("backbone") == {"predictions"}
+    assert all_layers - trainable_layers("stem") == {f"stem_{i}_{kind}" for i in (1, 2, 3) for kind in ("conv", "bn")}
+    assert trainable_layers("none") == all_layers

@@ -1,6 +1,6 @@
-"""Our networks against other implementations' outputs.
+"""Our networks give the outputs of other implementations.
 
-timm's and KerasHub's outputs are stored by `python -m benchmarks.parity --write`; the weights are redrawn.
+`python -m benchmarks.parity --write` stored the outputs of timm and KerasHub. The tests draw the same weights again.
 """
 
 import importlib.util
@@ -20,7 +20,7 @@ from resnetd_tf.networks import checkpoints
 from resnetd_tf.normalization import IMAGENET
 
 
-def test_the_comparisons_are_as_many_as_docs_say():
+def test_there_are_as_many_comparisons_as_docs_say():
     assert sum(4 * len(strides) for *_, strides in parity.NETWORKS) == 180
 
 
@@ -33,13 +33,13 @@ def difference(case):
 
 
 @pytest.mark.parametrize("case", parity.STORED, ids=lambda case: parity.key(*case))
-def test_outputs_are_the_peers(case):
+def test_outputs_equal_those_of_peers(case):
     assert difference(case) < 1e-4
 
 
 @pytest.mark.filterwarnings("ignore:This model usually expects 1 or 3 input channels")  # keras.applications, of 13
 @pytest.mark.parametrize(("depth", "bands"), [(50, 3), (50, 13)])
-def test_logits_are_keras_applications(depth, bands):
+def test_logits_equal_those_of_keras_applications(depth, bands):
     case = ("keras.applications", depth, "base", (97, 129), 32, bands)
     model = parity.ours(*case)
     expected = parity.theirs(*case, model)
@@ -48,7 +48,7 @@ def test_logits_are_keras_applications(depth, bands):
 
 
 def test_grey_levels_normalised_with_the_statistics_give_keras_applications_logits():
-    """Ours with the statistics of `resnetd_tf.statistics`, theirs with its own preprocessing."""
+    """Our network takes `resnetd_tf.statistics`, and keras.applications its own preprocessing."""
     model = parity.ours("keras.applications", 50, "base", (64, 64), 32, 3)
     options = {"classes": parity.CLASSES, "classifier_activation": None}
     peer = keras.applications.ResNet50(weights=None, input_shape=(64, 64, 3), **options)

@@ -202,7 +202,7 @@ class _LoadedModel:
         pixels: Shape and dtype of the pixels; `None` in the shape for any size.
         class_count: Number of classes.
         class_names: The class names in the file, which are not checked; `None` where it has none.
-        metadata: The metadata in the file, which are not checked for exports; `None` where it has none.
+        metadata: The metadata in the file, which are not checked; `None` where it has none.
     """
 
     classify: Callable[[np.ndarray], np.ndarray]
@@ -233,13 +233,11 @@ def _open_located(path: pathlib.Path, batch_size: int, trust: bool) -> SavedClas
     folder = run_folder if path.is_dir() and run_folder.is_dir() else path.parent
     if path == pretrained.EUROSAT_FILE:
         folder = pathlib.Path()  # nothing is written into the package
-    predict = _make_predict(path, loaded, batch_size)
-    if path.suffix == ".safetensors":
-        metadata = loaded.metadata or {}
-    elif path.suffix in runtimes.SUFFIXES:
-        metadata = run_metadata.check_metadata(loaded.metadata or {}, path)
-    else:
+    if loaded.metadata is None:
         metadata = read_model_metadata(path)
+    else:
+        metadata = run_metadata.check_metadata(loaded.metadata, path)
+    predict = _make_predict(path, loaded, batch_size)
     return SavedClassifier(path, folder, _find_class_names(path, loaded), shape[-1], predict, metadata)
 
 

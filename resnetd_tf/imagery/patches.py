@@ -286,13 +286,8 @@ def read_patch_for(
     Raises:
         InputError: The file cannot be read, or has other bands.
     """
-    if classifier.bands not in (3, len(BANDS)):
-        patch = images.read_patch(path, raster_options=raster_options)
-        classifier.check_bands(str(path), patch.pixels.shape[-1])
-        return patch
-    band_names = RGB_BANDS if classifier.bands == 3 else BANDS
-    images.read_header(path, required_bands=band_names, raster_options=raster_options)
-    patch = images.read_patch(path, band_names, raster_options)
+    band_names = {3: RGB_BANDS, len(BANDS): BANDS}.get(classifier.bands)
+    patch = images.open_image(path, required_bands=band_names, raster_options=raster_options).read()
     classifier.check_bands(str(path), patch.pixels.shape[-1])
     return patch
 

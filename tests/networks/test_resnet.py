@@ -124,6 +124,7 @@ def test_cost_is_that_in_the_paper(network):
 @pytest.mark.parametrize("name", ["ResNet50", "ResNet50B", "ResNet50C", "ResNet50D"])
 def test_builders_are_as_in_keras_applications(name):
     builder = getattr(resnetd_tf, name)
+    assert builder.__name__ == name
     theirs = inspect.signature(keras.applications.ResNet50).parameters
     ours = inspect.signature(builder).parameters
     assert list(theirs) == list(ours)[:-1]  # the order matters too, because all can be positional

@@ -4,8 +4,8 @@ server = client.connect("grpc://localhost:8500", "resnet50d")
 probabilities, errors = server.classify([path.read_bytes() for path in pathlib.Path("patches").glob("*.jpg")])
 classifier = client.open_served_classifier("grpc://localhost:8500", "resnet50d")  # as saved.open_classifier returns it
 
-gRPC, TensorFlow Serving's API and requests belong to the extra `serving`. They are imported by the protocol that needs
-them, so that this module imports without.
+The extra `serving` installs gRPC, TensorFlow Serving's API and requests. The protocol that needs one imports it, so
+that this module imports without the extra.
 """
 
 import base64

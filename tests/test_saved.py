@@ -146,9 +146,9 @@ def test_savedmodels_open_at_once_give_their_own_answers(run, tmp_path):
     saved = SavedModel.FromString(path.read_bytes())
     for function in saved.meta_graphs[0].graph_def.library.function:
         for node in function.node_def:
-            tensor = node.attr["value"].tensor
-            if node.op == "Const" and len(tensor.tensor_shape.dim) == 4:  # a kernel
-                tensor.CopyFrom(tf.make_tensor_proto(-tf.make_ndarray(tensor)))
+            if node.op == "Const" and len(node.attr["value"].tensor.tensor_shape.dim) == 4:  # a kernel
+                kernel = tf.make_ndarray(node.attr["value"].tensor)
+                node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(-kernel))
     path.write_bytes(saved.SerializeToString())
     images = synthetic.draw_scenes(4, seed=1)[0]
     expected = [open_classifier(model).predict(images) for model in (run, tmp_path)]

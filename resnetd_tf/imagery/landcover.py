@@ -222,9 +222,9 @@ def map_scenes(
 
 def _patch_refusal(names: list[str], largest_patch: int) -> str:
     """Says in one line which program labels images of the size of a patch."""
-    others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    suffix = f" and {len(names) - 1} more" if len(names) > 1 else ""
     return (
-        f"{names[0]}{others}: not larger than a patch ({largest_patch} pixels a side); predict.py labels patches, "
+        f"{names[0]}{suffix}: not larger than a patch ({largest_patch} pixels a side); predict.py labels patches, "
         "--window maps them"
     )
 

@@ -155,8 +155,8 @@ def label_patches(
 
 def _scene_refusal(names: list[str], largest_patch: int) -> str:
     """Says in one line which program maps scenes."""
-    others = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return f"{names[0]}{others}: larger than a patch ({largest_patch} pixels a side); map.py maps scenes"
+    suffix = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{names[0]}{suffix}: larger than a patch ({largest_patch} pixels a side); map.py maps scenes"
 
 
 def _label_files(

@@ -384,8 +384,8 @@ def test_a_wide_area_is_no_more_than_the_scene(tmp_path):
     for name in ("B03", "B02"):
         write_band(tmp_path / f"x_{name}.tif", np.full((100, 100), 500, "uint16"), 10)
     scene = open_scene([str(tmp_path)])
-    whole = crop_to_area(scene, "-180,-90,180,90").grid
-    assert (whole.width, whole.height) == (100, 100)
+    grid = crop_to_area(scene, "-180,-90,180,90").grid
+    assert (grid.width, grid.height) == (100, 100)
     _, y = rasterio.warp.transform(scene.grid.crs, "EPSG:4326", [ORIGIN[0] + 500], [ORIGIN[1] - 500])
     for west, east in ((14.9, 15.1), (10, 20)):
         part = crop_to_area(scene, f"{west},{y[0]},{east},{y[0] + 1}")

@@ -188,10 +188,11 @@ def test_labels_need_no_extra(tmp_path):
 
 
 def test_maps_need_no_extra(tmp_path):
-    Image.fromarray(np.zeros((128, 128, 3), "uint8")).save(tmp_path / "scene.png")
+    rows = np.split(np.concatenate(synthetic.draw_scenes(9)[0], axis=1), 3, axis=1)
+    Image.fromarray(np.concatenate(rows)).save(tmp_path / "scene.png")  # three rows of three patches
     result = run_without_extras("map", "--model=eurosat", "scene.png", "--output=map", folder=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert (tmp_path / "map.tif").is_file()
+    assert (tmp_path / "map_landcover.tif").is_file()
 
 
 @pytest.mark.parametrize(

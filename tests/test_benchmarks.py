@@ -85,12 +85,12 @@ def trainings(name: str, *arguments: str, folder) -> list[dict[str, str]]:
     stubbed = f"""
 import json, sys
 from benchmarks import runs, {name} as benchmark
-def trained(base, own, given):
-    print("asked:", json.dumps([*own, *given]))
+def print_flags(base, own_flags, further_flags):
+    print("asked:", json.dumps([*own_flags, *further_flags]))
     return {{"test_accuracy": 0.5, "validation_accuracy": 0.5}}
-runs.train_once = trained
-figures = ("mean_accuracy", "calibration_error", "mean_calibration_error")
-runs.evaluate_under_corruptions = lambda *_: dict.fromkeys(figures, 0)
+runs.train_once = print_flags
+means = dict.fromkeys(("mean_accuracy", "calibration_error", "mean_calibration_error"), 0)
+runs.evaluate_under_corruptions = lambda *_: means
 runs.read_history = lambda *_: [{{"seconds": 1.0}}]
 benchmark.main()
 """

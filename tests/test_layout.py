@@ -13,6 +13,7 @@ from conftest import ROOT
 from packaging.utils import canonicalize_name
 
 from resnetd_tf.cli.program import EXTRAS
+from resnetd_tf.runtimes import RUNTIME_EXTRAS
 
 # Each subpackage uses only those after it.
 SUBPACKAGES = ("cli", "training", "evaluation", "deployment", "imagery", "networks", "data")
@@ -25,7 +26,6 @@ SHARED_MODULES = {
     "normalization": set(),
     "process": set(),
     "rundir": set(),
-    "runtime_process": set(),
     "runtimes": set(),
     "saved": {"networks", "data"},
     "sentinel2": set(),
@@ -96,6 +96,10 @@ def test_the_extra_of_a_missing_module_installs_it():
     for module, extra in EXTRAS.items():
         assert is_declared(module, declared[extra]), module
         assert not is_declared(module, declared[""]), module
+
+
+def test_programs_and_runtimes_name_the_same_extras():
+    assert RUNTIME_EXTRAS.items() <= EXTRAS.items()
 
 
 def test_no_import_circle():

@@ -22,6 +22,7 @@ from resnetd_tf.process import Termination, silence_stderr
 from resnetd_tf.training.settings import RECIPES, Settings
 
 if typing.TYPE_CHECKING:
+    from resnetd_tf.data.rasters import RasterOptions
     from resnetd_tf.saved import SavedClassifier
 
 flags.disclaim_key_flags()  # a flag that is defined here belongs to the program that asks for it
@@ -250,15 +251,16 @@ def define_dataset_flags(text: str) -> None:
 
 def dataset_arguments() -> dict[str, typing.Any]:
     """Returns the arguments `dataset`, `data_dir`, `eurosat_zip`, `split_files` and `raster_options` from the flags."""
+    values = {name: flags.FLAGS[name].value for name in ("dataset", "data_dir", "eurosat_zip", "split_files")}
+    return values | {"raster_options": raster_options_from_flags()}
+
+
+def raster_options_from_flags() -> "RasterOptions":
+    """Returns how raster files are read, from --bands, --scale and --offset."""
     from resnetd_tf.data.rasters import RasterOptions
 
-    values = {name: flags.FLAGS[name].value for name in ("dataset", "data_dir", "eurosat_zip", "split_files")}
     bands = flags.FLAGS.bands
-    return values | {
-        "raster_options": RasterOptions(
-            tuple(bands.split(",")) if bands else None, flags.FLAGS.scale, flags.FLAGS.offset
-        )
-    }
+    return RasterOptions(tuple(bands.split(",")) if bands else None, flags.FLAGS.scale, flags.FLAGS.offset)
 
 
 def refuse_flags(circumstance: str, *names: str) -> None:

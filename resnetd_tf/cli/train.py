@@ -16,6 +16,8 @@ from resnetd_tf.cli import program
 def train(arguments: list[str]) -> None:
     settings = program.settings_from_flags()
     program.import_tensorflow()
+    import tensorboard  # noqa: F401 - tf.summary would miss it only after the first epoch
+
     from resnetd_tf.training import run
 
     run.train(settings, resume=flags.FLAGS.resume, profile=flags.FLAGS.profile)

@@ -188,18 +188,26 @@ def test_labels_need_no_extra(tmp_path):
 
 
 def test_maps_need_no_extra(tmp_path):
-    Image.fromarray(np.zeros((128, 128, 3), "uint8")).save(tmp_path / "scene.png")
+    rows = np.split(np.concatenate(synthetic.draw_scenes(9)[0], axis=1), 3, axis=1)
+    Image.fromarray(np.concatenate(rows)).save(tmp_path / "scene.png")  # three rows of three patches
     result = run_without_extras("map", "--model=eurosat", "scene.png", "--output=map", folder=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert (tmp_path / "map.tif").is_file()
+    assert (tmp_path / "map_landcover.tif").is_file()
 
 
-def test_a_program_names_the_extra_of_a_missing_module(tmp_path):
-    result = run_without_extras("evaluate", "--model=eurosat", folder=tmp_path)
+@pytest.mark.parametrize(
+    ("name", "flags", "module", "extra"),
+    [
+        ("evaluate", ("--model=eurosat",), "tensorflow_datasets", "train"),
+        ("train", ("--dataset=synthetic",), "tensorboard", "train"),
+        ("predict", ("--server=grpc://localhost:1", "patch.png"), "tensorflow_serving", "serving"),
+    ],
+)
+def test_a_program_names_the_extra_of_a_missing_module(name, flags, module, extra, tmp_path):
+    Image.fromarray(synthetic.draw_scenes(1)[0][0]).save(tmp_path / "patch.png")
+    result = run_without_extras(name, *flags, folder=tmp_path)
     assert result.returncode == 2
-    assert result.stderr == (
-        "evaluate.py: needs tensorflow_datasets, which is not installed; pip install 'resnetd_tf[train]'\n"
-    )
+    assert result.stderr == (f"{name}.py: needs {module}, which is not installed; pip install 'resnetd_tf[{extra}]'\n")
 
 
 def test_a_missing_module_of_no_extra_is_a_defect():

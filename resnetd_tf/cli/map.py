@@ -38,7 +38,7 @@ def map_scenes(paths: list[str]) -> None:
         area=FLAGS.area,
         keep_clouds=FLAGS.clouds == "keep",
         missing=FLAGS.missing,
-        raster_options=predict.raster_options_from_flags(),
+        raster_options=program.raster_options_from_flags(),
     )
     landcover.map_scenes(
         classifier,

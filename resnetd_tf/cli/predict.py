@@ -19,7 +19,6 @@ from resnetd_tf.cli import program
 from resnetd_tf.errors import InputError
 
 if typing.TYPE_CHECKING:
-    from resnetd_tf.data.rasters import RasterOptions
     from resnetd_tf.saved import SavedClassifier
 
 FLAGS = flags.FLAGS
@@ -54,7 +53,7 @@ def predict(paths: list[str]) -> None:
         picture=FLAGS.picture,
         explain=FLAGS.explain,
         trust=FLAGS.trust,
-        raster_options=raster_options_from_flags(),
+        raster_options=program.raster_options_from_flags(),
         missing=FLAGS.missing,
         overwrite=FLAGS.overwrite,
     )
@@ -81,13 +80,6 @@ def open_model_or_server(stream: typing.TextIO) -> "SavedClassifier":
     version = "the newest version" if FLAGS.version is None else f"version {FLAGS.version}"
     print(f"Model: {FLAGS.model_name} at {FLAGS.server}, {version} there, test accuracy not known", file=stream)
     return classifier
-
-
-def raster_options_from_flags() -> "RasterOptions":
-    """Returns what --bands, --scale and --offset say of files that do not say it themselves."""
-    from resnetd_tf.data.rasters import RasterOptions
-
-    return RasterOptions(tuple(FLAGS.bands.split(",")) if FLAGS.bands else None, FLAGS.scale, FLAGS.offset)
 
 
 def define_model_and_raster_flags() -> None:

@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import shutil
+import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -624,7 +625,8 @@ def write_class_map(path: pathlib.Path, classified: _ClassifiedScene, full_resol
 
     profile = {"height": shape[0], "width": shape[1], "count": 1, "dtype": "uint8", "nodata": NODATA}
     profile |= _georeference(grid, 1 if full_resolution else stride)
-    _write_cog(path, profile, "MODE", add_colours_and_names, rows)
+    # Compressed, the classes of all pixels of a whole Sentinel-2 tile take two megabytes.
+    _write_cog(path, profile, "MODE", add_colours_and_names, rows, in_memory=True)
     _write_category_names(path, classified.names)
 
 
@@ -644,7 +646,8 @@ def write_probability_map(path: pathlib.Path, classified: _ClassifiedScene) -> N
 
     profile = {"height": rows_count, "width": columns, "count": len(classified.names)}
     profile |= {"dtype": "float32", "nodata": np.nan, **_georeference(classified.scene.grid, classified.stride)}
-    _write_cog(path, profile, "AVERAGE", add_names, rows)
+    # With a short stride, probabilities can be larger than memory: they lie in a file, and so does their copy.
+    _write_cog(path, profile, "AVERAGE", add_names, rows, in_memory=False)
 
 
 def class_colours(classes: Sequence[str]) -> list[tuple[int, int, int]]:
@@ -665,11 +668,12 @@ def _write_cog(
     overview_resampling: str,
     add_metadata: Callable[[rasterio.io.DatasetWriter], None],
     rows: Callable[[], Iterable[tuple[Window, np.ndarray]]],
+    *,
+    in_memory: bool,
 ) -> None:
     """Writes a cloud-optimised GeoTIFF and reads it back, since GDAL does not report every error of a full disk.
 
-    GDAL makes such a file by copying another one. That one is a compressed GeoTIFF in memory: two megabytes for the
-    class of each pixel of a whole Sentinel-2 tile, at most four bytes for each probability.
+    GDAL makes such a file by copying another one, a compressed GeoTIFF.
 
     Args:
         path: The file.
@@ -677,18 +681,23 @@ def _write_cog(
         overview_resampling: GDAL's name of the way in which overviews are made.
         add_metadata: Gives the file its colours, tags and names of bands.
         rows: Returns the windows of the file from the top, each with its values (bands, height, width).
+        in_memory: Whether the GeoTIFF that is copied lies in memory, or else in a file in the same folder.
 
     Raises:
         OSError: The file cannot be written, or has other values than were written.
     """
     try:
-        with rasters.ignore_missing_georeference(), rasterio.MemoryFile() as memory:
-            with memory.open(driver="GTiff", compress="deflate", bigtiff="if_safer", **profile) as file:
+        with rasters.ignore_missing_georeference(), contextlib.ExitStack() as stack:
+            if in_memory:
+                plain = stack.enter_context(rasterio.MemoryFile()).name
+            else:
+                plain = f"{stack.enter_context(tempfile.TemporaryDirectory(dir=path.parent))}/plain.tif"
+            with rasterio.open(plain, "w", driver="GTiff", compress="deflate", bigtiff="if_safer", **profile) as file:
                 add_metadata(file)
                 for window, values in rows():
                     file.write(values, window=window)
             options = {"compress": "DEFLATE", "overview_resampling": overview_resampling}
-            rasterio.shutil.copy(memory.name, path, driver="COG", **options)
+            rasterio.shutil.copy(plain, path, driver="COG", **options)
             intact = _file_has_values(path, rows())
     except Exception as error:  # rasterio passes on errors of GDAL that have no public class
         raise OSError(f"GDAL could not write {path.name} ({first_line(error).rstrip('.')})") from error

@@ -38,7 +38,7 @@ def start(base, *arguments) -> subprocess.Popen:
 
 def wait_for(process: subprocess.Popen, condition) -> None:
     """Waits until a run has written something."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 200
     while not condition():
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
         time.sleep(0.002)

@@ -405,6 +405,16 @@ def test_a_run_that_ends_while_it_is_claimed(tmp_path):
     lock.release()
 
 
+def test_a_run_that_is_removed_while_it_is_claimed(monkeypatch, tmp_path):
+    """Its process had nothing to keep. An older run is claimed."""
+    older, removed = tmp_path / "run-1", tmp_path / "run-2"
+    older.mkdir()
+    monkeypatch.setattr(checkpoint, "unfinished_runs", lambda base: [removed, older])
+    folder, lock = checkpoint.claim_newest_run(tmp_path)
+    lock.release()
+    assert folder == older and not removed.exists()
+
+
 def test_an_empty_run_hides_no_work(tmp_path):
     for name in ("run-1/unfinished/epoch-3-step-0", "run-2"):
         (tmp_path / name).mkdir(parents=True)

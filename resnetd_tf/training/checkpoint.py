@@ -1,12 +1,14 @@
 """Checkpoints of a run, and the lock that gives an unfinished run to one process.
 
-run-3/unfinished/           exists until the run has ended
-    lock                    locked by the process that works on the run
-    process.json            that process, for messages
-    epoch-4-step-120/       the newest checkpoint; it appears by one rename
-        variables.*         weights, batch-norm statistics and optimizer, by tf.train.Checkpoint
-        progress.json       everything else
-        model.keras         the model of the best epoch so far
+An unfinished run has these files beside those that `resnetd_tf.rundir` lists:
+
+    run-3/unfinished/           exists until the run has ended
+        lock                    locked by the process that works on the run
+        process.json            that process, for messages
+        epoch-4-step-120/       the newest checkpoint; it appears by one rename
+            variables.*         weights, batch-norm statistics and optimizer, by tf.train.Checkpoint
+            progress.json       everything else
+            model.keras         the model of the best epoch so far
 """
 
 import contextlib

@@ -65,18 +65,19 @@ def ours(size: int, precision: str, batch: int):
     return saved_model_rate(lambda path: savedmodel.write_savedmodel(model, classes, {}, path, precision), size, batch)
 
 
-def exported(build: Callable, size: int, precision: str, batch: int):
+def keras_export_rate(build: Callable, size: int, precision: str, batch: int):
+    """Exports the model that `build` returns with Keras, and returns a function that measures its images/s."""
     train_step.set_precision(precision)
     model = build(size)
     return saved_model_rate(lambda path: model.export(path, verbose=False), size, batch)
 
 
 def kerashub(size: int, precision: str, batch: int):
-    return exported(train_step.kerashub_classifier, size, precision, batch)
+    return keras_export_rate(train_step.kerashub_classifier, size, precision, batch)
 
 
 def keras_applications(size: int, precision: str, batch: int):
-    return exported(train_step.keras_applications_classifier, size, precision, batch)
+    return keras_export_rate(train_step.keras_applications_classifier, size, precision, batch)
 
 
 def timm(size: int, precision: str, batch: int):
@@ -96,7 +97,7 @@ def timm(size: int, precision: str, batch: int):
     return rate(run, batch)
 
 
-def onnx(size: int, batch: int, folder: str) -> str:
+def write_onnx(size: int, batch: int, folder: str) -> str:
     """Writes timm's network as ONNX and returns its path."""
     import timm
     import torch
@@ -107,7 +108,8 @@ def onnx(size: int, batch: int, folder: str) -> str:
     return path
 
 
-def floats(pixels: np.ndarray) -> np.ndarray:
+def to_floats(pixels: np.ndarray) -> np.ndarray:
+    """Converts pixels (n, height, width, 3) uint8 to what timm's network takes, (n, 3, height, width) from 0 to 1."""
     return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), "float32") / np.float32(255)
 
 
@@ -121,10 +123,10 @@ def onnx_runtime(size: int, precision: str, batch: int):
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = core_count()
-        session = onnxruntime.InferenceSession(onnx(size, batch, folder), options, ["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(write_onnx(size, batch, folder), options, ["CPUExecutionProvider"])
     (input_,) = session.get_inputs()
     pixels = images(size, batch)[0]
-    return rate(lambda: session.run(None, {input_.name: floats(pixels)}), batch)
+    return rate(lambda: session.run(None, {input_.name: to_floats(pixels)}), batch)
 
 
 def openvino(size: int, precision: str, batch: int):
@@ -135,9 +137,9 @@ def openvino(size: int, precision: str, batch: int):
     hints = {"INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision]}
     hints["INFERENCE_NUM_THREADS"] = core_count()
     with tempfile.TemporaryDirectory() as folder:
-        compiled = openvino.Core().compile_model(onnx(size, batch, folder), "CPU", hints)
+        compiled = openvino.Core().compile_model(write_onnx(size, batch, folder), "CPU", hints)
     pixels = images(size, batch)[0]
-    return rate(lambda: compiled([floats(pixels)]), batch)
+    return rate(lambda: compiled([to_floats(pixels)]), batch)
 
 
 def matrix_products(size: int, precision: str, batch: int):

@@ -1,4 +1,4 @@
-"""Training speed: our classifier as `train.py` trains it, against KerasHub, keras.applications and timm.
+"""Training speed: our classifier, compiled as for `train.py`, against KerasHub, keras.applications and timm.
 
     pip install -e '.[peers]'
     python -m benchmarks.train_step                        # sizes 64 and 224, float32 and bfloat16
@@ -107,7 +107,7 @@ def plain_compile(model, keras) -> None:
     )
 
 
-def classified(backbone, size: int):
+def add_head(backbone, size: int):
     """Puts the scaling of pixels in front of a backbone, and a head behind it."""
     import keras
 
@@ -129,16 +129,17 @@ def kerashub_classifier(size: int):
         block_type="bottleneck_block_vd",
         image_shape=(size, size, 3),
     )
-    return classified(backbone, size)
+    return add_head(backbone, size)
 
 
 def keras_applications_classifier(size: int):
     import keras
 
-    return classified(keras.applications.ResNet50(weights=None, include_top=False, input_shape=(size, size, 3)), size)
+    return add_head(keras.applications.ResNet50(weights=None, include_top=False, input_shape=(size, size, 3)), size)
 
 
-def plainly_fitted(build, size: int, precision: str, batch: int) -> Fit:
+def fit_with_keras(build, size: int, precision: str, batch: int) -> Fit:
+    """Compiles the classifier that `build` returns as Keras's users do, and prepares its measurement."""
     import keras
 
     set_precision(precision)
@@ -148,11 +149,11 @@ def plainly_fitted(build, size: int, precision: str, batch: int) -> Fit:
 
 
 def kerashub(size: int, precision: str, batch: int) -> Fit:
-    return plainly_fitted(kerashub_classifier, size, precision, batch)
+    return fit_with_keras(kerashub_classifier, size, precision, batch)
 
 
 def keras_applications(size: int, precision: str, batch: int) -> Fit:
-    return plainly_fitted(keras_applications_classifier, size, precision, batch)
+    return fit_with_keras(keras_applications_classifier, size, precision, batch)
 
 
 def timm(size: int, precision: str, batch: int):

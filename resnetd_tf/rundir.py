@@ -32,7 +32,14 @@ def temporary_path(path: pathlib.Path) -> pathlib.Path:
 def remove_temporaries(folder: pathlib.Path) -> None:
     """Removes what killed processes left in a folder under temporary names; no other process may write there."""
     for path in folder.glob(".*.tmp.*"):
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        _remove(path)
+
+
+def _remove(path: pathlib.Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -56,10 +63,7 @@ def write_atomically(path: pathlib.Path) -> Iterator[pathlib.Path]:
         raise InputError(f"cannot write {path}: {reason}; free space or give another place") from error
     finally:
         with contextlib.suppress(OSError):  # The name is too long.
-            if temporary.is_dir():
-                shutil.rmtree(temporary, ignore_errors=True)
-            else:
-                temporary.unlink(missing_ok=True)
+            _remove(temporary)
         with contextlib.suppress(OSError):  # The folder is not empty: another process has written there too.
             for folder in [] if path.exists() else created_folders:
                 folder.rmdir()

@@ -39,13 +39,13 @@ def run_in_process(name: str, *arguments: str) -> subprocess.CompletedProcess:
             mock.patch.dict(os.environ),
             contextlib.redirect_stdout(stdout),
             contextlib.redirect_stderr(stderr),
-            pytest.raises(SystemExit) as ended,
+            pytest.raises(SystemExit) as exit_info,
         ):
             main()
     finally:
         for flag in set(flags.FLAGS) - former_flags:
             delattr(flags.FLAGS, flag)
-    return subprocess.CompletedProcess(command, ended.value.code or 0, stdout.getvalue(), stderr.getvalue())
+    return subprocess.CompletedProcess(command, exit_info.value.code or 0, stdout.getvalue(), stderr.getvalue())
 
 
 def run_subprocess(name: str, *arguments: str, environment=None, **options) -> subprocess.CompletedProcess:

@@ -1,8 +1,8 @@
 """Asks a classifier that TensorFlow Serving runs, by gRPC or by HTTP.
 
-server = client.connect("grpc://localhost:8500", "resnet50d")
-probabilities, errors = server.classify([path.read_bytes() for path in pathlib.Path("patches").glob("*.jpg")])
-classifier = client.open_served_classifier("grpc://localhost:8500", "resnet50d")  # as saved.open_classifier returns it
+    server = client.connect("grpc://localhost:8500", "resnet50d")
+    probabilities, errors = server.classify([path.read_bytes() for path in pathlib.Path("patches").glob("*.jpg")])
+    classifier = client.open_served_classifier("grpc://localhost:8500", "resnet50d")  # a SavedClassifier
 
 The extra `serving` installs gRPC, TensorFlow Serving's API and requests. The protocol that needs one imports it, so
 that this module imports without the extra.

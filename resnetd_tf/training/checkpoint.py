@@ -1,12 +1,14 @@
 """Checkpoints of a run, and the lock that gives an unfinished run to one process.
 
-run-3/unfinished/           exists until the run has ended
-    lock                    locked by the process that works on the run
-    process.json            that process, for messages
-    epoch-4-step-120/       the newest checkpoint; it appears by one rename
-        variables.*         weights, batch-norm statistics and optimizer, by tf.train.Checkpoint
-        progress.json       everything else
-        model.keras         the model of the best epoch so far
+An unfinished run has these files beside those that `resnetd_tf.rundir` lists:
+
+    run-3/unfinished/           exists until the run has ended
+        lock                    locked by the process that works on the run
+        process.json            that process, for messages
+        epoch-4-step-120/       the newest checkpoint; it appears by one rename
+            variables.*         weights, batch-norm statistics and optimizer, by tf.train.Checkpoint
+            progress.json       everything else
+            model.keras         the model of the best epoch so far
 """
 
 import contextlib
@@ -84,7 +86,10 @@ def newest_checkpoint(folder: pathlib.Path) -> pathlib.Path | None:
 
 
 def _checkpoints(folder: pathlib.Path) -> list[pathlib.Path]:
-    return list((folder / UNFINISHED_FOLDER).glob("epoch-*-step-*"))
+    try:
+        return list((folder / UNFINISHED_FOLDER).glob("epoch-*-step-*"))
+    except FileNotFoundError:  # Another process has just removed the folder.
+        return []
 
 
 def _checkpoint_position(path: pathlib.Path) -> tuple[int, ...]:
@@ -199,6 +204,10 @@ class RunInUse(InputError):
     """Another process works on the run."""
 
 
+class RunRemoved(InputError):
+    """Another process has removed or finished the run since it was found."""
+
+
 def unfinished_runs(base: pathlib.Path) -> list[pathlib.Path]:
     """Returns the folders of the unfinished runs under a base path: newest first, those without a checkpoint last.
 
@@ -206,11 +215,12 @@ def unfinished_runs(base: pathlib.Path) -> list[pathlib.Path]:
     """
     folders = []
     for folder in reversed(rundir.run_folders(base)):
-        for deleted in folder.glob(f".*.tmp.{UNFINISHED_FOLDER}"):
-            shutil.rmtree(deleted, ignore_errors=True)
-        # A folder is empty if its process was killed right after creating it.
-        if (folder / UNFINISHED_FOLDER).is_dir() or not any(folder.iterdir()):
-            folders.append(folder)
+        with contextlib.suppress(FileNotFoundError):  # Another process has just removed the folder.
+            for deleted in folder.glob(f".*.tmp.{UNFINISHED_FOLDER}"):
+                shutil.rmtree(deleted, ignore_errors=True)
+            # A folder is empty if its process was killed right after creating it.
+            if (folder / UNFINISHED_FOLDER).is_dir() or not any(folder.iterdir()):
+                folders.append(folder)
     return sorted(folders, key=lambda folder: newest_checkpoint(folder) is None)
 
 
@@ -224,7 +234,10 @@ def claim_newest_run(base: pathlib.Path) -> tuple[pathlib.Path, filelock.FileLoc
         RunInUse: Another process works on the run.
     """
     for folder in unfinished_runs(base):
-        lock = claim_run(folder)
+        try:
+            lock = claim_run(folder)
+        except RunRemoved:
+            continue
         if newest_checkpoint(folder) or not rundir.savedmodel_path(folder).exists():
             return folder, lock
         remove_unfinished(folder)  # The run ended just before it was locked.
@@ -247,7 +260,8 @@ def create_run(base: pathlib.Path) -> tuple[pathlib.Path, filelock.FileLock]:
             print(f"{folder.name} is unfinished: {resume_advice(shlex.split(command))}")
     while True:
         _, folder = rundir.create_run_folder(base)
-        with contextlib.suppress(RunInUse):  # A process with --resume took the empty folder for an unfinished run.
+        # A process with --resume may take the empty folder for an unfinished run, and remove it.
+        with contextlib.suppress(RunInUse, RunRemoved):
             return folder, claim_run(folder)
 
 
@@ -256,15 +270,18 @@ def claim_run(folder: pathlib.Path) -> filelock.FileLock:
 
     Raises:
         RunInUse: Another process works on the run.
+        RunRemoved: Another process has just removed or finished the run.
     """
     unfinished = folder / UNFINISHED_FOLDER
-    unfinished.mkdir(exist_ok=True)
     lock = filelock.FileLock(unfinished / "lock")
     try:
+        unfinished.mkdir(exist_ok=True)
         lock.acquire(timeout=0)
     except filelock.Timeout:
         raise RunInUse(f"{folder} is in use by {_lock_owner(unfinished)}; wait for it, or end it") from None
-    # Only the process that holds the lock writes here, so these are left over from killed processes.
+    except (FileExistsError, FileNotFoundError) as error:  # Python raises the former for a folder that vanishes.
+        raise RunRemoved(f"{folder} was removed by another process") from error
+    # Only the process that holds the lock trains here, so killed processes have left these.
     rundir.remove_temporaries(folder)
     rundir.remove_temporaries(unfinished)
     rundir.write_json(unfinished / "process.json", {"process": os.getpid(), "host": socket.gethostname()})

@@ -71,7 +71,7 @@ def train(settings: Settings, *, resume: bool = False, profile: bool = False) ->
         if claimed:
             exit_stack.callback(claimed[1].release)
         elif resume and rundir.run_folders(base):
-            print(f"No run under {base} is unfinished: another starts", flush=True)
+            print(f"No run under {base} is unfinished: a new run starts", flush=True)
         if claimed and checkpoint.newest_checkpoint(claimed[0]):
             print(f"Device: {environment.describe_devices(environment_info['hardware'])}", flush=True)
             run = restore_run(*claimed, settings, strategy, termination, start_time=start_time)
@@ -79,7 +79,8 @@ def train(settings: Settings, *, resume: bool = False, profile: bool = False) ->
             run = set_up_run(
                 claimed, settings, strategy, termination, start_time=start_time, environment_info=environment_info
             )
-        exit_stack.callback(run.lock.release)
+        if not claimed:
+            exit_stack.callback(run.lock.release)
         try:
             is_published = run.savedmodel_path.exists()
             if not is_published:
@@ -184,7 +185,7 @@ def restore_run(
         counts.append(("threads", progress.threads, environment.thread_count()))
     for resource, previous_count, count in counts:
         if previous_count != count:
-            raise InputError(f"{folder} was started with {previous_count} {resource}, here are {count}")
+            raise InputError(f"{folder} was started with {previous_count} {resource}, and this process has {count}")
     dataset = load_splits(settings, run_metadata["interpolation"])
     if dataset.fingerprint != run_metadata["data_sha256"]:
         raise InputError(f"{folder} was started with other images than {settings.dataset} has now; start another run")
@@ -514,9 +515,7 @@ def report_or_discard(run: Run, error: BaseException) -> None:
     """Prints how to resume a run that ended too early, or removes the run if it has done nothing yet."""
     newest = checkpoint.newest_checkpoint(run.folder)
     if newest and (run.progress.history or newest.name != "epoch-0-step-0"):
-        advice = (
-            "it would come to the same again" if isinstance(error, Diverged) else checkpoint.resume_advice(sys.argv)
-        )
+        advice = "it would diverge again" if isinstance(error, Diverged) else checkpoint.resume_advice(sys.argv)
         print(f"\n{run.folder.name} is kept as it was {checkpoint.read_progress(newest)}: {advice}", flush=True)
     elif not (run.folder / "model.keras").exists():
         shutil.rmtree(run.folder, ignore_errors=True)

@@ -106,9 +106,9 @@ def interruptible():
 
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
 def test_a_signal_ends_the_program_at_once(interruptible, number, error):
-    with Termination(), pytest.raises(error) as ended:
+    with Termination(), pytest.raises(error) as exit_info:
         signal.raise_signal(number)
-    assert number == signal.SIGINT or ended.value.code == 143
+    assert number == signal.SIGINT or exit_info.value.code == 143
 
 
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
@@ -159,10 +159,10 @@ def test_a_signal_in_a_destructor_is_not_lost(monkeypatch):
             signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(sys, "unraisablehook", lambda error: None)
-    with pytest.raises(SystemExit) as ended, Termination() as termination:
+    with pytest.raises(SystemExit) as exit_info, Termination() as termination:
         SignalsWhenDeleted()
         termination.raise_if_requested()
-    assert ended.value.code == 143
+    assert exit_info.value.code == 143
 
 
 def test_signal_handlers_are_restored(interruptible):
@@ -187,9 +187,9 @@ def test_terminated_while_it_validates(monkeypatch, tmp_path):
 
     undisturbed_validate = train_loop.TrainLoop.validate
     monkeypatch.setattr(train_loop.TrainLoop, "validate", validate)
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exit_info:
         train(settings["terminated"])
-    assert ended.value.code == 143
+    assert exit_info.value.code == 143
     assert [path.name for path in tmp_path.glob("terminated/run-1/unfinished/epoch-*")] == ["epoch-0-step-3"]
     monkeypatch.undo()
     train(settings["terminated"], resume=True)
@@ -403,6 +403,16 @@ def test_a_run_that_ends_while_it_is_claimed(tmp_path):
     folder, lock = checkpoint.claim_newest_run(tmp_path)
     assert folder.name == "run-1" and not (tmp_path / "run-2/unfinished").exists()
     lock.release()
+
+
+def test_a_run_that_is_removed_while_it_is_claimed(monkeypatch, tmp_path):
+    """Its process had nothing to keep. An older run is claimed."""
+    older, removed = tmp_path / "run-1", tmp_path / "run-2"
+    older.mkdir()
+    monkeypatch.setattr(checkpoint, "unfinished_runs", lambda base: [removed, older])
+    folder, lock = checkpoint.claim_newest_run(tmp_path)
+    lock.release()
+    assert folder == older and not removed.exists()
 
 
 def test_an_empty_run_hides_no_work(tmp_path):

@@ -90,8 +90,9 @@ def run_program(main: Callable[[list[str]], None], *, takes_arguments: bool = Fa
 
     def run_main(argv: list[str]) -> None:
         try:
-            with Termination():  # removes files that are half written
+            with Termination() as termination:  # removes files that are half written
                 main(argv[1:])
+                termination.raise_if_requested()  # Python ignores an exception that is raised in a destructor
         except InputError as error:
             exit_with_error(str(error))
         except ModuleNotFoundError as error:

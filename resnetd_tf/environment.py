@@ -86,9 +86,8 @@ def available_memory_bytes() -> int:
         group = CONTROL_GROUPS / next(line for line in lines if line.startswith("0::")).removeprefix("0::/")
         limit, usage_bytes = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
         statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        file_cache = int(statistics["inactive_file"]) + int(
-            statistics["active_file"]
-        )  # the kernel frees it when needed
+        # The kernel frees cached files when needed.
+        file_cache = sum(int(statistics[name]) for name in ("inactive_file", "active_file"))
         free = min(free, limit - usage_bytes + file_cache)
     return free
 

@@ -214,7 +214,7 @@ def _shrink_matrix(pixels: int, factor) -> tf.Tensor:
         factor: Size of the larger pixels, a number or (..., 1, 1).
     """
     position = tf.range(pixels, dtype="float32")
-    start = position[:, tf.newaxis] * factor  # of a larger pixel
+    start = position[:, tf.newaxis] * factor  # where each larger pixel starts
     overlap = tf.maximum(0.0, tf.minimum(position + 1, start + factor) - tf.maximum(position, start))
     return tf.math.divide_no_nan(overlap, tf.reduce_sum(overlap, -1, keepdims=True))
 

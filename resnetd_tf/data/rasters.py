@@ -236,14 +236,14 @@ def missing_bands(
     """
     missing = [band for band in required_bands if band not in band_set.bands]
     if missing and (raster_options.fill is None or len(missing) == len(required_bands)):
-        fills_in = "; --missing=mean fills in" if len(required_bands) > 3 else ""  # not for one of three colours
+        fills_in = "; --missing=mean fills in" if len(required_bands) > 3 else ""  # no colour is filled in
         raise InputError(f"{name} has no {', '.join(missing)}, which the classifier takes{fills_in}")
     return missing
 
 
 # Finding the bands of a file and their names.
 
-Location = tuple[rasterio.DatasetReader, int]  # of a band: the file and the band's number in it, from 1
+Location = tuple[rasterio.DatasetReader, int]  # a file and the number of a band in it, from 1
 
 
 def _locate_bands(dataset: rasterio.DatasetReader, path: pathlib.Path) -> list[Location]:

@@ -374,11 +374,19 @@ def _read_weights_h5(path: pathlib.Path, source: str) -> Checkpoint:
         modules = _pytorch_modules(names)
         tensors = {}
         for name, group in zip(names, groups):
-            arrays = [group[str(index)][()] for index in range(len(group))]
+            arrays = [_read_h5_array(group[str(index)]) for index in range(len(group))]
             weight_names = WEIGHT_NAMES.get(name.split("_")[-1], [str(index) for index in range(len(group))])
             for weight_name, array in zip(weight_names if arrays else (), arrays, strict=True):
                 tensors[_pytorch_tensor_name(modules, name, weight_name)] = _to_pytorch_layout(array)
     return Checkpoint(source, tensors, file=path, depth=depth, variant=variant, exact=True)
+
+
+def _read_h5_array(dataset: h5py.Dataset) -> np.ndarray:
+    """Reads a weight. HDF5 knows no bfloat16, so that Keras stores its bytes and names the type in an attribute."""
+    array = dataset[()]
+    if dataset.attrs.get("dtype") == "bfloat16":  # a type that NumPy knows once Keras is imported
+        array = array.view("bfloat16").astype("float32")
+    return array
 
 
 # .safetensors files: classifiers of ours, whose header has their metadata, and state dicts of others.

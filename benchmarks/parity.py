@@ -19,14 +19,14 @@ import numpy as np
 
 from resnetd_tf.networks import checkpoints
 from resnetd_tf.networks.checkpoints import Checkpoint, assign_weights, pytorch_state_dict
-from resnetd_tf.networks.resnet import resnet
-from resnetd_tf.training.settings import DEPTHS
+from resnetd_tf.networks.resnet import DEPTHS, resnet
+from resnetd_tf.training import settings
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "tests" / "golden" / "logits.npz"
 CLASSES = 10
 SIZES = ((224, 224), (97, 129))
 # Peer, depth, variant, output strides. Each is compared at both sizes, with 3 and 13 bands.
-NETWORKS = [("timm", depth, variant, (32, 16, 8)) for variant in "bd" for depth in DEPTHS]
+NETWORKS = [("timm", depth, variant, (32, 16, 8)) for variant in "bd" for depth in settings.DEPTHS]
 NETWORKS += [("timm", depth, "c", (32, 16, 8)) for depth in (50, 101, 152)]
 NETWORKS += [(p, d, v, (32,)) for p, v in (("keras.applications", "base"), ("KerasHub", "d")) for d in (50, 101, 152)]
 # Cases small enough for the repository and the tests that still have every variant, stride and kind of block.

@@ -45,7 +45,9 @@ class Command:
 class Phases(dict):
     """The seconds of each phase by its name."""
 
-    def timed(self, name: str, function: Callable) -> Callable:
+    def measure(self, name: str, function: Callable) -> Callable:
+        """Returns a function that also records the seconds that it takes under a name."""
+
         @functools.wraps(function)
         def run(*args, **kwargs):
             start = time.time()
@@ -55,51 +57,59 @@ class Phases(dict):
 
         return run
 
-    def until_first_step(self) -> None:
-        """Makes Keras print the phases and end the process after the first training step."""
-        import keras
+    def end_after_first_step(self, trainer: type, start_method: str, step_method: str) -> None:
+        """Makes the process print the phases and end after the first training step.
 
-        callbacks = keras.callbacks.CallbackList
+        Args:
+            trainer: The class whose methods are called in training.
+            start_method: Name of the method that is called before the first step.
+            step_method: Name of the method whose first call ends with, or follows, the first step.
+        """
+        start_training, finish_step = getattr(trainer, start_method), getattr(trainer, step_method)
 
-        def begin(*args, **kwargs):
+        def start(*args, **kwargs):
             self["tracing and first step"] = -time.time()
+            return start_training(*args, **kwargs)
 
-        def end(*args, **kwargs):
+        def finish(*args, **kwargs):
+            finish_step(*args, **kwargs)
             now = time.time()
             self["tracing and first step"] += now
             print("\n" + json.dumps({**self, "end": now}), flush=True)
             os._exit(0)
 
-        callbacks.on_train_begin, callbacks.on_train_batch_end = begin, end
+        setattr(trainer, start_method, start)
+        setattr(trainer, step_method, finish)
 
 
 def start_ours(folder: str) -> None:
     phases = Phases()
-    phases.timed("import of TensorFlow", program.import_tensorflow)()
-    phases.until_first_step()
+    phases.measure("import of TensorFlow", program.import_tensorflow)()
     from resnetd_tf.data import datasets
     from resnetd_tf.networks import classifier
+    from resnetd_tf.training import train_loop
 
-    datasets.load_dataset = phases.timed("data into memory", datasets.load_dataset)
-    classifier.build_classifier = phases.timed("building the model", classifier.build_classifier)
+    datasets.load_dataset = phases.measure("data into memory", datasets.load_dataset)
+    classifier.build_classifier = phases.measure("building the model", classifier.build_classifier)
+    phases.end_after_first_step(train_loop.TrainLoop, "train_epoch", "_train_step")
     sys.argv = ["train.py", "--variant=d", "--image_size=64", "--weights=none", f"--output_dir={folder}/model"]
     runpy.run_path("train.py", run_name="__main__")
 
 
 def start_kerashub(folder: str) -> None:
     phases = Phases()
-    phases.timed("import of TensorFlow", program.import_tensorflow)()
-    phases.until_first_step()
+    phases.measure("import of TensorFlow", program.import_tensorflow)()
     import keras
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
     from benchmarks import train_step
 
-    dataset = phases.timed("data", tfds.load)("eurosat/rgb", split="train[:70%]", as_supervised=True)
+    phases.end_after_first_step(keras.callbacks.CallbackList, "on_train_begin", "on_train_batch_end")
+    dataset = phases.measure("data", tfds.load)("eurosat/rgb", split="train[:70%]", as_supervised=True)
     dataset = dataset.map(lambda image, label: (image, tf.one_hot(label, train_step.CLASSES)))
     train_step.set_precision("bfloat16")
-    model = phases.timed("building the model", train_step.kerashub_classifier)(64)
+    model = phases.measure("building the model", train_step.kerashub_classifier)(64)
     train_step.plain_compile(model, keras)
     model.fit(dataset.shuffle(1000).batch(32).prefetch(tf.data.AUTOTUNE), verbose=0)
 

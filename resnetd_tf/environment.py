@@ -84,10 +84,11 @@ def available_memory_bytes() -> int:
     with contextlib.suppress(OSError, ValueError, StopIteration):  # no such group, or its limit is "max"
         lines = (PROC / "self/cgroup").read_text().splitlines()
         group = CONTROL_GROUPS / next(line for line in lines if line.startswith("0::")).removeprefix("0::/")
-        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
-        usage = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        file_cache = int(usage["inactive_file"]) + int(usage["active_file"])  # the kernel frees it when needed
-        free = min(free, limit - used + file_cache)
+        limit, usage_bytes = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        # The kernel frees cached files when needed.
+        file_cache = sum(int(statistics[name]) for name in ("inactive_file", "active_file"))
+        free = min(free, limit - usage_bytes + file_cache)
     return free
 
 
@@ -100,8 +101,8 @@ def release_memory() -> None:
 
 def program_command(name: str) -> str:
     """Returns the command for a program in the style of this one: "python evaluate.py" or "resnetd-evaluate"."""
-    installed = pathlib.Path(sys.argv[0]).name.startswith("resnetd-")
-    return f"resnetd-{name}" if installed else f"python {name}.py"
+    is_installed = pathlib.Path(sys.argv[0]).name.startswith("resnetd-")
+    return f"resnetd-{name}" if is_installed else f"python {name}.py"
 
 
 def _version(package: str) -> str | None:
@@ -126,6 +127,7 @@ def _git_revision() -> str | None:
 
 
 def _gpus() -> list[str]:
+    """Returns the names of the GPUs that Keras's backend uses."""
     if keras.config.backend() == "tensorflow":
         gpus = tf.config.list_physical_devices("GPU")
         return [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus]

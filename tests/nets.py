@@ -14,7 +14,7 @@ def randomize(model, seed=0):
             weight.assign(rng.uniform(0.5, 1.5, weight.shape))
 
 
-def in_bfloat16(size):
+def build_in_bfloat16(size):
     """Builds a network under Keras's policy for training in bfloat16; `size` is the side of the images in pixels."""
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:

@@ -118,20 +118,20 @@ def _draw_strengths(count: int, seed: tf.Tensor, strength, *probabilities: float
     Returns:
         For each change (count, 1, 1, 1) float32, uniform between 0 and `strength`, or 0 without the change.
     """
-    drawn = tf.random.stateless_uniform((len(probabilities), count, 1, 1, 1), seed)
+    uniform_numbers = tf.random.stateless_uniform((len(probabilities), count, 1, 1, 1), seed)
     return [
         strength * tf.maximum(0.0, 1 - numbers / probability)
-        for numbers, probability in zip(tf.unstack(drawn), probabilities)
+        for numbers, probability in zip(tf.unstack(uniform_numbers), probabilities)
     ]
 
 
 def _vary_light(images: tf.Tensor, seed: tf.Tensor, strength) -> tf.Tensor:
     """Varies brightness and contrast by up to 15 % and each channel's gain by up to 6 %, in half of the images."""
     count = images.shape[0]
-    drawn = strength * tf.random.stateless_uniform((count, 1, 1, 5), seed, -1.0, 1.0)
-    drawn = tf.where(tf.random.stateless_uniform((count, 1, 1, 1), seed + 1) < 0.5, drawn, 0.0)
-    gain = (1 + 0.06 * drawn[..., :3]) * (1 + 0.15 * drawn[..., 3:4])
-    contrast = 1 + 0.15 * drawn[..., 4:]
+    factors = strength * tf.random.stateless_uniform((count, 1, 1, 5), seed, -1.0, 1.0)
+    factors = tf.where(tf.random.stateless_uniform((count, 1, 1, 1), seed + 1) < 0.5, factors, 0.0)
+    gain = (1 + 0.06 * factors[..., :3]) * (1 + 0.15 * factors[..., 3:4])
+    contrast = 1 + 0.15 * factors[..., 4:]
     mean = tf.reduce_mean(images, (1, 2, 3), keepdims=True)
     return images * (gain * contrast) + gain * (1 - contrast) * mean
 
@@ -142,7 +142,9 @@ def _vary_optics(images: tf.Tensor, seed: tf.Tensor, strength) -> tf.Tensor:
     Each change is linear in rows and in columns, so that one matrix for each of the two does all of them.
     """
     count, height, width, _ = images.shape
-    blur, sharpening, coarsening = (drawn[..., 0] for drawn in _draw_strengths(count, seed, strength, 0.4, 0.15, 0.2))
+    blur, sharpening, coarsening = (
+        strengths[..., 0] for strengths in _draw_strengths(count, seed, strength, 0.4, 0.15, 0.2)
+    )
     shift = strength * tf.random.stateless_uniform((2, count, 1), seed + 1, -1.0, 1.0)
     matrices = []
     for pixels, shift_share in zip((height, width), tf.unstack(shift)):
@@ -212,7 +214,7 @@ def _shrink_matrix(pixels: int, factor) -> tf.Tensor:
         factor: Size of the larger pixels, a number or (..., 1, 1).
     """
     position = tf.range(pixels, dtype="float32")
-    start = position[:, tf.newaxis] * factor  # of a larger pixel
+    start = position[:, tf.newaxis] * factor  # where each larger pixel starts
     overlap = tf.maximum(0.0, tf.minimum(position + 1, start + factor) - tf.maximum(position, start))
     return tf.math.divide_no_nan(overlap, tf.reduce_sum(overlap, -1, keepdims=True))
 
@@ -239,7 +241,7 @@ def simulate_jpeg(images: tf.Tensor, quality: tf.Tensor, *, halves_colours: tf.T
     Returns:
         (batch, height, width, 3) float32, which may lie slightly outside 0 to 255.
     """
-    # tf.image.adjust_jpeg_quality takes 1.7 instead of 7.4 ms (batch of 32, half varied), but always halves colours.
+    # tf.image.adjust_jpeg_quality needs 1.7 ms in place of 7.4 (batch of 32, half varied), but always halves colours.
     planes = tf.round(tf.tensordot(tf.clip_by_value(images, 0.0, 255.0), RGB_TO_YCBCR.T, 1))
     luminance, chrominance = planes[..., :1] - 128, planes[..., 1:]
     luminance = _quantise(luminance, quality, LUMINANCE_TABLE, halves=False)

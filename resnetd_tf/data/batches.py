@@ -106,9 +106,10 @@ def fit_batch_size(count: int, batch_size: int, replicas: int) -> int:
 
 
 def _map_batches(dataset: tf.data.Dataset, function: Callable, split: Split) -> tf.data.Dataset:
-    mapped = dataset.map(function, num_parallel_calls=2).prefetch(4).with_options(WITHOUT_AUTOTUNING)
-    mapped.split = split  # keeps the split in memory, which `_make_gather` references weakly
-    return mapped
+    """Applies a function that gathers images of a split to a dataset, in two threads."""
+    batches = dataset.map(function, num_parallel_calls=2).prefetch(4).with_options(WITHOUT_AUTOTUNING)
+    batches.split = split  # keeps the split in memory, which `_make_gather` references weakly
+    return batches
 
 
 def _make_gather(split: Split, classes: int) -> Callable:

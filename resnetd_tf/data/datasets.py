@@ -107,16 +107,17 @@ def load_dataset(
 
 
 def _load_synthetic(splits: Sequence[str]) -> Dataset:
-    images, labels = synthetic.draw_scenes()
-    loaded = {}
+    """Draws the synthetic dataset, and cuts it into the splits as TFDS's slices would."""
+    scenes, labels = synthetic.draw_scenes()
+    loaded_splits = {}
     for split in splits:
         check_split_name(split)
         slice_name = SPLITS.get(split, ALL)
         bounds = slice_bounds(len(labels), slice_name)
         names = tuple(f"synthetic_{index}" for index in range(bounds.start, bounds.stop))
-        digests = tuple(map(pixel_digest, images[bounds]))
-        loaded[split] = Split(images[bounds], labels[bounds], names, slice_name, digests)
-    return Dataset(SYNTHETIC, synthetic.CLASSES, loaded)
+        digests = tuple(map(pixel_digest, scenes[bounds]))
+        loaded_splits[split] = Split(scenes[bounds], labels[bounds], names, slice_name, digests)
+    return Dataset(SYNTHETIC, synthetic.CLASSES, loaded_splits)
 
 
 # The dataset of a trained classifier.
@@ -228,7 +229,7 @@ def absolute_locations(name: str, data_dir: str | None, split_files: str | None)
         split_files: The lists of splits, "TRAIN,VALIDATION,TEST", or `None`.
 
     Returns:
-        The same three, absolute.
+        `name`, `data_dir` and `split_files` with absolute paths.
 
     Raises:
         InputError: The absolute path of a list of a split has a comma.
@@ -268,11 +269,11 @@ class ImageFolder:
 
 
 @dataclass(frozen=True)
-class SplitPaths:
-    """The image files of a split.
+class FolderPart:
+    """The image files of a split, a part of a folder.
 
     Attributes:
-        slice: The part of the dataset that the split is, such as "train[:70%]" or the path of a list.
+        slice: The part of the dataset that they are, such as "train[:70%]" or the path of a list.
         paths: The image files.
     """
 
@@ -307,13 +308,13 @@ def load_folder(
         InputError: The folder is no dataset, an image cannot be read, or images do not fit together or into memory.
     """
     folder = _find_images(f"{FOLDER_PREFIX}{root}", pathlib.Path(root))
-    selected = _select_listed(folder, split_files, splits) if split_files else _select_slices(folder, splits)
+    parts = _select_listed(folder, split_files, splits) if split_files else _select_slices(folder, splits)
     headers = {
         split: [
             images.read_header(path, required_bands=required_bands, raster_options=raster_options)
-            for path in split_paths.paths
+            for path in part.paths
         ]
-        for split, split_paths in selected.items()
+        for split, part in parts.items()
     }
     kinds = {(shape[-1], dtype) for split_headers in headers.values() for shape, dtype in split_headers}
     if len(kinds) > 1:
@@ -324,18 +325,18 @@ def load_folder(
         for split, split_headers in headers.items()
     }
     check_memory(folder.name, itertools.chain(*shapes.values()), dtype)
-    loaded = {}
-    for split, split_paths in selected.items():
+    loaded_splits = {}
+    for split, part in parts.items():
         digests: list[str] = []
-        pixels = collect_digests(_read_pixels(folder.name, split_paths.paths, required_bands, raster_options), digests)
-        loaded[split] = Split(
+        pixels = collect_digests(_read_pixels(folder.name, part.paths, required_bands, raster_options), digests)
+        loaded_splits[split] = Split(
             hold_in_memory(pixels, shapes[split], dtype, interpolation),
-            np.array([folder.classes.index(path.parent.name) for path in split_paths.paths]),
-            tuple(map(str, split_paths.paths)),
-            split_paths.slice,
+            np.array([folder.classes.index(path.parent.name) for path in part.paths]),
+            tuple(map(str, part.paths)),
+            part.slice,
             tuple(digests),
         )
-    return Dataset(folder.name, folder.classes, loaded)
+    return Dataset(folder.name, folder.classes, loaded_splits)
 
 
 def _find_images(name: str, root: pathlib.Path) -> ImageFolder:
@@ -433,30 +434,30 @@ def _check_file_name(path: pathlib.Path) -> None:
     raise InputError(f"{str(path)!a}: its name is not UTF-8, or its class's has a line break; rename it")
 
 
-def _select_listed(folder: ImageFolder, split_files: str, splits: Sequence[str]) -> dict[str, SplitPaths]:
+def _select_listed(folder: ImageFolder, split_files: str, splits: Sequence[str]) -> dict[str, FolderPart]:
     """Selects the images of splits by lists of file names; "all" is every image, whether in a list or not."""
-    listed = [split for split in splits if split != ALL]
-    positions = find_positions(split_files, folder.name, list(map(str, folder.paths)), listed)
+    listed_splits = [split for split in splits if split != ALL]
+    positions = find_positions(split_files, folder.name, list(map(str, folder.paths)), listed_splits)
     lists = parse_split_files(split_files)
-    selected = {
-        split: SplitPaths(str(lists[split]), [folder.paths[position] for position in positions[split]])
-        for split in listed
+    parts = {
+        split: FolderPart(str(lists[split]), [folder.paths[position] for position in positions[split]])
+        for split in listed_splits
     }
-    return selected | ({ALL: SplitPaths(ALL, folder.paths)} if ALL in splits else {})
+    return parts | ({ALL: FolderPart(ALL, folder.paths)} if ALL in splits else {})
 
 
-def _select_slices(folder: ImageFolder, splits: Sequence[str]) -> dict[str, SplitPaths]:
+def _select_slices(folder: ImageFolder, splits: Sequence[str]) -> dict[str, FolderPart]:
     """Selects the images of splits: the dataset's own splits, or else 70, 20 and 10 % of it.
 
     Raises:
         InputError: The dataset has no such split, or the split has no images.
     """
-    selected: dict[str, SplitPaths] = {}
+    parts: dict[str, FolderPart] = {}
     name, paths, split_folders = folder.name, folder.paths, folder.split_folders
     for split in splits:
         check_split_name(split)
         if split == ALL:
-            selected[split] = SplitPaths(ALL, paths)
+            parts[split] = FolderPart(ALL, paths)
             continue
         slice_name = split_slices(split_folders)[split] if split_folders else SPLITS[split]
         source = slice_name.partition("[")[0]
@@ -476,8 +477,8 @@ def _select_slices(folder: ImageFolder, splits: Sequence[str]) -> dict[str, Spli
             raise InputError(f"dataset {name}: {slice_name} of {len(source_paths)} images is none; add images")
         if split_folders:
             slice_name = slice_name.replace(source, split_folders[source].name, 1)
-        selected[split] = SplitPaths(slice_name, split_paths)
-    return selected
+        parts[split] = FolderPart(slice_name, split_paths)
+    return parts
 
 
 def _read_pixels(

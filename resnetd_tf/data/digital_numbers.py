@@ -68,32 +68,32 @@ class Sample:
 
     @functools.cached_property
     def medians(self) -> np.ndarray:
-        """Median of each band in DN, (k,)."""
+        """Median of each band in DN, (k,) float64."""
         return np.median(self.dn, axis=0)
 
     @functools.cached_property
-    def visible(self) -> np.ndarray:
-        """Digital numbers of the colours, or of all bands if there are no colours, (n, c)."""
+    def visible_dn(self) -> np.ndarray:
+        """Digital numbers of the colours, or of all bands if there are no colours, (n, c) float64."""
         positions = [position for position, name in enumerate(self.names) if name in RGB_BANDS]
         return self.dn[:, positions] if positions else self.dn
 
     @functools.cached_property
-    def white(self) -> float:
+    def white_share(self) -> float:
         """Share of the pixels that are rendered white: brighter than `BRIGHTEST_DN` in every colour."""
-        return float((self.visible > BRIGHTEST_DN).all(axis=1).mean())
+        return float((self.visible_dn > BRIGHTEST_DN).all(axis=1).mean())
 
     @functools.cached_property
-    def dark(self) -> float:
+    def dark_share(self) -> float:
         """Share of the numbers that are not above 0, in the colour that has fewest of them."""
-        return float((self.visible <= 0).mean(axis=0).min())
+        return float((self.visible_dn <= 0).mean(axis=0).min())
 
     @functools.cached_property
-    def dimmest(self) -> float:
+    def brightest_colour_dn(self) -> float:
         """99th percentile of the brightest colour in DN."""
-        return float(np.percentile(self.visible, 99, axis=0).max())
+        return float(np.percentile(self.visible_dn, 99, axis=0).max())
 
     @functools.cached_property
-    def darkest(self) -> float:
+    def darkest_dn(self) -> float:
         """Low percentile of the darkest band in DN, without stored zeros, which the edges of a swath have."""
         if self.stored.all():
             return float(np.percentile(self.dn, LOW_PERCENTILE, axis=0).min())
@@ -101,7 +101,7 @@ class Sample:
         return min((float(np.percentile(column, LOW_PERCENTILE)) for column in columns if column.size), default=np.inf)
 
     @functools.cached_property
-    def wrapped(self) -> float:
+    def wrapped_share(self) -> float:
         """Share of the numbers just below 65536; 0 unless few numbers lie between those and the others."""
         if self.dtype != "uint16":
             return 0.0
@@ -109,7 +109,7 @@ class Sample:
         return float(high) if high > 10 * ((self.stored > 40_000) & (self.stored < WRAPPED_DN)).mean() else 0.0
 
     @property
-    def near_infrared(self) -> float:
+    def near_infrared_dn(self) -> float:
         """Median of B08 in DN; 0 without B08."""
         return float(self.medians[self.names.index("B08")]) if "B08" in self.names else 0.0
 
@@ -130,8 +130,8 @@ class Sample:
         return stored, bool((stored == np.rint(stored)).mean() >= MIN_STEP_SHARE)
 
     @functools.cached_property
-    def exported_as(self) -> str | None:
-        """Phrase for the scale whose steps the numbers show, if they are taken as they are; `None` if for none."""
+    def step_scale_text(self) -> str | None:
+        """Phrase for the scale whose steps the numbers show; `None` without such steps, or if a scale is set."""
         if (self.gain != 1).any():
             return None
         # Steps of ten show nothing, because digital numbers can be rounded.
@@ -146,7 +146,7 @@ class Check:
         settled_by: The flag that settles it, "scale" or "offset"; "none" if no flag does.
         applies: Function that returns whether a sample has this fault.
         finding: Function that returns the finding in a sample and its meaning.
-        otherwise: Advice for a user whose numbers are right nevertheless.
+        override_advice: Advice for a user whose numbers are right nevertheless.
         doubts_flags: Whether the check also applies to numbers that the user's flags explain.
         can_be_bright_ground: Whether a single patch of bright ground may look the same.
     """
@@ -154,7 +154,7 @@ class Check:
     settled_by: str
     applies: Callable[[Sample], bool]
     finding: Callable[[Sample], str]
-    otherwise: str = ""
+    override_advice: str = ""
     doubts_flags: bool = False
     can_be_bright_ground: bool = False
 
@@ -180,47 +180,49 @@ CHECKS = (
     ),
     Check(
         "none",
-        lambda s: s.wrapped > 0.005,
+        lambda s: s.wrapped_share > 0.005,
         lambda s: (
-            f"{100 * s.wrapped:.1f} % of its numbers are from {WRAPPED_DN} to 65534, as numbers below 0 become in 16 "
-            "bits without sign when an offset is taken away; give the file as it was before"
+            f"{100 * s.wrapped_share:.1f} % of its numbers are from {WRAPPED_DN} to 65534, as numbers below 0 become "
+            "in 16 bits without sign when an offset is taken away; give the file as it was before"
         ),
     ),
     Check(
         "scale",
-        lambda s: s.exported_as is not None,
-        lambda s: f"its numbers, from {s.stored.min():.6g} to {s.stored.max():.6g}, have the steps of {s.exported_as}",
-        "--scale=1 takes them as they are",
-    ),
-    Check(
-        "scale",
-        lambda s: s.dimmest < MIN_BRIGHT_DN,
+        lambda s: s.step_scale_text is not None,
         lambda s: (
-            f"99 % of its numbers give less than {max(s.dimmest, 0):.4g} DN in every colour, and the air alone gives "
-            f"more than {MIN_BRIGHT_DN}"
+            f"its numbers, from {s.stored.min():.6g} to {s.stored.max():.6g}, have the steps of {s.step_scale_text}"
         ),
         "--scale=1 takes them as they are",
     ),
     Check(
         "scale",
-        lambda s: s.near_infrared > MAX_MEDIAN_DN,
-        lambda s: f"its B08 has the median {s.near_infrared:,.0f} DN, a reflectance above 1",
+        lambda s: s.brightest_colour_dn < MIN_BRIGHT_DN,
+        lambda s: (
+            f"99 % of its numbers give less than {max(s.brightest_colour_dn, 0):.4g} DN in every colour, and the air "
+            f"alone gives more than {MIN_BRIGHT_DN}"
+        ),
         "--scale=1 takes them as they are",
     ),
     Check(
         "scale",
-        lambda s: s.white > MAX_WHITE_SHARE,
+        lambda s: s.near_infrared_dn > MAX_MEDIAN_DN,
+        lambda s: f"its B08 has the median {s.near_infrared_dn:,.0f} DN, a reflectance above 1",
+        "--scale=1 takes them as they are",
+    ),
+    Check(
+        "scale",
+        lambda s: s.white_share > MAX_WHITE_SHARE,
         lambda s: (
-            f"{100 * s.white:.0f} % of its pixels have more than {BRIGHTEST_DN:,} DN in every colour, as only cloud "
-            f"and snow have (medians {', '.join(f'{value:,.0f}' for value in s.medians[:3])})"
+            f"{100 * s.white_share:.0f} % of its pixels have more than {BRIGHTEST_DN:,} DN in every colour, as only "
+            f"cloud and snow have (medians {', '.join(f'{value:,.0f}' for value in s.medians[:3])})"
         ),
         "--scale=1 takes them as they are",
     ),
     Check(
         "offset",
-        lambda s: s.dark > MAX_DARK_SHARE and bool((s.offset < 0).any()),
+        lambda s: s.dark_share > MAX_DARK_SHARE and bool((s.offset < 0).any()),
         lambda s: (
-            f"{100 * s.dark:.0f} % of its numbers or more in each colour are not above 0 after the offset of "
+            f"{100 * s.dark_share:.0f} % of its numbers or more in each colour are not above 0 after the offset of "
             f"{s.offset.min():g}, as after one that was taken away twice"
         ),
         "--offset=0 leaves it out",
@@ -228,18 +230,18 @@ CHECKS = (
     ),
     Check(
         "offset",
-        lambda s: s.dark > MAX_DARK_SHARE,
+        lambda s: s.dark_share > MAX_DARK_SHARE,
         lambda s: (
             f"its numbers go from {s.stored.min():.6g} to {s.stored.max():.6g}, and in each colour "
-            f"{100 * s.dark:.0f} % or more are not above 0, as after an offset that was taken away twice"
+            f"{100 * s.dark_share:.0f} % or more are not above 0, as after an offset that was taken away twice"
         ),
         "--offset=0 takes them as they are",
     ),
     Check(
         "offset",
-        lambda s: s.darkest >= MAX_DARKEST_DN,
+        lambda s: s.darkest_dn >= MAX_DARKEST_DN,
         lambda s: (
-            f"its darkest band is at {s.darkest:,.0f} DN or more in {100 - LOW_PERCENTILE} % of the pixels, as with "
+            f"its darkest band is at {s.darkest_dn:,.0f} DN or more in {100 - LOW_PERCENTILE} % of the pixels, as with "
             f"the {BASELINE_OFFSET_DN:,} that products since baseline 04.00 add"
         ),
         "--offset=0 says that there is none",
@@ -259,12 +261,14 @@ def find_fault(sample: Sample, scale_known: bool = False, offset_known: bool = F
     Returns:
         The first fault with the flags that settle it; `None` if the numbers can be digital numbers.
     """
-    known = {"scale": scale_known, "offset": offset_known, "none": False}
+    is_stated = {"scale": scale_known, "offset": offset_known, "none": False}
     for check in CHECKS:
-        if (not known[check.settled_by] or check.doubts_flags) and check.applies(sample):
+        if (not is_stated[check.settled_by] or check.doubts_flags) and check.applies(sample):
             advice = _advise_flags(sample, check, scale_known, offset_known)
-            otherwise = "" if advice.split(" ")[0] == check.otherwise.split(" ")[0] else check.otherwise
-            text = "; ".join(part for part in (check.finding(sample), advice, otherwise) if part)
+            parts = [check.finding(sample), advice]
+            if advice.split(" ")[0] != check.override_advice.split(" ")[0]:  # not the same flag
+                parts.append(check.override_advice)
+            text = "; ".join(filter(None, parts))
             return Fault(text, check.can_be_bright_ground)
     return None
 
@@ -311,7 +315,7 @@ def _advise_flags(sample: Sample, check: Check, scale_known: bool, offset_known:
             if option:
                 options.append(option)
     if not options:
-        return "" if check.otherwise else "give --scale and --offset"
+        return "" if check.override_advice else "give --scale and --offset"
     options.sort(key=lambda option: (not option.shows_steps, option.distance, option.scale_index))
     best = options[:1]
     if not options[0].shows_steps:
@@ -327,8 +331,8 @@ def _scales_to_try(sample: Sample, check: Check, scale_known: bool) -> list[tupl
     scales = [(scale, text) for scale, text, above, up_to in KNOWN_SCALES if above < highest <= up_to]
     if sample.dtype == "uint8":
         scales = [(scale, text) for scale, text in scales if text.startswith("255 ")]
-    if sample.exported_as:
-        scales = [(scale, text) for scale, text in scales if text == sample.exported_as]
+    if sample.step_scale_text:
+        scales = [(scale, text) for scale, text in scales if text == sample.step_scale_text]
     return scales
 
 
@@ -337,7 +341,7 @@ def _offsets_to_try(sample: Sample, check: Check, keeps_scale: bool, offset_know
     if check.settled_by == "offset":
         both_signs = (-BASELINE_OFFSET_DN, BASELINE_OFFSET_DN)
         return (0, *both_signs) if (sample.offset < 0).any() else both_signs
-    return (0, -BASELINE_OFFSET_DN) if (keeps_scale or sample.exported_as) and not offset_known else (0,)
+    return (0, -BASELINE_OFFSET_DN) if (keeps_scale or sample.step_scale_text) and not offset_known else (0,)
 
 
 def _try_flags(
@@ -359,19 +363,19 @@ def _try_flags(
     current_scale = float(sample.gain.max())
     keeps_offset = offset_known and check.settled_by == "scale"
     offset = sample.offset if keeps_offset else np.full_like(sample.offset, added_dn / scale)
-    changed = replace(sample, gain=np.full_like(sample.gain, scale), offset=offset)
-    failed = [each for each in CHECKS if each.applies(changed)]
-    is_bright = any(each.can_be_bright_ground for each in failed)
-    if len(failed) > is_bright or (is_bright and added_dn > 0):
+    trial = replace(sample, gain=np.full_like(sample.gain, scale), offset=offset)
+    failed_checks = [each_check for each_check in CHECKS if each_check.applies(trial)]
+    is_bright = any(failed_check.can_be_bright_ground for failed_check in failed_checks)
+    if len(failed_checks) > is_bright or (is_bright and added_dn > 0):
         return None
     flags = [f"--scale={scale:.5g}"] if scale != current_scale else []
     flags += [f"--offset={added_dn / scale:.5g}"] if added_dn or not flags else []
     if is_bright and not added_dn and not offset_known:
         baseline_flag = f"--offset={-BASELINE_OFFSET_DN / scale:.5g}"
         flags.append(f"(and {baseline_flag} if it holds the {BASELINE_OFFSET_DN:,} of baseline 04.00)")
-    if meaning and scale != current_scale and meaning != sample.exported_as:
+    if meaning and scale != current_scale and meaning != sample.step_scale_text:
         flags.append(f"({meaning})")
-    distance = sum(_distance_from_eurosat(median, name) for median, name in zip(changed.medians, changed.names))
+    distance = sum(_distance_from_eurosat(median, name) for median, name in zip(trial.medians, trial.names))
     return FlagOption(" ".join(flags), sample.has_steps_of(scale), distance + (added_dn > 0), scale_index)
 
 

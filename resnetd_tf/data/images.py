@@ -458,7 +458,13 @@ def _read_bands(
 
 
 def resize_all(images: np.ndarray | list[np.ndarray], height: int, width: int) -> np.ndarray:
-    """Returns images (n, height, width, bands), resized where their sizes differ from it."""
+    """Returns images as an array (n, height, width, bands), resized where they have another size.
+
+    Args:
+        images: (n, rows, columns, bands), or a list of images (rows, columns, bands) of any sizes.
+        height: Number of rows of the result.
+        width: Number of columns of the result.
+    """
     return np.stack([resize_image(image, height, width) for image in images])
 
 

@@ -52,10 +52,12 @@ class Band:
 
     @property
     def dtype(self) -> np.dtype:
+        """Type of the stored numbers."""
         return np.dtype(self.dataset.dtypes[self.index - 1])
 
     @property
     def nodata(self) -> float | None:
+        """Stored number that the file declares as missing data; `None` if it declares none."""
         return self.dataset.nodatavals[self.index - 1]
 
     def digital_numbers(self, stored: np.ndarray) -> np.ndarray:
@@ -192,10 +194,10 @@ def _make_band_set(
         raise InputError(_unnamed_bands_message(dataset, path, locations, dtype))
     repeated = sorted({name for name in names if name and names.count(name) > 1})
     if repeated:
-        once = [name if name and name not in names[:position] else "x" for position, name in enumerate(names)]
+        unique_names = [name if name and name not in names[:position] else "x" for position, name in enumerate(names)]
         raise InputError(
-            f"{path}: {', '.join(repeated)} is there twice; name the bands that are meant, as --bands={','.join(once)} "
-            "(x for the others)"
+            f"{path}: {', '.join(repeated)} is there twice; name the bands that are meant, as "
+            f"--bands={','.join(unique_names)} (x for the others)"
         )
     bands, sources = {}, set()
     for name, (band_dataset, index), stac_band in zip(names, locations, stac_bands):
@@ -234,14 +236,14 @@ def missing_bands(
     """
     missing = [band for band in required_bands if band not in band_set.bands]
     if missing and (raster_options.fill is None or len(missing) == len(required_bands)):
-        fills_in = "; --missing=mean fills in" if len(required_bands) > 3 else ""  # not for one of three colours
+        fills_in = "; --missing=mean fills in" if len(required_bands) > 3 else ""  # no colour is filled in
         raise InputError(f"{name} has no {', '.join(missing)}, which the classifier takes{fills_in}")
     return missing
 
 
 # Finding the bands of a file and their names.
 
-Location = tuple[rasterio.DatasetReader, int]  # of a band: the file and the band's number in it, from 1
+Location = tuple[rasterio.DatasetReader, int]  # a file and the number of a band in it, from 1
 
 
 def _locate_bands(dataset: rasterio.DatasetReader, path: pathlib.Path) -> list[Location]:
@@ -468,8 +470,8 @@ def _declared_conversion(
 ) -> tuple[float, float, str]:
     """Returns offset and gain of a band as declared with the file.
 
-    The first source that declares them counts. The sources are scale and offset of GDAL (or CF), tags with metadata of
-    a product, a STAC item in the folder, and the processing baseline in the name of the file or its product.
+    The first source that declares them counts: scale and offset of GDAL (or CF), tags with metadata of a product, a
+    STAC item in the folder, or the processing baseline in the name of the file or its product.
 
     Args:
         dataset: The file.
@@ -629,7 +631,9 @@ def valid_mask(
     Raises:
         InputError: The file's mask is damaged.
     """
-    masked = {id(dataset) for dataset in unique_datasets(bands) if MaskFlags.per_dataset in dataset.mask_flag_enums[0]}
+    masked_ids = {
+        id(dataset) for dataset in unique_datasets(bands) if MaskFlags.per_dataset in dataset.mask_flag_enums[0]
+    }
     valid = np.ones(stored.shape[:2], bool)
     is_empty = np.ones(stored.shape[:2], bool)
     is_filled = np.ones(stored.shape[:2], bool)
@@ -642,9 +646,9 @@ def valid_mask(
             valid &= ~is_nodata
         if band.offset < 0 and band.dtype.kind in "iu":
             valid &= column != 0
-        is_empty &= is_nodata if id(band.dataset) in masked else is_nodata | (column == 0)
+        is_empty &= is_nodata if id(band.dataset) in masked_ids else is_nodata | (column == 0)
         is_filled &= column == band.fill if band.fill is not None else False
-    for band in {id(band.dataset): band for band in bands if id(band.dataset) in masked}.values():
+    for band in {id(band.dataset): band for band in bands if id(band.dataset) in masked_ids}.values():
         with damage_as_input_error(f"{band.dataset.name}: its mask cannot be read"):
             valid &= band.dataset.read_masks(band.index, window=window, out_shape=shape) > 0
     return valid & ~is_empty & ~is_filled

@@ -134,13 +134,13 @@ def hold_in_memory(
     Returns:
         An array (n, height, width, bands) if all shapes are equal, otherwise a list of arrays (height, width, bands).
     """
-    resized = (
+    resized_images = (
         images.resize_image(image, *shape[:2], interpolation) for image, shape in zip(pixels, shapes, strict=True)
     )
     if len(set(shapes)) > 1:
-        return list(resized)
+        return list(resized_images)
     array = np.empty((len(shapes), *shapes[0]), dtype)
-    for index, image in enumerate(resized):
+    for index, image in enumerate(resized_images):
         array[index] = image
     return array
 
@@ -295,6 +295,7 @@ NameIndex = dict[tuple[str, ...], list[int]]  # positions of images by ("name" o
 
 
 def _index_names(names: Sequence[str]) -> NameIndex:
+    """Indexes images by their file name with and without its suffix, each alone and with the folder."""
     index: NameIndex = collections.defaultdict(list)
     for position, name in enumerate(names):
         path = pathlib.PurePath(name)

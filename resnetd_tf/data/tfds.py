@@ -87,7 +87,7 @@ def load_tfds(
         prepare_eurosat(builder, eurosat_zip) if builder.name == "eurosat" else _download_and_prepare(builder)
     elif eurosat_zip:
         print(f"{name} is prepared already, in {builder.data_path}: --eurosat_zip is not needed")
-    shapes, loaded, split = {}, {}, ""
+    shapes, loaded_splits, split = {}, {}, ""
     try:
         parts = _listed_parts(builder, split_files, splits) if split_files else _sliced_parts(builder, splits)
         for split, part in parts.items():
@@ -97,16 +97,18 @@ def load_tfds(
             labels: list[int] = []
             names: list[str] = []
             digests: list[str] = []
-            decoded = _decoded_examples(builder, part, dtype, labels, names)
-            pixels = hold_in_memory(collect_digests(decoded, digests), shapes[split], dtype, interpolation)
+            pixels = _decoded_examples(builder, part, dtype, labels, names)
+            images_in_memory = hold_in_memory(collect_digests(pixels, digests), shapes[split], dtype, interpolation)
             if min(labels) < 0:
                 raise InputError(f"split {split!r} of {name} has no labels, which TFDS gives as -1")
-            loaded[split] = Split(pixels, np.array(labels, np.int64), tuple(names), part.name, tuple(digests))
+            loaded_splits[split] = Split(
+                images_in_memory, np.array(labels, np.int64), tuple(names), part.name, tuple(digests)
+            )
     except ValueError as error:
         raise InputError(f"split {split!r} of {name}: {first_line(error)}") from error
     except (tf.errors.OpError, OSError) as error:
         raise _name_damaged_file(builder, error) from error
-    return Dataset(name, tuple(builder.info.features[label_key].names), loaded)
+    return Dataset(name, tuple(builder.info.features[label_key].names), loaded_splits)
 
 
 def open_builder(name: str, data_dir: str | None):
@@ -165,11 +167,14 @@ def _listed_parts(builder, split_files: str, splits: Sequence[str]) -> dict[str,
     names = [name.decode() for name in _encoded_examples(builder, everything).map(_example_name).as_numpy_iterator()]
     if not all(names):
         raise InputError(f"--split_files: examples of {builder.info.name} have no file names")
-    listed = [split for split in splits if split != ALL]
-    positions, paths = find_positions(split_files, builder.info.name, names, listed), parse_split_files(split_files)
+    listed_splits = [split for split in splits if split != ALL]
+    positions, paths = (
+        find_positions(split_files, builder.info.name, names, listed_splits),
+        parse_split_files(split_files),
+    )
     parts = {
         split: DatasetPart(str(paths[split]), everything.slice, np.isin(np.arange(len(names)), positions[split]))
-        for split in listed
+        for split in listed_splits
     }
     return parts | ({ALL: everything} if ALL in splits else {})
 
@@ -219,16 +224,16 @@ def _encoded_examples(builder, part: DatasetPart) -> tf.data.Dataset:
     import tensorflow_datasets as tfds
 
     image_key, _ = builder.info.supervised_keys
-    encoded = isinstance(builder.info.features[image_key], tfds.features.Image)
+    has_pictures = isinstance(builder.info.features[image_key], tfds.features.Image)
     dataset = builder.as_dataset(
         split=part.slice,
         shuffle_files=False,
-        decoders={image_key: tfds.decode.SkipDecoding()} if encoded else None,
+        decoders={image_key: tfds.decode.SkipDecoding()} if has_pictures else None,
         read_config=tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1),
     )
     if part.mask is not None:
-        masked = tf.data.Dataset.zip(dataset, tf.data.Dataset.from_tensor_slices(part.mask))
-        dataset = masked.filter(lambda example, is_in_part: is_in_part).map(lambda example, is_in_part: example)
+        pairs = tf.data.Dataset.zip(dataset, tf.data.Dataset.from_tensor_slices(part.mask))
+        dataset = pairs.filter(lambda example, is_in_part: is_in_part).map(lambda example, is_in_part: example)
     return dataset.with_options(WITHOUT_AUTOTUNING)
 
 
@@ -237,8 +242,8 @@ def _read_shapes(builder, part: DatasetPart, image_key: str) -> list[Shape]:
     shape, dataset = builder.info.features[image_key].shape, _encoded_examples(builder, part)
     if None not in shape:
         return [shape] * (len(dataset) if part.mask is None else int(part.mask.sum()))
-    encoded = dataset.map(lambda example: example[image_key]).as_numpy_iterator()
-    return [images.encoded_shape(io.BytesIO(file)) for file in encoded]
+    files = dataset.map(lambda example: example[image_key]).as_numpy_iterator()
+    return [images.encoded_shape(io.BytesIO(file)) for file in files]
 
 
 def _example_name(example: dict) -> tf.Tensor:
@@ -273,11 +278,11 @@ def _decoded_examples(
             image = images.decode_picture(image, feature.shape[-1])
         return tf.saturate_cast(image, dtype), example[label_key], _example_name(example)
 
-    decoded = _encoded_examples(builder, part).map(read, num_parallel_calls=tf.data.AUTOTUNE)
+    examples = _encoded_examples(builder, part).map(read, num_parallel_calls=tf.data.AUTOTUNE)
     # Batches save calls. They are small because they take memory beside the images that are kept.
     batch_size = 1 if None in feature.shape else max(1, min(256, 2**22 // math.prod(feature.shape)))
-    batched = decoded.batch(batch_size).with_options(WITHOUT_AUTOTUNING)
-    for batch_pixels, batch_labels, batch_names in batched.as_numpy_iterator():
+    example_batches = examples.batch(batch_size).with_options(WITHOUT_AUTOTUNING)
+    for batch_pixels, batch_labels, batch_names in example_batches.as_numpy_iterator():
         first = len(names)  # before `extend`, which lengthens the list as it goes
         names.extend(name.decode() or f"{part.name}#{index}" for index, name in enumerate(batch_names, first))
         labels.extend(batch_labels)
@@ -379,11 +384,11 @@ def _prepare_from_zip(builder, archive: pathlib.Path) -> None:
         pathlib.Path(data_dir).mkdir(parents=True, exist_ok=True)
         folder = tempfile.mkdtemp(prefix=".eurosat-", dir=data_dir)
         with damage_as_input_error(f"{archive}: not a whole zip archive", "; download it again", except_for=(OSError,)):
-            images = _extract_images(builder, archive, pathlib.Path(folder))
+            class_folders = _extract_images(builder, archive, pathlib.Path(folder))
 
         def split_generators(dl_manager):
             selection = builder.builder_config.selection
-            return {"train": builder._generate_examples(path=str(images), selection=selection)}
+            return {"train": builder._generate_examples(path=str(class_folders), selection=selection)}
 
         # Everything but the source of the images is the builder's own work.
         builder._split_generators = split_generators

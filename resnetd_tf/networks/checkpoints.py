@@ -11,7 +11,7 @@ import pathlib
 import re
 import shutil
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import h5py
@@ -71,10 +71,9 @@ def read_checkpoint(weights: str | pathlib.Path, depth: int, variant: str) -> Ch
 
     Args:
         weights: "imagenet" for the published checkpoint (`pretrained.PUBLISHED`), "eurosat" for the classifier that
-            ships with this package, or the path of a file. The file is a .keras file of ours (a network or a
-            classifier), a .weights.h5 file of a network of ours, a .safetensors file of a classifier of ours, or a
-            .safetensors state dict of timm's or torchvision's ResNet. RGB images of a state dict are taken to be
-            normalised as ImageNet's are.
+            ships with this package, or the path of a file. Files of ours are .keras (a network or a classifier),
+            .weights.h5 (a network) and .safetensors (a classifier). A .safetensors file may also be a state dict of
+            timm's or torchvision's ResNet; RGB images are then taken to be normalised as ImageNet's are.
         depth: Depth of the network, as in `resnetd_tf.resnet`.
         variant: Variant of the network, as in `resnetd_tf.resnet`.
 
@@ -126,6 +125,7 @@ def statistics(weights: str | pathlib.Path, depth: int = 50, variant: str = "d")
 
 
 def _missing_file_message(path: pathlib.Path) -> str:
+    """Returns the message for a path that is no file of weights."""
     if path.is_dir():
         files = [*path.glob("model.keras"), *path.glob("run-*/model.keras")]
         newest = max(files, key=lambda file: file.stat().st_mtime, default=path / "model.keras")
@@ -136,6 +136,7 @@ def _missing_file_message(path: pathlib.Path) -> str:
 
 
 def _read_file(path: pathlib.Path, reader: Callable):
+    """Returns what `reader` returns for a path, and turns its exceptions into a ValueError that names the file."""
     try:
         return reader(path)
     except (InputError, ForeignModelError) as error:
@@ -260,7 +261,10 @@ def architecture_from_layers(layer_names: Iterable[str]) -> tuple[int, str]:
 
 
 def architecture_from_tensors(tensors: dict[str, np.ndarray]) -> tuple[int, str]:
-    """Finds the depth and variant from the names of tensors; "b" stands for "base" too, which has the same names."""
+    """Finds the depth and variant of a network from the names of its tensors.
+
+    The variant is "b" for "base" too, which has the same names.
+    """
     convolutions = sum(bool(re.fullmatch(r"layer\d\.\d+\.conv\d\.weight", name)) for name in tensors)
     # The second module of D's shortcut is a convolution, which follows a pool. In other variants it is a normalisation.
     second_module = tensors.get("layer2.0.downsample.1.weight")
@@ -334,6 +338,7 @@ def convert_keras_applications(model: keras.Model) -> dict[str, np.ndarray]:
 
 
 def _read_keras(path: pathlib.Path, source: str) -> Checkpoint:
+    """Reads a .keras file. A classifier brings its statistics, interpolation and image size."""
     model = load_keras(path)
     network = model.layers[-1] if is_classifier(model) else model
     depth, variant = architecture_from_layers(layer.name for layer in network.layers)
@@ -357,6 +362,7 @@ def is_classifier(model: keras.Model) -> bool:
 
 
 def _read_weights_h5(path: pathlib.Path, source: str) -> Checkpoint:
+    """Reads a .weights.h5 file. A layer's weights are numbered there, in the order of `WEIGHT_NAMES`."""
     with h5py.File(path) as file:
         groups = [group["vars"] for group in file["layers"].values()]
         names = [group.attrs.get("name") for group in groups]
@@ -368,11 +374,19 @@ def _read_weights_h5(path: pathlib.Path, source: str) -> Checkpoint:
         modules = _pytorch_modules(names)
         tensors = {}
         for name, group in zip(names, groups):
-            arrays = [group[str(index)][()] for index in range(len(group))]
+            arrays = [_read_h5_array(group[str(index)]) for index in range(len(group))]
             weight_names = WEIGHT_NAMES.get(name.split("_")[-1], [str(index) for index in range(len(group))])
             for weight_name, array in zip(weight_names if arrays else (), arrays, strict=True):
                 tensors[_pytorch_tensor_name(modules, name, weight_name)] = _to_pytorch_layout(array)
     return Checkpoint(source, tensors, file=path, depth=depth, variant=variant, exact=True)
+
+
+def _read_h5_array(dataset: h5py.Dataset) -> np.ndarray:
+    """Reads a weight. HDF5 knows no bfloat16, so that Keras stores its bytes and names the type in an attribute."""
+    array = dataset[()]
+    if dataset.attrs.get("dtype") == "bfloat16":  # a type that NumPy knows once Keras is imported
+        array = array.view("bfloat16").astype("float32")
+    return array
 
 
 # .safetensors files: classifiers of ours, whose header has their metadata, and state dicts of others.
@@ -382,6 +396,7 @@ NEEDED_METADATA = ("classes", "depth", "image_size", "interpolation", "normaliza
 
 
 def _read_safetensors(path: pathlib.Path, source: str) -> Checkpoint:
+    """Reads a .safetensors file, whose header tells a classifier of ours from a state dict."""
     tensors, header = _read_tensors(path)
     if HEADER_KEY in header:
         return _make_classifier_checkpoint(path, source, tensors, header)
@@ -431,6 +446,7 @@ def _metadata_from_header(path: pathlib.Path, header: dict[str, str]) -> dict:
 def _make_classifier_checkpoint(
     path: pathlib.Path, source: str, tensors: dict[str, np.ndarray], header: dict[str, str]
 ) -> Checkpoint:
+    """Makes the checkpoint of a classifier, whose metadata are in the header."""
     metadata = _metadata_from_header(path, header)
     return Checkpoint(
         source,
@@ -448,7 +464,7 @@ def _make_classifier_checkpoint(
 def _make_state_dict_checkpoint(
     path: pathlib.Path, source: str, tensors: dict[str, np.ndarray], header: dict[str, str]
 ) -> Checkpoint:
-    """Makes a checkpoint of a state dict as timm, torchvision and those who train with them write it."""
+    """Makes the checkpoint of a state dict as timm, torchvision and those who train with them write it."""
     tensors, prefix = strip_prefix(tensors)
     band_names = tuple(header["bands"].replace(",", " ").split()) if "bands" in header else None
     tensors = reorder_bands(tensors, band_names)
@@ -535,6 +551,7 @@ def reorder_bands(tensors: dict[str, np.ndarray], names: tuple[str, ...] | None)
 
 
 def _find_stem_name(tensors: dict[str, np.ndarray]) -> str:
+    """Returns the name of the first convolution's weights."""
     names = [name for name in ("conv1.weight", "conv1.0.weight") if name in tensors and tensors[name].ndim == 4]
     if not names:
         raise ForeignModelError("has no first convolution, conv1.weight or conv1.0.weight of four dimensions")
@@ -691,7 +708,7 @@ def check_keras_file(path: pathlib.Path) -> None:
         raise ForeignModelError(f"holds {', '.join(unknown)}, which no network of ours does")
 
 
-def _find_unknown_classes(config):
+def _find_unknown_classes(config) -> Iterator[str]:
     """Yields the names of the classes and functions that Keras would look up and that our networks do not contain."""
     if isinstance(config, list):
         for value in config:
@@ -748,6 +765,7 @@ def save_keras(model: keras.Model, path: pathlib.Path) -> None:
 
 
 def _without_newer_defaults(config):
+    """Copies a part of a configuration without the arguments in `NEWER_DEFAULTS` that have their default value."""
     if isinstance(config, list):
         return [_without_newer_defaults(value) for value in config]
     if isinstance(config, dict):

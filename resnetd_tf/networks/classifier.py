@@ -94,7 +94,12 @@ def freeze_layers(classifier: keras.Model, part: str) -> None:
 
 
 def divide_logits(classifier: keras.Model, temperature: float) -> None:
-    """Divides the logits by a temperature, by dividing the weights of the head."""
+    """Divides the logits by a temperature, by dividing the weights of the head.
+
+    Args:
+        classifier: A classifier that `build_classifier` built.
+        temperature: The divisor, above 0; a temperature above 1 makes the probabilities less certain.
+    """
     head = classifier.layers[-1].get_layer("predictions")
     head.set_weights([weight / temperature for weight in head.get_weights()])
 

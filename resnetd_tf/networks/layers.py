@@ -76,8 +76,8 @@ class Conv2D(keras.layers.Conv2D):
 
     On TensorFlow without a GPU, small feature maps are convolved by matrix products. A 1x1 convolution is one product.
     The gradient of a 3x3 kernel is one product for each of its nine positions, and so is the 3x3 convolution itself on
-    the smallest maps. Keras computes all convolutions with a dilation, bias or activation. Of the strided ones it
-    computes all but 3x3 convolutions of images that are padded already.
+    the smallest maps. Keras computes all convolutions with a dilation, bias or activation. It also computes strided
+    ones, except 3x3 convolutions of images that are padded already.
     """
 
     def choose_algorithm(self, input_shape: tuple) -> str:
@@ -292,7 +292,7 @@ def copy_with_keras_layers(model: keras.Model, **changes) -> keras.Model:
 
 
 def portable_copy(model: keras.Model) -> keras.Model:
-    """Copies a model for saving: in float32, in Keras's own layers, none of them frozen, with the same weights.
+    """Copies a model for saving: in float32, in Keras's own layers and with the same weights, none of them frozen.
 
     `keras.saving.load_model` opens the saved copy without this package and on any backend. The copy runs on hardware
     that lacks the precision of the training. `checkpoints.save_keras` writes it for earlier versions of Keras too.

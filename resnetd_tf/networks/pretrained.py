@@ -101,6 +101,10 @@ def packaged_weights() -> pathlib.Path:
 def find_published(depth: int, variant: str) -> PublishedWeights:
     """Returns the published checkpoint for a network. With basic blocks `base` and `b` are the same.
 
+    Args:
+        depth: Depth of the network, as in `resnetd_tf.resnet`.
+        variant: Variant of the network, as in `resnetd_tf.resnet`.
+
     Raises:
         WeightsUnavailable: None was published.
     """
@@ -120,8 +124,7 @@ def fetch_safetensors(published: PublishedWeights) -> pathlib.Path:
     Raises:
         WeightsUnavailable: The file is not cached and cannot be fetched, or it is damaged.
     """
-    import huggingface_hub
-
+    huggingface_hub = _import_huggingface_hub()
     url = huggingface_hub.hf_hub_url(published.source, WEIGHTS_FILE)
     path = huggingface_hub.try_to_load_from_cache(published.source, WEIGHTS_FILE)
     try:
@@ -161,6 +164,8 @@ def fetch_keras(depth: int) -> tuple[keras.Model, pathlib.Path]:
         if not cache.is_file():
             _probe(url)  # Keras itself waits without a time limit
         return getattr(keras.applications, f"ResNet{depth}")(weights="imagenet"), cache
+    except WeightsUnavailable:
+        raise
     except Exception as error:  # the network and the disk have many errors
         raise WeightsUnavailable(
             f"ImageNet weights: cannot fetch {url} ({root_cause_text(error)}); fetch it where there is a network "
@@ -170,6 +175,19 @@ def fetch_keras(depth: int) -> tuple[keras.Model, pathlib.Path]:
 
 def _probe(url: str) -> None:
     """Raises an error unless `url` answers within ten seconds."""
-    from huggingface_hub import get_session
+    _import_huggingface_hub().get_session().head(url, timeout=10, follow_redirects=True).raise_for_status()
 
-    get_session().head(url, timeout=10, follow_redirects=True).raise_for_status()
+
+def _import_huggingface_hub():
+    """Imports huggingface_hub, which the extra "train" installs.
+
+    Raises:
+        WeightsUnavailable: It is not installed.
+    """
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise WeightsUnavailable(
+            f"ImageNet weights: fetching needs huggingface_hub ({error}); pip install 'resnetd_tf[train]' brings it"
+        ) from error
+    return huggingface_hub

@@ -2,7 +2,7 @@
 
 The networks follow He et al., "Deep Residual Learning for Image Recognition" (arXiv 1512.03385), and section 4 of He et
 al., "Bag of Tricks for Image Classification with Convolutional Neural Networks" (arXiv 1812.01187). They take images
-that are normalised already. `classifier.py` puts the preprocessing in front.
+that are normalised already. `classifier` puts the preprocessing in front.
 
 Layer names are stable. The stem, `stem_*`, is the first convolutions, which shrink the image to a quarter of its side.
 The blocks are `stage{s}_block{b}_*`, and the output of stage s (1 to 4) is `stage{s}`. The head, `predictions`, is the
@@ -42,6 +42,14 @@ def conv(x, filters: int, kernel: int, name: str, stride: int = 1, dilation: int
 
     Published weights were trained with symmetric padding. Keras's "same" padding is symmetric only at stride 1: at
     stride 2 TensorFlow pads the end alone.
+
+    Args:
+        x: Feature maps (batch, height, width, channels), as in all functions below.
+        filters: Number of output channels.
+        kernel: Side of the kernel in pixels, odd.
+        name: Name of the layer.
+        stride: Step between output pixels, in input pixels.
+        dilation: Distance between the pixels that neighbouring kernel positions multiply.
     """
     if stride > 1 and kernel > 1:
         x = layers.ZeroPadding2D(dilation * (kernel // 2), name=f"{name}_pad")(x)
@@ -58,6 +66,7 @@ def conv(x, filters: int, kernel: int, name: str, stride: int = 1, dilation: int
 
 
 def norm(x, name: str, gamma: str = "ones"):
+    """Normalises by batch. The scale starts as `gamma`, "ones" or "zeros"."""
     return BatchNormalization(momentum=0.9, epsilon=1e-5, gamma_initializer=gamma, name=name)(x)
 
 
@@ -83,7 +92,7 @@ def stem(x, variant: Variant):
 
 
 def shortcut(x, filters: int, variant: Variant, stride: int, dilation: int, name: str):
-    """Projects a block's input to the shape of its output."""
+    """Projects a block's input to the shape of its output, which has `filters` channels."""
     if variant.pooled_shortcut and stride > 1:
         x = layers.AveragePooling2D(2, stride, padding="same", name=f"{name}_pool")(x)
         stride = 1
@@ -95,7 +104,16 @@ def shortcut(x, filters: int, variant: Variant, stride: int, dilation: int, name
 
 
 def bottleneck(x, width: int, variant: Variant, stride: int, dilations: tuple[int, int], name: str):
-    """The residual branch of 1x1, 3x3 and 1x1 convolutions, of which the last widens four times."""
+    """Applies the residual branch of three convolutions: 1x1, 3x3, and a 1x1 that widens four times.
+
+    Args:
+        x: Input of the block.
+        width: Filters of the first two convolutions.
+        variant: The variant of the network.
+        stride: Stride of the block.
+        dilations: Dilations of the first and, in `basic`, of the second 3x3 convolution.
+        name: Start of the names of the layers.
+    """
     strides = (1, stride) if variant.stride_in_3x3 else (stride, 1)
     x = conv_norm_relu(x, width, 1, f"{name}_1", strides[0])
     x = conv_norm_relu(x, width, 3, f"{name}_2", strides[1], dilations[0])
@@ -103,7 +121,10 @@ def bottleneck(x, width: int, variant: Variant, stride: int, dilations: tuple[in
 
 
 def basic(x, width: int, variant: Variant, stride: int, dilations: tuple[int, int], name: str):
-    """The residual branch of two 3x3 convolutions. The first has the stride, so that `b` and `base` are the same."""
+    """Applies the residual branch of two 3x3 convolutions, with the arguments of `bottleneck`.
+
+    The first convolution has the stride in every variant, so that `b` and `base` are the same.
+    """
     x = conv_norm_relu(x, width, 3, f"{name}_1", stride, dilations[0])
     return norm(conv(x, width, 3, f"{name}_2_conv", dilation=dilations[1]), f"{name}_2_bn", gamma="zeros")
 

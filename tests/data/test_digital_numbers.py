@@ -132,9 +132,8 @@ def test_an_offset_that_leaves_nothing_is_refused_although_it_is_given(dn):
 def test_what_the_user_says_is_not_doubted(dn):
     assert find_fault(make_sample(dn + 1000, "uint16"), offset_known=True) is None
     assert find_fault(make_sample(dn * 6.5535, "uint16"), scale_known=True, offset_known=True) is None
-    assert find_fault(
-        make_sample(dn * 6.5535 + 6553.5, "uint16", scale=0.15259), scale_known=True
-    )  # of the scale alone
+    with_offset = make_sample(dn * 6.5535 + 6553.5, "uint16", scale=0.15259)
+    assert find_fault(with_offset, scale_known=True)  # the offset is doubted all the same
 
 
 def test_numbers_below_zero_without_sign_are_named(dn):

@@ -324,7 +324,7 @@ def test_pictures_of_16_bits_are_refused(tmp_path, name):
         path.write_bytes(tf.io.encode_png(np.full((8, 8, 3), 3000, "uint16")).numpy())
     elif name == "rgb.ppm":
         path.write_bytes(b"P6 8 8 4095\n" + bytes(8 * 8 * 6))
-    elif name == "rgb.j2k":  # which Pillow does not write
+    elif name == "rgb.j2k":  # Pillow writes none of 16 bits
         Image.new("RGB", (8, 8)).save(path)
         content = bytearray(path.read_bytes())
         assert content[42] == content[45] == content[48] == 7  # depths less one

@@ -223,6 +223,18 @@ def test_every_format_is_read_into_the_same_tensors(tmp_path):
             np.testing.assert_array_equal(tensor, expected[name])
 
 
+def test_weights_h5_in_bfloat16_are_read(tmp_path):
+    keras.config.set_dtype_policy("bfloat16")
+    try:
+        network = resnet(10, "d", classes=4)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    network.save_weights(tmp_path / "network.weights.h5")
+    tensor = checkpoints.read_checkpoint(tmp_path / "network.weights.h5", 10, "d").tensors["conv1.3.weight"]
+    expected = keras.ops.cast(network.get_layer("stem_2_conv").kernel, "float32")
+    np.testing.assert_array_equal(tensor, np.transpose(expected, (3, 2, 0, 1)))
+
+
 @pytest.mark.parametrize("prefix", ["module.", "model.vision_encoder.", "backbone."])
 def test_a_prefix_of_all_tensors_is_removed_and_reported(prefix, state_dict, tmp_path):
     save_file({prefix + name: tensor for name, tensor in state_dict.items()}, tmp_path / "wrapped.safetensors")

@@ -31,7 +31,7 @@ def test_the_copy_for_saving_is_for_one_device():
         assert not getattr(layer, "synchronized", False)
 
 
-def configurations(path) -> str:
+def read_config(path) -> str:
     with zipfile.ZipFile(path) as file:
         return file.read("config.json").decode()
 
@@ -43,8 +43,8 @@ def test_saved_classifiers_have_no_argument_that_keras_3_10_does_not_know(tmp_pa
     checkpoints.save_keras(model, tmp_path / "model.keras")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["by_keras.keras", "model.keras"]
     newer = ("input_axes", "output_axes", "renorm", "quantization_config")
-    assert all(name in configurations(tmp_path / "by_keras.keras") for name in newer)
-    assert not any(name in configurations(tmp_path / "model.keras") for name in newer)
+    assert all(name in read_config(tmp_path / "by_keras.keras") for name in newer)
+    assert not any(name in read_config(tmp_path / "model.keras") for name in newer)
     opened = checkpoints.load_keras(tmp_path / "model.keras")
     assert opened.get_config() == checkpoints.load_keras(tmp_path / "by_keras.keras").get_config()
     for saved, weight in zip(opened.weights, model.weights):

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from nets import in_bfloat16, randomize
+from nets import build_in_bfloat16, randomize
 
 from resnetd_tf.networks.layers import BatchNormalization, Conv2D, copy_with_keras_layers, portable_copy
 from resnetd_tf.networks.resnet import resnet
@@ -68,7 +68,7 @@ def test_gradients_round_as_with_keras_layers():
         return [np.asarray(gradient) for gradient in tape.gradient(loss, model.trainable_variables)]
 
     expected = gradients(portable_copy(original))
-    ours = in_bfloat16(64)
+    ours = build_in_bfloat16(64)
     ours.set_weights(original.get_weights())
     errors = [
         [np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in zip(gradients(model), expected)]
@@ -143,7 +143,7 @@ def test_frozen_batch_norm_keeps_its_statistics():
 
 
 def test_portable_copy_is_in_keras_layers():
-    model = in_bfloat16(32)
+    model = build_in_bfloat16(32)
     randomize(model)
     copy = portable_copy(model)
     assert {type(layer).__module__.split(".")[0] for layer in copy.layers} == {"keras"}

@@ -242,8 +242,10 @@ def _name_maps(sources: list[Source], output: str | None) -> list[str]:
             f"--output={output} names one map, but {len(sources)} scenes are given; --output={output}/ is a folder"
         )
     names = [output if output and not folder else folder + scene_name(source.name) for source in sources]
-    if repeated := sorted(name for name, count in collections.Counter(names).items() if count > 1):
-        raise InputError(f"several scenes would be called {', '.join(repeated)}; map one at a time, with --output")
+    if repeated_names := sorted(name for name, count in collections.Counter(names).items() if count > 1):
+        raise InputError(
+            f"several scenes would be called {', '.join(repeated_names)}; map one at a time, with --output"
+        )
     return names
 
 
@@ -514,12 +516,12 @@ def _lock_unfinished_folder(base: pathlib.Path) -> Iterator[pathlib.Path]:
         lock.acquire()
     except filelock.Timeout:
         raise InputError(f"{folder} is in use by another process; give another --output") from None
-    finished = False
+    is_finished = False
     try:
         yield folder
-        finished = True
+        is_finished = True
     finally:
-        if finished or not (folder / sliding_window.STATE_NAME).exists():  # no rows are kept in it
+        if is_finished or not (folder / sliding_window.STATE_NAME).exists():  # no rows are kept in it
             shutil.rmtree(folder, ignore_errors=True)  # Windows keeps the lock's file
         lock.release()
 
@@ -583,16 +585,16 @@ def _publish_files(folder: pathlib.Path, targets: dict[str, pathlib.Path], obsol
     for name in targets:
         with (folder / name).open("r+b") as file:
             os.fsync(file.fileno())  # a full network drive may say so only here
-    with contextlib.ExitStack() as undo:
+    with contextlib.ExitStack() as undo_stack:
         for path in (*targets.values(), *obsolete):
             if path.exists():
-                earlier = folder / f"earlier-{path.name}"
-                path.replace(earlier)
-                undo.callback(earlier.replace, path)
+                backup_path = folder / f"earlier-{path.name}"
+                path.replace(backup_path)
+                undo_stack.callback(backup_path.replace, path)
         for name, path in targets.items():
             (folder / name).replace(path)
-            undo.callback(path.unlink, missing_ok=True)
-        undo.pop_all()
+            undo_stack.callback(path.unlink, missing_ok=True)
+        undo_stack.pop_all()
 
 
 # The maps of classes and of probabilities are cloud-optimised GeoTIFFs that QGIS opens with names and colours.
@@ -826,10 +828,10 @@ def draw_map(path: pathlib.Path, classified: _ClassifiedScene) -> None:
 
 def _make_map_figure(aspect: float) -> tuple[Figure, np.ndarray]:
     """Returns a figure with two axes for pictures of an aspect, width over height; wide pictures are stacked."""
-    stacked = aspect > 1.5
-    width = min(9.0 if stacked else 5.4, 8 * aspect)  # inches
+    is_stacked = aspect > 1.5
+    width = min(9.0 if is_stacked else 5.4, 8 * aspect)  # inches
     height = max(0.4, width / aspect)
-    columns, rows = (1, 2) if stacked else (2, 1)
+    columns, rows = (1, 2) if is_stacked else (2, 1)
     size = (max(1.5, width) * columns + 2.2, max(3.2, rows * height + 0.3))  # with room for the legend
     figure = Figure(figsize=size, layout="constrained")
     return figure, figure.subplots(rows, columns)

@@ -239,6 +239,28 @@ def open_model(stream: typing.TextIO | None = None) -> "SavedClassifier":
     return classifier
 
 
+def define_imagery_flags() -> None:
+    """Defines the flags that predict.py and map.py share: of the model or server, and of how raster files are read."""
+    define_model_flags()
+    flags.DEFINE_string(
+        "server",
+        None,
+        "Address of a TensorFlow Serving to use instead of --model: grpc://HOST:8500 or http://HOST:8501.",
+    )
+    flags.DEFINE_string("model_name", "resnet50d", "Name of the model on the server.")
+    flags.DEFINE_integer(
+        "version", None, "Version of the model on the server; default its newest.", lower_bound=1, upper_bound=2**63 - 1
+    )
+    flags.DEFINE_float("timeout", 30, "Seconds in which the server must answer a request.")
+    define_settings_flags("bands", "offset", "scale")
+    flags.DEFINE_enum(
+        "missing",
+        "refuse",
+        ["refuse", "mean"],
+        "Refuse images that lack a band, or fill the band with its mean in the training.",
+    )
+
+
 def open_model_or_server(stream: typing.TextIO) -> "SavedClassifier":
     """Opens the model of --model, or the one on the server of --server, and prints which one it is.
 
@@ -261,28 +283,6 @@ def open_model_or_server(stream: typing.TextIO) -> "SavedClassifier":
     version_text = "the newest version" if version is None else f"version {version}"
     print(f"Model: {name} at {address}, {version_text} there, test accuracy not known", file=stream)
     return classifier
-
-
-def define_imagery_flags() -> None:
-    """Defines the flags that predict.py and map.py share: of the model or server, and of how raster files are read."""
-    define_model_flags()
-    flags.DEFINE_string(
-        "server",
-        None,
-        "Address of a TensorFlow Serving to use instead of --model: grpc://HOST:8500 or http://HOST:8501.",
-    )
-    flags.DEFINE_string("model_name", "resnet50d", "Name of the model on the server.")
-    flags.DEFINE_integer(
-        "version", None, "Version of the model on the server; default its newest.", lower_bound=1, upper_bound=2**63 - 1
-    )
-    flags.DEFINE_float("timeout", 30, "Seconds in which the server must answer a request.")
-    define_settings_flags("bands", "offset", "scale")
-    flags.DEFINE_enum(
-        "missing",
-        "refuse",
-        ["refuse", "mean"],
-        "Refuse images that lack a band, or fill the band with its mean in the training.",
-    )
 
 
 def define_dataset_flags(text: str) -> None:

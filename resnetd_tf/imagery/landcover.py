@@ -64,7 +64,7 @@ MAX_PICTURE_SIDE = 900  # pixels of a scene in its picture
 
 @dataclass(frozen=True)
 class MapOptions:
-    """How scenes are opened and mapped.
+    """Options that say how scenes are opened and mapped.
 
     Attributes:
         window: Side of the classified windows in pixels.
@@ -203,7 +203,7 @@ def map_scenes(
             patch_names.append(source.name)
         else:
             sources.append(source)
-    failures = [_patch_refusal(patch_names, largest_patch)] if patch_names else []
+    failures = [_format_patch_refusal(patch_names, largest_patch)] if patch_names else []
     outputs = _name_maps(sources, output)
     if explain and sources:
         _check_explanation_path(explain, outputs, options.probabilities)
@@ -221,8 +221,8 @@ def map_scenes(
         raise InputError("; ".join(failures))
 
 
-def _patch_refusal(names: list[str], largest_patch: int) -> str:
-    """Says in one line which program labels images of the size of a patch."""
+def _format_patch_refusal(names: list[str], largest_patch: int) -> str:
+    """Formats the line that says which program labels images of the size of a patch."""
     suffix = f" and {len(names) - 1} more" if len(names) > 1 else ""
     return (
         f"{names[0]}{suffix}: not larger than a patch ({largest_patch} pixels a side); predict.py labels patches, "

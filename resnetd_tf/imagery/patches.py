@@ -149,13 +149,13 @@ def label_patches(
             examples = [(patch.path.name, patch.pixels) for patch in labelled_patches]
             gradcam.draw_gradcam(str(explain), cam, classifier.classes, examples)
     if scene_names:
-        failures.append(_scene_refusal(scene_names, largest_patch))
+        failures.append(_format_scene_refusal(scene_names, largest_patch))
     if failures:
         raise InputError("; ".join(failures))
 
 
-def _scene_refusal(names: list[str], largest_patch: int) -> str:
-    """Says in one line which program maps scenes."""
+def _format_scene_refusal(names: list[str], largest_patch: int) -> str:
+    """Formats the line that says which program maps scenes."""
     suffix = f" and {len(names) - 1} more" if len(names) > 1 else ""
     return f"{names[0]}{suffix}: larger than a patch ({largest_patch} pixels a side); map.py maps scenes"
 

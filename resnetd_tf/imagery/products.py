@@ -107,7 +107,7 @@ def classify_source(source: Source, largest_patch: int) -> Literal["patch", "sce
     """Tells a patch, which gets a label, from a scene, which becomes a map.
 
     Args:
-        source: What was found.
+        source: A scene or patch that `find_sources` returns.
         largest_patch: Side up to which an image is a patch, in pixels: pixels of 10 m if its place is known.
     """
     if source.metadata or len(source.files) > 1:
@@ -182,7 +182,7 @@ def _find_in_folder(folder: pathlib.Path) -> list[Source]:
     unused_files = {file for file in pictures if file.parent in band_folders or is_product_part}
     if unused_files and scenes:
         names = ", ".join(sorted(file.name for file in unused_files)[:8]) + ", ..." * (len(unused_files) > 8)
-        print(f"Not used of {folder}: {len(unused_files)} files beside the bands, {names}", file=sys.stderr)
+        print(f"{folder}: {len(unused_files)} files beside the bands are not used: {names}", file=sys.stderr)
     if is_product_part and not scenes:
         raise InputError(f"{folder}: a part of a product without files of bands (..._B04.jp2); give the whole product")
     sources = products + scenes + [Source(str(file), (file,)) for file in pictures if file not in unused_files]

@@ -33,7 +33,7 @@ def write_safe(
     offset: int | None = None,
     clouds: np.ndarray | str | None = None,
 ) -> pathlib.Path:
-    """Writes a product of these bands (height, width) uint16 of 10, 20 or 60 m; its folder.
+    """Writes a product of these bands (height, width) uint16 of 10, 20 or 60 m; returns its folder.
 
     Args:
         folder: Where it goes.

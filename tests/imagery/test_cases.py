@@ -76,7 +76,7 @@ def cell_classes(columns: int = 8) -> np.ndarray:
 def write_raster(
     path: pathlib.Path, pixels: np.ndarray, names=RGB_BANDS, *, metres: float = 10, driver: str = "GTiff", **profile
 ) -> pathlib.Path:
-    """Writes bands (count, height, width), georeferenced unless `profile` says otherwise; their path."""
+    """Writes bands (count, height, width), georeferenced unless `profile` says otherwise; returns their path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if driver == "JP2OpenJPEG":
         profile |= {"QUALITY": "100", "REVERSIBLE": "YES"}
@@ -119,7 +119,7 @@ def predict_labels(classifier, folder: pathlib.Path, offset: float | None = None
 def map_cells(
     classifier, folder: pathlib.Path, *paths: pathlib.Path, advised: float | None = None, offset: float | None = None
 ) -> np.ndarray:
-    """Maps one scene; classes of its cells, uint8.
+    """Maps one scene; returns the classes of its cells, (rows, columns) uint8.
 
     Args:
         classifier: The classifier.
@@ -153,7 +153,7 @@ def assert_right(cells: np.ndarray, expected: np.ndarray | None = None) -> None:
 
 
 def copy_patches(folder: pathlib.Path, added: int = 0, order=BANDS, **profile) -> pathlib.Path:
-    """Writes the 13-band patches anew, with named bands; the folder."""
+    """Writes the 13-band patches anew, with named bands; returns the folder."""
     for path in sorted(PATCHES.rglob("*.tif")):
         with rasterio.open(path) as file:
             pixels = file.read([BANDS.index(band) + 1 for band in order]) + np.uint16(added)

@@ -37,7 +37,7 @@ def rectangle(left: int, top: int, right: int, bottom: int) -> list[tuple[float,
 
 
 def check_hidden(path: pathlib.Path, hidden: np.ndarray) -> str:
-    """Asserts which pixels a mask hides, in the whole scene and in a window; what is said of it."""
+    """Asserts which pixels a mask hides, in the whole scene and in a window; returns the description."""
     scene = open_scene_for(RGB, [path])
     np.testing.assert_array_equal(scene.read(SCENE)[1], ~hidden)
     np.testing.assert_array_equal(scene.read(Window(50, 30, 40, 60))[1], ~hidden[30:90, 50:90])

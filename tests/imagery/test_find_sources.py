@@ -104,7 +104,7 @@ def test_a_folder_is_all_used_or_said(tmp_path, capsys):
         write_band(tmp_path / f"T33TUL_{name}.tif", draw_band())
     write_band(tmp_path / "T33TUL_SCL.tif", draw_band())
     assert len(find_sources([tmp_path])) == 1
-    assert "1 files beside the bands, T33TUL_SCL.tif" in capsys.readouterr().err
+    assert "1 files beside the bands are not used: T33TUL_SCL.tif" in capsys.readouterr().err
     write_safe(tmp_path / "deep/2024/x.SAFE", draw_product_bands())
     write_band(tmp_path / "y.SAFE/GRANULE/z/IMG_DATA/T33TUL_B04.tif", draw_band())
     shutil.rmtree(tmp_path / "y.SAFE")

@@ -19,7 +19,7 @@ from resnetd_tf.saved import SavedClassifier, open_classifier
 
 
 def write_patches(folder: pathlib.Path, count: int = 6) -> tuple[list[pathlib.Path], np.ndarray]:
-    """Writes drawn images in folders named as classes; their paths in order, and their probabilities."""
+    """Writes drawn images in folders named as classes; returns their paths in order and their probabilities."""
     images = [draw_fields(64, 64, seed) for seed in range(count)]
     paths = [folder / CLASSES[index % 2] / f"{index}.png" for index in range(count)]
     for path, image in zip(paths, images):

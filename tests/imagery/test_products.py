@@ -107,7 +107,7 @@ def test_a_missing_band_of_a_product_is_refused(tmp_path):
 
 
 def write_band_files(folder, bands: dict[str, np.ndarray]):
-    """Writes one file for each band, at its own resolution; the folder."""
+    """Writes one file for each band, at its own resolution; returns the folder."""
     for metres, names in RESOLUTION.items():
         for name in names:
             write_band(folder / f"T33_{name.lower()}.tif", bands[name], metres)

@@ -112,7 +112,7 @@ def run_program(main: Callable[[list[str]], None], *, takes_arguments: bool = Fa
 
 def exit_with_error(message: str) -> NoReturn:
     """Prints a message on stderr as one line of printable characters, and ends the process with exit code 2."""
-    one_line = " ".join(message.split())
+    one_line = _use_command_names(" ".join(message.split()))
     printable = "".join(character if character.isprintable() else repr(character)[1:-1] for character in one_line)
     print(f"{_program_name()}: {printable}", file=sys.stderr)
     sys.exit(2)
@@ -159,15 +159,20 @@ def _program_name() -> str:
     return pathlib.Path(sys.argv[0]).name
 
 
+def _use_command_names(text: str) -> str:
+    """Returns a text with `map.py` and so on called `resnetd-map`, if this program is an installed command."""
+    if not _program_name().startswith("resnetd-"):
+        return text
+    return re.sub(r"(?:python )?(?<![\w./\\-])(train|evaluate|predict|map|export)\.py\b", r"resnetd-\1", text)
+
+
 def _set_help(module: str) -> None:
     """Makes `--help` show the docstring and the flags of a module."""
     if module == "__main__":
         return
-    text = sys.modules[module].__doc__ or ""
-    if _program_name().startswith("resnetd-"):
-        text = re.sub(r"python (\w+)\.py", r"resnetd-\1", text)
-    sys.modules["__main__"].__doc__ = text
+    sys.modules["__main__"].__doc__ = _use_command_names(sys.modules[module].__doc__ or "")
     for flag in flags.FLAGS.get_key_flags_for_module(module):
+        flag.help = _use_command_names(flag.help)
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 

@@ -691,15 +691,17 @@ def _write_cog(
     try:
         with rasters.ignore_missing_georeference(), contextlib.ExitStack() as stack:
             if in_memory:
-                plain = stack.enter_context(rasterio.MemoryFile()).name
+                plain_path = stack.enter_context(rasterio.MemoryFile()).name
             else:
-                plain = f"{stack.enter_context(tempfile.TemporaryDirectory(dir=path.parent))}/plain.tif"
-            with rasterio.open(plain, "w", driver="GTiff", compress="deflate", bigtiff="if_safer", **profile) as file:
+                plain_path = f"{stack.enter_context(tempfile.TemporaryDirectory(dir=path.parent))}/plain.tif"
+            with rasterio.open(
+                plain_path, "w", driver="GTiff", compress="deflate", bigtiff="if_safer", **profile
+            ) as file:
                 add_metadata(file)
                 for window, values in rows():
                     file.write(values, window=window)
             options = {"compress": "DEFLATE", "overview_resampling": overview_resampling}
-            rasterio.shutil.copy(plain, path, driver="COG", **options)
+            rasterio.shutil.copy(plain_path, path, driver="COG", **options)
             intact = _file_has_values(path, rows())
     except Exception as error:  # rasterio passes on errors of GDAL that have no public class
         raise OSError(f"GDAL could not write {path.name} ({first_line(error).rstrip('.')})") from error

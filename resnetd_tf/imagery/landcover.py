@@ -450,8 +450,6 @@ def write_map(
     """
     check_class_count(classifier.classes)
     base = pathlib.Path(output)
-    if not base.name:
-        raise InputError(f"--output={output}: give what the names of files begin with, as maps/june")
     targets = map_paths(base, options.probabilities)
     start_time = time.monotonic()
     with _write_errors_as_input_errors(base):
@@ -487,7 +485,17 @@ def write_map(
 
 
 def map_paths(base: pathlib.Path, probabilities: bool) -> dict[str, pathlib.Path]:
-    """Returns the files of a map, by their names in its working folder."""
+    """Returns the files of a map, by their names in its working folder.
+
+    Args:
+        base: The path that the files' paths begin with.
+        probabilities: Whether the probabilities of all classes are among them.
+
+    Raises:
+        InputError: The path has no name.
+    """
+    if not base.name:
+        raise InputError(f"--output={base}: give what the names of files begin with, as maps/june")
     names = ["landcover.tif", "landcover.tif.aux.xml", "landcover.png", "areas.csv"]
     names += ["probability.tif"] if probabilities else []
     return {name: base.with_name(f"{base.name}_{name}") for name in names}

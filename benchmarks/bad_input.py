@@ -91,10 +91,10 @@ def damage_bytes(content: bytes, rng: random.Random) -> bytes:
         end = len(data)
         if not end:
             break
-        near = min(end, 512)
+        edge_size = min(end, 512)
         position = rng.randrange(end)
         if rng.random() < 0.5:
-            position = rng.choice((0, end - near)) + position % near
+            position = rng.choice((0, end - edge_size)) + position % edge_size
         match rng.choice(("bits", "truncation", "swap", "zeros", "length")):
             case "bits":
                 for _ in range(rng.choice((1, 2, 8))):
@@ -179,9 +179,7 @@ def write_scenes(folder: pathlib.Path) -> None:
     (left, top), (right, bottom) = metres * (0, 0), metres * (60, 40)
     rings = [[(left, top), (right, top), (right, bottom), (left, bottom)]]
     products.write_safe(folder / "old", bands, clouds=products.cloud_gml([rings] * 4))
-    with zipfile.ZipFile(folder / "product.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        for file in sorted((folder / "old").rglob("*")):
-            archive.write(file, f"S2A.SAFE/{file.relative_to(folder / 'old')}")
+    products.pack_product(folder / "old", folder / "product.zip")
     corners = [(15.0005, 45.1502), (15.01, 45.1502), (15.01, 45.142), (15.0005, 45.142), (15.0005, 45.1502)]
     (folder / "area.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [corners]}))
 

@@ -15,7 +15,7 @@ import sys
 
 from absl import flags
 
-from resnetd_tf.cli import predict, program
+from resnetd_tf.cli import program
 from resnetd_tf.errors import InputError
 
 FLAGS = flags.FLAGS
@@ -24,7 +24,7 @@ FLAGS = flags.FLAGS
 def map_scenes(paths: list[str]) -> None:
     if not paths:
         raise InputError("no scene given; name products, raster files, pictures or folders of them")
-    classifier = predict.open_model_or_server(sys.stdout)
+    classifier = program.open_model_or_server(sys.stdout)
     from resnetd_tf.imagery import landcover
 
     options = landcover.MapOptions.for_classifier(
@@ -52,8 +52,7 @@ def map_scenes(paths: list[str]) -> None:
 
 
 def define_flags() -> None:
-    predict.define_model_and_raster_flags()
-    flags.adopt_module_key_flags(predict)  # so that --help shows them
+    program.define_imagery_flags()
     flags.DEFINE_integer(
         "window",
         None,

@@ -113,7 +113,7 @@ def run_program(main: Callable[[list[str]], None], *, takes_arguments: bool = Fa
 
 def exit_with_error(message: str) -> NoReturn:
     """Prints a message on stderr as one line of printable characters, and ends the process with exit code 2."""
-    one_line = " ".join(message.split())
+    one_line = _use_command_names(" ".join(message.split()))
     printable = "".join(character if character.isprintable() else repr(character)[1:-1] for character in one_line)
     print(f"{_program_name()}: {printable}", file=sys.stderr)
     sys.exit(2)
@@ -160,15 +160,20 @@ def _program_name() -> str:
     return pathlib.Path(sys.argv[0]).name
 
 
+def _use_command_names(text: str) -> str:
+    """Returns a text with `map.py` and so on called `resnetd-map`, if this program is an installed command."""
+    if not _program_name().startswith("resnetd-"):
+        return text
+    return re.sub(r"(?:python )?(?<![\w./\\-])(train|evaluate|predict|map|export)\.py\b", r"resnetd-\1", text)
+
+
 def _set_help(module: str) -> None:
     """Makes `--help` show the docstring and the flags of a module."""
     if module == "__main__":
         return
-    text = sys.modules[module].__doc__ or ""
-    if _program_name().startswith("resnetd-"):
-        text = re.sub(r"python (\w+)\.py", r"resnetd-\1", text)
-    sys.modules["__main__"].__doc__ = text
+    sys.modules["__main__"].__doc__ = _use_command_names(sys.modules[module].__doc__ or "")
     for flag in flags.FLAGS.get_key_flags_for_module(module):
+        flag.help = _use_command_names(flag.help)
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
@@ -237,6 +242,52 @@ def open_model(stream: typing.TextIO | None = None) -> "SavedClassifier":
         is_run = path == base
         note = " (the newest run; --model=eurosat for the package's)" if is_run else f" ({base} has no finished run)"
     print(f"Model: {classifier.summary}{note}", file=stream, flush=True)
+    return classifier
+
+
+def define_imagery_flags() -> None:
+    """Defines the flags that predict.py and map.py share: of the model or server, and of how raster files are read."""
+    define_model_flags()
+    flags.DEFINE_string(
+        "server",
+        None,
+        "Address of a TensorFlow Serving to use instead of --model: grpc://HOST:8500 or http://HOST:8501.",
+    )
+    flags.DEFINE_string("model_name", "resnet50d", "Name of the model on the server.")
+    flags.DEFINE_integer(
+        "version", None, "Version of the model on the server; default its newest.", lower_bound=1, upper_bound=2**63 - 1
+    )
+    flags.DEFINE_float("timeout", 30, "Seconds in which the server must answer a request.")
+    define_settings_flags("bands", "offset", "scale")
+    flags.DEFINE_enum(
+        "missing",
+        "refuse",
+        ["refuse", "mean"],
+        "Refuse images that lack a band, or fill the band with its mean in the training.",
+    )
+
+
+def open_model_or_server(stream: typing.TextIO) -> "SavedClassifier":
+    """Opens the model of --model, or the one on the server of --server, and prints which one it is.
+
+    Args:
+        stream: Stream to print on.
+
+    Raises:
+        InputError: The model cannot be opened, the server does not answer, or flags of both are given.
+    """
+    if flags.FLAGS.server is None:
+        refuse_flags("without --server", "model_name", "version", "timeout")
+        import_tensorflow()
+        return open_model(stream)
+    refuse_flags("beside --server", "model", "trust", "explain")
+    import_tensorflow()
+    from resnetd_tf.deployment import client
+
+    name, address, version = flags.FLAGS.model_name, flags.FLAGS.server, flags.FLAGS.version
+    classifier = client.open_served_classifier(address, name, version, flags.FLAGS.timeout)
+    version_text = "the newest version" if version is None else f"version {version}"
+    print(f"Model: {name} at {address}, {version_text} there, test accuracy not known", file=stream)
     return classifier
 
 

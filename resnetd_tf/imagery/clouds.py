@@ -63,12 +63,9 @@ def find_mask_files(files: Iterable[str]) -> tuple[str, ...]:
     classification = [file for file in names if SCENE_CLASSIFICATION.search(file) and _gdal_path(file).exists()]
     masks: list[str] = []
     for folder in [TILE_METADATA.sub("QI_DATA", file) for file in names if TILE_METADATA.search(file)]:
-        entries = (
-            sorted(f"{folder}/{entry.name}" for entry in _gdal_path(folder).iterdir())
-            if _gdal_path(folder).is_dir()
-            else []
-        )
-        candidates = entries + (classification if len(classification) == 1 else [])
+        path = _gdal_path(folder)
+        candidates = sorted(f"{folder}/{entry.name}" for entry in path.iterdir()) if path.is_dir() else []
+        candidates += classification if len(classification) == 1 else []
         best = next((file for pattern, *_ in MASKS for file in candidates if pattern.search(file)), None)
         if best is None:
             return ()
@@ -78,8 +75,8 @@ def find_mask_files(files: Iterable[str]) -> tuple[str, ...]:
 
 def _gdal_path(file: str) -> pathlib.Path | zipfile.Path:
     """Returns the path of a file in a folder or in a zip that GDAL's name means."""
-    zipped = re.fullmatch(r"/vsizip/\{(.*)\}/(.*)", file)
-    return zipfile.Path(zipped[1]) / zipped[2] if zipped else pathlib.Path(file)
+    zip_match = re.fullmatch(r"/vsizip/\{(.*)\}/(.*)", file)
+    return zipfile.Path(zip_match[1]) / zip_match[2] if zip_match else pathlib.Path(file)
 
 
 def open_mask(paths: Sequence[str], grid: Grid) -> CloudMask | None:
@@ -187,9 +184,9 @@ def _read_polygon_mask(path: str, grid: Grid) -> PolygonMask:
     if not root.tag.endswith("}Mask"):
         raise ValueError(f"it is <{root.tag}>, not a <Mask>")
     polygons = [_read_polygon(element) for element in root.iterfind(".//{*}Polygon")]
-    features = len(list(root.iterfind(".//{*}MaskFeature")))
-    if len(polygons) < features:
-        raise ValueError(f"it has {len(polygons)} polygons for {features} clouds")
+    feature_count = len(list(root.iterfind(".//{*}MaskFeature")))
+    if len(polygons) < feature_count:
+        raise ValueError(f"it has {len(polygons)} polygons for {feature_count} clouds")
     envelope = root.find(".//{*}Envelope")
     code = re.search(r"EPSG:.*?(\d+)$", "" if envelope is None else envelope.get("srsName", ""))
     if code and grid.crs and (crs := CRS.from_epsg(int(code[1]))) != grid.crs:
@@ -230,10 +227,10 @@ def describe_clouds(mask: CloudMask | None, window: Window, keep: bool) -> str:
         return "clouds are mapped like land, as --clouds=keep says"
     if mask is None:
         return "no cloud mask: clouds are mapped like land"
-    shown, lacking = next((shown, lacking) for pattern, shown, lacking in MASKS if pattern.search(mask.path))
-    hidden = 0
+    masked_kinds, unmasked_kinds = next(kinds for pattern, *kinds in MASKS if pattern.search(mask.path))
+    hidden_pixels = 0
     for row in range(0, int(window.height), ROWS_AT_ONCE):
         height = min(ROWS_AT_ONCE, int(window.height) - row)
-        hidden += int(mask.read_hidden(Window(window.col_off, window.row_off + row, window.width, height)).sum())
-    share = f"{100 * hidden / (window.width * window.height):.1f} % of the scene"
-    return f"{shown} left out ({share}){f', {lacking} not' if lacking else ''}"
+        hidden_pixels += int(mask.read_hidden(Window(window.col_off, window.row_off + row, window.width, height)).sum())
+    share = f"{100 * hidden_pixels / (window.width * window.height):.1f} % of the scene"
+    return f"{masked_kinds} left out ({share}){f', {unmasked_kinds} not' if unmasked_kinds else ''}"

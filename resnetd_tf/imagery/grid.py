@@ -94,8 +94,8 @@ def ground_steps(grid: Grid) -> np.ndarray:
     row, column = np.meshgrid(rows, columns, indexing="ij")
     corners = np.stack([(column, row), (column + 1, row), (column, row + 1)])  # (3, 2, rows, columns)
     x, y = grid.transform * (corners[:, 0].ravel(), corners[:, 1].ravel())
-    local = CRS.from_proj4(f"+proj=laea +lat_0={latitude} +lon_0={longitude} +datum=WGS84 +units=m")
-    places = np.array(rasterio.warp.transform(grid.crs, local, x, y)).reshape(2, *corners[:, 0].shape)
+    local_crs = CRS.from_proj4(f"+proj=laea +lat_0={latitude} +lon_0={longitude} +datum=WGS84 +units=m")
+    places = np.array(rasterio.warp.transform(grid.crs, local_crs, x, y)).reshape(2, *corners[:, 0].shape)
     if not np.isfinite(places).all():
         raise ValueError("some of its coordinates are no place on the Earth")
     return np.moveaxis(places[:, 1:] - places[:, :1], (0, 1), (-1, -2))
@@ -208,15 +208,15 @@ def _metric_grid(grid: Grid, name: str) -> Grid:
     lengths = np.hypot(*np.moveaxis(steps, -1, 0))  # lengths of the steps along a row and along a column
     means = lengths.reshape(-1, 2).mean(axis=0)
     has_one_scale = np.allclose(lengths, means, rtol=MAX_DISTORTION, atol=0)
-    across, down = np.moveaxis(steps, -2, 0)
-    is_square = np.abs((across * down).sum(axis=-1)).max() <= MAX_SKEW * means.prod()
+    row_steps, column_steps = np.moveaxis(steps, -2, 0)
+    is_square = np.abs((row_steps * column_steps).sum(axis=-1)).max() <= MAX_SKEW * means.prod()
     if not (grid.crs and grid.crs.is_projected and has_one_scale and is_square):
         return _utm_grid(grid, name)
     if np.allclose(means, PIXEL_METRES, rtol=MAX_DISTORTION, atol=0):
         return grid
     width, height = (max(1, round(side * step / PIXEL_METRES)) for side, step in zip((grid.width, grid.height), means))
-    scaled = grid.transform * rasterio.Affine.scale(grid.width / width, grid.height / height)
-    return Grid(grid.crs, scaled, width, height)
+    scaled_transform = grid.transform * rasterio.Affine.scale(grid.width / width, grid.height / height)
+    return Grid(grid.crs, scaled_transform, width, height)
 
 
 def _utm_grid(grid: Grid, name: str) -> Grid:
@@ -281,11 +281,11 @@ def _source_crs(grid: Grid, target: CRS | None, name: str) -> CRS | None:
     if grid.crs is None or not grid.crs.is_geographic or np.abs(longitudes).max() <= 180:
         return grid.crs
     middle = (longitudes.min() + longitudes.max()) / 2
-    wrapped = CRS.from_proj4(f"{grid.crs.to_proj4()} +lon_wrap={middle}")
+    wrapped_crs = CRS.from_proj4(f"{grid.crs.to_proj4()} +lon_wrap={middle}")
     latitude = (grid.transform * (grid.width / 2, grid.height / 2))[1]
-    places = np.array([rasterio.warp.transform(crs, target, [middle], [latitude]) for crs in (grid.crs, wrapped)])
+    places = np.array([rasterio.warp.transform(crs, target, [middle], [latitude]) for crs in (grid.crs, wrapped_crs)])
     if not np.allclose(places[0], places[1], atol=PIXEL_METRES / 4, rtol=0):  # PROJ's strings do not say every datum
         raise InputError(
             f"{name}: longitudes up to {np.abs(longitudes).max():.6g} in {grid.crs}; bring it into UTM first"
         )
-    return wrapped
+    return wrapped_crs

@@ -64,7 +64,7 @@ MAX_PICTURE_SIDE = 900  # pixels of a scene in its picture
 
 @dataclass(frozen=True)
 class MapOptions:
-    """How scenes are opened and mapped.
+    """Options that say how scenes are opened and mapped.
 
     Attributes:
         window: Side of the classified windows in pixels.
@@ -203,7 +203,7 @@ def map_scenes(
             patch_names.append(source.name)
         else:
             sources.append(source)
-    failures = [_patch_refusal(patch_names, largest_patch)] if patch_names else []
+    failures = [_format_patch_refusal(patch_names, largest_patch)] if patch_names else []
     outputs = _name_maps(sources, output)
     if explain and sources:
         _check_explanation_path(explain, outputs, options.probabilities)
@@ -221,8 +221,8 @@ def map_scenes(
         raise InputError("; ".join(failures))
 
 
-def _patch_refusal(names: list[str], largest_patch: int) -> str:
-    """Says in one line which program labels images of the size of a patch."""
+def _format_patch_refusal(names: list[str], largest_patch: int) -> str:
+    """Formats the line that says which program labels images of the size of a patch."""
     suffix = f" and {len(names) - 1} more" if len(names) > 1 else ""
     return (
         f"{names[0]}{suffix}: not larger than a patch ({largest_patch} pixels a side); predict.py labels patches, "
@@ -242,8 +242,10 @@ def _name_maps(sources: list[Source], output: str | None) -> list[str]:
             f"--output={output} names one map, but {len(sources)} scenes are given; --output={output}/ is a folder"
         )
     names = [output if output and not folder else folder + scene_name(source.name) for source in sources]
-    if repeated := sorted(name for name, count in collections.Counter(names).items() if count > 1):
-        raise InputError(f"several scenes would be called {', '.join(repeated)}; map one at a time, with --output")
+    if repeated_names := sorted(name for name, count in collections.Counter(names).items() if count > 1):
+        raise InputError(
+            f"several scenes would be called {', '.join(repeated_names)}; map one at a time, with --output"
+        )
     return names
 
 
@@ -448,8 +450,6 @@ def write_map(
     """
     check_class_count(classifier.classes)
     base = pathlib.Path(output)
-    if not base.name:
-        raise InputError(f"--output={output}: give what the names of files begin with, as maps/june")
     targets = map_paths(base, options.probabilities)
     start_time = time.monotonic()
     with _write_errors_as_input_errors(base):
@@ -485,7 +485,17 @@ def write_map(
 
 
 def map_paths(base: pathlib.Path, probabilities: bool) -> dict[str, pathlib.Path]:
-    """Returns the files of a map, by their names in its working folder."""
+    """Returns the files of a map, by their names in its working folder.
+
+    Args:
+        base: The path that the files' paths begin with.
+        probabilities: Whether the probabilities of all classes are among them.
+
+    Raises:
+        InputError: The path has no name.
+    """
+    if not base.name:
+        raise InputError(f"--output={base}: give what the names of files begin with, as maps/june")
     names = ["landcover.tif", "landcover.tif.aux.xml", "landcover.png", "areas.csv"]
     names += ["probability.tif"] if probabilities else []
     return {name: base.with_name(f"{base.name}_{name}") for name in names}
@@ -514,12 +524,12 @@ def _lock_unfinished_folder(base: pathlib.Path) -> Iterator[pathlib.Path]:
         lock.acquire()
     except filelock.Timeout:
         raise InputError(f"{folder} is in use by another process; give another --output") from None
-    finished = False
+    is_finished = False
     try:
         yield folder
-        finished = True
+        is_finished = True
     finally:
-        if finished or not (folder / sliding_window.STATE_NAME).exists():  # no rows are kept in it
+        if is_finished or not (folder / sliding_window.STATE_NAME).exists():  # no rows are kept in it
             shutil.rmtree(folder, ignore_errors=True)  # Windows keeps the lock's file
         lock.release()
 
@@ -583,16 +593,16 @@ def _publish_files(folder: pathlib.Path, targets: dict[str, pathlib.Path], obsol
     for name in targets:
         with (folder / name).open("r+b") as file:
             os.fsync(file.fileno())  # a full network drive may say so only here
-    with contextlib.ExitStack() as undo:
+    with contextlib.ExitStack() as undo_stack:
         for path in (*targets.values(), *obsolete):
             if path.exists():
-                earlier = folder / f"earlier-{path.name}"
-                path.replace(earlier)
-                undo.callback(earlier.replace, path)
+                backup_path = folder / f"earlier-{path.name}"
+                path.replace(backup_path)
+                undo_stack.callback(backup_path.replace, path)
         for name, path in targets.items():
             (folder / name).replace(path)
-            undo.callback(path.unlink, missing_ok=True)
-        undo.pop_all()
+            undo_stack.callback(path.unlink, missing_ok=True)
+        undo_stack.pop_all()
 
 
 # The maps of classes and of probabilities are cloud-optimised GeoTIFFs that QGIS opens with names and colours.
@@ -689,15 +699,17 @@ def _write_cog(
     try:
         with rasters.ignore_missing_georeference(), contextlib.ExitStack() as stack:
             if in_memory:
-                plain = stack.enter_context(rasterio.MemoryFile()).name
+                plain_path = stack.enter_context(rasterio.MemoryFile()).name
             else:
-                plain = f"{stack.enter_context(tempfile.TemporaryDirectory(dir=path.parent))}/plain.tif"
-            with rasterio.open(plain, "w", driver="GTiff", compress="deflate", bigtiff="if_safer", **profile) as file:
+                plain_path = f"{stack.enter_context(tempfile.TemporaryDirectory(dir=path.parent))}/plain.tif"
+            with rasterio.open(
+                plain_path, "w", driver="GTiff", compress="deflate", bigtiff="if_safer", **profile
+            ) as file:
                 add_metadata(file)
                 for window, values in rows():
                     file.write(values, window=window)
             options = {"compress": "DEFLATE", "overview_resampling": overview_resampling}
-            rasterio.shutil.copy(plain, path, driver="COG", **options)
+            rasterio.shutil.copy(plain_path, path, driver="COG", **options)
             intact = _file_has_values(path, rows())
     except Exception as error:  # rasterio passes on errors of GDAL that have no public class
         raise OSError(f"GDAL could not write {path.name} ({first_line(error).rstrip('.')})") from error
@@ -826,10 +838,10 @@ def draw_map(path: pathlib.Path, classified: _ClassifiedScene) -> None:
 
 def _make_map_figure(aspect: float) -> tuple[Figure, np.ndarray]:
     """Returns a figure with two axes for pictures of an aspect, width over height; wide pictures are stacked."""
-    stacked = aspect > 1.5
-    width = min(9.0 if stacked else 5.4, 8 * aspect)  # inches
+    is_stacked = aspect > 1.5
+    width = min(9.0 if is_stacked else 5.4, 8 * aspect)  # inches
     height = max(0.4, width / aspect)
-    columns, rows = (1, 2) if stacked else (2, 1)
+    columns, rows = (1, 2) if is_stacked else (2, 1)
     size = (max(1.5, width) * columns + 2.2, max(3.2, rows * height + 0.3))  # with room for the legend
     figure = Figure(figsize=size, layout="constrained")
     return figure, figure.subplots(rows, columns)

@@ -5,6 +5,7 @@ below them say, which `landcover` uses for arrays too.
 """
 
 import csv
+import dataclasses
 import json
 import pathlib
 import sys
@@ -140,21 +141,21 @@ def label_patches(
     failures: list[str] = []
     if files:
         cam = gradcam.open_gradcam(classifier, trust) if explain else None
-        raster_options = RasterOptions(raster_options.bands, raster_options.scale, raster_options.offset, fill)
-        labelled, failures = _label_files(classifier, files, top, format, raster_options)
-        if picture and labelled:
-            draw_labels(pathlib.Path(picture), labelled, classifier.classes)
-        if cam and labelled:
-            examples = [(patch.path.name, patch.pixels) for patch in labelled]
+        raster_options = dataclasses.replace(raster_options, fill=fill)
+        labelled_patches, failures = _label_files(classifier, files, top, format, raster_options)
+        if picture and labelled_patches:
+            draw_labels(pathlib.Path(picture), labelled_patches, classifier.classes)
+        if cam and labelled_patches:
+            examples = [(patch.path.name, patch.pixels) for patch in labelled_patches]
             gradcam.draw_gradcam(str(explain), cam, classifier.classes, examples)
     if scene_names:
-        failures.append(_scene_refusal(scene_names, largest_patch))
+        failures.append(_format_scene_refusal(scene_names, largest_patch))
     if failures:
         raise InputError("; ".join(failures))
 
 
-def _scene_refusal(names: list[str], largest_patch: int) -> str:
-    """Says in one line which program maps scenes."""
+def _format_scene_refusal(names: list[str], largest_patch: int) -> str:
+    """Formats the line that says which program maps scenes."""
     suffix = f" and {len(names) - 1} more" if len(names) > 1 else ""
     return f"{names[0]}{suffix}: larger than a patch ({largest_patch} pixels a side); map.py maps scenes"
 
@@ -167,7 +168,7 @@ def _label_files(
     Returns:
         The first `MAX_DRAWN` of them for pictures, and the error of those without a label, or no error.
     """
-    labelled: list[_LabelledPatch] = []
+    labelled_patches: list[_LabelledPatch] = []
     errors: list[str] = []
     rows: list[dict] = []
     writer = csv.writer(sys.stdout, lineterminator="\n")
@@ -182,16 +183,18 @@ def _label_files(
         elif format == "csv":
             writer.writerow([patch.path, *(text for name, value in labels.items() for text in (name, f"{value:.6f}"))])
         rows.append({"path": str(patch.path), "probabilities": labels})
-        if len(labelled) < MAX_DRAWN:
-            labelled.append(patch)
+        if len(labelled_patches) < MAX_DRAWN:
+            labelled_patches.append(patch)
     if format == "json":
         print(json.dumps(rows, indent=1))
     if not errors:
-        return labelled, []
-    listed = errors[:MAX_LISTED_ERRORS]
+        return labelled_patches, []
+    listed_errors = errors[:MAX_LISTED_ERRORS]
     if len(errors) > MAX_LISTED_ERRORS:
-        listed.append(f"and {len(errors) - MAX_LISTED_ERRORS} more")
-    return labelled, [f"{len(files) - len(rows)} of {len(files)} images have no label: {'; '.join(listed)}"]
+        listed_errors.append(f"and {len(errors) - MAX_LISTED_ERRORS} more")
+    return labelled_patches, [
+        f"{len(files) - len(rows)} of {len(files)} images have no label: {'; '.join(listed_errors)}"
+    ]
 
 
 def _classify_files(
@@ -212,11 +215,11 @@ def _classify_files(
             descriptions.add(text)
         pixels = [patch.pixels for patch in patches.values()]
         try:
-            answers = classifier.predict(pixels)
+            probability_rows = classifier.predict(pixels)
         except InputError as error:  # such as a server that is gone: labels of earlier files stay
             errors.append(str(error))
             return
-        for path, image, probabilities in zip(patches, pixels, answers):
+        for path, image, probabilities in zip(patches, pixels, probability_rows):
             best = np.argsort(-probabilities, kind="stable")[:top].tolist()
             labels = {classifier.classes[index]: float(probabilities[index]) for index in best}
             yield _LabelledPatch(path, image, labels)
@@ -249,19 +252,19 @@ def _read_patches(
     return patches, errors
 
 
-def draw_labels(path: pathlib.Path, labelled: Sequence[_LabelledPatch], classes: Sequence[str]) -> None:
+def draw_labels(path: pathlib.Path, labelled_patches: Sequence[_LabelledPatch], classes: Sequence[str]) -> None:
     """Draws patches in a grid, each below its most probable class.
 
     Args:
         path: The picture.
-        labelled: The patches.
+        labelled_patches: The patches.
         classes: Class names. The title is green where a patch lies in a folder of its class, and red in another one's.
 
     Raises:
         InputError: The picture cannot be written.
     """
-    figure, axes_grid = figures.picture_grid(len(labelled), PICTURE_COLUMNS, 2.2, 2.4, title=0.3)
-    for axes, patch in zip(axes_grid, labelled):
+    figure, axes_grid = figures.picture_grid(len(labelled_patches), PICTURE_COLUMNS, 2.2, 2.4, title=0.3)
+    for axes, patch in zip(axes_grid, labelled_patches):
         pixels, (name, probability) = patch.pixels, next(iter(patch.probabilities.items()))
         axes.imshow(pixels if pixels.shape[-1] == 3 else sentinel2.render_true_colour(pixels))
         folder = patch.path.absolute().parent.name

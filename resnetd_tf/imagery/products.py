@@ -82,11 +82,11 @@ def find_sources(paths: Sequence[str | pathlib.Path]) -> list[Source]:
             band_files.append(path)
         else:
             sources.append(Source(str(path), (path,)))
-    unique = {}
+    unique_sources = {}
     for source in sources + _group_band_files(band_files):
         metadata = source.metadata and os.path.realpath(source.metadata)
-        unique[source.zone, metadata, *map(os.path.realpath, source.files)] = source
-    return list(unique.values())
+        unique_sources[source.zone, metadata, *map(os.path.realpath, source.files)] = source
+    return list(unique_sources.values())
 
 
 def find_single_source(paths: Sequence[str | pathlib.Path] | str | pathlib.Path) -> Source:
@@ -107,7 +107,7 @@ def classify_source(source: Source, largest_patch: int) -> Literal["patch", "sce
     """Tells a patch, which gets a label, from a scene, which becomes a map.
 
     Args:
-        source: What was found.
+        source: A scene or patch that `find_sources` returns.
         largest_patch: Side up to which an image is a patch, in pixels: pixels of 10 m if its place is known.
     """
     if source.metadata or len(source.files) > 1:
@@ -179,13 +179,13 @@ def _find_in_folder(folder: pathlib.Path) -> list[Source]:
         scenes = [dataclasses.replace(scenes[0], name=str(folder))]
     band_folders = {file.parent for file in band_files}
     pictures = sorted(set(list_images(folder)) & set(files) - set(band_files))
-    unused = {file for file in pictures if file.parent in band_folders or is_product_part}
-    if unused and scenes:
-        names = ", ".join(sorted(file.name for file in unused)[:8]) + ", ..." * (len(unused) > 8)
-        print(f"Not used of {folder}: {len(unused)} files beside the bands, {names}", file=sys.stderr)
+    unused_files = {file for file in pictures if file.parent in band_folders or is_product_part}
+    if unused_files and scenes:
+        names = ", ".join(sorted(file.name for file in unused_files)[:8]) + ", ..." * (len(unused_files) > 8)
+        print(f"{folder}: {len(unused_files)} files beside the bands are not used: {names}", file=sys.stderr)
     if is_product_part and not scenes:
         raise InputError(f"{folder}: a part of a product without files of bands (..._B04.jp2); give the whole product")
-    sources = products + scenes + [Source(str(file), (file,)) for file in pictures if file not in unused]
+    sources = products + scenes + [Source(str(file), (file,)) for file in pictures if file not in unused_files]
     if not sources:
         raise InputError(
             f"{folder}: holds no picture, no MTD_MSI*.xml of a product and no files of bands (..._B04.jp2)"
@@ -239,13 +239,13 @@ def _group_band_files(files: Sequence[pathlib.Path]) -> list[Source]:
     has_each_once = len(files) == len({band for bands in groups.values() for band in bands})
     acquisitions = {tuple(ACQUISITION_PATTERN.findall(template)) for _, template in groups}
     if len(groups) > 1 and not has_colours and has_each_once and len(acquisitions) == 1:  # names have no pattern
-        merged = {band: band_files for bands in groups.values() for band, band_files in bands.items()}
-        groups = {(str(files[0].parent), files[0].stem): merged}
+        merged_bands = {band: band_files for bands in groups.values() for band, band_files in bands.items()}
+        groups = {(str(files[0].parent), files[0].stem): merged_bands}
     sources = []
     for (parent, template), bands in groups.items():
-        finest = tuple(_finest_file(band, band_files) for band, band_files in bands.items())
+        finest_files = tuple(_finest_file(band, band_files) for band, band_files in bands.items())
         name = re.sub(r"[-_ ,]*\{band\}", "", template).strip("-_ ,") or pathlib.Path(parent).absolute().name
-        sources.append(Source(str(pathlib.Path(parent) / name), finest))
+        sources.append(Source(str(pathlib.Path(parent) / name), finest_files))
     return sources
 
 
@@ -313,7 +313,7 @@ def open_source(
     """
     band_set, mask_files = _open_band_set(source, required_bands, raster_options)
     _check_picture_use(source, band_set, required_bands, raster_options)
-    missing = rasters.missing_bands(source.name, band_set, required_bands, raster_options)
+    missing_names = rasters.missing_bands(source.name, band_set, required_bands, raster_options)
     bands = {name: band_set.bands[name] for name in required_bands if name in band_set.bands}
     datasets = rasters.unique_datasets(list(bands.values()))
     for dataset in datasets:
@@ -321,11 +321,11 @@ def open_source(
             with damage_as_input_error(f"{dataset.name}: cannot be read, damaged or truncated"):
                 images.verify_picture(dataset.name)
     grid = common_grid(datasets)
-    warped = {id(dataset): warp_to_grid(dataset, grid) for dataset in datasets}
+    warped_datasets = {id(dataset): warp_to_grid(dataset, grid) for dataset in datasets}
     description = band_set.description
-    if missing:
-        description += f"; no {', '.join(missing)}: the training's mean instead"
-    if any(warped[id(dataset)] is not dataset for dataset in datasets):
+    if missing_names:
+        description += f"; no {', '.join(missing_names)}: the training's mean instead"
+    if any(warped_datasets[id(dataset)] is not dataset for dataset in datasets):
         description += _describe_resampling(datasets, grid)
     if band_set.is_picture:
         _check_brightness(source, list(bands.values()))
@@ -333,11 +333,13 @@ def open_source(
         fill, text = _check_numbers(source, band_set, list(bands), raster_options)
         description += text
         bands = {name: dataclasses.replace(band, fill=fill) for name, band in bands.items()}
-    on_one_grid = {name: dataclasses.replace(band, dataset=warped[id(band.dataset)]) for name, band in bands.items()}
+    aligned_bands = {
+        name: dataclasses.replace(band, dataset=warped_datasets[id(band.dataset)]) for name, band in bands.items()
+    }
     return Scene(
         name=source.name,
         grid=grid,
-        bands=tuple(on_one_grid.get(name) for name in required_bands),
+        bands=tuple(aligned_bands.get(name) for name in required_bands),
         is_picture=band_set.is_picture,
         missing_values=tuple(raster_options.fill or (0,) * len(required_bands)),
         description=description,
@@ -394,14 +396,14 @@ def _open_product(
     product = rasters.open_raster(metadata)
     tags = product.tags()
     level = "L2A" if "L2A" in pathlib.PurePath(metadata).name else "L1C"
-    in_zone = [name for name in product.subdatasets if source.zone in (None, name.rsplit(":", 1)[-1])]
-    by_resolution = {name.split(":")[-2]: name for name in reversed(in_zone)}
+    zone_subdatasets = [name for name in product.subdatasets if source.zone in (None, name.rsplit(":", 1)[-1])]
+    subdatasets_by_resolution = {name.split(":")[-2]: name for name in reversed(zone_subdatasets)}
     bands: dict[str, Band] = {}
     datasets: list[rasterio.DatasetReader] = []
     for resolution in ("10m", "20m", "60m"):
-        if resolution not in by_resolution:
+        if resolution not in subdatasets_by_resolution:
             continue
-        dataset = rasters.open_raster(by_resolution[resolution])
+        dataset = rasters.open_raster(subdatasets_by_resolution[resolution])
         datasets.append(dataset)
         for index in dataset.indexes:
             name = parse_band_name(dataset.tags(index).get("BANDNAME", ""))
@@ -481,11 +483,11 @@ def _check_numbers(
         names = names + [name for name in ("B08", "B10") if name in band_set.bands and name not in names]
     if band_set.is_unnamed:
         names = list(band_set.bands)  # in the order of the file
-    by_name = {name: band_set.bands[name] for name in names}
-    bands = list(by_name.values())
+    bands_by_name = {name: band_set.bands[name] for name in names}
+    bands = list(bands_by_name.values())
     height, width = bands[0].dataset.shape
     shape = (min(SAMPLE_PIXELS, height), min(SAMPLE_PIXELS, width))
-    dtypes = {str(band.dtype): name for name, band in by_name.items()}
+    dtypes = {str(band.dtype): name for name, band in bands_by_name.items()}
     if len(dtypes) > 1:
         kinds = " and ".join(f"{name} is {dtype}" for dtype, name in dtypes.items())
         raise InputError(f"{source.name}: {kinds}, which do not mean the same; give bands of one kind")
@@ -495,13 +497,14 @@ def _check_numbers(
     if fill is not None:
         bands = [dataclasses.replace(band, fill=fill) for band in bands]
         valid = rasters.valid_mask(bands, stored, shape=shape)
-    to_check = valid.copy()
+    checked_mask = valid.copy()
     rasters.to_digital_numbers(bands, stored, valid)  # takes impossible numbers out of `valid`
-    if not to_check.any():
+    if not checked_mask.any():
         raise InputError(f"{source.name} has no data, or none that was seen; nothing to map")
-    if valid.sum() > to_check.sum() // 2:  # else the scale makes numbers impossible
-        to_check = valid
-    if fault := rasters.find_number_fault(band_set, rasters.make_sample(by_name, stored, to_check), raster_options):
+    if valid.sum() > checked_mask.sum() // 2:  # else the scale makes numbers impossible
+        checked_mask = valid
+    sample = rasters.make_sample(bands_by_name, stored, checked_mask)
+    if fault := rasters.find_number_fault(band_set, sample, raster_options):
         raise InputError(f"{source.name}: {fault.text}")
     shares = rasters.undeclared_fill_shares(bands, stored, valid)
     return fill, "".join(

@@ -66,9 +66,9 @@ class Scene:
     def margins(self) -> tuple[int, int, int, int]:
         """Pixels of the files above, below, left and right of the scene, if it is a part of its files; else 0."""
         dataset = next(band.dataset for band in self.bands if band)
-        below = dataset.height - self.row_offset - self.grid.height
-        right = dataset.width - self.column_offset - self.grid.width
-        return self.row_offset, below, self.column_offset, right
+        rows_below = dataset.height - self.row_offset - self.grid.height
+        columns_right = dataset.width - self.column_offset - self.grid.width
+        return self.row_offset, rows_below, self.column_offset, columns_right
 
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """Reads a window, which may reach beyond a part of a scene into its margins.
@@ -126,14 +126,15 @@ def crop_to_area(scene: Scene, area: str) -> Scene:
     grid, extent = scene.grid, _grid_extent(scene.grid)
     outlines = []
     for polygon in _read_polygons(area):
-        for turn in range(-720, 721, 360):
-            rings = [_clip_ring(ring + np.array((turn, 0)), extent) for ring in polygon]
+        for longitude_shift in range(-720, 721, 360):
+            rings = [_clip_ring(ring + np.array((longitude_shift, 0)), extent) for ring in polygon]
             if len(rings[0]):
                 pixel_rings = [_degrees_to_pixels(ring, grid) for ring in rings if len(ring)]
                 box = [*pixel_rings[0].min(0).tolist(), *pixel_rings[0].max(0).tolist()]
                 outlines.append({"coordinates": pixel_rings, "bbox": box})
     # A field that is given twice has its area once.
-    outlines = list({b"".join(ring.tobytes() for ring in each["coordinates"]): each for each in outlines}.values())
+    outlines_by_rings = {b"".join(ring.tobytes() for ring in outline["coordinates"]): outline for outline in outlines}
+    outlines = list(outlines_by_rings.values())
     boxes = np.array([outline["bbox"] for outline in outlines]).reshape(-1, 4)
     size = (grid.width, grid.height)
     start = np.clip(np.floor(boxes[:, :2].min(0, initial=np.inf) + EDGE_TOLERANCE), 0, size)
@@ -233,13 +234,13 @@ def _clip_ring(ring: np.ndarray, box: tuple[float, float, float, float]) -> np.n
         if not len(ring):
             break
         depths = sign * (ring[:, axis] - limit)
-        inside = depths >= 0
-        crosses = inside[:-1] != inside[1:]
-        start_depths, end_depths = depths[:-1][crosses], depths[1:][crosses]
+        is_inside = depths >= 0
+        crosses_limit = is_inside[:-1] != is_inside[1:]
+        start_depths, end_depths = depths[:-1][crosses_limit], depths[1:][crosses_limit]
         share = (start_depths / (start_depths - end_depths))[:, np.newaxis]
-        crossings = ring[:-1][crosses] * (1 - share) + ring[1:][crosses] * share
-        order = np.argsort(np.concatenate((np.flatnonzero(inside), np.flatnonzero(crosses) + 0.5)))
-        ring = np.concatenate((ring[inside], crossings))[order]
+        crossings = ring[:-1][crosses_limit] * (1 - share) + ring[1:][crosses_limit] * share
+        order = np.argsort(np.concatenate((np.flatnonzero(is_inside), np.flatnonzero(crosses_limit) + 0.5)))
+        ring = np.concatenate((ring[is_inside], crossings))[order]
         ring = np.concatenate((ring, ring[:1]))
     return ring
 
@@ -293,10 +294,14 @@ def _ring_coverage(ring: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     line, share = line[order], share[order]
     points = start[line] + share[:, np.newaxis] * (stop - start)[line]
     is_piece = line[1:] == line[:-1]
-    middles, down = ((points[1:] + points[:-1]) / 2)[is_piece], np.diff(points[:, 1])[is_piece]
-    in_window = (middles[:, 1] > 0) & (middles[:, 1] < height) & (down != 0)
-    column, row, down = middles[in_window, 0].clip(0, width), middles[in_window, 1].astype(int), down[in_window]
+    midpoints, row_steps = ((points[1:] + points[:-1]) / 2)[is_piece], np.diff(points[:, 1])[is_piece]
+    in_window = (midpoints[:, 1] > 0) & (midpoints[:, 1] < height) & (row_steps != 0)
+    column, row, row_steps = (
+        midpoints[in_window, 0].clip(0, width),
+        midpoints[in_window, 1].astype(int),
+        row_steps[in_window],
+    )
     first = column.astype(int)
-    np.add.at(coverage, (row, first), down * (first + 1 - column))
-    np.add.at(coverage, (row, first + 1), down * (column - first))
+    np.add.at(coverage, (row, first), row_steps * (first + 1 - column))
+    np.add.at(coverage, (row, first + 1), row_steps * (column - first))
     return np.abs(coverage.cumsum(1)[:, :width]).clip(0, 1)

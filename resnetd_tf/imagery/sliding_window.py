@@ -53,7 +53,7 @@ def map_shape(scene: PixelSource, stride: int) -> tuple[int, int]:
     return -(-scene.grid.height // stride), -(-scene.grid.width // stride)
 
 
-def read_region(scene: PixelSource, window: int, stride: int) -> Window:
+def find_window_region(scene: PixelSource, window: int, stride: int) -> Window:
     """Returns the pixels that the windows over a scene's cells read, also around a scene that is a part of its files.
 
     The region begins whole cells before the part. So windows lie where they lie over all of the files, if the part
@@ -120,15 +120,17 @@ def classify_rows(
             images, valid_shares, valid_pixels = next_row.result()
             if row + 1 < window_rows:
                 next_row = reader.submit(windows.read_row, row + 1)
-            usable = np.flatnonzero(valid_shares >= MIN_VALID_SHARE)
-            if usable.size:
+            usable_columns = np.flatnonzero(valid_shares >= MIN_VALID_SHARE)
+            if usable_columns.size:
                 probabilities = np.zeros((window_columns, class_count), "float32")
                 confidence = np.zeros(window_columns, "float32")
-                probabilities[usable] = predict(images[usable])
-                confidence[usable] = valid_shares[usable] * window_confidence(probabilities[usable])
-                weighted = probabilities * confidence[:, np.newaxis]
+                probabilities[usable_columns] = predict(images[usable_columns])
+                confidence[usable_columns] = valid_shares[usable_columns] * window_confidence(
+                    probabilities[usable_columns]
+                )
+                weighted_probabilities = probabilities * confidence[:, np.newaxis]
                 for y, x in np.ndindex(cells, cells):
-                    sums[y, x : x + window_columns] += weights[y, x] * weighted
+                    sums[y, x : x + window_columns] += weights[y, x] * weighted_probabilities
                     weight_sums[y, x : x + window_columns] += weights[y, x] * confidence
             is_last = row + 1 == window_rows
             for y in range(cells if is_last else 1):  # rows of cells that no further window covers
@@ -199,7 +201,7 @@ class _WindowReader:
 
     def __init__(self, scene: PixelSource, window: int, stride: int, renderer: ThreadPoolExecutor):
         self.scene, self.window, self.stride, self.renderer = scene, window, stride, renderer
-        self.region = read_region(scene, window, stride)
+        self.region = find_window_region(scene, window, stride)
         cells = window // stride
         self.rows, self.columns = (
             max(1, -(-side // stride) - cells + 1) for side in (self.region.height, self.region.width)
@@ -224,8 +226,8 @@ class _WindowReader:
         for index in np.flatnonzero((valid_shares < 1) & (valid_shares >= MIN_VALID_SHARE)):
             images[index][~valid_masks[index]] = np.rint(images[index][valid_masks[index]].mean(0))
         if not self.scene.is_picture and images.shape[-1] == 3:
-            rendered = sentinel2.render_colours(images)
-            images = np.stack(list(self.renderer.map(sentinel2.compress_as_eurosat, rendered)))
+            rendered_images = sentinel2.render_colours(images)
+            images = np.stack(list(self.renderer.map(sentinel2.compress_as_eurosat, rendered_images)))
         return images, valid_shares, self._count_valid_pixels(row, valid)
 
     def _read_pixels(self, top: int, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -272,14 +274,14 @@ class _WindowReader:
         Returns:
             (cells of a window, columns of cells) float32.
         """
-        region, counted = self.region, valid.astype("float32")
+        region, pixel_weights = self.region, valid.astype("float32")
         height, width = min(len(valid), region.height - row * self.stride), region.width
-        counted[height:] = counted[:, width:] = 0  # mirrored pixels
+        pixel_weights[height:] = pixel_weights[:, width:] = 0  # mirrored pixels
         if self.scene.outlines:
             above, _, left, _ = self.scene.margins
             file_window = Window(region.col_off + left, region.row_off + row * self.stride + above, width, height)
-            counted[:height, :width] *= area_coverage(self.scene.outlines, file_window)
-        return counted.reshape(len(valid) // self.stride, self.stride, -1, self.stride).sum((1, 3))
+            pixel_weights[:height, :width] *= area_coverage(self.scene.outlines, file_window)
+        return pixel_weights.reshape(len(valid) // self.stride, self.stride, -1, self.stride).sum((1, 3))
 
 
 # The rows of a map are kept on disk: where it is interrupted, the same call resumes it.
@@ -322,8 +324,8 @@ def classify_scene(
         valid_pixels.flush()
         rundir.write_json(state_path, {**task, "rows": rows})
 
-    remaining = row_count - rows_done
-    bar = keras.utils.Progbar(remaining, unit_name="row") if sys.stdout.isatty() and remaining else None
+    remaining_rows = row_count - rows_done
+    bar = keras.utils.Progbar(remaining_rows, unit_name="row") if sys.stdout.isatty() and remaining_rows else None
     save_time = time.monotonic()
     rows = classify_rows(classifier.predict, len(classifier.classes), scene, window, stride, rows_done)
     for row, (row_probabilities, row_valid_pixels) in enumerate(rows, rows_done):

@@ -147,6 +147,16 @@ def test_installed_commands_speak_of_themselves(tmp_path):
     assert result.returncode == 0 and "resnetd-train --variant=d" in result.stdout and "train.py" not in result.stdout
 
 
+def test_errors_of_installed_commands_name_installed_commands():
+    script = "import sys; sys.argv[0] = 'resnetd-predict'; from resnetd_tf.cli.predict import main; main()"
+    command = [sys.executable, "-c", script, "scene.tif", "--stride=8"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 2
+    assert result.stderr == (
+        "resnetd-predict: --stride is a flag of resnetd-map, which maps scenes; use resnetd-map --stride\n"
+    )
+
+
 def test_another_backend_is_refused(bad_input):
     environment = {**os.environ, "KERAS_BACKEND": "jax"}
     assert "KERAS_BACKEND=jax: the programs need tensorflow" in bad_input(

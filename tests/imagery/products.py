@@ -1,6 +1,7 @@
 """Small Sentinel-2 products, in the layout on disk that GDAL's own driver opens."""
 
 import pathlib
+import zipfile
 
 import numpy as np
 import rasterio
@@ -32,7 +33,7 @@ def write_safe(
     offset: int | None = None,
     clouds: np.ndarray | str | None = None,
 ) -> pathlib.Path:
-    """Writes a product of these bands (height, width) uint16 of 10, 20 or 60 m; its folder.
+    """Writes a product of these bands (height, width) uint16 of 10, 20 or 60 m; returns its folder.
 
     Args:
         folder: Where it goes.
@@ -65,6 +66,14 @@ def write_safe(
     (folder / f"MTD_MSIL{level}.xml").write_text(_product(files, level, offset))
     (folder / f"GRANULE/L{level}_T33TUM/MTD_TL.xml").write_text(_tile(bands["B04"].shape[0] * 10, level))
     return folder
+
+
+def pack_product(folder: pathlib.Path, path: pathlib.Path, name: str = "S2A.SAFE") -> pathlib.Path:
+    """Adds a product to a zip as it is downloaded, within a folder of this name; returns the zip."""
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(folder.rglob("*")):
+            archive.write(file, f"{name}/{file.relative_to(folder)}")
+    return path
 
 
 def cloud_gml(polygons: list[list[list[tuple[float, float]]]], srs: str = "urn:ogc:def:crs:EPSG::32633") -> str:

@@ -33,12 +33,12 @@ def draw_fields(height: int, width: int, seed: int = 0) -> np.ndarray:
     return (fields[:height, :width] + generator.integers(-20, 20, (height, width, 3))).astype("uint8")
 
 
-def write_scene(path: pathlib.Path, pixels: np.ndarray, metres: float = 10, crs: str | None = CRS) -> str:
-    """Writes pixels (height, width, bands) as a GeoTIFF; without a place if `crs` is `None`."""
+def write_scene(path: pathlib.Path, pixels: np.ndarray, metres: float = 10, crs: str | None = CRS, **profile) -> str:
+    """Writes pixels (height, width, bands) as a GeoTIFF, without a place if `crs` is `None`; returns its path."""
     height, width, bands = pixels.shape
     shape = {"height": height, "width": width, "count": bands, "dtype": pixels.dtype}
     place = {"crs": crs, "transform": from_origin(*ORIGIN, metres, metres)} if crs else {}
-    with rasterio.open(path, "w", driver="GTiff", **shape, **place) as file:
+    with rasterio.open(path, "w", driver="GTiff", **shape, **{**place, **profile}) as file:
         file.write(np.moveaxis(pixels, -1, 0))
     return str(path)
 

@@ -8,7 +8,7 @@ import rasterio
 import rasterio.warp
 from rasterio.windows import Window
 from scenes import colour_classifier, draw_fields, predict_by_colour
-from test_grid import SIDE, geodesic_hectares, mapped_hectares, placed, write
+from test_grid import SIDE, geodesic_hectares, measure_hectares, scene_transform, write
 
 from resnetd_tf.errors import InputError
 from resnetd_tf.imagery import sliding_window
@@ -21,7 +21,7 @@ UTM = "EPSG:32633"
 
 @pytest.fixture(scope="module")
 def scene_path(tmp_path_factory) -> str:
-    return write(tmp_path_factory.mktemp("scene") / "scene.tif", UTM, placed(UTM, 15, 45, (10, 10)))
+    return write(tmp_path_factory.mktemp("scene") / "scene.tif", UTM, scene_transform(UTM, 15, 45, (10, 10)))
 
 
 def in_degrees(scene, pixels) -> list:
@@ -52,31 +52,31 @@ def test_fields_have_their_hectares(tmp_path, scene_path, hectares, stride):
     for angle, middle in ((0, (150.3, 160.7)), (25, (161.9, 149.2)), (45, (155, 155))):
         ring = in_degrees(scene, turned_square(hectares, middle, angle))
         part = crop_to_area(scene, geojson(tmp_path / "field.geojson", [ring]))
-        assert mapped_hectares(part, stride) == pytest.approx(hectares, rel=1e-3)
+        assert measure_hectares(part, stride) == pytest.approx(hectares, rel=1e-3)
 
 
 def test_a_box_has_its_hectares(scene_path):
     scene = open_scene([scene_path])
     (west, south), (east, north) = in_degrees(scene, [(100.25, 220.5), (150.75, 180.25)])
     part = crop_to_area(scene, f"{west},{south},{east},{north}")
-    assert mapped_hectares(part, 16) == pytest.approx(50.5 * 40.25 / 100, rel=5e-3)
+    assert measure_hectares(part, 16) == pytest.approx(50.5 * 40.25 / 100, rel=5e-3)
 
 
 @pytest.mark.parametrize(("height", "width", "stride"), [(65, 65, 32), (500, 500, 32), (64, 100, 16), (30, 20, 64)])
 def test_scenes_have_their_hectares(tmp_path, height, width, stride):
-    transform = placed(UTM, 15, 45, (10, 10))
+    transform = scene_transform(UTM, 15, 45, (10, 10))
     scene = open_scene([write(tmp_path / "scene.tif", UTM, transform, draw_fields(height, width))])
-    assert mapped_hectares(scene, stride) == pytest.approx(height * width / 100)
+    assert measure_hectares(scene, stride) == pytest.approx(height * width / 100)
 
 
 def test_hectares_are_those_of_data_within_the_outline(tmp_path):
     """Half of a field is under no data: that half does not count, whichever part of a cell the field is."""
     pixels = draw_fields(SIDE, SIDE)
     pixels[:, 160:] = 0
-    scene = open_scene([write(tmp_path / "scene.tif", UTM, placed(UTM, 15, 45, (10, 10)), pixels)])
+    scene = open_scene([write(tmp_path / "scene.tif", UTM, scene_transform(UTM, 15, 45, (10, 10)), pixels)])
     field = in_degrees(scene, turned_square(5, (160, 150), 0))
     part = crop_to_area(scene, geojson(tmp_path / "field.geojson", [field]))
-    assert mapped_hectares(part, 32) == pytest.approx(2.5, rel=1e-3)
+    assert measure_hectares(part, 32) == pytest.approx(2.5, rel=1e-3)
 
 
 def test_holes_and_polygons_over_each_other_are_counted_once(tmp_path, scene_path):
@@ -89,10 +89,10 @@ def test_holes_and_polygons_over_each_other_are_counted_once(tmp_path, scene_pat
         ([[hole], [outer, hole]], 100),
     ):
         part = crop_to_area(scene, geojson(tmp_path / "field.geojson", *polygons))
-        assert mapped_hectares(part) == pytest.approx(hectares, rel=5e-3)
+        assert measure_hectares(part) == pytest.approx(hectares, rel=5e-3)
     shared = 100 * (1 - 0.1 * np.cos(np.radians(10))) * (1 - 0.1 * np.sin(np.radians(10)))
     part = crop_to_area(scene, geojson(tmp_path / "field.geojson", [outer], [neighbour]))
-    assert mapped_hectares(part) == pytest.approx(200 - shared, rel=5e-3)
+    assert measure_hectares(part) == pytest.approx(200 - shared, rel=5e-3)
 
 
 def test_coverage_is_the_area_of_a_polygon_within_each_pixel():
@@ -147,14 +147,14 @@ def test_rows_of_an_area_go_on_where_they_were(scene_path):
 
 @pytest.mark.parametrize("angle", [30, 90, 200])
 def test_an_area_of_a_turned_scene(tmp_path, angle):
-    scene = open_scene([write(tmp_path / "scene.tif", UTM, placed(UTM, 15, 45, (10, 10), angle))])
+    scene = open_scene([write(tmp_path / "scene.tif", UTM, scene_transform(UTM, 15, 45, (10, 10), angle))])
     field = in_degrees(scene, turned_square(10, (120, 180), 20))
     part = crop_to_area(scene, geojson(tmp_path / "field.geojson", [field]))
-    assert mapped_hectares(part) == pytest.approx(10, rel=1e-3)
+    assert measure_hectares(part) == pytest.approx(10, rel=1e-3)
     assert part.column_offset < 120 < part.column_offset + part.grid.width < 150
     assert part.row_offset < 180 < part.row_offset + part.grid.height < 210
     box = crop_to_area(scene, "14.99,44.99,15.01,45.01")
-    assert mapped_hectares(box) == pytest.approx(
+    assert measure_hectares(box) == pytest.approx(
         geodesic_hectares("EPSG:4326", rasterio.Affine(0.02, 0, 14.99, 0, 0.02, 44.99), 1, 1), rel=2e-3
     )
 
@@ -173,9 +173,11 @@ AT_180 = [
 )
 def test_boxes_across_180_degrees(tmp_path, crs, longitude, area):
     step = (1e-4, 1e-4) if crs == "EPSG:4326" else (10, 10)
-    part = crop_to_area(open_scene([write(tmp_path / "scene.tif", crs, placed(crs, longitude, -16, step))]), area)
+    part = crop_to_area(
+        open_scene([write(tmp_path / "scene.tif", crs, scene_transform(crs, longitude, -16, step))]), area
+    )
     hectares = geodesic_hectares("EPSG:4326", rasterio.Affine(0.01, 0, 179.995, 0, 0.01, -16.005), 1, 1)
-    assert mapped_hectares(part, 16) == pytest.approx(hectares, rel=0.01)
+    assert measure_hectares(part, 16) == pytest.approx(hectares, rel=0.01)
 
 
 def ring(west: float, east: float) -> list:
@@ -192,10 +194,10 @@ def ring(west: float, east: float) -> list:
 )
 def test_outlines_across_180_degrees(tmp_path, polygons):
     crs = "EPSG:32701"
-    scene = open_scene([write(tmp_path / "scene.tif", crs, placed(crs, -179.999, -16, (10, 10)))])
+    scene = open_scene([write(tmp_path / "scene.tif", crs, scene_transform(crs, -179.999, -16, (10, 10)))])
     part = crop_to_area(scene, geojson(tmp_path / "area.geojson", *polygons))
     hectares = geodesic_hectares("EPSG:4326", rasterio.Affine(0.01, 0, 179.995, 0, 0.01, -16.005), 1, 1)
-    assert mapped_hectares(part, 16) == pytest.approx(hectares, rel=2e-3)
+    assert measure_hectares(part, 16) == pytest.approx(hectares, rel=2e-3)
 
 
 def test_an_outline_far_larger_than_the_scene_is_all_of_it(tmp_path, scene_path):
@@ -204,16 +206,18 @@ def test_an_outline_far_larger_than_the_scene_is_all_of_it(tmp_path, scene_path)
     continent = [(-60, -30), (100, -30), (100, 80), (-60, 80), (-60, -30)]
     for outline in (world, continent):
         part = crop_to_area(scene, geojson(tmp_path / "area.geojson", [outline]))
-        assert mapped_hectares(part) == pytest.approx(mapped_hectares(scene))
+        assert measure_hectares(part) == pytest.approx(measure_hectares(scene))
     for area in ("-180,-90,180,90", "0,0,360,90", "-345.5,40,14,50"):
-        assert mapped_hectares(crop_to_area(scene, area)) == pytest.approx(mapped_hectares(scene))
+        assert measure_hectares(crop_to_area(scene, area)) == pytest.approx(measure_hectares(scene))
 
 
 def test_areas_about_the_pole(tmp_path):
     crs = "EPSG:32661"
-    scene = open_scene([write(tmp_path / "scene.tif", crs, placed(crs, 0, 90, (10, 10)))])
-    assert mapped_hectares(crop_to_area(scene, "-180,89.99,180,90")) == pytest.approx(np.pi * 1.1169**2 * 100, rel=0.01)
-    quarter = mapped_hectares(crop_to_area(scene, "135,89.99,-135,90"))
+    scene = open_scene([write(tmp_path / "scene.tif", crs, scene_transform(crs, 0, 90, (10, 10)))])
+    assert measure_hectares(crop_to_area(scene, "-180,89.99,180,90")) == pytest.approx(
+        np.pi * 1.1169**2 * 100, rel=0.01
+    )
+    quarter = measure_hectares(crop_to_area(scene, "135,89.99,-135,90"))
     assert quarter == pytest.approx(np.pi * 1.1169**2 * 25, rel=0.01)
 
 

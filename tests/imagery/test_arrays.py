@@ -37,8 +37,8 @@ def test_an_area_of_a_scene(tmp_path):
     area.write_text(json.dumps({"type": "Polygon", "coordinates": [list(zip(xs, ys))]}))
     scene = imagery.open_scene_for(colour_classifier(), [path], area=str(area))
     classes = imagery.map_scene(colour_classifier(), scene).classes
-    written = imagery.write_map(colour_classifier(), scene, tmp_path / "map")
-    assert 150 < written["cells"] < 250 and (classes != 255).sum() == written["cells"]
+    map_result = imagery.write_map(colour_classifier(), scene, tmp_path / "map")
+    assert 150 < map_result["cells"] < 250 and (classes != 255).sum() == map_result["cells"]
 
 
 def test_bands_are_rendered_as_those_from_files_are():

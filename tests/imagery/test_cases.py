@@ -11,7 +11,6 @@ import math
 import pathlib
 import re
 import shutil
-import zipfile
 
 import numpy as np
 import pytest
@@ -21,7 +20,9 @@ import rasterio.warp
 import scipy.io
 from conftest import ROOT
 from PIL import Image
+from products import pack_product
 from rasterio.transform import from_origin
+from scenes import read_classes
 
 import resnetd_tf
 from resnetd_tf.data import datasets
@@ -50,10 +51,10 @@ def classifier():
 @pytest.fixture(scope="module")
 def colours() -> np.ndarray:
     """B04, B03 and B02 of the products without any offset, (3, 252, 252) uint16."""
-    return np.stack([band_of_product(band) for band in RGB_BANDS])
+    return np.stack([read_product_band(band) for band in RGB_BANDS])
 
 
-def band_of_product(band: str) -> np.ndarray:
+def read_product_band(band: str) -> np.ndarray:
     """Digital numbers of one band, uint16, at its own resolution, without any offset."""
     (path,) = BEFORE.rglob(f"*_{band}.jp2")
     with rasterio.open(path) as file:
@@ -72,10 +73,10 @@ def cell_classes(columns: int = 8) -> np.ndarray:
     return patch_classes()[CELL // 2 :: CELL, CELL // 2 :: CELL][:, :columns]
 
 
-def write(
+def write_raster(
     path: pathlib.Path, pixels: np.ndarray, names=RGB_BANDS, *, metres: float = 10, driver: str = "GTiff", **profile
 ) -> pathlib.Path:
-    """Writes bands (count, height, width), georeferenced unless `profile` says otherwise; their path."""
+    """Writes bands (count, height, width), georeferenced unless `profile` says otherwise; returns their path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if driver == "JP2OpenJPEG":
         profile |= {"QUALITY": "100", "REVERSIBLE": "YES"}
@@ -92,7 +93,7 @@ def write(
 def write_bands(folder: pathlib.Path, name: str, pixels: np.ndarray, **profile) -> list[pathlib.Path]:
     """Writes a file per band of red, green and blue; `name` has a * where the band's name goes, such as T33_*.tif."""
     return [
-        write(folder / name.replace("*", band), dn[np.newaxis], None, **profile)
+        write_raster(folder / name.replace("*", band), dn[np.newaxis], None, **profile)
         for band, dn in zip(("04", "03", "02"), pixels)
     ]
 
@@ -106,7 +107,7 @@ def map_scenes(classifier, output: pathlib.Path | str, *paths: pathlib.Path, off
     return printed.getvalue()
 
 
-def labels_of(classifier, folder: pathlib.Path, offset: float | None = None) -> dict[str, str]:
+def predict_labels(classifier, folder: pathlib.Path, offset: float | None = None) -> dict[str, str]:
     """The most probable class of each patch in a folder, by file name; nothing but CSV goes to stdout."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
@@ -115,16 +116,10 @@ def labels_of(classifier, folder: pathlib.Path, offset: float | None = None) -> 
     return {pathlib.Path(row["path"]).name: row["class_1"] for row in rows}
 
 
-def cells_of(path: pathlib.Path) -> np.ndarray:
-    """Classes of the cells of a map, (rows, columns) uint8."""
-    with rasterio.open(path) as file:
-        return file.read(1)
-
-
-def mapped(
+def map_cells(
     classifier, folder: pathlib.Path, *paths: pathlib.Path, advised: float | None = None, offset: float | None = None
 ) -> np.ndarray:
-    """Maps one scene; classes of its cells, uint8.
+    """Maps one scene; returns the classes of its cells, (rows, columns) uint8.
 
     Args:
         classifier: The classifier.
@@ -141,10 +136,10 @@ def mapped(
         assert f"--offset={advised}" in str(error)
         assert not list(folder.glob("map*"))
         map_scenes(classifier, folder / "map", *paths, offset=advised)
-    return cells_of(folder / "map_landcover.tif")
+    return read_classes(folder / "map_landcover.tif")
 
 
-def hectares(path: pathlib.Path) -> float:
+def sum_hectares(path: pathlib.Path) -> float:
     """Sum of the areas of all classes in a map's table."""
     with path.open(newline="") as file:
         return sum(float(row["hectares"]) for row in csv.DictReader(file))
@@ -158,11 +153,11 @@ def assert_right(cells: np.ndarray, expected: np.ndarray | None = None) -> None:
 
 
 def copy_patches(folder: pathlib.Path, added: int = 0, order=BANDS, **profile) -> pathlib.Path:
-    """Writes the 13-band patches anew, with named bands; the folder."""
+    """Writes the 13-band patches anew, with named bands; returns the folder."""
     for path in sorted(PATCHES.rglob("*.tif")):
         with rasterio.open(path) as file:
             pixels = file.read([BANDS.index(band) + 1 for band in order]) + np.uint16(added)
-        write(folder / path.parent.name / path.name, pixels, order, **profile)
+        write_raster(folder / path.parent.name / path.name, pixels, order, **profile)
     return folder
 
 
@@ -175,13 +170,6 @@ def with_lake_of_l2a(colours: np.ndarray) -> np.ndarray:
     return dark.clip(1).astype("uint16")
 
 
-def zipped(product: pathlib.Path, path: pathlib.Path) -> None:
-    """Packs a product as it is downloaded."""
-    with zipfile.ZipFile(path, "w") as archive:
-        for file in sorted(product.rglob("*")):
-            archive.write(file, f"{product.name}/{file.relative_to(product)}")
-
-
 # Numbers
 
 
@@ -190,8 +178,8 @@ def test_patches_with_the_offset(classifier, tmp_path):
     plain = copy_patches(tmp_path / "plain")
     shifted = copy_patches(tmp_path / "shifted", ADDED)
     with pytest.raises(InputError, match="--offset=-1000"):
-        labels_of(classifier, shifted)
-    assert labels_of(classifier, shifted, offset=-ADDED) == labels_of(classifier, plain)
+        predict_labels(classifier, shifted)
+    assert predict_labels(classifier, shifted, offset=-ADDED) == predict_labels(classifier, plain)
 
 
 def test_data_set_of_patches_with_the_offset(tmp_path):
@@ -207,18 +195,18 @@ def test_data_set_of_patches_with_the_offset(tmp_path):
 def test_lake_in_l2a_bands_since_04_00(classifier, colours, tmp_path):
     """a2: the offset is taken away, or asked for; lakes around 0 do not hide it."""
     plain = with_lake_of_l2a(colours)
-    expected = mapped(classifier, tmp_path / "plain", write(tmp_path / "plain.tif", plain), offset=0.0)
+    expected = map_cells(classifier, tmp_path / "plain", write_raster(tmp_path / "plain.tif", plain), offset=0.0)
     name = "S2B_MSIL2A_20240601T100029_N0510_R122_T33TUL_20240601T120000_B*_10m.tif"
     write_bands(tmp_path / "bands", name, plain + np.uint16(ADDED), nodata=0)
-    np.testing.assert_array_equal(mapped(classifier, tmp_path, tmp_path / "bands", advised=-ADDED), expected)
+    np.testing.assert_array_equal(map_cells(classifier, tmp_path, tmp_path / "bands", advised=-ADDED), expected)
 
 
 def test_scale_in_the_file(classifier, colours, tmp_path):
     """a3: reflectance = stored * 0.0005, as the bands declare."""
-    path = write(tmp_path / "scene.tif", np.rint(colours / 5).astype("uint16"), nodata=0)
+    path = write_raster(tmp_path / "scene.tif", np.rint(colours / 5).astype("uint16"), nodata=0)
     with rasterio.open(path, "r+") as file:
         file.scales = (0.0005,) * 3
-    assert_right(mapped(classifier, tmp_path, path))
+    assert_right(map_cells(classifier, tmp_path, path))
 
 
 def test_slanting_edge_of_a_swath(classifier, colours, tmp_path):
@@ -228,7 +216,7 @@ def test_slanting_edge_of_a_swath(classifier, colours, tmp_path):
     for band in range(3):
         pixels[band, columns < 72 - rows // 8 + 12 * band] = 0
     write_bands(tmp_path / "bands", "T33TUL_20240601T100029_B*.jp2", pixels, driver="JP2OpenJPEG")
-    cells = mapped(classifier, tmp_path, tmp_path / "bands", advised=-ADDED)
+    cells = map_cells(classifier, tmp_path, tmp_path / "bands", advised=-ADDED)
     assert (cells[:, 0] == EMPTY).all() and (cells[:, 4:] != EMPTY).all()
     assert_right(cells[:, 4:], cell_classes()[:, 4:])
 
@@ -243,7 +231,7 @@ def test_slanting_edge_of_a_swath(classifier, colours, tmp_path):
 )
 def test_order_of_named_bands(classifier, tmp_path, order, interleave):
     """b1: bands are taken by their names, in whatever order and layout the file has them."""
-    labels = labels_of(classifier, copy_patches(tmp_path, order=order, interleave=interleave))
+    labels = predict_labels(classifier, copy_patches(tmp_path, order=order, interleave=interleave))
     assert labels == {path.name: path.parent.name for path in PATCHES.rglob("*.tif")}
 
 
@@ -251,7 +239,7 @@ def test_bands_of_digital_earth_australia(classifier, colours, tmp_path):
     """b3: names end in band04, int16 with nodata -999."""
     name = "ga_s2am_ard_3-2-1_33TUL_2024-06-01_final_band*.tif"
     write_bands(tmp_path / "bands", name, colours.astype("int16"), nodata=-999)
-    assert_right(mapped(classifier, tmp_path, tmp_path / "bands"))
+    assert_right(map_cells(classifier, tmp_path, tmp_path / "bands"))
 
 
 def test_two_dates_in_a_folder(classifier, colours, tmp_path):
@@ -266,7 +254,7 @@ def test_two_dates_in_a_folder(classifier, colours, tmp_path):
         text = str(error)
     assert "20210101" in text
     for path in tmp_path.glob("maps/*_landcover.tif"):
-        assert_right(cells_of(path))
+        assert_right(read_classes(path))
 
 
 def test_netcdf_with_a_variable_per_band(classifier, colours, tmp_path):
@@ -286,7 +274,7 @@ def test_netcdf_with_a_variable_per_band(classifier, colours, tmp_path):
             variable.grid_mapping = "crs"
             variable[:] = dn.astype("int16")
     try:
-        cells = mapped(classifier, tmp_path, path)
+        cells = map_cells(classifier, tmp_path, path)
     except InputError as error:
         assert "openEO.nc" in str(error) and "netcdf" in str(error).lower()
     else:
@@ -302,31 +290,31 @@ def test_folder_img_data(classifier, tmp_path):
     for metres in (10, 20, 60):
         block = metres // 10
         for band in ("B02", "B03", "B04", "B08"):
-            dn = band_of_product(band).reshape(SIDE // block, block, SIDE // block, block).mean((1, 3))
+            dn = read_product_band(band).reshape(SIDE // block, block, SIDE // block, block).mean((1, 3))
             pixels = np.rint(dn + ADDED).astype("uint16")[np.newaxis]
             name = f"T01KAB_20230821T221941_{band}_{metres}m.jp2"
-            write(folder / f"R{metres}m" / name, pixels, None, metres=metres, driver="JP2OpenJPEG")
+            write_raster(folder / f"R{metres}m" / name, pixels, None, metres=metres, driver="JP2OpenJPEG")
         side = SIDE // block
         products = {"AOT": (1, "uint16"), "WVP": (1, "uint16"), "TCI": (3, "uint8")}  # what L2A adds to the bands
         products |= {"SCL": (1, "uint8")} if metres > 10 else {}
         for layer, (count, dtype) in products.items():
             name = f"T01KAB_20230821T221941_{layer}_{metres}m.jp2"
             pixels = np.full((count, side, side), 4, dtype)
-            write(folder / f"R{metres}m" / name, pixels, None, metres=metres, driver="JP2OpenJPEG")
-    assert_right(mapped(classifier, tmp_path, folder, advised=-ADDED))
+            write_raster(folder / f"R{metres}m" / name, pixels, None, metres=metres, driver="JP2OpenJPEG")
+    assert_right(map_cells(classifier, tmp_path, folder, advised=-ADDED))
 
 
 def test_folder_of_zips(classifier, tmp_path):
     """c3: every product in it is mapped."""
     folder = tmp_path / "downloads"
     folder.mkdir()
-    zipped(BEFORE, folder / f"{BEFORE.name}.zip")
-    zipped(SINCE, folder / f"{SINCE.stem}.zip")
+    pack_product(BEFORE, folder / f"{BEFORE.name}.zip", BEFORE.name)
+    pack_product(SINCE, folder / f"{SINCE.stem}.zip", SINCE.name)
     map_scenes(classifier, f"{tmp_path}/maps/", folder)
     maps = sorted(tmp_path.glob("maps/*_landcover.tif"))
     assert len(maps) == 2
     for path in maps:
-        assert_right(cells_of(path))
+        assert_right(read_classes(path))
 
 
 def test_product_of_before_december_2016(classifier, tmp_path):
@@ -362,15 +350,15 @@ def test_product_of_before_december_2016(classifier, tmp_path):
         assert name in str(error) and "2016" in str(error).replace(name, "")
         assert not list(tmp_path.glob("maps/*"))
     else:
-        total = sum(hectares(path) for path in tmp_path.glob("maps/*_areas.csv"))
+        total = sum(sum_hectares(path) for path in tmp_path.glob("maps/*_areas.csv"))
         assert total == pytest.approx(2 * SIDE**2 / 100, rel=0.01)
 
 
 def test_virtual_raster_of_two_files(classifier, colours, tmp_path):
     """c6: a VRT is a scene like any other."""
     half = SIDE // 2
-    write(tmp_path / "west.tif", colours[..., :half])
-    write(tmp_path / "east.tif", colours[..., half:], transform=from_origin(WEST + 10 * half, NORTH, 10, 10))
+    write_raster(tmp_path / "west.tif", colours[..., :half])
+    write_raster(tmp_path / "east.tif", colours[..., half:], transform=from_origin(WEST + 10 * half, NORTH, 10, 10))
     bands = ""
     for index, band in enumerate(RGB_BANDS, 1):
         bands += f'<VRTRasterBand dataType="UInt16" band="{index}"><Description>{band}</Description>'
@@ -383,7 +371,7 @@ def test_virtual_raster_of_two_files(classifier, colours, tmp_path):
     text = f'<VRTDataset rasterXSize="{SIDE}" rasterYSize="{SIDE}"><SRS>{CRS}</SRS>'
     text += f"<GeoTransform>{WEST}, 10, 0, {NORTH}, 0, -10</GeoTransform>{bands}</VRTDataset>"
     (tmp_path / "mosaic.vrt").write_text(text)
-    assert_right(mapped(classifier, tmp_path, tmp_path / "mosaic.vrt"))
+    assert_right(map_cells(classifier, tmp_path, tmp_path / "mosaic.vrt"))
 
 
 def test_folder_that_is_split_already(tmp_path):
@@ -408,7 +396,9 @@ def test_dark_water_in_a_picture_with_nodata_0(classifier, colours, tmp_path):
     """d2: a pixel without red is water, not no data."""
     picture = np.rint(np.clip(1 + colours * (254 / 2750), 1, 255)).astype("uint8")
     picture[0, patch_classes() == CLASSES.index("SeaLake")] = 0
-    cells = mapped(classifier, tmp_path, write(tmp_path / "tci.tif", picture, None, photometric="RGB", nodata=0))
+    cells = map_cells(
+        classifier, tmp_path, write_raster(tmp_path / "tci.tif", picture, None, photometric="RGB", nodata=0)
+    )
     lake = cell_classes() == CLASSES.index("SeaLake")
     assert (cells[lake] == CLASSES.index("SeaLake")).all()
 
@@ -418,9 +408,9 @@ def test_zeros_beside_a_declared_nodata(classifier, colours, tmp_path):
     pixels = colours.astype("int16")
     pixels[:, :32] = -9999
     pixels[:, :, 192:] = 0
-    path = write(tmp_path / "export.tif", pixels, ("B4", "B3", "B2"), nodata=-9999)
+    path = write_raster(tmp_path / "export.tif", pixels, ("B4", "B3", "B2"), nodata=-9999)
     printed = map_scenes(classifier, tmp_path / "map", path)
-    cells = cells_of(tmp_path / "map_landcover.tif")
+    cells = read_classes(tmp_path / "map_landcover.tif")
     assert (cells[0] == EMPTY).all() and (cells[:, 6:] == EMPTY).all()
     assert_right(cells[1:, :6], cell_classes()[1:, :6])
     assert re.search(r"\b(20\.8|21|23\.8|24)\d* ?%", printed)  # of the scene, or of what is not -9999
@@ -439,7 +429,7 @@ def test_clouds_of_before_04_00(classifier, tmp_path):
         "</eop:maskMembers></eop:Mask>"
     )
     mask.write_text(mask.read_text().replace("</eop:Mask>", cloud))
-    cells = mapped(classifier, tmp_path, product)
+    cells = map_cells(classifier, tmp_path, product)
     assert (cells[:, 0] == EMPTY).all() and (cells[:, 2:] != EMPTY).all()
     assert_right(cells[:, 2:], cell_classes()[:, 2:])
 
@@ -455,9 +445,9 @@ def test_areas_in_world_mercator(classifier, colours, tmp_path):
     stretch = math.sqrt(1 - (eccentricity * math.sin(latitude)) ** 2) / math.cos(latitude)
     size = 10 * stretch
     transform = from_origin(place[0][0] - size * SIDE / 2, place[1][0] + size * SIDE / 2, size, size)
-    path = write(tmp_path / "scene.tif", colours, crs="EPSG:3395", transform=transform)
-    assert_right(mapped(classifier, tmp_path, path))
-    assert hectares(tmp_path / "map_areas.csv") == pytest.approx(SIDE**2 / 100, rel=0.01)
+    path = write_raster(tmp_path / "scene.tif", colours, crs="EPSG:3395", transform=transform)
+    assert_right(map_cells(classifier, tmp_path, path))
+    assert sum_hectares(tmp_path / "map_areas.csv") == pytest.approx(SIDE**2 / 100, rel=0.01)
 
 
 @pytest.mark.parametrize("metres", [10, 20])
@@ -471,11 +461,11 @@ def test_georeference_by_control_points(classifier, colours, tmp_path, metres):
         for row in (0, side)
         for column in (0, side)
     ]
-    path = write(tmp_path / "scene.tif", pixels, transform=None, gcps=points)
-    cells = mapped(classifier, tmp_path, path)
+    path = write_raster(tmp_path / "scene.tif", pixels, transform=None, gcps=points)
+    cells = map_cells(classifier, tmp_path, path)
     with rasterio.open(tmp_path / "map_landcover.tif") as file:
         assert file.crs == CRS
         assert file.transform.almost_equals(from_origin(WEST, NORTH, 10 * CELL, 10 * CELL), precision=1)
-    assert hectares(tmp_path / "map_areas.csv") == pytest.approx(SIDE**2 / 100, rel=0.01)
+    assert sum_hectares(tmp_path / "map_areas.csv") == pytest.approx(SIDE**2 / 100, rel=0.01)
     if metres == 10:
         assert_right(cells)

@@ -1,12 +1,11 @@
 """Clouds are left out where a product's own mask shows them, and it is said what was left out."""
 
 import pathlib
-import zipfile
 
 import numpy as np
 import pytest
 import rasterio.warp
-from products import CRS, ORIGIN, RESOLUTION, cloud_gml, write_band, write_safe
+from products import CRS, ORIGIN, RESOLUTION, cloud_gml, pack_product, write_band, write_safe
 from rasterio.windows import Window
 
 from resnetd_tf.errors import InputError
@@ -31,13 +30,6 @@ def write_product(folder: pathlib.Path, level: str = "1C", clouds: np.ndarray | 
     return write_safe(folder, bands, level, clouds=clouds)
 
 
-def pack(folder: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for file in sorted(folder.rglob("*")):
-            archive.write(file, f"S2A.SAFE/{file.relative_to(folder)}")
-    return path
-
-
 def rectangle(left: int, top: int, right: int, bottom: int) -> list[tuple[float, float]]:
     """A ring in the product's coordinates, from columns and rows of 10 m."""
     corners = ((left, top), (right, top), (right, bottom), (left, bottom))
@@ -45,7 +37,7 @@ def rectangle(left: int, top: int, right: int, bottom: int) -> list[tuple[float,
 
 
 def check_hidden(path: pathlib.Path, hidden: np.ndarray) -> str:
-    """Asserts which pixels a mask hides, in the whole scene and in a window; what is said of it."""
+    """Asserts which pixels a mask hides, in the whole scene and in a window; returns the description."""
     scene = open_scene_for(RGB, [path])
     np.testing.assert_array_equal(scene.read(SCENE)[1], ~hidden)
     np.testing.assert_array_equal(scene.read(Window(50, 30, 40, 60))[1], ~hidden[30:90, 50:90])
@@ -61,7 +53,7 @@ def test_scene_classification_of_l2a_hides_clouds_shadows_and_snow(tmp_path, pac
     classes = np.random.default_rng(1).integers(0, 12, (60, 60)).astype("uint8")
     hidden = np.isin(classes, (3, 8, 9, 10, 11)).repeat(2, 0).repeat(2, 1)
     folder = write_product(tmp_path / "product", "2A", classes)
-    summary = check_hidden(pack(folder, tmp_path / "product.zip") if packed else folder, hidden)
+    summary = check_hidden(pack_product(folder, tmp_path / "product.zip") if packed else folder, hidden)
     assert summary.endswith(f"; clouds, their shadows and snow left out ({100 * hidden.mean():.1f} % of the scene)")
 
 
@@ -70,7 +62,7 @@ def test_masks_of_l1c_since_0400_hide_clouds_and_snow(tmp_path, packed):
     masks = (np.random.default_rng(1).random((20, 20, 3)) < 0.1).astype("uint8")
     hidden = masks.any(-1).repeat(6, 0).repeat(6, 1)
     folder = write_product(tmp_path / "product", clouds=masks)
-    summary = check_hidden(pack(folder, tmp_path / "product.zip") if packed else folder, hidden)
+    summary = check_hidden(pack_product(folder, tmp_path / "product.zip") if packed else folder, hidden)
     share = f"{100 * hidden.mean():.1f} % of the scene"
     assert summary.endswith(f"; clouds and snow left out ({share}), cloud shadows not")
 
@@ -83,7 +75,7 @@ def test_polygons_of_l1c_before_0400_hide_clouds(tmp_path, packed):
     hidden[6:12, 12:24] = False
     hidden[60:90, 90:] = True
     folder = write_product(tmp_path / "product", clouds=gml)
-    summary = check_hidden(pack(folder, tmp_path / "product.zip") if packed else folder, hidden)
+    summary = check_hidden(pack_product(folder, tmp_path / "product.zip") if packed else folder, hidden)
     share = f"{100 * hidden.mean():.1f} % of the scene"
     assert summary.endswith(f"; clouds left out ({share}), cloud shadows and snow not")
 

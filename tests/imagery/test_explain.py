@@ -100,6 +100,11 @@ def test_a_file_of_the_map_is_no_explanation(folder, saved_classifier):
         map_scenes(saved_classifier, ["scene.png"], MapOptions(), output="b", explain="b_landcover.png")
 
 
+def test_an_output_without_a_name_is_refused_beside_an_explanation(folder, saved_classifier):
+    with pytest.raises(InputError, match=r"--output=\.: give what the names of files begin with"):
+        map_scenes(saved_classifier, ["scene.png"], MapOptions(), output=".", explain="why.png")
+
+
 def test_an_explanation_is_not_replaced_unasked(folder, saved_classifier):
     with pytest.raises(InputError, match="it exists; give another name, or --overwrite"):
         map_scenes(saved_classifier, ["scene.png"], MapOptions(), output="b", explain="0$.png")

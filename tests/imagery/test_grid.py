@@ -22,7 +22,9 @@ from resnetd_tf.imagery.scene import Scene
 SIDE = 320
 
 
-def placed(crs: str, longitude: float, latitude: float, step: tuple[float, float], angle: float = 0) -> rasterio.Affine:
+def scene_transform(
+    crs: str, longitude: float, latitude: float, step: tuple[float, float], angle: float = 0
+) -> rasterio.Affine:
     """The transform of a scene of `SIDE` x `SIDE` pixels, by its middle, the size of its pixels and its turn."""
     (x,), (y,) = rasterio.warp.transform("EPSG:4326", crs, [longitude], [latitude])
     turned = rasterio.Affine.translation(x, y) * rasterio.Affine.rotation(angle)
@@ -47,7 +49,7 @@ def geodesic_hectares(crs, transform: rasterio.Affine, width: float = SIDE, heig
     return abs(pyproj.Geod(ellps="WGS84").polygon_area_perimeter(longitudes, latitudes)[0]) / 10_000
 
 
-def mapped_hectares(scene: Scene, stride: int = 32) -> float:
+def measure_hectares(scene: Scene, stride: int = 32) -> float:
     """The hectares of a map of one class."""
     rows = sliding_window.classify_rows(lambda images: np.ones((len(images), 1), "float32"), 1, scene, 64, stride)
     pixels = np.stack([pixels for _, pixels in rows])
@@ -82,22 +84,22 @@ TRUE = [
 def test_scenes_of_distorting_projections_have_pixels_of_10_m_on_the_ground(
     tmp_path, crs, longitude, latitude, step, angle
 ):
-    transform = placed(crs, longitude, latitude, step, angle)
+    transform = scene_transform(crs, longitude, latitude, step, angle)
     scene = open_scene([write(tmp_path / "scene.tif", crs, transform)])
     np.testing.assert_allclose(np.hypot(*np.moveaxis(ground_steps(scene.grid), -1, 0)), 10, rtol=0.03)
-    assert mapped_hectares(scene) == pytest.approx(geodesic_hectares(crs, transform), rel=0.01)
+    assert measure_hectares(scene) == pytest.approx(geodesic_hectares(crs, transform), rel=0.01)
 
 
 @pytest.mark.parametrize("crs", ["EPSG:3395", "EPSG:3857", "ESRI:54004"])
 def test_pixels_of_10_m_on_the_ground_stay_in_mercator(tmp_path, crs):
     """Resampled into UTM, a mosaic of patches had 94 % of its cells right, where it has 98.5 % as it is."""
-    transform = placed(crs, 15, 45, (14.142, 14.142))
+    transform = scene_transform(crs, 15, 45, (14.142, 14.142))
     scene = open_scene([write(tmp_path / "scene.tif", crs, transform)])
     assert str(scene.grid.crs) == crs and scene.grid.transform.almost_equals(transform)
 
 
 def test_what_lies_outside_of_a_resampled_scene_is_told_from_black_ground(tmp_path):
-    transform = placed("EPSG:4326", 15, 45, (1.2e-4, 9e-5), 30)
+    transform = scene_transform("EPSG:4326", 15, 45, (1.2e-4, 9e-5), 30)
     path = write(tmp_path / "scene.tif", "EPSG:4326", transform, np.zeros((SIDE, SIDE, 3), "uint8"))
     with rasterio.open(path) as dataset:
         grid = common_grid([dataset])
@@ -109,11 +111,11 @@ def test_what_lies_outside_of_a_resampled_scene_is_told_from_black_ground(tmp_pa
 @pytest.mark.parametrize(("crs", "longitude", "latitude"), TRUE)
 @pytest.mark.parametrize("angle", [0, 30])
 def test_scenes_of_true_projections_keep_their_pixels(tmp_path, crs, longitude, latitude, angle):
-    transform = placed(crs, longitude, latitude, (10, 10), angle)
+    transform = scene_transform(crs, longitude, latitude, (10, 10), angle)
     path = write(tmp_path / "scene.tif", crs, transform)
     scene = open_scene([path])
     assert scene.grid.transform.almost_equals(transform) and scene.bands[0].dataset.name == path
-    assert mapped_hectares(scene) == pytest.approx(geodesic_hectares(crs, transform), rel=0.006)
+    assert measure_hectares(scene) == pytest.approx(geodesic_hectares(crs, transform), rel=0.006)
 
 
 def test_hectares_differ_within_a_scene_of_another_scale():
@@ -134,7 +136,7 @@ def test_utm_has_the_hectares_of_its_map():
 
 def test_steps_are_metres_east_and_north():
     crs = "EPSG:32633"
-    steps = ground_steps(Grid(rasterio.CRS.from_string(crs), placed(crs, 15, 45, (10, 20), 30), SIDE, SIDE))
+    steps = ground_steps(Grid(rasterio.CRS.from_string(crs), scene_transform(crs, 15, 45, (10, 20), 30), SIDE, SIDE))
     turn = math.radians(30)
     expected = [[10 * math.cos(turn), 10 * math.sin(turn)], [20 * math.sin(turn), -20 * math.cos(turn)]]
     np.testing.assert_allclose(steps[2, 2] * 0.9996, expected, atol=1e-3)
@@ -147,7 +149,7 @@ def test_longitudes_beyond_180_degrees(tmp_path, crs, west):
     scene = open_scene([write(tmp_path / "scene.tif", crs, transform)])
     zone = int((west + 0.016 + 180) % 360 // 6) + 1
     assert scene.grid.crs.to_epsg() == 32700 + zone
-    assert mapped_hectares(scene) == pytest.approx(geodesic_hectares(crs, transform), rel=0.01)
+    assert measure_hectares(scene) == pytest.approx(geodesic_hectares(crs, transform), rel=0.01)
     middle = rasterio.warp.transform(crs, scene.grid.crs, *([value] for value in transform * (SIDE / 2, SIDE / 2)))
     np.testing.assert_allclose(
         scene.grid.transform * (scene.grid.width / 2, scene.grid.height / 2), np.ravel(middle), atol=10
@@ -173,7 +175,7 @@ def control_points(transform: rasterio.Affine, count: int = 2, bend: float = 0.0
 
 @pytest.mark.parametrize(("crs", "step"), [("EPSG:32633", (10, 10)), ("EPSG:4326", (1.2e-4, 9e-5))])
 def test_control_points_place_a_scene(tmp_path, crs, step):
-    transform = placed(crs, 15, 45, step, 10)
+    transform = scene_transform(crs, 15, 45, step, 10)
     path = write(tmp_path / "scene.tif", crs, gcps=control_points(transform, 4))
     pixels = open_scene([write(tmp_path / "placed.tif", crs, transform)])
     scene = open_scene([path])
@@ -182,16 +184,18 @@ def test_control_points_place_a_scene(tmp_path, crs, step):
     window = rasterio.windows.Window(0, 0, scene.grid.width, scene.grid.height)
     read, valid = scene.read(window)
     assert np.abs(read.astype(int) - pixels.read(window)[0])[valid].mean() < 0.1
-    assert mapped_hectares(scene) == pytest.approx(geodesic_hectares(crs, transform), rel=0.01)
+    assert measure_hectares(scene) == pytest.approx(geodesic_hectares(crs, transform), rel=0.01)
 
 
 def test_control_points_say_how_large_pixels_are(tmp_path):
-    path = write(tmp_path / "scene.tif", "EPSG:32633", gcps=control_points(placed("EPSG:32633", 15, 45, (20, 20))))
+    path = write(
+        tmp_path / "scene.tif", "EPSG:32633", gcps=control_points(scene_transform("EPSG:32633", 15, 45, (20, 20)))
+    )
     assert (open_scene([path]).grid.width, open_scene([path]).grid.pixel_hectares) == (2 * SIDE, 0.01)
 
 
 def test_control_points_off_a_grid_are_refused(tmp_path):
-    points = control_points(placed("EPSG:32633", 15, 45, (10, 10)), 5, bend=6)
+    points = control_points(scene_transform("EPSG:32633", 15, 45, (10, 10)), 5, bend=6)
     path = write(tmp_path / "scene.tif", "EPSG:32633", gcps=points)
     with pytest.raises(InputError, match=r"its 25 control points lie up to 4\.\d* pixels off .* gdalwarp -tps"):
         open_scene([path])
@@ -242,7 +246,7 @@ def test_coordinates_that_are_no_place_are_refused(tmp_path, crs, transform, mes
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_control_points_on_a_line_are_refused(tmp_path, count):
-    points = control_points(placed("EPSG:32633", 15, 45, (10, 10)))[:2]
+    points = control_points(scene_transform("EPSG:32633", 15, 45, (10, 10)))[:2]
     between = GroundControlPoint(row=0, col=SIDE / 2, x=(points[0].x + points[1].x) / 2, y=points[0].y, z=0)
     points = [*points, between][:count]
     path = write(tmp_path / "scene.tif", "EPSG:32633", gcps=points)

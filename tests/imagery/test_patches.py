@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from conftest import eurosat_dir, needs_eurosat, needs_sentinel2, sentinel2_dir
 from PIL import Image
 from scenes import CLASSES, colour_classifier, draw_fields, predict_by_colour
 
+from resnetd_tf.cli.predict import MOVED_FLAGS
 from resnetd_tf.data import datasets, synthetic
 from resnetd_tf.errors import InputError
 from resnetd_tf.imagery import patches
@@ -19,7 +21,7 @@ from resnetd_tf.saved import SavedClassifier, open_classifier
 
 
 def write_patches(folder: pathlib.Path, count: int = 6) -> tuple[list[pathlib.Path], np.ndarray]:
-    """Writes drawn images in folders named as classes; their paths in order, and their probabilities."""
+    """Writes drawn images in folders named as classes; returns their paths in order and their probabilities."""
     images = [draw_fields(64, 64, seed) for seed in range(count)]
     paths = [folder / CLASSES[index % 2] / f"{index}.png" for index in range(count)]
     for path, image in zip(paths, images):
@@ -58,11 +60,16 @@ def test_good_files_beside_bad_ones_and_scenes_are_labelled(capsys, tmp_path):
     assert [list(row["probabilities"]) for row in rows] == [[CLASSES[each.argmax()]] for each in probabilities]
 
 
-def test_flags_of_maps_name_their_program(bad_input):
-    for flag in ("--stride=8", "--probabilities"):
-        message = bad_input("predict.py", "scene.tif", flag)
-        name = flag.split("=")[0]
-        assert message == f"predict.py: {name} is a flag of map.py, which maps scenes; use map.py {name}\n"
+@pytest.mark.parametrize("name", MOVED_FLAGS)
+def test_a_flag_of_maps_names_its_program(bad_input, name):
+    message = bad_input("predict.py", "scene.tif", f"--{name}" if name == "probabilities" else f"--{name}=8")
+    assert message == f"predict.py: --{name} is a flag of map.py, which maps scenes; use map.py --{name}\n"
+
+
+def test_flags_of_maps_are_in_the_help_of_their_program_alone(program_process):
+    help_texts = [program_process(name, "--help").stdout for name in ("map.py", "predict.py")]
+    for name in MOVED_FLAGS:
+        assert [bool(re.search(rf"--(\[no\])?{name}:", text)) for text in help_texts] == [True, False]
 
 
 def test_the_program_wants_an_image(bad_input):

@@ -2,16 +2,16 @@
 
 import json
 import shutil
-import zipfile
 
 import numpy as np
 import pytest
 import rasterio
 import rasterio.warp
-from products import CRS, ORIGIN, RESOLUTION, write_band, write_safe
+from products import CRS, ORIGIN, RESOLUTION, pack_product, write_band, write_safe
 from rasterio.enums import ColorInterp
 from rasterio.transform import from_origin
 from rasterio.windows import Window
+from scenes import write_scene
 
 from resnetd_tf.errors import InputError
 from resnetd_tf.imagery.products import open_scene
@@ -36,25 +36,6 @@ def draw_bands(without=(), added=0) -> dict[str, np.ndarray]:
 def stack_colours(bands: dict[str, np.ndarray]) -> np.ndarray:
     """Red, green and blue, (height, width, 3)."""
     return np.stack([bands[name] for name in RGB_BANDS], axis=-1)
-
-
-def pack_product(folder, path):
-    """Packs a product as it is downloaded; the path of the zip."""
-    with zipfile.ZipFile(path, "w") as archive:
-        for file in sorted(folder.rglob("*")):
-            if file.is_file():
-                archive.write(file, f"S2A.SAFE/{file.relative_to(folder)}")
-    return path
-
-
-def write_picture(path, pixels, **options) -> str:
-    """Writes pixels (height, width, bands) as a GeoTIFF; its path."""
-    height, width, count = pixels.shape
-    shape = {"height": height, "width": width, "count": count, "dtype": pixels.dtype}
-    place = {"crs": CRS, "transform": from_origin(*ORIGIN, 10, 10)}
-    with rasterio.open(path, "w", driver="GTiff", **shape, **{**place, **options}) as file:
-        file.write(np.moveaxis(pixels, -1, 0))
-    return str(path)
 
 
 PRODUCTS = [("1C", None), ("1C", -1000), ("2A", None), ("2A", -1000)]
@@ -126,7 +107,7 @@ def test_a_missing_band_of_a_product_is_refused(tmp_path):
 
 
 def write_band_files(folder, bands: dict[str, np.ndarray]):
-    """Writes one file for each band, at its own resolution; the folder."""
+    """Writes one file for each band, at its own resolution; returns the folder."""
     for metres, names in RESOLUTION.items():
         for name in names:
             write_band(folder / f"T33_{name.lower()}.tif", bands[name], metres)
@@ -168,7 +149,7 @@ FOUR_BANDS = ("B08", "B02", "B04", "B03")
 
 def test_bands_without_names_are_named_by_the_flag(tmp_path):
     bands = draw_bands()
-    path = write_picture(tmp_path / "all.tif", np.stack([bands[name] for name in FOUR_BANDS], axis=-1))
+    path = write_scene(tmp_path / "all.tif", np.stack([bands[name] for name in FOUR_BANDS], axis=-1))
     with pytest.raises(InputError, match=r"4 bands of uint16 that have no names; name all of them, as --bands="):
         open_scene([path])
     with pytest.raises(InputError, match=r"--bands names 3 bands, .* has 4"):
@@ -178,7 +159,7 @@ def test_bands_without_names_are_named_by_the_flag(tmp_path):
 
 def test_bands_with_descriptions_have_names(tmp_path):
     bands = draw_bands()
-    path = write_picture(tmp_path / "all.tif", np.stack([bands[name] for name in FOUR_BANDS], axis=-1))
+    path = write_scene(tmp_path / "all.tif", np.stack([bands[name] for name in FOUR_BANDS], axis=-1))
     with rasterio.open(path, "r+") as file:
         file.descriptions = FOUR_BANDS
     np.testing.assert_array_equal(open_scene([path]).read(WHOLE)[0], stack_colours(bands))
@@ -264,7 +245,7 @@ def test_an_undeclared_number_for_missing_data_is_no_data(tmp_path, value, dtype
 def test_an_undeclared_zero_beside_a_declared_number_is_no_data(tmp_path):
     numbers = np.linspace(1, 2000, SIDE**2).reshape(SIDE, SIDE)
     pixels = np.where(numbers < 200, 0, np.where(numbers < 400, -9999, numbers))[..., np.newaxis].repeat(3, -1)
-    path = write_picture(tmp_path / "x.tif", pixels.astype("int16"), nodata=-9999)
+    path = write_scene(tmp_path / "x.tif", pixels.astype("int16"), nodata=-9999)
     scene = open_scene([path], bands=RGB_BANDS)
     np.testing.assert_array_equal(scene.read(WHOLE)[1], numbers >= 400)
     assert "10.0 % of the pixels are 0 in every band: no data" in scene.description
@@ -373,7 +354,7 @@ def test_pixels_of_20_m_become_four_of_10(tmp_path):
 def test_a_scene_in_degrees_gets_its_utm_zone(tmp_path):
     pixels = np.random.default_rng(0).integers(1, 255, (90, 100, 3)).astype("uint8")
     transform = from_origin(15, 60, 20 / 111_320, 10 / 111_320)
-    grid = open_scene([write_picture(tmp_path / "degrees.tif", pixels, crs="EPSG:4326", transform=transform)]).grid
+    grid = open_scene([write_scene(tmp_path / "degrees.tif", pixels, crs="EPSG:4326", transform=transform)]).grid
     assert str(grid.crs) == "EPSG:32633" and grid.pixel_hectares == pytest.approx(0.01)
     assert grid.width == pytest.approx(100, abs=4) and grid.height == pytest.approx(90, abs=4)
 
@@ -398,7 +379,7 @@ WITH_DATA = np.tile(np.arange(SIDE) < 60, (SIDE, 1))  # the left half of a scene
 def test_no_number_is_no_data(tmp_path):
     reflectance = np.random.default_rng(0).uniform(0.01, 0.3, (SIDE, SIDE, 3)).astype("float32")
     reflectance[~WITH_DATA] = np.nan
-    path = write_picture(tmp_path / "nan.tif", reflectance, nodata=np.nan)
+    path = write_scene(tmp_path / "nan.tif", reflectance, nodata=np.nan)
     with pytest.raises(InputError, match="--scale=10000"):
         open_scene([path], bands=RGB_BANDS)
     pixels, valid = open_scene([path], bands=RGB_BANDS, scale=10_000).read(WHOLE)
@@ -409,28 +390,28 @@ def test_no_number_is_no_data(tmp_path):
 def test_a_declared_number_in_one_band_is_no_data(tmp_path):
     dn = np.random.default_rng(0).integers(1, 3000, (SIDE, SIDE, 3)).astype("int16")
     dn[~WITH_DATA, 1] = -9999
-    path = write_picture(tmp_path / "one.tif", dn, nodata=-9999)
+    path = write_scene(tmp_path / "one.tif", dn, nodata=-9999)
     np.testing.assert_array_equal(open_scene([path], bands=RGB_BANDS).read(WHOLE)[1], WITH_DATA)
 
 
 def test_transparent_pixels_are_no_data(tmp_path):
     colours = np.random.default_rng(0).integers(1, 255, (SIDE, SIDE, 4)).astype("uint8")
     colours[..., 3] = 255 * WITH_DATA
-    path = write_picture(tmp_path / "alpha.tif", colours, photometric="RGB", alpha="YES")
+    path = write_scene(tmp_path / "alpha.tif", colours, photometric="RGB", alpha="YES")
     np.testing.assert_array_equal(open_scene([path]).read(WHOLE)[1], WITH_DATA)
 
 
 def test_hectares_of_a_map_in_feet(tmp_path):
     dn = np.random.default_rng(0).integers(1, 3000, (SIDE, SIDE, 3)).astype("uint16")
     transform = from_origin(6.4e6, 1.8e6, 32.8083333, 32.8083333)
-    path = write_picture(tmp_path / "feet.tif", dn, crs="EPSG:2229", transform=transform)
+    path = write_scene(tmp_path / "feet.tif", dn, crs="EPSG:2229", transform=transform)
     grid = open_scene([path], bands=RGB_BANDS).grid
     assert grid.pixel_hectares == pytest.approx(0.01, rel=1e-4) and (grid.width, grid.height) == (SIDE, SIDE)
 
 
 def test_hectares_of_a_map_that_stretches_metres(tmp_path):
     dn = np.random.default_rng(0).integers(1, 3000, (SIDE, SIDE, 3)).astype("uint16")
-    path = write_picture(tmp_path / "web.tif", dn, crs="EPSG:3857", transform=from_origin(1.67e6, 8.4e6, 20, 20))
+    path = write_scene(tmp_path / "web.tif", dn, crs="EPSG:3857", transform=from_origin(1.67e6, 8.4e6, 20, 20))
     grid = open_scene([path], bands=RGB_BANDS).grid
     assert str(grid.crs) == "EPSG:3857" and grid.pixel_hectares == pytest.approx(0.01, rel=0.01)
     assert grid.width == pytest.approx(SIDE, rel=0.05)
@@ -446,14 +427,14 @@ def test_hectares_of_a_map_that_stretches_metres(tmp_path):
     ],
 )
 def test_flags_outside_their_range_are_refused(tmp_path, flags, message):
-    path = write_picture(tmp_path / "scene.tif", np.full((20, 20, 3), 900, "uint16"))
+    path = write_scene(tmp_path / "scene.tif", np.full((20, 20, 3), 900, "uint16"))
     with pytest.raises(InputError, match=message):
         open_scene([path], **flags)
 
 
 def test_names_as_gdal_gives_them(tmp_path):
     dn = np.random.default_rng(0).integers(1, 3000, (SIDE, SIDE, 4)).astype("uint16")
-    path = write_picture(tmp_path / "scene.tif", dn)
+    path = write_scene(tmp_path / "scene.tif", dn)
     with rasterio.open(path, "r+") as file:
         file.descriptions = ("B4, central wavelength 665 nm", "B3, central wavelength 560 nm", "B2", "SCL")
     np.testing.assert_array_equal(open_scene([path]).read(WHOLE)[0], dn[..., :3])

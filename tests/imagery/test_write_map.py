@@ -50,13 +50,13 @@ def interrupted_classifier(calls_before: int) -> SavedClassifier:
     return colour_classifier(predict)
 
 
-def count_rows(calls: list) -> SavedClassifier:
+def counting_classifier(calls: list) -> SavedClassifier:
     """A classifier that adds the number of windows of each row to a list."""
     return colour_classifier(lambda images: calls.append(len(images)) or predict_by_colour(images))
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory):
+def written_map(tmp_path_factory):
     """A map with probabilities of a scene whose right part has no data: pixels, folder and result."""
     folder = tmp_path_factory.mktemp("written")
     pixels = draw_fields(400, 500)
@@ -66,41 +66,41 @@ def written(tmp_path_factory):
     return pixels, folder / "maps", result
 
 
-def test_the_files_of_a_map(written):
+def test_the_files_of_a_map(written_map):
     names = ("landcover.tif", "landcover.tif.aux.xml", "landcover.png", "areas.csv", "probability.tif")
-    assert {path.name for path in written[1].iterdir()} == {f"a_{name}" for name in names}
+    assert {path.name for path in written_map[1].iterdir()} == {f"a_{name}" for name in names}
 
 
 @pytest.mark.parametrize("name", ["landcover", "probability"])
-def test_maps_are_cloud_optimised(written, name):
-    valid, errors, warnings = cog_validate(written[1] / f"a_{name}.tif", quiet=True)
+def test_maps_are_cloud_optimised(written_map, name):
+    valid, errors, warnings = cog_validate(written_map[1] / f"a_{name}.tif", quiet=True)
     assert valid and not errors and not warnings
 
 
-def test_the_map_of_classes_has_the_scenes_place_and_nodata(written):
-    with rasterio.open(written[1] / "a_landcover.tif") as file:
+def test_the_map_of_classes_has_the_scenes_place_and_nodata(written_map):
+    with rasterio.open(written_map[1] / "a_landcover.tif") as file:
         assert str(file.crs) == CRS and file.transform == from_origin(*ORIGIN, 320, 320) and file.nodata == 255
         assert file.shape == (13, 16)
         classes = file.read(1)
     assert (classes[:, 10:] == 255).all() and (classes[:, :9] < 4).all()
 
 
-def test_the_map_of_classes_has_their_names_and_colours(written):
-    with rasterio.open(written[1] / "a_landcover.tif") as file:
+def test_the_map_of_classes_has_their_names_and_colours(written_map):
+    with rasterio.open(written_map[1] / "a_landcover.tif") as file:
         assert file.colormap(1)[0] == (27, 107, 44, 255)
-    text = (written[1] / "a_landcover.tif.aux.xml").read_text()
+    text = (written_map[1] / "a_landcover.tif.aux.xml").read_text()
     assert "<CategoryNames><Category>Forest</Category><Category>SeaLake</Category>" in text
 
 
-def test_the_colour_table_has_the_classes_alone(written):
+def test_the_colour_table_has_the_classes_alone(written_map):
     """A legend in QGIS would have a row for each of 256 colours."""
-    with rasterio.open(written[1] / "a_landcover.tif") as file:
+    with rasterio.open(written_map[1] / "a_landcover.tif") as file:
         assert list(file.colormap(1).values()) == [(*colour, 255) for colour in landcover.class_colours(CLASSES)]
 
 
-def test_probabilities_are_a_band_for_each_class(written):
-    classes = read_classes(written[1] / "a_landcover.tif")
-    with rasterio.open(written[1] / "a_probability.tif") as file:
+def test_probabilities_are_a_band_for_each_class(written_map):
+    classes = read_classes(written_map[1] / "a_landcover.tif")
+    with rasterio.open(written_map[1] / "a_probability.tif") as file:
         assert file.descriptions == CLASSES
         probabilities = file.read()
     np.testing.assert_allclose(probabilities.sum(0)[:, :9], 1, atol=1e-6)
@@ -108,8 +108,8 @@ def test_probabilities_are_a_band_for_each_class(written):
     np.testing.assert_array_equal(probabilities.argmax(0)[:, :9], classes[:, :9])
 
 
-def test_areas_count_the_pixels_with_data(written):
-    pixels, folder, result = written
+def test_areas_count_the_pixels_with_data(written_map):
+    pixels, folder, result = written_map
     classes = read_classes(folder / "a_landcover.tif")
     with (folder / "a_areas.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -123,8 +123,8 @@ def test_areas_count_the_pixels_with_data(written):
     assert sum(float(row["share"]) for row in rows) == pytest.approx(1, abs=1e-5)
 
 
-def test_the_result_has_shares_and_the_most_probable_cells(written):
-    _, folder, result = written
+def test_the_result_has_shares_and_the_most_probable_cells(written_map):
+    _, folder, result = written_map
     classes = read_classes(folder / "a_landcover.tif")
     with rasterio.open(folder / "a_probability.tif") as file:
         probabilities = file.read()
@@ -223,7 +223,7 @@ def test_a_missing_band_is_filled(tmp_path):
     write_map(colour_classifier(), scene, tmp_path / "map")
 
 
-def classifier_of(class_count: int) -> SavedClassifier:
+def sure_classifier(class_count: int) -> SavedClassifier:
     """A classifier that is sure of its last class."""
     last = np.eye(class_count, dtype="float32")[-1]
     names = tuple(f"class{index}" for index in range(class_count))
@@ -234,12 +234,12 @@ def classifier_of(class_count: int) -> SavedClassifier:
 
 def test_a_map_has_at_most_255_classes(tmp_path):
     scene = open_fields(tmp_path, 100, 100)
-    write_map(classifier_of(255), scene, tmp_path / "map")
+    write_map(sure_classifier(255), scene, tmp_path / "map")
     assert (read_classes(tmp_path / "map_landcover.tif") == 254).all()
     with pytest.raises(InputError, match="the classifier has 256 classes, a map at most 255"):
-        write_map(classifier_of(256), scene, tmp_path / "more")
+        write_map(sure_classifier(256), scene, tmp_path / "more")
     with pytest.raises(InputError, match="the classifier has 256 classes, a map at most 255"):
-        map_scene(classifier_of(256), scene)
+        map_scene(sure_classifier(256), scene)
     assert not list(tmp_path.glob("more*"))
 
 
@@ -263,7 +263,7 @@ def test_an_interrupted_map_resumes_and_is_the_same(tmp_path, save_each_row):
     write_map(colour_classifier(), scene, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         write_map(interrupted_classifier(9), scene, tmp_path / "map")
-    write_map(count_rows(calls), scene, tmp_path / "map")
+    write_map(counting_classifier(calls), scene, tmp_path / "map")
     assert len(calls) < 12 and not (tmp_path / "map.unfinished").exists()
     for name in ("landcover.tif", "areas.csv"):
         assert (tmp_path / f"map_{name}").read_bytes() == (tmp_path / f"whole_{name}").read_bytes()
@@ -293,7 +293,7 @@ def test_a_map_of_another_band_file_does_not_resume(tmp_path, save_each_row):
     band = read_classes(folder / "x_B03.tif")
     write_scene(folder / "x_B03.tif", band[::-1, ::-1, np.newaxis])
     scene = open_scene_for(colour_classifier(), [folder])
-    write_map(count_rows(calls), scene, tmp_path / "map")
+    write_map(counting_classifier(calls), scene, tmp_path / "map")
     assert len(calls) == 19
     expected = map_scene(colour_classifier(), scene).classes
     np.testing.assert_array_equal(read_classes(tmp_path / "map_landcover.tif"), expected)
@@ -308,7 +308,7 @@ def test_damaged_progress_is_not_resumed(tmp_path, save_each_row, name, content)
         write_map(interrupted_classifier(7), scene, tmp_path / "map")
     assert (tmp_path / "map.unfinished/state.json").is_file()
     (tmp_path / "map.unfinished" / name).write_bytes(content)
-    write_map(count_rows(calls), scene, tmp_path / "map")
+    write_map(counting_classifier(calls), scene, tmp_path / "map")
     assert len(calls) == 19
     expected = map_scene(colour_classifier(), scene).classes
     np.testing.assert_array_equal(read_classes(tmp_path / "map_landcover.tif"), expected)
@@ -400,7 +400,7 @@ def test_a_file_that_reads_back_otherwise_is_not_published(tmp_path, monkeypatch
 def test_a_rename_that_fails_puts_back_the_files_of_the_earlier_map(tmp_path, monkeypatch):
     scene = open_fields(tmp_path)
     write_map(colour_classifier(), scene, tmp_path / "map", MapOptions(probabilities=True))
-    earlier = {path.name: path.read_bytes() for path in tmp_path.glob("map_*")}
+    earlier_files = {path.name: path.read_bytes() for path in tmp_path.glob("map_*")}
     replace = pathlib.Path.replace
 
     def failing_replace(path, target):
@@ -411,7 +411,7 @@ def test_a_rename_that_fails_puts_back_the_files_of_the_earlier_map(tmp_path, mo
     monkeypatch.setattr(pathlib.Path, "replace", failing_replace)
     with pytest.raises(InputError, match="Permission denied"):
         write_map(colour_classifier(), scene, tmp_path / "map", MapOptions(overwrite=True, stride=16))
-    assert {path.name: path.read_bytes() for path in tmp_path.glob("map_*")} == earlier
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("map_*")} == earlier_files
 
 
 def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path):

@@ -175,6 +175,8 @@ def test_the_reference_names_what_its_modules_define(page):
     for module, members in entries:
         tree = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))
         defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        targets = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
+        defined |= {target.id for target in targets if isinstance(target, ast.Name)}
         assert set(members.split(", ")) <= defined, module
 
 

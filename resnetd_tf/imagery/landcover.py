@@ -197,13 +197,20 @@ def map_scenes(
     if explain:
         figures.check_picture_path(explain, options.overwrite)
     largest_patch = metadata.largest_patch(classifier.metadata)
-    sources, patch_names = [], []
+    sources, patch_names, failures = [], [], []
     for source in find_sources(paths):
-        if not include_patches and classify_source(source, largest_patch) == "patch":
+        kind = classify_source(source, largest_patch)
+        if kind == "patch" and not include_patches:
             patch_names.append(source.name)
-        else:
+            continue
+        try:
+            if kind == "unreadable":  # before maps are named: a file that is no scene gets no map
+                _open_source_for(classifier, source, options)
             sources.append(source)
-    failures = [_format_patch_refusal(patch_names, largest_patch)] if patch_names else []
+        except InputError as error:
+            failures.append(str(error))
+    if patch_names:
+        failures.append(_format_patch_refusal(patch_names, largest_patch))
     outputs = _name_maps(sources, output)
     if explain and sources:
         _check_explanation_path(explain, outputs, options.probabilities)

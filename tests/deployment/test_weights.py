@@ -78,11 +78,11 @@ def test_training_from_it(half, tmp_path, capsys):
     assert metadata["learning_rate"] == 0.08
     weights_of_run = {"weights": str(tmp_path / "model/run-1/model.keras"), "dataset": "eurosat/rgb"}
     capsys.readouterr()
-    run.read_starting_weights(Settings(**{**SMALLEST, **weights_of_run}))
+    run.read_initial_weights(Settings(**{**SMALLEST, **weights_of_run}))
     assert "The weights were trained on synthetic; where images of that training are among" in capsys.readouterr().out
     (tmp_path / "model/run-1/metadata.json").write_text("{")
     with pytest.raises(InputError, match=r"metadata.json: cannot be read .*; restore or delete it"):
-        run.read_starting_weights(Settings(**{**SMALLEST, **weights_of_run}))
+        run.read_initial_weights(Settings(**{**SMALLEST, **weights_of_run}))
     frozen = safetensors.numpy.load_file(half)["layer4.0.conv1.weight"].astype("float32")
     trained = checkpoints.read_checkpoint(tmp_path / "model/run-1/model.keras", 10, "d").tensors[
         "layer4.0.conv1.weight"
@@ -101,7 +101,7 @@ def test_weights_alone_load_whatever_lies_beside_them(tmp_path, capsys):
     resnetd_tf.resnet(10, "d", classes=4).save_weights(path)
     for foreign_metadata in ('{"keras_version": "3.15.1"}', "{"):
         (tmp_path / "metadata.json").write_text(foreign_metadata)
-        run.read_starting_weights(Settings(**{**SMALLEST, "weights": str(path)}))
+        run.read_initial_weights(Settings(**{**SMALLEST, "weights": str(path)}))
         assert capsys.readouterr().out == f"Weights: {path}\n"
 
 
@@ -142,10 +142,10 @@ def test_eurosat_is_a_checkpoint(shipped):
 
 
 def test_training_from_eurosat_says_what_it_was_trained_on(shipped, capsys):
-    run.read_starting_weights(Settings(**{**SMALLEST, "image_size": 48}, weights="eurosat"))
+    run.read_initial_weights(Settings(**{**SMALLEST, "image_size": 48}, weights="eurosat"))
     printed = capsys.readouterr().out
     assert printed == "Weights: eurosat, of images of 32x32 pixels; --image_size=32 trains on that size too\n"
-    run.read_starting_weights(Settings(**{**SMALLEST, "dataset": "eurosat/rgb"}, weights="eurosat"))
+    run.read_initial_weights(Settings(**{**SMALLEST, "dataset": "eurosat/rgb"}, weights="eurosat"))
     printed = capsys.readouterr().out
     assert "Weights: eurosat\nThe weights were trained on synthetic; where images of that training are among" in printed
 

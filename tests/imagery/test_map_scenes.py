@@ -50,6 +50,13 @@ def test_a_patch_is_refused_and_scenes_beside_it_are_mapped(here):
     assert (here / "scene_landcover.tif").is_file() and not (here / "patch_landcover.tif").exists()
 
 
+def test_a_file_that_is_no_scene_is_named_and_takes_no_map(here):
+    (here / "notes.md").write_text("no image")
+    with pytest.raises(InputError, match=r"^notes\.md: not a raster file"):
+        map_scenes(colour_classifier(), ["notes.md", "scene.png"], MapOptions(), output="map")
+    assert (here / "map_landcover.tif").is_file()
+
+
 def test_many_patches_are_refused_in_one_line(here):
     for index in range(5):
         Image.fromarray(draw_fields(64, 64)).save(here / f"patch{index}.png")

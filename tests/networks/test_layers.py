@@ -75,7 +75,7 @@ def test_gradients_round_as_with_keras_layers():
         for model in (ours, copy_with_keras_layers(ours))
     ]
     assert 0 < np.median(errors[0]) < 1.2 * np.median(errors[1])
-    assert max(errors[0]) < 1.4 * max(errors[1])  # threads sum in another order each time: 1.205 was seen once
+    assert max(errors[0]) < 1.2 * max(errors[1])
 
 
 def layers_by_algorithm(algorithm, **arguments) -> list[str]:

@@ -66,6 +66,7 @@ def measure_rates(classifier, paths: list[str], rounds: int) -> tuple[list[float
         The rates of maps, and the rates of the classifier alone on as many windows in memory.
     """
     from resnetd_tf.imagery import landcover, sliding_window
+    from resnetd_tf.saved import open_window_classifier
 
     scene = landcover.open_scene_for(classifier, paths)
     options = landcover.MapOptions.for_classifier(classifier)
@@ -74,15 +75,16 @@ def measure_rates(classifier, paths: list[str], rounds: int) -> tuple[list[float
     )
     pixels = np.random.default_rng(0).integers(0, 256, (columns, options.window, options.window, 3), "uint8")
     map_rates, classifier_rates = [], []
-    classifier.predict(pixels)
+    window_classifier = open_window_classifier(classifier, options.runtime)
+    window_classifier.classify(pixels)
     for _ in range(rounds):
         start = time.perf_counter()
         for _ in range(rows):
-            classifier.predict(pixels)
+            window_classifier.classify(pixels)
         classifier_rates.append(rows * columns / (time.perf_counter() - start))
         start = time.perf_counter()
         for _ in sliding_window.classify_rows(
-            classifier.predict, len(classifier.classes), scene, options.window, options.stride
+            window_classifier.classify, len(classifier.classes), scene, options.window, options.stride
         ):
             pass
         map_rates.append(rows * columns / (time.perf_counter() - start))

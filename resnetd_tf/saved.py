@@ -20,13 +20,17 @@ from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 import resnetd_tf.networks  # noqa: F401 - registers the layers that files of networks contain
+from resnetd_tf import applicability, environment, rundir, runtimes
 from resnetd_tf import metadata as run_metadata
-from resnetd_tf import rundir, runtimes
 from resnetd_tf.data import splits
 from resnetd_tf.data.images import convert_dtype, resize_all
 from resnetd_tf.environment import release_memory
 from resnetd_tf.errors import ForeignModelError, InputError, damage_as_input_error, first_line
 from resnetd_tf.networks import checkpoints, classifier, pretrained
+from resnetd_tf.networks.classifier import make_inference_function
+
+WINDOW_BATCH = 128  # windows of a scene that are classified at once
+NO_APPLICABILITY = "; the model has no applicability score: nothing is left empty as unlike the training images"
 
 
 @dataclass(frozen=True)
@@ -188,6 +192,80 @@ def read_model_metadata(path: pathlib.Path) -> dict:
         return run_metadata.check_metadata(runtimes.describe_exported(path)["metadata"] or {}, path)
     file = _find_run_file(path, "metadata.json")
     return run_metadata.read_metadata(file) if file else {}
+
+
+# Classifying the many windows of a scene.
+
+
+@dataclass(frozen=True)
+class WindowClassifier:
+    """A classifier of the windows of scenes.
+
+    Attributes:
+        classify: Function from raw pixels (n, height, width, bands) to probabilities (n, classes) float32, and to
+            dissimilarities (n,) float32, as `Applicability.dissimilarity` returns them; `None` if they are not known.
+        summary: A phrase for the user: in which precision it computes, and whether it knows dissimilarities.
+        knows_dissimilarity: Whether it returns dissimilarities.
+    """
+
+    classify: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
+    summary: str
+    knows_dissimilarity: bool = False
+
+
+def open_window_classifier(classifier: SavedClassifier, runtime: str = "auto", trust: bool = False) -> WindowClassifier:
+    """Opens a classifier for the windows of a scene, in the fastest way that the machine has.
+
+    Args:
+        classifier: The classifier.
+        runtime: "auto" for the precision that the hardware computes fastest, "float32", "bfloat16", or "model" for the
+            classifier's own format.
+        trust: Whether its Keras model may hold more than our classifiers do.
+
+    Raises:
+        InputError: The classifier has no Keras model for this runtime, or a file is damaged.
+    """
+    path = None if runtime == "model" else _find_keras_model(classifier)
+    network = None
+    if path:
+        try:
+            network = open_keras_model(path, trust)[1]
+        except InputError:  # a model of other layers has predictions, but no features that are known
+            if runtime != "auto":
+                raise
+    if path is None or network is None:
+        if runtime not in ("auto", "model"):
+            raise InputError(f"--runtime={runtime} needs a .keras or .safetensors file, and {classifier.path} is none")
+        return WindowClassifier(
+            lambda images: (classifier.predict(images), None), f"by the model as it is{NO_APPLICABILITY}"
+        )
+    precision = runtime
+    if runtime == "auto":
+        precision = "bfloat16" if environment.fastest_precision() == "bfloat16" else "float32"
+    infer = make_inference_function(network, precision)
+    dtype = np.dtype(tf.as_dtype(network.inputs[0].dtype).as_numpy_dtype)
+    applicability_path = _find_run_file(path, applicability.FILE_NAME)
+    area = applicability.read_applicability(applicability_path) if applicability_path else None
+
+    def classify(images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        images = convert_dtype(images, classifier.bands, dtype)
+        batches = [infer(images[start : start + WINDOW_BATCH]) for start in range(0, len(images), WINDOW_BATCH)]
+        probabilities, features = (np.concatenate(outputs) for outputs in zip(*batches))
+        if not np.isfinite(probabilities).all():
+            raise InputError(f"model {path}: gives what are no numbers; it is damaged, or its training diverged")
+        return probabilities, area.dissimilarity(features) if area else None
+
+    return WindowClassifier(classify, f"in {precision}{'' if area else NO_APPLICABILITY}", area is not None)
+
+
+def _find_keras_model(classifier: SavedClassifier) -> pathlib.Path | None:
+    """Finds the file of a classifier's Keras model: its own, or model.keras of the run that it was exported from."""
+    if classifier.is_served or classifier.path.suffix in runtimes.SUFFIXES:
+        return None
+    if classifier.path.is_file():
+        return classifier.path
+    path = rundir.run_folder_of(classifier.path) / "model.keras"
+    return path if path.is_file() else None
 
 
 # Loading a model, whatever its format.

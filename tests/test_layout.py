@@ -19,6 +19,7 @@ from resnetd_tf.runtimes import RUNTIME_EXTRAS
 SUBPACKAGES = ("cli", "training", "evaluation", "deployment", "imagery", "networks", "data")
 # Every subpackage may use these modules. They use each other, and no subpackage but those named here.
 SHARED_MODULES = {
+    "applicability": set(),
     "environment": set(),
     "errors": set(),
     "figures": set(),

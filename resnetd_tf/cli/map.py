@@ -11,6 +11,7 @@ Examples:
     python map.py --server=grpc://localhost:8500 --model_name=resnet50d products --output=maps/
 """
 
+import dataclasses
 import sys
 
 from absl import flags
@@ -37,8 +38,11 @@ def map_scenes(paths: list[str]) -> None:
         overwrite=FLAGS.overwrite,
         area=FLAGS.area,
         keep_clouds=FLAGS.clouds == "keep",
+        use_water_index=FLAGS.water == "index",
+        applicability=FLAGS.applicability,
+        runtime=FLAGS.runtime,
         missing=FLAGS.missing,
-        raster_options=program.raster_options_from_flags(),
+        raster_options=dataclasses.replace(program.raster_options_from_flags(), level=FLAGS.level),
     )
     landcover.map_scenes(
         classifier,
@@ -75,6 +79,32 @@ def define_flags() -> None:
         "mask",
         ["mask", "keep"],
         "Leave out clouds and snow where a product has a mask of them, or map them like land.",
+    )
+    flags.DEFINE_enum(
+        "level",
+        None,
+        ["L1C", "L2A"],
+        "Level of the bands. L1C is seen from above the atmosphere, as in EuroSAT; to L2A the light of the air is "
+        "added. Default what the product, its name or its dark pixels say.",
+    )
+    flags.DEFINE_enum(
+        "water",
+        "index",
+        ["index", "classifier"],
+        "Tell water from land by an index of two bands, where a scene has a near infrared band or clear sea, or leave "
+        "that to the classifier.",
+    )
+    flags.DEFINE_enum(
+        "applicability",
+        "mask",
+        ["mask", "mark", "off"],
+        "Leave cells empty that are unlike the training images, mark them in the picture, or do not look for them.",
+    )
+    flags.DEFINE_enum(
+        "runtime",
+        "auto",
+        ["auto", "float32", "bfloat16", "model"],
+        "Precision in which windows are classified, or the model as it is; default the fastest of this machine.",
     )
     flags.DEFINE_float(
         "min_probability", 0.0, "Lowest probability of a cell's class, from 0 to 1; less probable cells stay empty."

@@ -75,6 +75,8 @@ class RasterOptions:
         offset: Number that is added to stored numbers first. `None` to use the file's own.
         fill: For each of EuroSAT's 13 bands the digital number that replaces a missing band; `None` refuses files that
             lack bands.
+        level: "L1C" for reflectances above the atmosphere, "L2A" for those of the ground, to which the air's light is
+            added for a classifier of colours. `None` to use what the product, its name or its dark pixels say.
 
     Raises:
         InputError: A number is outside its range, or a name is no band.
@@ -84,12 +86,15 @@ class RasterOptions:
     scale: float | None = None
     offset: float | None = None
     fill: tuple[float, ...] | None = None
+    level: str | None = None
 
     def __post_init__(self) -> None:
         if self.scale is not None and not (math.isfinite(self.scale) and self.scale > 0):
             raise InputError(f"--scale={self.scale}: must be above 0 and finite")
         if self.offset is not None and not math.isfinite(self.offset):
             raise InputError(f"--offset={self.offset}: must be a finite number")
+        if self.level not in (None, "L1C", "L2A"):
+            raise InputError(f"--level={self.level}: must be L1C or L2A")
         if self.bands is not None:
             object.__setattr__(self, "bands", tuple(self.bands))
             names = [parse_band_name(band) for band in self.bands or ()]
@@ -102,6 +107,7 @@ class RasterOptions:
     def flags(self) -> str:
         """The options as command-line flags; empty if there are none."""
         values = {"bands": self.bands and ",".join(self.bands), "scale": self.scale, "offset": self.offset}
+        values["level"] = self.level
         return " ".join(f"--{name}={value}" for name, value in values.items() if value is not None)
 
 

@@ -1,7 +1,7 @@
 """From a trained classifier to the SavedModel that TensorFlow Serving runs.
 
-`write_savedmodel` comes first, then its parts: the signatures, batch normalisation folded into convolutions, the graph
-that other formats are converted from, and the requests that a server warms up with.
+`write_savedmodel` comes first, then its parts: the signatures, the graph that other formats are converted from, and the
+requests that a server warms up with.
 """
 
 import io
@@ -20,7 +20,7 @@ from resnetd_tf import metadata as metadata_files
 from resnetd_tf import rundir
 from resnetd_tf.data import images
 from resnetd_tf.errors import InputError
-from resnetd_tf.networks.layers import Resizing, keras_class
+from resnetd_tf.networks.layers import Resizing, fold_batch_norm
 
 WEIGHT_PREFIX = "weight_"  # the name of a weight in the graph is this and its number
 
@@ -238,63 +238,6 @@ def _decode_pictures(strings, extract_picture, preprocess):
 def _require_images(batch, name: str):
     """Makes an operation that refuses an empty batch by the name of the input; oneDNN's own message is a riddle."""
     return tf.debugging.assert_positive(tf.shape(batch)[0], f"{name}: no image is given")
-
-
-# Folding: the network that is deployed has no batch normalisation.
-
-
-def fold_batch_norm(model: keras.Model, precision: str = "float32", pools_as_convolutions: bool = False) -> keras.Model:
-    """Copies a model for inference, with every batch normalisation as part of the convolution before it.
-
-    With g = gamma / sqrt(moving variance + epsilon), kernels become kernel * g, and biases beta - moving mean * g. In
-    every network here the normalisation `X_bn` follows the convolution `X_conv`.
-
-    Args:
-        model: A network, or a classifier.
-        precision: "float32" or "bfloat16", the type of the weights and activations of the network but for its head.
-        pools_as_convolutions: Whether the average pools of ResNet-D's shortcuts become convolutions of each channel by
-            itself. In int8 XNNPACK, which runs TFLite, has no average pool: the graph falls into parts, which takes 5 %
-            more time for images of 224 pixels and 3 % for 64.
-
-    Returns:
-        A copy in Keras's own layers.
-    """
-    float32_layers = ("pixels", "normalization", "resizing", "predictions")
-
-    def clone_layer(layer):
-        if pools_as_convolutions and isinstance(layer, keras.layers.AveragePooling2D) and _halves_even_sides(layer):
-            mean = keras.initializers.Constant(1 / 4)
-            return keras.layers.DepthwiseConv2D(
-                2, strides=2, use_bias=False, depthwise_initializer=mean, name=layer.name, dtype=precision
-            )
-        bias = {"use_bias": True} if isinstance(layer, keras.layers.Conv2D) else {}
-        dtype = "float32" if layer.name in float32_layers else precision
-        return keras_class(layer).from_config({**layer.get_config(), **bias, "dtype": dtype})
-
-    def call_layer(layer, inputs, **kwargs):
-        return inputs if isinstance(layer, keras.layers.BatchNormalization) else layer(inputs, **kwargs)
-
-    def copy_weights(original, copy):
-        for layer in original.layers:
-            if isinstance(layer, keras.Model):
-                copy_weights(layer, copy.get_layer(layer.name))
-            elif isinstance(layer, keras.layers.Conv2D):
-                norm = original.get_layer(layer.name.removesuffix("conv") + "bn")
-                gamma, beta, mean, variance = (np.asarray(weight, "float64") for weight in norm.get_weights())
-                scale = gamma / np.sqrt(variance + norm.epsilon)
-                copy.get_layer(layer.name).set_weights([layer.get_weights()[0] * scale, beta - mean * scale])
-            elif layer.get_weights() and not isinstance(layer, keras.layers.BatchNormalization):
-                copy.get_layer(layer.name).set_weights(layer.get_weights())
-
-    copy = keras.models.clone_model(model, clone_function=clone_layer, call_function=call_layer, recursive=True)
-    copy_weights(model, copy)
-    return copy
-
-
-def _halves_even_sides(pool: keras.layers.AveragePooling2D) -> bool:
-    """Whether each mean is one of 2 x 2 pixels. Where a side is odd, the means at the edge are of fewer pixels."""
-    _, height, width, _ = pool.input.shape
-    return pool.pool_size == pool.strides == (2, 2) and height % 2 == width % 2 == 0
 
 
 # The frozen graph: what TFLite, ONNX and OpenVINO are converted from.

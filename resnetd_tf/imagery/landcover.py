@@ -38,12 +38,13 @@ from resnetd_tf import figures, metadata, sentinel2
 from resnetd_tf.data import digital_numbers, images, rasters
 from resnetd_tf.data.rasters import AS_STORED, RasterOptions
 from resnetd_tf.errors import InputError, first_line
-from resnetd_tf.imagery import clouds, gradcam, patches, sliding_window
+from resnetd_tf.imagery import clouds, gradcam, patches, readings, sliding_window
 from resnetd_tf.imagery.grid import Grid
 from resnetd_tf.imagery.products import Source, classify_source, find_single_source, find_sources, open_source
 from resnetd_tf.imagery.scene import SAMPLE_PIXELS, Scene, crop_to_area
+from resnetd_tf.imagery.water import WATER_CLASSES, water_class_mask
 from resnetd_tf.process import silence_stderr
-from resnetd_tf.saved import SavedClassifier
+from resnetd_tf.saved import SavedClassifier, WindowClassifier, open_window_classifier
 from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
 
 NODATA = 255  # the class of cells without a class, in maps of 8 bits
@@ -59,6 +60,10 @@ CLASS_COLOURS = {
     "River": "#4fb3ff",
     "SeaLake": "#1f4e9e",
 }
+UNLIKE_COLOUR = "#c8c8c8"  # cells that are unlike the training images
+SAMPLE_WINDOWS_PER_SIDE = 8  # windows a side that are looked at before a scene is mapped
+WARNING_SHARE = 1 / 3  # of the sampled windows that are unlike the training images: it is said first
+REFUSAL_SHARE = 0.9  # of the sampled windows: the scene is refused
 MAX_PICTURE_SIDE = 900  # pixels of a scene in its picture
 
 
@@ -75,6 +80,10 @@ class MapOptions:
         overwrite: Whether files of an earlier map are replaced.
         area: The part of each scene to map, "W,S,E,N" in degrees or a GeoJSON file; `None` for all of it.
         keep_clouds: Whether clouds, their shadows and snow are mapped like land.
+        use_water_index: Whether an index of two bands tells water from land, if the scene has bands for it.
+        applicability: What becomes of cells that are unlike the training images: "mask" leaves them empty, "mark" keeps
+            their class and marks them in the picture, "off" does not look for them.
+        runtime: How windows are classified, as `saved.open_window_classifier` takes it.
         missing: "refuse" refuses scenes that lack a band, "mean" fills the band with the training's mean.
         raster_options: Names of the bands, scale and offset, for files that do not say them.
 
@@ -90,6 +99,9 @@ class MapOptions:
     overwrite: bool = False
     area: str | None = None
     keep_clouds: bool = False
+    use_water_index: bool = True
+    applicability: str = "mask"
+    runtime: str = "auto"
     missing: str = "refuse"
     raster_options: RasterOptions = AS_STORED
 
@@ -129,7 +141,9 @@ def open_scene_for(
     bands: Sequence[str] | None = None,
     scale: float | None = None,
     offset: float | None = None,
+    level: str | None = None,
     keep_clouds: bool = False,
+    use_water_index: bool = True,
 ) -> Scene:
     """Opens a scene with the bands that a classifier takes.
 
@@ -141,13 +155,21 @@ def open_scene_for(
         bands: Names of the bands of a file, in its order, where the file does not say them.
         scale: Digital numbers for each stored unit, after the offset; `None` for what the file says.
         offset: What is added to stored numbers first; `None` for what the file says.
+        level: "L1C" or "L2A"; `None` for what the product, its name or its dark pixels say.
         keep_clouds: Whether clouds, their shadows and snow are data, where a product has a mask of them.
+        use_water_index: Whether an index of two bands tells water from land, if the scene has bands for it.
 
     Raises:
         InputError: The scene cannot be opened, or not for this classifier.
     """
-    raster_options = RasterOptions(tuple(bands) if bands else None, scale, offset)
-    options = MapOptions(missing=missing, area=area, keep_clouds=keep_clouds, raster_options=raster_options)
+    raster_options = RasterOptions(tuple(bands) if bands else None, scale, offset, level=level)
+    options = MapOptions(
+        missing=missing,
+        area=area,
+        keep_clouds=keep_clouds,
+        use_water_index=use_water_index,
+        raster_options=raster_options,
+    )
     return _open_source_for(classifier, find_single_source(paths), options)
 
 
@@ -157,7 +179,14 @@ def _open_source_for(classifier: SavedClassifier, source: Source, options: MapOp
     if classifier.bands not in (3, len(BANDS)):
         raise InputError(f"{classifier.path} takes {classifier.bands} bands, neither RGB nor EuroSAT's 13")
     raster_options = dataclasses.replace(options.raster_options, fill=fill)
-    scene = open_source(source, RGB_BANDS if classifier.bands == 3 else BANDS, raster_options, options.keep_clouds)
+    scene = open_source(
+        source,
+        RGB_BANDS if classifier.bands == 3 else BANDS,
+        raster_options,
+        options.keep_clouds,
+        adds_air=classifier.bands == 3,
+        use_water_index=options.use_water_index and not set(WATER_CLASSES).isdisjoint(classifier.classes),
+    )
     if options.area is not None:
         scene = crop_to_area(scene, options.area)
     summary = clouds.describe_clouds(scene.cloud_mask, scene.window, options.keep_clouds)
@@ -215,11 +244,13 @@ def map_scenes(
     if explain and sources:
         _check_explanation_path(explain, outputs, options.probabilities)
     cam = gradcam.open_gradcam(classifier, trust) if explain and sources else None
+    window_classifier = open_window_classifier(classifier, options.runtime, trust) if sources else None
     for source, name in zip(sources, outputs):
         try:
             scene = _open_source_for(classifier, source, options)
-            print(f"{scene.name}: {scene.description}", flush=True)
-            result = write_map(classifier, scene, name, options)
+            assert window_classifier is not None
+            print(f"{scene.name}: {scene.description}; classified {window_classifier.summary}", flush=True)
+            result = write_map(classifier, scene, name, options, window_classifier)
             if cam:
                 _draw_explanation(str(explain), cam, classifier, scene, result["most_probable_cells"], options)
         except InputError as error:
@@ -269,7 +300,7 @@ def _check_explanation_path(explain: str, outputs: list[str], probabilities: boo
     """Raises InputError if --explain cannot be drawn: of several scenes, or over a file of the map."""
     if len(outputs) > 1:
         raise InputError(f"--explain draws one scene, but {len(outputs)} are given; map one at a time")
-    files = map_paths(pathlib.Path(outputs[0]), probabilities).values()
+    files = map_paths(pathlib.Path(outputs[0]), probabilities, applicability=True).values()
     if pathlib.Path(explain).absolute() in {file.absolute() for file in files}:
         raise InputError(f"--explain={explain} is a file of the map; give another name")
 
@@ -310,10 +341,13 @@ class LandCover:
     Attributes:
         classes: (rows, columns) uint8, the index of each cell's class; `NODATA`, 255, where there is none.
         probabilities: (rows, columns, classes) float32, from 0 to 1.
+        dissimilarity: (rows, columns) float32, how unlike the training images each cell is, above 1 for unlike; NaN
+            where it is not known.
     """
 
     classes: np.ndarray
     probabilities: np.ndarray
+    dissimilarity: np.ndarray
 
 
 def map_scene(
@@ -323,6 +357,7 @@ def map_scene(
     window: int | None = None,
     stride: int | None = None,
     min_probability: float = 0.0,
+    applicability: str = "mask",
     checked: bool = True,
 ) -> LandCover:
     """Maps a scene to arrays, with the classes that `write_map` writes.
@@ -334,6 +369,7 @@ def map_scene(
         window: Side of the classified windows in pixels; `None` for the side of the training's patches.
         stride: Side of the map's cells in pixels, a divisor of the window's side; `None` for half a window.
         min_probability: Cells whose most probable class is less probable have none; from 0 to 1.
+        applicability: "mask" leaves cells empty that are unlike the training images, "off" does not.
         checked: Whether an array of uint16 is refused if its numbers can hardly be digital numbers, such as grey levels
             or numbers with an offset in them.
 
@@ -347,12 +383,22 @@ def map_scene(
     options = MapOptions.for_classifier(classifier, window, stride, min_probability=min_probability)
     shape = sliding_window.map_shape(source, options.stride)
     probabilities, valid = np.empty((*shape, len(classifier.classes)), "float32"), np.empty(shape, "bool")
+    dissimilarity = np.empty(shape, "float32")
+    window_classifier = open_window_classifier(classifier)
     rows = sliding_window.classify_rows(
-        classifier.predict, len(classifier.classes), source, options.window, options.stride
+        window_classifier.classify,
+        len(classifier.classes),
+        source,
+        options.window,
+        options.stride,
+        is_water_class=water_class_mask(classifier.classes, source.water_index),
     )
-    for row, (row_probabilities, valid_pixels) in enumerate(rows):
-        probabilities[row], valid[row] = row_probabilities, valid_pixels > 0
-    return LandCover(most_probable_classes(probabilities, valid, min_probability), probabilities)
+    for row, (row_probabilities, valid_pixels, row_dissimilarity) in enumerate(rows):
+        probabilities[row], valid[row], dissimilarity[row] = row_probabilities, valid_pixels > 0, row_dissimilarity
+    classes = most_probable_classes(probabilities, valid, min_probability)
+    if applicability == "mask":
+        classes[_find_unlike_cells(source, classifier.classes, probabilities, dissimilarity)] = NODATA
+    return LandCover(classes, probabilities, dissimilarity)
 
 
 class _ArrayScene:
@@ -360,6 +406,7 @@ class _ArrayScene:
 
     margins = (0, 0, 0, 0)
     outlines = ()
+    water_index = None
 
     def __init__(self, pixels: np.ndarray, valid: np.ndarray):
         self.pixels, self.valid = pixels, valid
@@ -369,6 +416,9 @@ class _ArrayScene:
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         rows, columns = window.toslices()
         return self.pixels[rows, columns], self.valid[rows, columns]
+
+    def read_water(self, window: Window) -> None:
+        return None
 
 
 def _scene_from_array(classifier: SavedClassifier, array: np.ndarray, checked: bool) -> _ArrayScene:
@@ -424,6 +474,8 @@ class _ClassifiedScene:
         probabilities: (rows, columns, classes) float32.
         valid_pixels: (rows, columns) float32, pixels of each cell that are data and lie in the wanted area.
         classes: (rows, columns) uint8, the class of each cell; `NODATA` where there is none.
+        dissimilarity: (rows, columns) float32, how unlike the training images each cell is; NaN where it is not known.
+        is_unlike: (rows, columns) bool, the cells that are unlike the training images.
     """
 
     scene: Scene
@@ -432,14 +484,26 @@ class _ClassifiedScene:
     probabilities: np.ndarray
     valid_pixels: np.ndarray
     classes: np.ndarray
+    dissimilarity: np.ndarray
+    is_unlike: np.ndarray
+
+    @property
+    def unlike_share(self) -> float:
+        """Share of the cells with data that are unlike the training images."""
+        return float(self.is_unlike.sum() / max(1, (self.valid_pixels > 0).sum()))
 
 
 def write_map(
-    classifier: SavedClassifier, scene: Scene, output: str | pathlib.Path, options: MapOptions = MapOptions()
+    classifier: SavedClassifier,
+    scene: Scene,
+    output: str | pathlib.Path,
+    options: MapOptions = MapOptions(),
+    window_classifier: WindowClassifier | None = None,
 ) -> dict:
     """Maps a scene, and writes OUTPUT_landcover.tif, its .aux.xml, OUTPUT_landcover.png and OUTPUT_areas.csv.
 
-    `options.probabilities` adds OUTPUT_probability.tif. Either every file is written or none is. Classified rows are
+    `options.probabilities` adds OUTPUT_probability.tif, and a classifier with an applicability score
+    OUTPUT_applicability.tif. Either every file is written or none is. Classified rows are
     kept in the folder OUTPUT.unfinished meanwhile: where an earlier call was interrupted, the same call resumes it.
 
     Args:
@@ -447,9 +511,11 @@ def write_map(
         scene: A scene that `open_scene_for` opened.
         output: What the names of the files begin with.
         options: How the scene is mapped. Options that say how scenes are opened have no effect here.
+        window_classifier: The same classifier, open for windows; `None` opens it.
 
     Returns:
-        "cells", the number of cells with a class; "seconds"; "shares" of the mapped area by class name; and
+        "cells", the number of cells with a class; "unlike_share", the share of the cells with data that are unlike the
+        training images; "seconds"; "shares" of the mapped area by class name; and
         "most_probable_cells", row and column of the cell in which each class of the map is most probable.
 
     Raises:
@@ -457,46 +523,52 @@ def write_map(
     """
     check_class_count(classifier.classes)
     base = pathlib.Path(output)
-    targets = map_paths(base, options.probabilities)
+    window_classifier = window_classifier or open_window_classifier(classifier, options.runtime)
+    knows_dissimilarity = window_classifier.knows_dissimilarity and options.applicability != "off"
+    targets = map_paths(base, options.probabilities, knows_dissimilarity)
     start_time = time.monotonic()
     with _write_errors_as_input_errors(base):
         _require_writable_targets(targets, options.overwrite)
         with _lock_unfinished_folder(base) as folder:
-            probabilities, valid_pixels = sliding_window.classify_scene(
-                classifier, scene, options.window, options.stride, folder
-            )
-            classes = _most_probable_classes_by_row(probabilities, valid_pixels, options.min_probability)
+            if knows_dissimilarity:
+                _check_applicability(window_classifier, scene, options)
+            classified = _classify_scene(classifier, window_classifier, scene, options, folder)
+            classes, unlike_share = classified.classes, classified.unlike_share
             if (classes == NODATA).all():
                 (folder / sliding_window.STATE_NAME).unlink()  # so that the folder goes
                 raise InputError(
-                    f"{scene.name}: nothing to map: everywhere no data, clouds, or less than --min_probability"
+                    f"{scene.name}: nothing to map: everywhere no data, clouds, less than --min_probability, or unlike "
+                    f"the training images ({100 * unlike_share:.0f} %)"
                 )
-            classified = _ClassifiedScene(
-                scene, classifier.classes, options.stride, probabilities, valid_pixels, classes
-            )
             # libtiff prints what it also raises; `silence_stderr` drops that of an InputError alone.
             with silence_stderr(), _write_errors_as_input_errors(base):
                 areas = _write_map_files(folder, classified, options)
-            cells = _most_probable_cells(probabilities, classes)
+            cells = _most_probable_cells(classified.probabilities, classes)
             _require_writable_targets(targets, options.overwrite)  # classifying may have taken hours
-            obsolete = set(map_paths(base, probabilities=True).values()).difference(targets.values())
+            all_targets = map_paths(base, probabilities=True, applicability=True)
+            obsolete = set(all_targets.values()).difference(targets.values())
             _publish_files(folder, targets, obsolete if options.overwrite else ())
     print(f"Written: {', '.join(str(path) for path in targets.values())}")
     print(format_areas(areas, classifier.classes, scene.grid.crs is not None), flush=True)
+    if knows_dissimilarity:
+        treatment = "left empty" if options.applicability == "mask" else "marked in the picture"
+        print(f"  {100 * unlike_share:.1f} % of the cells are unlike the training images and {treatment}", flush=True)
     return {
         "cells": int((classes != NODATA).sum()),
+        "unlike_share": unlike_share,
         "seconds": time.monotonic() - start_time,
         "shares": dict(zip(classifier.classes, (areas / areas.sum()).tolist())),
         "most_probable_cells": {classifier.classes[index]: cell for index, cell in sorted(cells.items())},
     }
 
 
-def map_paths(base: pathlib.Path, probabilities: bool) -> dict[str, pathlib.Path]:
+def map_paths(base: pathlib.Path, probabilities: bool, applicability: bool) -> dict[str, pathlib.Path]:
     """Returns the files of a map, by their names in its working folder.
 
     Args:
         base: The path that the files' paths begin with.
         probabilities: Whether the probabilities of all classes are among them.
+        applicability: Whether the dissimilarity from the training images is among them.
 
     Raises:
         InputError: The path has no name.
@@ -505,6 +577,7 @@ def map_paths(base: pathlib.Path, probabilities: bool) -> dict[str, pathlib.Path
         raise InputError(f"--output={base}: give what the names of files begin with, as maps/june")
     names = ["landcover.tif", "landcover.tif.aux.xml", "landcover.png", "areas.csv"]
     names += ["probability.tif"] if probabilities else []
+    names += ["applicability.tif"] if applicability else []
     return {name: base.with_name(f"{base.name}_{name}") for name in names}
 
 
@@ -551,6 +624,91 @@ def _write_errors_as_input_errors(base: pathlib.Path) -> Iterator[None]:
         raise InputError(f"cannot write {base}_*: {reason}; free space or give another --output") from error
 
 
+def _classify_scene(
+    classifier: SavedClassifier,
+    window_classifier: WindowClassifier,
+    scene: Scene,
+    options: MapOptions,
+    folder: pathlib.Path,
+) -> _ClassifiedScene:
+    """Classifies the cells of a scene, and leaves those empty that the options do not want.
+
+    Args:
+        classifier: The classifier.
+        window_classifier: The same classifier, open for windows.
+        scene: The scene.
+        options: How it is mapped.
+        folder: The folder in which classified rows are kept.
+    """
+    probabilities, valid_pixels, dissimilarity = sliding_window.classify_scene(
+        classifier, window_classifier, scene, options.window, options.stride, folder
+    )
+    classes = _most_probable_classes_by_row(probabilities, valid_pixels, options.min_probability)
+    is_unlike = np.zeros(classes.shape, bool)
+    if options.applicability != "off":
+        is_unlike = _find_unlike_cells(scene, classifier.classes, probabilities, dissimilarity) & (valid_pixels > 0)
+    if options.applicability == "mask":
+        classes[is_unlike] = NODATA
+    return _ClassifiedScene(
+        scene, classifier.classes, options.stride, probabilities, valid_pixels, classes, dissimilarity, is_unlike
+    )
+
+
+def _find_unlike_cells(
+    scene: sliding_window.PixelSource, names: Sequence[str], probabilities: np.ndarray, dissimilarity: np.ndarray
+) -> np.ndarray:
+    """Returns the cells that are unlike the training images, (rows, columns) bool.
+
+    A cell of which an index makes most water is water, whatever the classifier has seen.
+
+    Args:
+        scene: The scene.
+        names: Class names.
+        probabilities: (rows, columns, classes) float32.
+        dissimilarity: (rows, columns) float32; NaN where it is not known.
+    """
+    is_unlike = np.nan_to_num(dissimilarity) > 1
+    is_water_class = water_class_mask(names, scene.water_index)
+    if is_water_class is not None:
+        is_water = np.stack([row[:, is_water_class].sum(1) > 0.5 for row in probabilities])
+        is_unlike &= ~is_water
+    return is_unlike
+
+
+def _check_applicability(window_classifier: WindowClassifier, scene: Scene, options: MapOptions) -> None:
+    """Looks at windows all over a scene, and says which reading of its numbers would be more like the training images.
+
+    Args:
+        window_classifier: A classifier with an applicability score.
+        scene: The scene.
+        options: The window and the stride of the map.
+
+    Raises:
+        InputError: Nearly all windows are unlike the training images.
+    """
+    pixels = sliding_window.sample_windows(scene, options.window, SAMPLE_WINDOWS_PER_SIDE)
+    if not len(pixels):
+        return
+
+    def unlike_share(windows: np.ndarray) -> float:
+        _, dissimilarity = window_classifier.classify(sliding_window.render_windows(windows, scene.is_picture))
+        assert dissimilarity is not None
+        return float((dissimilarity > 1).mean())
+
+    share = unlike_share(pixels)
+    if share <= WARNING_SHARE:
+        return
+    text = f"{100 * share:.0f} % of {len(pixels)} windows all over it are unlike the training images"
+    if pixels.shape[-1] == 3:
+        candidates = [(unlike_share(windows), flags) for flags, windows in readings.other_readings(scene, pixels)]
+        best_share, flags = min(candidates, default=(1.0, ""))
+        if best_share <= share / 2:
+            text += f"; with {flags} {100 * best_share:.0f} % would be"
+    if share >= REFUSAL_SHARE:
+        raise InputError(f"{scene.name}: {text}; --applicability=off maps it nevertheless")
+    print(f"{scene.name}: {text}", flush=True)
+
+
 def _most_probable_classes_by_row(
     probabilities: np.ndarray, valid_pixels: np.ndarray, min_probability: float
 ) -> np.ndarray:
@@ -577,12 +735,17 @@ def _write_map_files(folder: pathlib.Path, classified: _ClassifiedScene, options
     write_class_map(folder / "landcover.tif", classified, options.full_resolution)
     draw_map(folder / "landcover.png", classified)
     images.verify_picture(str(folder / "landcover.png"))
-    areas = class_areas(scene.grid, classes, classified.valid_pixels, classified.stride, len(names))
+    if options.full_resolution and water_class_mask(names, scene.water_index) is not None:
+        areas = class_areas_of_pixels(classified)
+    else:
+        areas = class_areas(scene.grid, classes, classified.valid_pixels, classified.stride, len(names))
     counts = np.bincount(classes[classes != NODATA], minlength=len(names))
     table = areas_table(counts, areas, names, scene.grid.crs is not None)
     (folder / "areas.csv").write_text(table, encoding="utf-8")
     if options.probabilities:
         write_probability_map(folder / "probability.tif", classified)
+    if options.applicability != "off" and not np.isnan(classified.dissimilarity).all():
+        write_applicability_map(folder / "applicability.tif", classified)
     return areas
 
 
@@ -634,9 +797,8 @@ def write_class_map(path: pathlib.Path, classified: _ClassifiedScene, full_resol
     def rows() -> Iterator[tuple[Window, np.ndarray]]:
         for row in range(len(classes)):
             if full_resolution:
-                height = min(stride, grid.height - row * stride)
-                pixels = classes[row].repeat(stride)[: grid.width]
-                yield Window(0, row * stride, grid.width, height), np.broadcast_to(pixels, (1, height, grid.width))
+                window = Window(0, row * stride, grid.width, min(stride, grid.height - row * stride))
+                yield window, _classify_pixels(classified, row, window)[np.newaxis]
             else:
                 yield Window(0, row, shape[1], 1), classes[np.newaxis, row : row + 1]
 
@@ -645,6 +807,30 @@ def write_class_map(path: pathlib.Path, classified: _ClassifiedScene, full_resol
     # Compressed, the classes of all pixels of a whole Sentinel-2 tile take two megabytes.
     _write_cog(path, profile, "MODE", add_colours_and_names, rows, in_memory=True)
     _write_category_names(path, classified.names)
+
+
+def _classify_pixels(classified: _ClassifiedScene, row: int, window: Window) -> np.ndarray:
+    """Returns the classes of a row of cells in the scene's pixels, (height, width) uint8.
+
+    Where an index tells water from land, each pixel gets the most probable class of its kind in its cell.
+
+    Args:
+        classified: The scene and the classes of its cells.
+        row: The row of cells.
+        window: Its pixels in the scene's grid.
+    """
+    scene, stride, classes = classified.scene, classified.stride, classified.classes[row]
+    pixels = np.broadcast_to(classes.repeat(stride)[: window.width], (window.height, window.width))
+    is_water_class = water_class_mask(classified.names, scene.water_index)
+    if is_water_class is None:
+        return pixels
+    water = scene.read_water(window)
+    result = pixels.copy()
+    for value, is_member in ((0, ~is_water_class), (1, is_water_class)):
+        best = np.where(is_member, classified.probabilities[row], -1).argmax(-1).astype("uint8")
+        is_kind = (water == value) & (pixels != NODATA)
+        result[is_kind] = np.broadcast_to(best.repeat(stride)[: window.width], pixels.shape)[is_kind]
+    return result
 
 
 def write_probability_map(path: pathlib.Path, classified: _ClassifiedScene) -> None:
@@ -665,6 +851,23 @@ def write_probability_map(path: pathlib.Path, classified: _ClassifiedScene) -> N
     profile |= {"dtype": "float32", "nodata": np.nan, **_georeference(classified.scene.grid, classified.stride)}
     # With a short stride, probabilities can be larger than memory: they lie in a file, and so does their copy.
     _write_cog(path, profile, "AVERAGE", add_names, rows, in_memory=False)
+
+
+def write_applicability_map(path: pathlib.Path, classified: _ClassifiedScene) -> None:
+    """Writes how unlike the training images each cell is: above 1 for unlike, NaN where it is not known."""
+    shape = classified.dissimilarity.shape
+
+    def add_name(file: rasterio.io.DatasetWriter) -> None:
+        file.set_band_description(1, "dissimilarity from the training images, above 1: unlike")
+
+    def rows() -> Iterator[tuple[Window, np.ndarray]]:
+        for row, values in enumerate(classified.dissimilarity):
+            valid = classified.valid_pixels[row] > 0
+            yield Window(0, row, shape[1], 1), np.where(valid, values, np.float32(np.nan))[np.newaxis, np.newaxis]
+
+    profile = {"height": shape[0], "width": shape[1], "count": 1, "dtype": "float32", "nodata": np.nan}
+    profile |= _georeference(classified.scene.grid, classified.stride)
+    _write_cog(path, profile, "AVERAGE", add_name, rows, in_memory=True)
 
 
 def class_colours(classes: Sequence[str]) -> list[tuple[int, int, int]]:
@@ -758,7 +961,7 @@ def _write_category_names(path: pathlib.Path, classes: Sequence[str]) -> None:
 
 
 def class_areas(grid: Grid, classes: np.ndarray, valid_pixels: np.ndarray, stride: int, class_count: int) -> np.ndarray:
-    """Returns how much of the ground each class has.
+    """Returns how much of the ground each class has in a map of cells.
 
     Args:
         grid: The scene's grid.
@@ -770,10 +973,30 @@ def class_areas(grid: Grid, classes: np.ndarray, valid_pixels: np.ndarray, strid
     Returns:
         (classes,) float64, in hectares, or in pixels where their place on the ground is unknown.
     """
-    pixel_hectares = grid.pixel_hectares_in_cells(stride)
-    areas = valid_pixels if pixel_hectares is None else valid_pixels * pixel_hectares
+    areas = _cell_areas(grid, valid_pixels, stride)
     has_class = classes != NODATA
     return np.bincount(classes[has_class], areas[has_class], minlength=class_count)
+
+
+def class_areas_of_pixels(classified: _ClassifiedScene) -> np.ndarray:
+    """Returns the same of a map of the scene's pixels, which may have other classes than their cell."""
+    grid, stride = classified.scene.grid, classified.stride
+    sums = np.zeros(len(classified.names))
+    for row, areas in enumerate(_cell_areas(grid, classified.valid_pixels, stride)):
+        window = Window(0, row * stride, grid.width, min(stride, grid.height - row * stride))
+        pixels = _classify_pixels(classified, row, window)
+        columns = np.broadcast_to(np.arange(grid.width) // stride, pixels.shape)
+        has_class = pixels != NODATA
+        counts = np.zeros((len(areas), len(sums)))
+        np.add.at(counts, (columns[has_class], pixels[has_class]), 1)
+        sums += areas @ (counts / np.maximum(counts.sum(1, keepdims=True), 1))
+    return sums
+
+
+def _cell_areas(grid: Grid, valid_pixels: np.ndarray, stride: int) -> np.ndarray:
+    """Returns the area of each cell's data, (rows, columns), in hectares or in pixels."""
+    pixel_hectares = grid.pixel_hectares_in_cells(stride)
+    return valid_pixels if pixel_hectares is None else valid_pixels * pixel_hectares
 
 
 def areas_table(counts: np.ndarray, areas: np.ndarray, classes: Sequence[str], has_hectares: bool) -> str:
@@ -832,12 +1055,25 @@ def draw_map(path: pathlib.Path, classified: _ClassifiedScene) -> None:
     colours = ListedColormap([*(np.array(class_colours(names)) / 255), (1, 1, 1)])
     values = np.where(classes == NODATA, len(names), classes)
     map_axes.imshow(values, cmap=colours, vmin=-0.5, vmax=len(names) + 0.5, extent=map_extent, interpolation="nearest")
+    is_unlike = classified.is_unlike[::step, ::step]
+    unlike_colour = ListedColormap([UNLIKE_COLOUR])
+    if is_unlike.any():  # over a class that is kept, the colour lets the class through
+        opacity = np.where(classes == NODATA, 1.0, 0.6)
+        map_axes.imshow(
+            np.ma.masked_where(~is_unlike, is_unlike.astype("uint8")),
+            cmap=unlike_colour,
+            alpha=opacity,
+            extent=map_extent,
+            interpolation="nearest",
+        )
     for axes in (scene_axes, map_axes):
         axes.set(xticks=[], yticks=[], xlim=scene_extent[:2], ylim=scene_extent[2:])
     handles = [
         Patch(color=colours(index), label=figures.escape_mathtext(names[index]))
         for index in np.unique(classes[classes != NODATA])
     ]
+    if is_unlike.any():
+        handles.append(Patch(color=UNLIKE_COLOUR, label="unlike the training images"))
     figure.legend(handles=handles, loc="outside right upper", frameon=False)
     _draw_scale_bar(scene_axes, scene.grid)
     figure.savefig(path, dpi=110)

@@ -18,13 +18,22 @@ from typing import Literal
 import numpy as np
 import rasterio
 
-from resnetd_tf.data import images, rasters
+from resnetd_tf.data import digital_numbers, images, rasters
 from resnetd_tf.data.rasters import AS_STORED, Band, BandSet, RasterOptions
 from resnetd_tf.errors import InputError, damage_as_input_error
 from resnetd_tf.imagery import clouds
 from resnetd_tf.imagery.grid import Grid, common_grid, warp_to_grid
 from resnetd_tf.imagery.scene import SAMPLE_PIXELS, Scene
-from resnetd_tf.sentinel2 import RGB_BANDS, parse_band_name, split_band_from_stem
+from resnetd_tf.imagery.water import find_water_index
+from resnetd_tf.sentinel2 import (
+    AIR_DN,
+    DARK_BLUE_DN,
+    MIN_DARK_SLOPE_DN,
+    MIN_EXCHANGED_SLOPE_DN,
+    RGB_BANDS,
+    parse_band_name,
+    split_band_from_stem,
+)
 
 MIN_PICTURE_LEVEL = 40  # grey levels; the darkest patches of EuroSAT, of water, reach 63
 COARSE_METRES = 25  # metres; larger pixels show too little of what patches of 10 m show
@@ -299,6 +308,9 @@ def open_source(
     required_bands: Sequence[str] = RGB_BANDS,
     raster_options: RasterOptions = AS_STORED,
     keep_clouds: bool = False,
+    *,
+    use_water_index: bool = False,
+    adds_air: bool = False,
 ) -> Scene:
     """Opens one of the scenes that `find_sources` returns.
 
@@ -307,6 +319,8 @@ def open_source(
         required_bands: Names of the bands that a classifier takes.
         raster_options: What the user says of the bands and their numbers.
         keep_clouds: Whether clouds, their shadows and snow are data, where a product has a mask of them.
+        use_water_index: Whether an index of two bands tells water from land, if the scene has bands for it.
+        adds_air: Whether the light of the air is added to colours of L2A, for a classifier that knows L1C.
 
     Raises:
         InputError: The scene cannot be opened.
@@ -330,12 +344,21 @@ def open_source(
     if band_set.is_picture:
         _check_brightness(source, list(bands.values()))
     else:
-        fill, text = _check_numbers(source, band_set, list(bands), raster_options)
+        fill, text, sample = _check_numbers(source, band_set, list(bands), raster_options)
         description += text
         bands = {name: dataclasses.replace(band, fill=fill) for name, band in bands.items()}
+        if adds_air and (reason := _find_missing_air(source, sample, raster_options)):
+            bands = {name: _add_air(name, band) for name, band in bands.items()}
+            added = ", ".join(f"{AIR_DN[name]} DN to {name}" for name in bands)
+            description += (
+                f"; L2A ({reason}): added {added}, the light of the air in EuroSAT's L1C; --level=L1C does not"
+            )
     aligned_bands = {
         name: dataclasses.replace(band, dataset=warped_datasets[id(band.dataset)]) for name, band in bands.items()
     }
+    water_index = find_water_index(band_set.bands, grid) if use_water_index else None
+    if water_index:
+        description += f"; {water_index.summary}"
     return Scene(
         name=source.name,
         grid=grid,
@@ -344,8 +367,54 @@ def open_source(
         missing_values=tuple(raster_options.fill or (0,) * len(required_bands)),
         description=description,
         cloud_mask=None if keep_clouds else clouds.open_mask(mask_files, grid),
+        water_index=water_index,
         files=rasters.file_fingerprints(datasets, *mask_files),
     )
+
+
+def _find_missing_air(source: Source, sample: digital_numbers.Sample, raster_options: RasterOptions) -> str | None:
+    """Returns by what a scene shows that the light of the air has been taken away, as in L2A; `None` if it has not.
+
+    In L1C the darkest pixels have the light of the air alone: most in blue, least in red.
+
+    Args:
+        source: The scene.
+        sample: Numbers all over it.
+        raster_options: What the user says of them.
+
+    Raises:
+        InputError: The darkest pixels of L1C cannot have such numbers.
+    """
+    if raster_options.level is not None:
+        return "--level" if raster_options.level == "L2A" else None
+    name = pathlib.PurePath(source.metadata or source.files[0]).name
+    if level := re.search(r"(?:MSI|(?<![0-9A-Za-z]))L(1C|2A)(?![0-9A-Za-z])", f"{name} {source.name}"):
+        return "by its name" if level[1] == "2A" else None
+    if not set(RGB_BANDS) <= set(sample.names):
+        return None
+    red, green, blue = (float(np.percentile(sample.dn[:, sample.names.index(band)], 1)) for band in RGB_BANDS)
+    text = f"{source.name}: 1 % of its red, green and blue is below {red:.0f}, {green:.0f} and {blue:.0f} DN"
+    if max(red, green, blue) <= 0:
+        raise InputError(f"{text}, as after a stretch between percentiles; give it as it was, or --level=L2A takes it")
+    if red - blue > MIN_EXCHANGED_SLOPE_DN:
+        raise InputError(
+            f"{text}, and the air adds most to blue: red and blue seem to be exchanged; --bands names them in their "
+            "order, --level=L1C takes them as they are"
+        )
+    if blue - red < MIN_DARK_SLOPE_DN:
+        return f"1 % of its blue is below {blue:.0f} DN" if blue < DARK_BLUE_DN[0] else None
+    if raster_options.scale is None and not DARK_BLUE_DN[0] <= blue <= DARK_BLUE_DN[1]:
+        scale = sample.gain[0] * np.mean(DARK_BLUE_DN) / blue
+        raise InputError(
+            f"{text}; in L1C the air gives blue from {DARK_BLUE_DN[0]} to {DARK_BLUE_DN[1]}, as it would with "
+            f"--scale={scale:.2g}; --level=L1C takes them as they are"
+        )
+    return None
+
+
+def _add_air(name: str, band: Band) -> Band:
+    """Returns a band with the light of the air in its digital numbers."""
+    return dataclasses.replace(band, offset=band.offset + AIR_DN[name] / band.gain)
 
 
 def _open_band_set(
@@ -418,7 +487,7 @@ def _open_product(
         raise InputError(f"{metadata}: has no bands that GDAL finds; download the product again")
     description = f"Sentinel-2 {level}, baseline {tags.get('PROCESSING_BASELINE', 'unknown')}: "
     description += rasters.describe_conversion(list(bands.values()), "as its metadata say", raster_options)
-    if level == "L2A":
+    if level == "L2A" and tuple(required_bands) != RGB_BANDS:
         description += "; EuroSAT is of L1C, as seen from above the atmosphere: expect less of L2A"
     mask_files = clouds.find_mask_files(file for dataset in datasets for file in dataset.files)
     return BandSet(bands, False, description, is_calibrated=True), mask_files
@@ -462,7 +531,7 @@ def _check_brightness(source: Source, bands: list[Band]) -> None:
 
 def _check_numbers(
     source: Source, band_set: BandSet, names: list[str], raster_options: RasterOptions
-) -> tuple[float | None, str]:
+) -> tuple[float | None, str, digital_numbers.Sample]:
     """Checks that numbers all over a scene can be digital numbers, and finds undeclared numbers for missing data.
 
     Bands that tell more than the required ones are checked too: the near infrared, cirrus, and all of 13 without names.
@@ -474,7 +543,8 @@ def _check_numbers(
         raster_options: What the user says of the numbers.
 
     Returns:
-        The number that stands for missing data though no file declares it, or `None`; and what to say of it.
+        The number that stands for missing data though no file declares it, or `None`; what to say of it; and the
+        numbers.
 
     Raises:
         InputError: There is no data, or numbers cannot be digital numbers.
@@ -507,7 +577,8 @@ def _check_numbers(
     if fault := rasters.find_number_fault(band_set, sample, raster_options):
         raise InputError(f"{source.name}: {fault.text}")
     shares = rasters.undeclared_fill_shares(bands, stored, valid)
-    return fill, "".join(
+    text = "".join(
         f"; {100 * share:.1f} % of the pixels are {value:g} in every band: no data, though the file does not say so"
         for value, share in shares.items()
     )
+    return fill, text, sample

@@ -1,6 +1,7 @@
 """A scene: bands on one grid, read by windows, and the part of a scene that lies in an area."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from resnetd_tf.data.rasters import Band
 from resnetd_tf.errors import InputError, damage_as_input_error
 from resnetd_tf.imagery.clouds import CloudMask
 from resnetd_tf.imagery.grid import WGS84, Grid, grid_centre, grid_outline
+from resnetd_tf.imagery.water import WaterIndex
 
 SAMPLE_PIXELS = 512  # pixels a side of the sample whose numbers are checked before a scene is mapped
 MIN_CACHE_BYTES = 2**25  # bytes of GDAL's cache of decoded blocks
@@ -37,6 +39,7 @@ class Scene:
         missing_values: For each band the digital number that fills it if it is missing.
         description: How its files are read and what is applied to them, in words.
         cloud_mask: The mask that hides clouds; `None` where clouds are mapped like land.
+        water_index: The index that tells water from land; `None` leaves that to the classifier.
         column_offset: Column of the files' grid at which the scene begins.
         row_offset: Row of the files' grid at which the scene begins.
         outlines: Polygons of the wanted area, in columns and rows of the files; none if all of the scene is wanted.
@@ -52,6 +55,7 @@ class Scene:
     missing_values: tuple[float, ...]
     description: str
     cloud_mask: CloudMask | None = None
+    water_index: WaterIndex | None = None
     column_offset: int = 0
     row_offset: int = 0
     outlines: tuple[dict, ...] = ()
@@ -70,6 +74,20 @@ class Scene:
         columns_right = dataset.width - self.column_offset - self.grid.width
         return self.row_offset, rows_below, self.column_offset, columns_right
 
+    def read_water(self, window: Window) -> np.ndarray | None:
+        """Returns which pixels of a window of the scene's grid are water; `None` without an index.
+
+        Returns:
+            (height, width) uint8: 1 for water, 0 for land, `water.UNKNOWN` without data.
+
+        Raises:
+            InputError: A file is damaged.
+        """
+        if self.water_index is None:
+            return None
+        with rasterio.Env(GDAL_CACHEMAX=self._cache_bytes):
+            return self.water_index.read_water(self._file_window(window))
+
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """Reads a window, which may reach beyond a part of a scene into its margins.
 
@@ -85,12 +103,8 @@ class Scene:
             InputError: A file is damaged.
         """
         bands = [band for band in self.bands if band]
-        file_window = Window(
-            window.col_off + self.column_offset, window.row_off + self.row_offset, window.width, window.height
-        )
-        # Scenes are read from the top, so that a row of blocks suffices. By default GDAL keeps a share of all memory.
-        cache_bytes = max(MIN_CACHE_BYTES, rasters.block_row_bytes(bands) * 3 // 2)
-        with rasterio.Env(GDAL_CACHEMAX=cache_bytes):
+        file_window = self._file_window(window)
+        with rasterio.Env(GDAL_CACHEMAX=self._cache_bytes):
             stored = rasters.read_bands(bands, file_window)
             valid = rasters.valid_mask(bands, stored, file_window)
             if self.cloud_mask:
@@ -104,6 +118,18 @@ class Scene:
         pixels[:] = np.rint(self.missing_values)
         pixels[..., [index for index, band in enumerate(self.bands) if band]] = numbers
         return pixels, valid
+
+    def _file_window(self, window: Window) -> Window:
+        """Returns a window of the scene's grid in columns and rows of the files."""
+        return Window(
+            window.col_off + self.column_offset, window.row_off + self.row_offset, window.width, window.height
+        )
+
+    @functools.cached_property
+    def _cache_bytes(self) -> int:
+        """Bytes that GDAL keeps. Scenes are read from the top, so a row of blocks suffices; GDAL would keep more."""
+        bands = [band for band in self.bands if band] + list(self.water_index.bands if self.water_index else ())
+        return max(MIN_CACHE_BYTES, rasters.block_row_bytes(bands) * 3 // 2)
 
 
 # A part of a scene: the outlines of an area, and the share of each pixel that lies in them.

@@ -21,7 +21,8 @@ from rasterio.windows import Window
 from resnetd_tf import rundir, sentinel2
 from resnetd_tf.imagery.grid import Grid
 from resnetd_tf.imagery.scene import Scene, area_coverage
-from resnetd_tf.saved import SavedClassifier
+from resnetd_tf.imagery.water import UNKNOWN, WaterIndex, apply_water_shares, water_class_mask
+from resnetd_tf.saved import SavedClassifier, WindowClassifier
 
 STRIP_ROWS = 128  # rows that are read at once; GDAL caches the row of blocks that they lie in
 MIN_VALID_SHARE = 0.5  # share of a window's pixels that must be data
@@ -45,7 +46,12 @@ class PixelSource(Protocol):
     @property
     def outlines(self) -> tuple[dict, ...]: ...
 
+    @property
+    def water_index(self) -> WaterIndex | None: ...
+
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]: ...
+
+    def read_water(self, window: Window) -> np.ndarray | None: ...
 
 
 def map_shape(scene: PixelSource, stride: int) -> tuple[int, int]:
@@ -73,72 +79,125 @@ def find_window_region(scene: PixelSource, window: int, stride: int) -> Window:
 
 
 def classify_rows(
-    predict: Callable[[np.ndarray], np.ndarray],
+    classify: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]],
     class_count: int,
     scene: PixelSource,
     window: int,
     stride: int,
     first_row: int = 0,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    is_water_class: np.ndarray | None = None,
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yields the rows of a map, from the top.
 
     Windows of window x window pixels lie at multiples of the stride. Each is classified, and each cell gets the mean of
     the probabilities of the windows over it. The weights fall to a window's edge and rise with its confidence. Windows
     over a part of a scene reach into the pixels around it. A scene that ends within a cell is mirrored there. Windows
-    with too little data do not count; in others the mean of their data stands for the missing pixels.
+    with too little data do not count; in others the mean of their data stands for the missing pixels. The share of a
+    cell that is water, where the scene has an index of it, is the probability of the water classes together.
 
     Args:
-        predict: From windows (n, window, window, bands) to probabilities (n, classes).
+        classify: From windows (n, window, window, bands) to probabilities (n, classes) and to dissimilarities (n,), or
+            `None` instead of these.
         class_count: Number of classes.
         scene: The scene.
         window: Side of a window in pixels, a multiple of the stride.
         stride: Side of a cell in pixels.
         first_row: The row to begin with.
+        is_water_class: (classes,) bool, the classes that the scene's index of water tells from the others; `None` for
+            the probabilities as they are.
 
     Yields:
         probabilities: (columns, classes) float32, from 0 to 1.
         valid_pixels: (columns,) float32, how many pixels of each cell are data and lie in the scene's outlines; 0 where
             nothing is known of a cell.
+        dissimilarity: (columns,) float32, the mean of the windows over each cell; NaN where it is not known.
     """
     cells = window // stride  # along a window's side
-    profile = np.sin(np.pi * (np.arange(cells) + 0.5) / cells) ** 2
-    weights = np.outer(profile, profile).astype("float32")
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(2) as renderer:
         windows = _WindowReader(scene, window, stride, renderer)
-        region, window_rows, window_columns = windows.region, windows.rows, windows.columns
+        region, window_rows = windows.region, windows.rows
         # The map's rows and columns, counted in cells of the region.
         (map_rows, map_columns), first_column = map_shape(scene, stride), -region.col_off // stride
         first_row = first_row + -region.row_off // stride
         end_row = map_rows + -region.row_off // stride
         columns = slice(first_column, first_column + map_columns)
-        # Sums over the rows of cells that the current row of windows covers.
-        sums = np.zeros((cells, window_columns + cells - 1, class_count), "float32")
-        weight_sums = np.zeros(sums.shape[:2], "float32")
+        sums = _CellSums(cells, windows.columns, class_count)
         start = max(0, min(first_row - cells + 1, window_rows - 1))
         next_row = reader.submit(windows.read_row, start)
         for row in range(start, window_rows):
-            images, valid_shares, valid_pixels = next_row.result()
+            images, valid_shares, valid_pixels, water_shares = next_row.result()
             if row + 1 < window_rows:
                 next_row = reader.submit(windows.read_row, row + 1)
             usable_columns = np.flatnonzero(valid_shares >= MIN_VALID_SHARE)
             if usable_columns.size:
-                probabilities = np.zeros((window_columns, class_count), "float32")
-                confidence = np.zeros(window_columns, "float32")
-                probabilities[usable_columns] = predict(images[usable_columns])
-                confidence[usable_columns] = valid_shares[usable_columns] * window_confidence(
-                    probabilities[usable_columns]
-                )
-                weighted_probabilities = probabilities * confidence[:, np.newaxis]
-                for y, x in np.ndindex(cells, cells):
-                    sums[y, x : x + window_columns] += weights[y, x] * weighted_probabilities
-                    weight_sums[y, x : x + window_columns] += weights[y, x] * confidence
+                sums.add(usable_columns, valid_shares[usable_columns], *classify(images[usable_columns]))
             is_last = row + 1 == window_rows
             for y in range(cells if is_last else 1):  # rows of cells that no further window covers
                 if first_row <= row + y < end_row:
-                    is_known = weight_sums[y] > 0
-                    means = sums[y] / np.where(is_known, weight_sums[y], 1)[:, np.newaxis]
-                    yield means[columns], np.where(is_known, valid_pixels[y], 0)[columns]
-            sums[:-1], weight_sums[:-1], sums[-1], weight_sums[-1] = sums[1:], weight_sums[1:], 0, 0
+                    means, dissimilarity, is_known = sums.means(y)
+                    if is_water_class is not None:
+                        means = apply_water_shares(means, water_shares[y], is_water_class)
+                    yield means[columns], np.where(is_known, valid_pixels[y], 0)[columns], dissimilarity[columns]
+            sums.advance()
+
+
+class _CellSums:
+    """Weighted sums over the windows that cover each cell, for the rows of cells that a row of windows covers.
+
+    Args:
+        cells: Cells along a window's side.
+        window_columns: Number of windows in a row.
+        class_count: Number of classes.
+    """
+
+    def __init__(self, cells: int, window_columns: int, class_count: int):
+        profile = np.sin(np.pi * (np.arange(cells) + 0.5) / cells) ** 2
+        self.weights = np.outer(profile, profile).astype("float32")
+        shape = (cells, window_columns + cells - 1)
+        self.probabilities = np.zeros((*shape, class_count), "float32")
+        self.probability_weights = np.zeros(shape, "float32")
+        self.dissimilarity = np.zeros(shape, "float32")
+        self.dissimilarity_weights = np.zeros(shape, "float32")
+
+    def add(
+        self, columns: np.ndarray, valid_shares: np.ndarray, probabilities: np.ndarray, dissimilarity: np.ndarray | None
+    ) -> None:
+        """Adds windows of a row.
+
+        Args:
+            columns: (n,) their columns of cells at the left.
+            valid_shares: (n,) the share of each window that is data.
+            probabilities: (n, classes).
+            dissimilarity: (n,), or `None` if it is not known.
+        """
+        confidence = (valid_shares * window_confidence(probabilities)).astype("float32")
+        weighted_probabilities = probabilities * confidence[:, np.newaxis]
+        for (y, x), weight in np.ndenumerate(self.weights):
+            self.probabilities[y, x + columns] += weight * weighted_probabilities
+            self.probability_weights[y, x + columns] += weight * confidence
+            if dissimilarity is not None:
+                self.dissimilarity[y, x + columns] += weight * dissimilarity
+                self.dissimilarity_weights[y, x + columns] += weight
+
+    def means(self, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns the means of a row of cells.
+
+        Returns:
+            probabilities: (columns, classes) float32.
+            dissimilarity: (columns,) float32; NaN where it is not known.
+            is_known: (columns,) bool, whether any window covers a cell.
+        """
+        is_known = self.probability_weights[row] > 0
+        divisor = np.where(is_known, self.probability_weights[row], 1)[:, np.newaxis]
+        weights = self.dissimilarity_weights[row]
+        dissimilarity = np.full(len(weights), np.nan, "float32")
+        np.divide(self.dissimilarity[row], weights, out=dissimilarity, where=weights > 0)
+        return self.probabilities[row] / divisor, dissimilarity, is_known
+
+    def advance(self) -> None:
+        """Goes on to the next row of windows, a row of cells further down."""
+        for sums in (self.probabilities, self.probability_weights, self.dissimilarity, self.dissimilarity_weights):
+            sums[:-1], sums[-1] = sums[1:], 0
 
 
 def window_confidence(probabilities: np.ndarray) -> np.ndarray:
@@ -179,9 +238,47 @@ def windows_over_cell(scene: PixelSource, cell: tuple[int, int], window: int, st
         )
         windows = []
         for row in rows:
-            images, valid_shares, _ = reader.read_row(row)
+            images, valid_shares, *_ = reader.read_row(row)
             windows.append(images[columns][valid_shares[columns] >= MIN_VALID_SHARE])
     return np.concatenate(windows)
+
+
+def render_windows(windows: np.ndarray, is_picture: bool, map_function: Callable = map) -> np.ndarray:
+    """Renders windows as the classifier takes them: digital numbers of three colours as EuroSAT's JPEG files.
+
+    Args:
+        windows: (n, window, window, bands) grey levels or digital numbers.
+        is_picture: Whether they are grey levels.
+        map_function: `map`, or that of an executor, which renders in its threads.
+    """
+    if is_picture or windows.shape[-1] != 3:
+        return windows
+    return np.stack(list(map_function(sentinel2.compress_as_eurosat, sentinel2.render_colours(windows))))
+
+
+def sample_windows(scene: PixelSource, window: int, per_side: int) -> np.ndarray:
+    """Reads windows that are evenly spread over a scene, but for those with too little data.
+
+    Args:
+        scene: The scene.
+        window: Side of a window in pixels.
+        per_side: Windows in a row and in a column of the sample.
+
+    Returns:
+        (n, window, window, bands) grey levels or digital numbers; none of a scene that is smaller than a window.
+    """
+    grid, windows = scene.grid, []
+    rows, columns = (
+        np.unique(np.linspace(0, side - window, min(per_side, max(1, side // window))).astype(int))
+        for side in (max(grid.height, window), max(grid.width, window))
+    )
+    if grid.height >= window and grid.width >= window:
+        for row in rows.tolist():
+            for column in columns.tolist():
+                pixels, valid = scene.read(Window(column, row, window, window))
+                if valid.mean() >= 1 - MIN_VALID_SHARE / 2:
+                    windows.append(pixels)
+    return np.stack(windows) if windows else np.empty((0, window, window, 0))
 
 
 class _WindowReader:
@@ -208,29 +305,29 @@ class _WindowReader:
         )
         self.padded_width = max(window, -(-self.region.width // stride) * stride)
         self.cache_top = 0  # the first row of the region that is in the cache
-        self.cache: tuple[np.ndarray, np.ndarray] | None = None
+        self.cache: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
 
-    def read_row(self, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def read_row(self, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Reads a row of windows.
 
         Returns:
             images: (columns, window, window, bands), as the classifier takes them.
             valid_shares: (columns,) float64, the share of each window that is data, from 0 to 1.
             valid_pixels: Pixels of each cell, as `_count_valid_pixels` returns them.
+            water_shares: (cells of a window, columns of cells) float32, the share of each cell's data that is water,
+                from 0 to 1; NaN where it is not known.
         """
-        pixels, valid = self._read_pixels(row * self.stride, self.window)
+        pixels, valid, water = self._read_pixels(row * self.stride, self.window)
         starts = np.arange(self.columns) * self.stride
         images = np.stack([pixels[:, start : start + self.window] for start in starts])
         valid_masks = np.stack([valid[:, start : start + self.window] for start in starts])
         valid_shares = valid_masks.mean((1, 2))
         for index in np.flatnonzero((valid_shares < 1) & (valid_shares >= MIN_VALID_SHARE)):
             images[index][~valid_masks[index]] = np.rint(images[index][valid_masks[index]].mean(0))
-        if not self.scene.is_picture and images.shape[-1] == 3:
-            rendered_images = sentinel2.render_colours(images)
-            images = np.stack(list(self.renderer.map(sentinel2.compress_as_eurosat, rendered_images)))
-        return images, valid_shares, self._count_valid_pixels(row, valid)
+        images = render_windows(images, self.scene.is_picture, self.renderer.map)
+        return images, valid_shares, self._count_valid_pixels(row, valid), self._measure_water(valid, water)
 
-    def _read_pixels(self, top: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    def _read_pixels(self, top: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Reads rows of the region, which are asked for from the top; mirrored pixels are data if their originals are.
 
         Args:
@@ -240,6 +337,7 @@ class _WindowReader:
         Returns:
             pixels: (count, padded width, bands).
             valid: (count, padded width) bool, where there is data.
+            water: (count, padded width) uint8, as `Scene.read_water` returns it.
         """
         region = self.region
         end = min(top + count, region.height)
@@ -249,20 +347,37 @@ class _WindowReader:
             if self.cache is not None:
                 strip_top = self.cache_top + len(self.cache[1])
             height = min(STRIP_ROWS, region.height - strip_top)
-            strip = self.scene.read(Window(region.col_off, region.row_off + strip_top, region.width, height))
+            window = Window(region.col_off, region.row_off + strip_top, region.width, height)
+            water = self.scene.read_water(window)
+            if water is None:
+                water = np.full((height, region.width), UNKNOWN, "uint8")
+            strip = (*self.scene.read(window), water)
             if self.cache is None:
                 self.cache_top, self.cache = strip_top, strip
             else:
                 skip = max(0, first_needed - self.cache_top)
-                pixels, valid = (np.concatenate((old[skip:], new)) for old, new in zip(self.cache, strip))
-                self.cache_top, self.cache = self.cache_top + skip, (pixels, valid)
+                pixels, valid, water = (np.concatenate((old[skip:], new)) for old, new in zip(self.cache, strip))
+                self.cache_top, self.cache = self.cache_top + skip, (pixels, valid, water)
         padding = ((0, top + count - end), (0, self.padded_width - region.width))
         first = first_needed if padding[0][1] else top
-        pixels, valid = (array[first - self.cache_top : end - self.cache_top] for array in self.cache)
+        pixels, valid, water = (array[first - self.cache_top : end - self.cache_top] for array in self.cache)
         if padding[0][1] or padding[1][1]:
             pixels = np.pad(pixels, (*padding, (0, 0)), mode="symmetric")
-            valid = np.pad(valid, padding, mode="symmetric")
-        return pixels[top - first :], valid[top - first :]
+            valid, water = (np.pad(array, padding, mode="symmetric") for array in (valid, water))
+        return pixels[top - first :], valid[top - first :], water[top - first :]
+
+    def _measure_water(self, valid: np.ndarray, water: np.ndarray) -> np.ndarray:
+        """Returns which share of each cell's data is water, (cells of a window, columns of cells) float32.
+
+        Args:
+            valid: (window, padded width) bool, where there is data.
+            water: (window, padded width) uint8, as `Scene.read_water` returns it.
+        """
+        known, wet = (
+            mask.reshape(len(valid) // self.stride, self.stride, -1, self.stride).sum((1, 3), dtype="float32")
+            for mask in (valid & (water != UNKNOWN), valid & (water == 1))
+        )
+        return np.where(known > 0, wet / np.maximum(known, 1), np.float32(np.nan))
 
     def _count_valid_pixels(self, row: int, valid: np.ndarray) -> np.ndarray:
         """Counts how many pixels of each cell are data in the scene and its outlines.
@@ -288,12 +403,18 @@ class _WindowReader:
 
 
 def classify_scene(
-    classifier: SavedClassifier, scene: Scene, window: int, stride: int, folder: pathlib.Path
-) -> tuple[np.ndarray, np.ndarray]:
+    classifier: SavedClassifier,
+    window_classifier: WindowClassifier,
+    scene: Scene,
+    window: int,
+    stride: int,
+    folder: pathlib.Path,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Classifies a scene into files of a folder; rows that an interrupted call left there are not classified again.
 
     Args:
         classifier: The classifier.
+        window_classifier: The same classifier, open for windows.
         scene: The scene.
         window: Side of a window in pixels, a multiple of the stride.
         stride: Side of a cell in pixels.
@@ -302,41 +423,55 @@ def classify_scene(
     Returns:
         probabilities: (rows, columns, classes) float32, from 0 to 1, in a file.
         valid_pixels: (rows, columns) float32, pixels of each cell that are data and lie in the scene's outlines.
+        dissimilarity: (rows, columns) float32, how unlike the training images each cell is; NaN where it is not known.
     """
     shape = map_shape(scene, stride)
     row_count = shape[0]
     state_path = folder / STATE_NAME
-    task = _describe_task(classifier, scene, window, stride)
-    arrays = {"probabilities.npy": (*shape, len(classifier.classes)), "pixels.npy": shape}
+    task = _describe_task(classifier, scene, window, stride) | {"runtime": window_classifier.summary}
+    arrays = {
+        "probabilities.npy": (*shape, len(classifier.classes)),
+        "pixels.npy": shape,
+        "dissimilarity.npy": shape,
+    }
     rows_done = _read_progress(state_path, task, row_count)
     if not all(_holds_array(folder / name, array_shape) for name, array_shape in arrays.items()):
         rows_done = 0
     if not rows_done:
         state_path.unlink(missing_ok=True)
-    probabilities, valid_pixels = (
+    probabilities, valid_pixels, dissimilarity = (
         _open_array(folder / name, array_shape, create=not rows_done) for name, array_shape in arrays.items()
     )
     if rows_done:
-        print(f"Going on after row {rows_done} of {row_count}, of which {folder} has the rest", flush=True)
+        print(f"Going on after row {rows_done} of {row_count}: {folder} has the rows before", flush=True)
 
     def save_progress(rows: int) -> None:
         probabilities.flush()
         valid_pixels.flush()
+        dissimilarity.flush()
         rundir.write_json(state_path, {**task, "rows": rows})
 
     remaining_rows = row_count - rows_done
     bar = keras.utils.Progbar(remaining_rows, unit_name="row") if sys.stdout.isatty() and remaining_rows else None
     save_time = time.monotonic()
-    rows = classify_rows(classifier.predict, len(classifier.classes), scene, window, stride, rows_done)
-    for row, (row_probabilities, row_valid_pixels) in enumerate(rows, rows_done):
-        probabilities[row], valid_pixels[row] = row_probabilities, row_valid_pixels
+    rows = classify_rows(
+        window_classifier.classify,
+        len(classifier.classes),
+        scene,
+        window,
+        stride,
+        rows_done,
+        is_water_class=water_class_mask(classifier.classes, scene.water_index),
+    )
+    for row, row_values in enumerate(rows, rows_done):
+        probabilities[row], valid_pixels[row], dissimilarity[row] = row_values
         if bar:
             bar.add(1)
         if time.monotonic() - save_time > SAVE_INTERVAL_SECONDS:
             save_time = time.monotonic()
             save_progress(row + 1)
     save_progress(row_count)
-    return probabilities, valid_pixels
+    return probabilities, valid_pixels, dissimilarity
 
 
 def _describe_task(classifier: SavedClassifier, scene: Scene, window: int, stride: int) -> dict[str, Any]:
@@ -351,6 +486,7 @@ def _describe_task(classifier: SavedClassifier, scene: Scene, window: int, strid
         "files": [list(file) for file in scene.files],
         "bands": [band and [band.index, band.offset, band.gain] for band in scene.bands],
         "grid": [*map_shape(scene, stride), scene.grid.width, scene.grid.height, *scene.grid.transform[:6]],
+        "water": scene.water_index and [scene.water_index.kind.name, scene.water_index.threshold],
         "outlines": hashlib.sha256(b"".join(ring.tobytes() for ring in rings)).hexdigest(),
         "window": window,
         "stride": stride,

@@ -5,13 +5,14 @@ The same model is trained and served: raw pixels of any size go in, probabilitie
 
 import contextlib
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import keras
+import numpy as np
 from keras import layers
 
 from resnetd_tf.networks import checkpoints
-from resnetd_tf.networks.layers import Resizing
+from resnetd_tf.networks.layers import Resizing, fold_batch_norm
 from resnetd_tf.networks.resnet import resnet
 from resnetd_tf.normalization import Statistics
 
@@ -102,6 +103,37 @@ def divide_logits(classifier: keras.Model, temperature: float) -> None:
     """
     head = classifier.layers[-1].get_layer("predictions")
     head.set_weights([weight / temperature for weight in head.get_weights()])
+
+
+def make_inference_function(
+    classifier: keras.Model, precision: str = "float32"
+) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Makes the fastest function of a classifier: batch normalisation is folded, and the weights are constants.
+
+    Args:
+        classifier: A classifier that `build_classifier` built, on the TensorFlow backend.
+        precision: "float32" or "bfloat16", the type of the network's weights and activations.
+
+    Returns:
+        Function from raw pixels (n, height, width, bands) to probabilities (n, classes) and to the pooled features
+        (n, features) before the head, both float32.
+    """
+    import tensorflow as tf
+
+    folded = fold_batch_norm(classifier, precision)
+    normalization, resizing, network = (folded.get_layer("normalization"), folded.layers[2], folded.layers[-1])
+    resizing = Resizing.from_config(resizing.get_config())
+    pooled = network.get_layer("predictions").input
+    outputs = keras.Model(network.inputs, [network.outputs[0], pooled])
+    weights = [tf.constant(weight.numpy()) for weight in outputs.trainable_variables]
+    pixels = folded.inputs[0]
+
+    @tf.function(input_signature=[tf.TensorSpec(pixels.shape, pixels.dtype)])
+    def infer(pixels):
+        (probabilities, features), _ = outputs.stateless_call(weights, [], resizing(normalization(pixels)))
+        return probabilities, tf.cast(features, tf.float32)
+
+    return lambda images: tuple(output.numpy() for output in infer(tf.constant(images)))
 
 
 # Loading a classifier's file as a Keras model.

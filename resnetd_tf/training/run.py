@@ -12,10 +12,12 @@ import time
 
 import filelock
 import keras
+import numpy as np
 import tensorflow as tf
 
-from resnetd_tf import environment, rundir
+from resnetd_tf import applicability, environment, rundir
 from resnetd_tf.data import datasets, images, splits
+from resnetd_tf.data.batches import training_batches
 from resnetd_tf.data.rasters import RasterOptions
 from resnetd_tf.data.splits import Dataset
 from resnetd_tf.deployment import export, savedmodel
@@ -35,6 +37,8 @@ from resnetd_tf.training.checkpoint import Progress
 from resnetd_tf.training.optimizer import compile_classifier
 from resnetd_tf.training.settings import LEARNING_RATE_FINE_TUNING, LEARNING_RATE_FROM_SCRATCH, RECIPES, Settings
 from resnetd_tf.training.train_loop import Diverged, Run, run_epochs
+
+APPLICABILITY_IMAGES = 2048  # images of a split by which the applicability of a classifier is fitted
 
 
 def train(settings: Settings, *, resume: bool = False, profile: bool = False) -> pathlib.Path:
@@ -86,8 +90,9 @@ def train(settings: Settings, *, resume: bool = False, profile: bool = False) ->
             if not is_published:
                 train_model(run, profile)
             termination.raise_if_requested()
+            training_sample = None if is_published else draw_as_trained(run, "train")
             del run.model, run.dataset.splits["train"]  # The following steps need their memory.
-            exported = run.savedmodel_path if is_published else export_best_epoch(run)
+            exported = run.savedmodel_path if training_sample is None else export_best_epoch(run, training_sample)
             termination.raise_if_requested()
             evaluation, agreement = evaluate_savedmodel(run, exported)
             if not is_published:
@@ -401,8 +406,44 @@ def train_model(run: Run, profile: bool) -> None:
     run.metadata["interrupted"] = run_epochs(run, profile)
 
 
-def export_best_epoch(run: Run) -> pathlib.Path:
-    """Calibrates the best epoch's model and exports it as a SavedModel.
+def draw_as_trained(run: Run, split: str) -> np.ndarray:
+    """Draws images of a split, augmented as in the last epoch, by which the applicability of the classifier is fitted.
+
+    Returns:
+        (n, height, width, bands) of the split's dtype, at most `APPLICABILITY_IMAGES` and the size of the split.
+    """
+    source, settings = run.dataset.splits[split], run.settings
+    count = min(APPLICABILITY_IMAGES, len(source))
+    batch_size = min(settings.batch_size, count)
+    varied = settings.varied if run.dataset.bands == 3 else 0.0
+    batches = training_batches(
+        source, len(run.dataset.classes), batch_size, seed=settings.seed, cutmix=settings.cutmix, varied=varied
+    )
+    assert isinstance(source.images, np.ndarray)
+    dtype = source.images.dtype
+    drawn = [pixels.numpy() for pixels, _ in batches.take(-(-count // batch_size))]
+    return np.clip(np.rint(np.concatenate(drawn)[:count]), 0, np.iinfo(dtype).max).astype(dtype)
+
+
+def fit_run_applicability(run: Run, network: keras.Model, training_sample: np.ndarray) -> None:
+    """Fits where the classifier applies, and writes that beside model.keras."""
+    infer = classifier.make_inference_function(network)
+
+    def pooled_features(images: np.ndarray) -> np.ndarray:
+        size = run.settings.batch_size
+        return np.concatenate([infer(images[start : start + size])[1] for start in range(0, len(images), size)])
+
+    validation_sample = draw_as_trained(run, "validation")
+    area = applicability.fit_applicability(pooled_features(training_sample), pooled_features(validation_sample))
+    applicability.write_applicability(area, run.folder / applicability.FILE_NAME)
+
+
+def export_best_epoch(run: Run, training_sample: np.ndarray) -> pathlib.Path:
+    """Calibrates the best epoch's model, fits where it applies, and exports it as a SavedModel.
+
+    Args:
+        run: The run.
+        training_sample: Training images, as `draw_as_trained` returns them.
 
     Returns:
         The path of the SavedModel, which is not yet the one where it is published.
@@ -415,6 +456,7 @@ def export_best_epoch(run: Run) -> pathlib.Path:
     print(f"Calibrating {epoch} on {len(validation)} validation images ...", flush=True)
     examples = images.resize_all(validation.images[:WARMUP_IMAGES], *run.metadata["patch_shape"][:2])
     network = calibrate_best_model(run)
+    fit_run_applicability(run, network, training_sample)
     print(f"Exporting {epoch} as a SavedModel ...", flush=True)
     savedmodel.write_savedmodel(network, run.dataset.classes, run.metadata, exported, examples=examples)
     return exported

@@ -17,9 +17,9 @@ from PIL import Image
 from benchmarks import parity
 from resnetd_tf.data import images, synthetic
 from resnetd_tf.deployment import export, savedmodel
-from resnetd_tf.deployment.savedmodel import fold_batch_norm
 from resnetd_tf.errors import InputError
 from resnetd_tf.networks import classifier
+from resnetd_tf.networks.layers import fold_batch_norm
 from resnetd_tf.normalization import EUROSAT_ALL, EUROSAT_RGB
 from resnetd_tf.saved import open_classifier
 

@@ -138,9 +138,12 @@ def test_rows_of_an_area_go_on_where_they_were(scene_path):
     scene = open_scene([scene_path])
     (west, south), (east, north) = in_degrees(scene, [(90, 250), (170, 80)])
     part = crop_to_area(scene, f"{west},{south},{east},{north}")
-    rows, later = (list(sliding_window.classify_rows(predict_by_colour, 4, part, 64, 16, first)) for first in (0, 4))
+    rows, later = (
+        list(sliding_window.classify_rows(lambda images: (predict_by_colour(images), None), 4, part, 64, 16, first))
+        for first in (0, 4)
+    )
     assert len(rows) == sliding_window.map_shape(part, 16)[0] and len(later) == len(rows) - 4
-    for (values, pixels), (values_later, pixels_later) in zip(rows[4:], later):
+    for (values, pixels, _), (values_later, pixels_later, _) in zip(rows[4:], later):
         np.testing.assert_allclose(values, values_later, atol=1e-6)
         np.testing.assert_array_equal(pixels, pixels_later)
 

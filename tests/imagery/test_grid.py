@@ -51,8 +51,10 @@ def geodesic_hectares(crs, transform: rasterio.Affine, width: float = SIDE, heig
 
 def measure_hectares(scene: Scene, stride: int = 32) -> float:
     """The hectares of a map of one class."""
-    rows = sliding_window.classify_rows(lambda images: np.ones((len(images), 1), "float32"), 1, scene, 64, stride)
-    pixels = np.stack([pixels for _, pixels in rows])
+    rows = sliding_window.classify_rows(
+        lambda images: (np.ones((len(images), 1), "float32"), None), 1, scene, 64, stride
+    )
+    pixels = np.stack([pixels for _, pixels, _ in rows])
     return landcover.class_areas(scene.grid, np.zeros(pixels.shape, "uint8"), pixels, stride, 1)[0]
 
 

@@ -15,8 +15,11 @@ def open_fields(folder, height: int, width: int):
 
 def classify(scene, predict=predict_by_colour, class_count: int = 4, stride: int = 32, first_row: int = 0):
     """Probabilities (rows, columns, classes) and valid pixels (rows, columns) of a scene's cells."""
-    rows = list(sliding_window.classify_rows(predict, class_count, scene, 64, stride, first_row))
-    return np.stack([probabilities for probabilities, _ in rows]), np.stack([valid for _, valid in rows])
+    rows = sliding_window.classify_rows(
+        lambda images: (predict(images), None), class_count, scene, 64, stride, first_row
+    )
+    probabilities, valid_pixels, _ = (np.stack(values) for values in zip(*rows))
+    return probabilities, valid_pixels
 
 
 @pytest.mark.parametrize(("height", "width"), [(200, 150), (64, 64), (30, 100), (1, 1), (130, 64)])

@@ -186,7 +186,7 @@ def test_a_scene_of_one_column_is_mapped(tmp_path):
 
 
 def test_a_map_without_any_class_is_not_written(tmp_path):
-    message = "nothing to map: everywhere no data, clouds, or less than --min_probability"
+    message = "nothing to map: everywhere no data, clouds, less than --min_probability, or unlike"
     with pytest.raises(InputError, match=message):
         write_map(colour_classifier(), open_fields(tmp_path), tmp_path / "none", MapOptions(min_probability=1))
     assert not list(tmp_path.glob("none*"))

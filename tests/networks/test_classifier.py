@@ -5,9 +5,8 @@ import zipfile
 import keras
 import numpy as np
 
-from resnetd_tf.deployment.savedmodel import fold_batch_norm
 from resnetd_tf.networks import checkpoints, classifier
-from resnetd_tf.networks.layers import portable_copy
+from resnetd_tf.networks.layers import fold_batch_norm, portable_copy
 from resnetd_tf.normalization import EUROSAT_RGB
 
 

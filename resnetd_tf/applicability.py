@@ -1,0 +1,96 @@
+"""Where a classifier applies: how unlike its training images an image is.
+
+A classifier names one of its classes whatever it sees. Its probabilities do not say that it has never seen the like,
+its features do. Those of training images lie near a plane of few dimensions; dissimilarity is the distance from it.
+Meyer and Pebesma (2021, arXiv 2005.07939) call the places that are like the training data the area of applicability.
+"""
+
+import pathlib
+from dataclasses import dataclass
+
+import numpy as np
+import safetensors.numpy
+
+from resnetd_tf import rundir
+from resnetd_tf.errors import damage_as_input_error
+
+FILE_NAME = "applicability.safetensors"  # beside the file of a classifier
+COMPONENTS = 64  # principal components; 128 tell hardly better
+QUANTILE = 0.99  # of validation images lie within the limit
+
+
+@dataclass(frozen=True)
+class Applicability:
+    """The plane near which the features of training images lie.
+
+    The features are square roots of the pooled features, which are never negative: a few large ones would outweigh all
+    others.
+
+    Attributes:
+        mean: (features,) float32, the mean of the features.
+        components: (components, features) float32, their principal components.
+        limit: The distance that `QUANTILE` of the validation images have at most.
+    """
+
+    mean: np.ndarray
+    components: np.ndarray
+    limit: float
+
+    def dissimilarity(self, pooled: np.ndarray) -> np.ndarray:
+        """Returns how unlike the training images are, (n,) float32: 0 on the plane, above 1 beyond the limit.
+
+        Args:
+            pooled: (n, features) float32, the outputs of the network's last pooling.
+        """
+        return (_distances(pooled, self.mean, self.components) / self.limit).astype("float32")
+
+
+def fit_applicability(training: np.ndarray, validation: np.ndarray) -> Applicability:
+    """Fits the plane to the features of training images, and its limit to those of validation images.
+
+    Args:
+        training: (n, features) float32, pooled features of training images, changed as training changes them.
+        validation: (m, features) float32, pooled features of validation images, changed alike.
+    """
+    features = _root(training)
+    mean = features.mean(0)
+    covariance = (features - mean).T @ (features - mean) / len(features)
+    components = np.linalg.eigh(covariance)[1][:, : -COMPONENTS - 1 : -1].T
+    limit = float(np.quantile(_distances(validation, mean, components), QUANTILE))
+    return Applicability(mean.astype("float32"), components.astype("float32"), limit)
+
+
+def _root(pooled: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.maximum(pooled, 0, dtype="float64"))
+
+
+def _distances(pooled: np.ndarray, mean: np.ndarray, components: np.ndarray) -> np.ndarray:
+    """Returns the distances (n,) of features from the plane."""
+    offsets = _root(pooled) - mean
+    along_plane = offsets @ components.T
+    return np.sqrt(np.maximum((offsets**2).sum(1) - (along_plane**2).sum(1), 0))
+
+
+def write_applicability(applicability: Applicability, path: pathlib.Path) -> None:
+    """Writes the file; a killed process leaves no part of it."""
+    tensors = {
+        "mean": applicability.mean,
+        "components": np.ascontiguousarray(applicability.components),
+        "limit": np.array([applicability.limit], "float64"),
+    }
+    with rundir.write_atomically(path) as temporary:
+        temporary.write_bytes(safetensors.numpy.save(tensors))
+
+
+def read_applicability(path: pathlib.Path) -> Applicability:
+    """Reads the file.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    with damage_as_input_error(f"{path}: cannot be read, damaged or truncated"):
+        tensors = safetensors.numpy.load_file(path)
+        mean, components, (limit,) = tensors["mean"], tensors["components"], tensors["limit"].tolist()
+        if components.shape[1:] != mean.shape or not limit > 0:
+            raise ValueError(f"components {components.shape} for a mean {mean.shape}, limit {limit}")
+    return Applicability(mean, components, limit)

@@ -353,8 +353,15 @@ def _unnamed_bands_message(
 ) -> str:
     """Returns the message for a file none of whose bands are known."""
     count = len(locations)
-    if dataset.driver in ("PNG", "JPEG", "GIF", "BMP", "WEBP") or (dtype == "uint8" and count <= 4):
-        return f"{path}: {dtype} or of a palette, of unknown scale; convert it to RGB of 8 bits"
+    is_palette = dataset.colorinterp[:1] == (ColorInterp.palette,)
+    if is_palette or dataset.driver in ("PNG", "JPEG", "GIF", "BMP", "WEBP"):
+        return f"{path}: {dtype}, grey or of a palette, no true colour; convert it to RGB of 8 bits"
+    if dtype == "uint8" and 1 < count <= 4:
+        colours = ", ".join(colour.name.replace("gray", "grey") for colour in dataset.colorinterp)
+        return (
+            f"{path}: {count} bands of 8 bits whose colours the file gives as {colours}, so maybe no true colour; name "
+            f"all of them, as {_example_of_bands_flag(count)}"
+        )
     if count == 1:
         return f"{path}: one band of {dtype}; give the files of the other bands too, named as ..._B04.tif"
     labels = ", ".join(filter(None, _band_labels(locations)))
@@ -373,8 +380,8 @@ def _example_of_bands_flag(count: int) -> str:
 def _picture_colours(dataset: rasterio.DatasetReader, names: list[str | None]) -> Sequence[int] | None:
     """Returns which bands of an 8-bit picture are red, green and blue, from 1; `None` if the file is no picture.
 
-    The names of the bands decide, or else the file's colours, or else the order. A file with names that lack one of the
-    three colours is no picture: B08, B04, B03 are false colours.
+    The names of the bands decide, or else the file's colours. A file with names that lack one of the three colours is
+    no picture: B08, B04, B03 are false colours. Bands that are grey or undefined may be any bands.
     """
     if dataset.count != len(names):  # the bands are pages
         return None
@@ -382,17 +389,14 @@ def _picture_colours(dataset: rasterio.DatasetReader, names: list[str | None]) -
         return [names.index(band) + 1 for band in RGB_BANDS]
     if any(names) or dataset.count > 4 or dataset.colorinterp[0] == ColorInterp.palette:
         return None
-    if dataset.count == 2 and dataset.colorinterp[1] != ColorInterp.alpha:
-        return None
     if set(COLOUR_INTERPRETATIONS) <= set(dataset.colorinterp):
         return [dataset.colorinterp.index(colour) + 1 for colour in COLOUR_INTERPRETATIONS]
-    return (1, 2, 3) if dataset.count > 2 else (1, 1, 1)  # the last of two or four bands is transparency
+    return None
 
 
 def _describe_picture(dataset: rasterio.DatasetReader, colours: Sequence[int]) -> str:
     """Returns the description of a picture whose bands `colours`, from 1, are red, green and blue."""
-    usual: dict[tuple[int, ...], str] = {(1, 2, 3): "", (1, 1, 1): ", one grey for all"}
-    text = usual.get(tuple(colours), f", red, green and blue its bands {', '.join(map(str, colours))}")
+    text = "" if list(colours) == [1, 2, 3] else f", red, green and blue its bands {', '.join(map(str, colours))}"
     unused = [
         str(index)
         for index in dataset.indexes

@@ -130,6 +130,7 @@ def open_scene_for(
     scale: float | None = None,
     offset: float | None = None,
     keep_clouds: bool = False,
+    rendering: str | None = None,
 ) -> Scene:
     """Opens a scene with the bands that a classifier takes.
 
@@ -142,11 +143,13 @@ def open_scene_for(
         scale: Digital numbers for each stored unit, after the offset; `None` for what the file says.
         offset: What is added to stored numbers first; `None` for what the file says.
         keep_clouds: Whether clouds, their shadows and snow are data, where a product has a mask of them.
+        rendering: How the producer stores reflectances, one of `sentinel2.RENDERINGS`, in place of scale and offset;
+            `None` for what the file tells.
 
     Raises:
         InputError: The scene cannot be opened, or not for this classifier.
     """
-    raster_options = RasterOptions(tuple(bands) if bands else None, scale, offset)
+    raster_options = RasterOptions(tuple(bands) if bands else None, scale, offset, rendering=rendering)
     options = MapOptions(missing=missing, area=area, keep_clouds=keep_clouds, raster_options=raster_options)
     return _open_source_for(classifier, find_single_source(paths), options)
 
@@ -157,7 +160,11 @@ def _open_source_for(classifier: SavedClassifier, source: Source, options: MapOp
     if classifier.bands not in (3, len(BANDS)):
         raise InputError(f"{classifier.path} takes {classifier.bands} bands, neither RGB nor EuroSAT's 13")
     raster_options = dataclasses.replace(options.raster_options, fill=fill)
-    scene = open_source(source, RGB_BANDS if classifier.bands == 3 else BANDS, raster_options, options.keep_clouds)
+    band_names = RGB_BANDS if classifier.bands == 3 else BANDS
+    # A classifier of somebody's own pictures takes them as they were in its training.
+    is_own = str(classifier.metadata.get("dataset", "")).startswith("folder:")
+    keep_levels = is_own and not classifier.metadata.get("rendering")
+    scene = open_source(source, band_names, raster_options, options.keep_clouds, keep_levels)
     if options.area is not None:
         scene = crop_to_area(scene, options.area)
     summary = clouds.describe_clouds(scene.cloud_mask, scene.window, options.keep_clouds)

@@ -21,7 +21,7 @@ import rasterio
 from resnetd_tf.data import images, rasters
 from resnetd_tf.data.rasters import AS_STORED, Band, BandSet, RasterOptions
 from resnetd_tf.errors import InputError, damage_as_input_error
-from resnetd_tf.imagery import clouds
+from resnetd_tf.imagery import clouds, rendering
 from resnetd_tf.imagery.grid import Grid, common_grid, warp_to_grid
 from resnetd_tf.imagery.scene import SAMPLE_PIXELS, Scene
 from resnetd_tf.sentinel2 import RGB_BANDS, parse_band_name, split_band_from_stem
@@ -272,6 +272,7 @@ def open_scene(
     offset: float | None = None,
     fill: Sequence[float] | None = None,
     keep_clouds: bool = False,
+    rendering: str | None = None,
 ) -> Scene:
     """Opens a scene.
 
@@ -284,12 +285,14 @@ def open_scene(
         offset: What is added to stored numbers first; `None` for what the metadata or the file says, else 0.
         fill: For each required band the digital number that fills it if it is missing; `None` refuses such scenes.
         keep_clouds: Whether clouds, their shadows and snow are data, where a product has a mask of them.
+        rendering: How the producer stores reflectances, one of `sentinel2.RENDERINGS`, in place of scale and offset;
+            `None` for what the file tells.
 
     Raises:
         InputError: The scene cannot be opened, or an argument cannot be used.
     """
     raster_options = RasterOptions(
-        tuple(bands) if bands else None, scale, offset, tuple(fill) if fill is not None else None
+        tuple(bands) if bands else None, scale, offset, tuple(fill) if fill is not None else None, rendering
     )
     return open_source(find_single_source(paths), required_bands, raster_options, keep_clouds)
 
@@ -299,6 +302,7 @@ def open_source(
     required_bands: Sequence[str] = RGB_BANDS,
     raster_options: RasterOptions = AS_STORED,
     keep_clouds: bool = False,
+    keep_levels: bool = False,
 ) -> Scene:
     """Opens one of the scenes that `find_sources` returns.
 
@@ -307,12 +311,23 @@ def open_source(
         required_bands: Names of the bands that a classifier takes.
         raster_options: What the user says of the bands and their numbers.
         keep_clouds: Whether clouds, their shadows and snow are data, where a product has a mask of them.
+        keep_levels: Whether a picture keeps its grey levels, though it may tell another rendering than EuroSAT's: for
+            classifiers that were not trained on EuroSAT.
 
     Raises:
         InputError: The scene cannot be opened.
     """
     band_set, mask_files = _open_band_set(source, required_bands, raster_options)
-    _check_picture_use(source, band_set, required_bands, raster_options)
+    if band_set.is_picture and len(required_bands) != 3:
+        raise InputError(
+            f"{source.name} is a picture of three colours, the classifier takes {len(required_bands)} bands"
+        )
+    if band_set.is_picture:
+        _check_brightness(source, list(band_set.bands.values()))
+        if raster_options.bands is None and not keep_levels:
+            rendering.check_colour_order(source.files[0], band_set)
+        if raster_options.rendering is None and not keep_levels:
+            band_set = rendering.convert_to_digital_numbers(source.files[0], band_set)
     missing_names = rasters.missing_bands(source.name, band_set, required_bands, raster_options)
     bands = {name: band_set.bands[name] for name in required_bands if name in band_set.bands}
     datasets = rasters.unique_datasets(list(bands.values()))
@@ -327,9 +342,7 @@ def open_source(
         description += f"; no {', '.join(missing_names)}: the training's mean instead"
     if any(warped_datasets[id(dataset)] is not dataset for dataset in datasets):
         description += _describe_resampling(datasets, grid)
-    if band_set.is_picture:
-        _check_brightness(source, list(bands.values()))
-    else:
+    if not band_set.is_picture:
         fill, text = _check_numbers(source, band_set, list(bands), raster_options)
         description += text
         bands = {name: dataclasses.replace(band, fill=fill) for name, band in bands.items()}
@@ -356,6 +369,11 @@ def _open_band_set(
         if raster_options.bands:
             names = ",".join(raster_options.bands)
             raise InputError(f"--bands={names} names the bands of a file without names; {source.name} names them")
+        if source.metadata and raster_options.rendering:
+            raise InputError(
+                f"--rendering={raster_options.rendering} is of no use for {source.name}, whose metadata say what its "
+                "numbers mean; leave it out"
+            )
         if source.metadata:
             return _open_product(source, required_bands, raster_options)
         return _open_band_files(source, raster_options), ()
@@ -419,23 +437,9 @@ def _open_product(
     description = f"Sentinel-2 {level}, baseline {tags.get('PROCESSING_BASELINE', 'unknown')}: "
     description += rasters.describe_conversion(list(bands.values()), "as its metadata say", raster_options)
     if level == "L2A":
-        description += "; EuroSAT is of L1C, as seen from above the atmosphere: expect less of L2A"
+        description += f"; {rasters.LOWER_ACCURACY}"
     mask_files = clouds.find_mask_files(file for dataset in datasets for file in dataset.files)
     return BandSet(bands, False, description, is_calibrated=True), mask_files
-
-
-def _check_picture_use(
-    source: Source, band_set: BandSet, required_bands: Sequence[str], raster_options: RasterOptions
-) -> None:
-    """Raises InputError if a picture is given to a classifier of other bands, or with an offset or a scale."""
-    if band_set.is_picture and len(required_bands) != 3:
-        raise InputError(
-            f"{source.name} is a picture of three colours, the classifier takes {len(required_bands)} bands"
-        )
-    if band_set.is_picture and (raster_options.scale is not None or raster_options.offset is not None):
-        raise InputError(
-            f"{source.name} is a picture of 8 bits, whose colours are taken as they are: no --scale, no --offset"
-        )
 
 
 def _describe_resampling(datasets: Sequence[rasterio.DatasetReader], grid: Grid) -> str:

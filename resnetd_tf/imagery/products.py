@@ -349,6 +349,9 @@ def open_source(
     aligned_bands = {
         name: dataclasses.replace(band, dataset=warped_datasets[id(band.dataset)]) for name, band in bands.items()
     }
+    outside_mask = rendering.find_outside(list(aligned_bands.values()))
+    if outside_mask:
+        description += f"; {100 * outside_mask.share:.1f} % of the pixels, white around a polygon, are no data"
     return Scene(
         name=source.name,
         grid=grid,
@@ -358,6 +361,7 @@ def open_source(
         description=description,
         cloud_mask=None if keep_clouds else clouds.open_mask(mask_files, grid),
         files=rasters.file_fingerprints(datasets, *mask_files),
+        outside_mask=outside_mask,
     )
 
 
@@ -497,7 +501,10 @@ def _check_numbers(
         raise InputError(f"{source.name}: {kinds}, which do not mean the same; give bands of one kind")
     stored = rasters.read_bands(bands, shape=shape)
     valid = rasters.valid_mask(bands, stored, shape=shape)
-    fill = None if band_set.is_calibrated else rasters.find_common_fill(stored, valid)
+    outside_mask = rendering.find_outside(bands)
+    if outside_mask:
+        valid &= ~((stored == rendering.WHITE).all(axis=-1) & outside_mask.mask)
+    fill = None if band_set.is_calibrated or outside_mask else rasters.find_common_fill(stored, valid)
     if fill is not None:
         bands = [dataclasses.replace(band, fill=fill) for band in bands]
         valid = rasters.valid_mask(bands, stored, shape=shape)
@@ -510,7 +517,7 @@ def _check_numbers(
     sample = rasters.make_sample(bands_by_name, stored, checked_mask)
     if fault := rasters.find_number_fault(band_set, sample, raster_options):
         raise InputError(f"{source.name}: {fault.text}")
-    shares = rasters.undeclared_fill_shares(bands, stored, valid)
+    shares = {} if outside_mask else rasters.undeclared_fill_shares(bands, stored, valid)
     return fill, "".join(
         f"; {100 * share:.1f} % of the pixels are {value:g} in every band: no data, though the file does not say so"
         for value, share in shares.items()

@@ -1,4 +1,4 @@
-"""The rendering of a picture and the order of its colours.
+"""The rendering of a picture, the order of its colours, and the white around a polygon that was cut out of it.
 
 EuroSAT's pictures show digital numbers up to 2,750. Other producers show more, so that their pictures are darker. The
 name or the metadata of a file tell its rendering, or else its darkest pixels, which show the air's own light.
@@ -13,10 +13,13 @@ import numpy as np
 from resnetd_tf.data import rasters
 from resnetd_tf.data.rasters import LOWER_ACCURACY, RENDERINGS, Band, BandSet, describe_rendering
 from resnetd_tf.errors import InputError
-from resnetd_tf.imagery.scene import SAMPLE_PIXELS
+from resnetd_tf.imagery.scene import SAMPLE_PIXELS, OutsideMask
 from resnetd_tf.sentinel2 import RGB_BANDS, parse_rendering_name
 
-WHITE = 255  # grey level of clouds, and around a polygon that was cut out
+WHITE = 255  # grey level around a polygon that was cut out
+MIN_OUTSIDE_SHARE = 0.01  # share of the pixels that the surroundings of a polygon have at least
+# Grey level: a cloud ends in brighter pixels, a polygon in land and water.
+MAX_BORDER_LEVEL = 200
 DARK_PERCENTILE = 1  # per cent of the pixels
 MIN_SAMPLE_PIXELS = 4096  # pixels with data without which a percentile tells nothing
 # The dark level of blue in DN. In L1C the air alone gives 650 at sea level: real scenes have 830 to 1,200, pictures of
@@ -160,6 +163,62 @@ def check_colour_order(path: pathlib.Path, picture: BandSet) -> None:
     )
 
 
+# White around a polygon that was cut out is no data. White clouds and roofs in it are.
+
+
+def find_outside(bands: Sequence[Band]) -> OutsideMask | None:
+    """Finds the white surroundings of a polygon in a picture, or in bands, of 8 bits.
+
+    Args:
+        bands: The bands, on one grid.
+
+    Returns:
+        The mask; `None` if there are no such surroundings.
+    """
+    if any(band.dtype != "uint8" for band in bands):
+        return None
+    shape = _sample_shape(bands)
+    stored = rasters.read_bands(bands, shape=shape)
+    valid = rasters.valid_mask(bands, stored, shape=shape)
+    white = (stored == WHITE).all(axis=-1) & valid
+    if white.sum() <= MIN_OUTSIDE_SHARE * white.size:
+        return None
+    outside = _connect_to_corners(white | ~valid)
+    surroundings = _grow(outside)
+    border = surroundings & ~outside & valid
+    share = float((outside & white).mean())
+    if share <= MIN_OUTSIDE_SHARE or not border.any():
+        return None
+    if np.median(stored[border].min(axis=-1)) >= MAX_BORDER_LEVEL:  # a cloud
+        return None
+    dataset = bands[0].dataset
+    return OutsideMask(surroundings, dataset.height, dataset.width, share)
+
+
 def _sample_shape(bands: Sequence[Band]) -> tuple[int, int]:
     height, width = bands[0].dataset.shape
     return min(SAMPLE_PIXELS, height), min(SAMPLE_PIXELS, width)
+
+
+def _connect_to_corners(passable: np.ndarray) -> np.ndarray:
+    """Returns the pixels (height, width) from which passable pixels lead to a corner, along rows and columns."""
+    reached = np.zeros_like(passable)
+    reached[:: len(reached) - 1 or 1, :: reached.shape[1] - 1 or 1] = True
+    reached &= passable
+    count = -1
+    while count != (count := int(reached.sum())):
+        for turned, walls in ((reached, ~passable), (reached.T, ~passable.T)):
+            # Number the runs of passable pixels of all rows, and reach each run that has a reached pixel.
+            runs = np.cumsum(np.pad(walls, ((0, 0), (1, 0)), constant_values=True).ravel())
+            runs = runs.reshape(len(walls), -1)[:, 1:]
+            is_reached = np.zeros(runs.max() + 1, bool)
+            is_reached[runs[turned]] = True
+            turned |= is_reached[runs] & ~walls
+    return reached
+
+
+def _grow(mask: np.ndarray) -> np.ndarray:
+    """Returns a mask (height, width) with the pixels beside it."""
+    padded = np.pad(mask, 1)
+    rows, columns = mask.shape
+    return np.logical_or.reduce([padded[y : y + rows, x : x + columns] for y in range(3) for x in range(3)])

@@ -178,6 +178,44 @@ def test_a_desert_is_not_taken_for_swapped_colours(tmp_path):
     assert open_scene([write_picture(tmp_path / "x.png", pixels)]).is_picture
 
 
+def cut_out(pixels: np.ndarray) -> np.ndarray:
+    """Makes all but a polygon white, and some white clouds in the polygon; returns the polygon's mask."""
+    rows, columns = np.indices(pixels.shape[:2])
+    inside = (columns > 0.3 * rows + 10) & (columns < 110)
+    pixels[~inside] = 255
+    pixels[30:50, 60:90] = 255
+    return inside
+
+
+@pytest.mark.parametrize("rendering", [None, "eobrowser"])
+def test_white_around_a_polygon_is_no_data_but_white_clouds_are(tmp_path, rendering):
+    pixels = render(draw_dn(), "eurosat")
+    inside = cut_out(pixels)
+    scene = open_scene([write_picture(tmp_path / "x.png", pixels)], rendering=rendering)
+    np.testing.assert_array_equal(scene.read(WHOLE)[1], inside)
+    share = 100 * (1 - inside.mean())
+    assert f"; {share:.1f} % of the pixels, white around a polygon, are no data" in scene.description
+
+
+def test_white_around_a_polygon_is_found_in_a_scene_larger_than_the_sample(tmp_path):
+    pixels = render(draw_dn(1200, 900), "eurosat")
+    inside = np.indices((1200, 900))[1] > 300
+    pixels[~inside] = 255
+    pixels[500:700, 600:800] = 255
+    scene = open_scene([write_picture(tmp_path / "x.png", pixels)])
+    for row in (0, 400, 900):
+        window = Window(250, row, 600, 300)
+        np.testing.assert_array_equal(scene.read(window)[1], inside[row : row + 300, 250:850])
+
+
+def test_a_white_cloud_in_a_corner_is_data(tmp_path):
+    pixels = render(draw_dn(), "eurosat").astype(float)
+    rows, columns = np.indices((SIDE, SIDE))
+    pixels += np.clip(2 * (600 - 5 * (rows + columns)), 0, 400)[..., np.newaxis]  # fades
+    scene = open_scene([write_picture(tmp_path / "x.png", pixels.clip(0, 255).astype("uint8"))])
+    assert scene.read(WHOLE)[1].all() and "polygon" not in scene.description
+
+
 @pytest.mark.parametrize(("dtype", "highest_dn"), [("uint8", 4000), ("uint16", 10_000)])
 @pytest.mark.parametrize("told_by", ["name", "flag"])
 def test_single_bands_of_eo_browser_become_digital_numbers(tmp_path, dtype, highest_dn, told_by):
@@ -202,6 +240,14 @@ def test_true_colour_of_16_bits_is_read_by_its_name(tmp_path):
         assert file.colorinterp[0] == ColorInterp.gray
     assert np.abs(read(str(path)).astype(float) - dn).max() <= 1
     np.testing.assert_array_equal(read(str(path), scale=0.05), np.rint(stored * np.float32(0.05)))
+
+
+def test_white_around_bands_of_8_bits_is_no_data(tmp_path):
+    pixels = render(draw_dn(), "eobrowser")
+    inside = cut_out(pixels)
+    for name, band in zip(RGB_BANDS, np.moveaxis(pixels, -1, 0)):
+        write_band(tmp_path / f"2018-10-13, Sentinel-2B L1C, {name}.tiff", band)
+    np.testing.assert_array_equal(open_scene([str(tmp_path)]).read(WHOLE)[1], inside)
 
 
 @pytest.mark.parametrize(

@@ -383,7 +383,9 @@ def _unnamed_bands_message(
     count = len(locations)
     is_palette = dataset.colorinterp[:1] == (ColorInterp.palette,)
     if is_palette or dataset.driver in ("PNG", "JPEG", "GIF", "BMP", "WEBP"):
-        return f"{path}: {dtype}, grey or of a palette, no true colour; convert it to RGB of 8 bits"
+        if is_palette:
+            return f"{path}: colours of a palette; convert it to RGB of 8 bits"
+        return f"{path}: {dtype} without red, green and blue, no true colour; give an RGB picture of 8 bits"
     if dtype == "uint8" and 1 < count <= 4:
         colours = ", ".join(colour.name.replace("gray", "grey") for colour in dataset.colorinterp)
         return (

@@ -290,3 +290,9 @@ def test_a_classifier_of_the_users_own_pictures_gets_them_as_they_are(tmp_path):
     own = SavedClassifier(classifier.path, pathlib.Path(), classifier.classes, 3, classifier.predict, metadata=metadata)
     assert landcover.open_scene_for(own, [path]).is_picture
     assert not landcover.open_scene_for(own, [path], rendering="tci").is_picture
+
+
+def test_a_grey_picture_is_no_scene(tmp_path):
+    path = write_picture(tmp_path / "x.png", render(draw_dn(), "eurosat")[..., 0])
+    with pytest.raises(InputError, match="uint8 without red, green and blue, no true colour; give an RGB picture"):
+        open_scene([path])

@@ -1,7 +1,10 @@
 """Facts about Sentinel-2 and EuroSAT: classes, bands, names of bands, and how EuroSAT's pictures were rendered."""
 
 import io
+import pathlib
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import PIL.Image
@@ -140,6 +143,103 @@ def split_band_from_stem(stem: str) -> tuple[str, str | None]:
     return stem, None
 
 
+# How producers store reflectances: pictures of 8 bits, and bands whose numbers are no digital numbers.
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """How a producer stores reflectances.
+
+    Attributes:
+        producer: Who stores them so, for the user.
+        colour_dn: Digital number at the highest stored number (255, 65535, or 1 of real numbers) of true colours, by
+            the kind of the numbers: "uint8", "uint16" or "float".
+        band_dn: The same for a file of a single band.
+        darkest_level: Stored number of 0 DN.
+    """
+
+    producer: str
+    colour_dn: Mapping[str, float]
+    band_dn: Mapping[str, float] = field(default_factory=dict)
+    darkest_level: int = 0
+
+    def conversion(self, dtype: np.dtype, is_single_band: bool) -> tuple[float, float] | None:
+        """Returns offset and gain that make digital numbers of stored ones; `None` if the producer has no such files.
+
+        Args:
+            dtype: Type of the stored numbers.
+            is_single_band: Whether the file has one band rather than colours.
+        """
+        kind = "float" if dtype.kind == "f" else dtype.name
+        highest_dn = (self.band_dn if is_single_band else self.colour_dn).get(kind)
+        if highest_dn is None:
+            return None
+        highest_stored = 1 if kind == "float" else np.iinfo(dtype).max
+        return float(0 - self.darkest_level), highest_dn / (highest_stored - self.darkest_level)
+
+
+# ESA defines TCI: levels from 1 to 255, where 255 is 3,558 DN in L1C and 2,000 in L2A. Files of L2A have zeros too.
+# EO Browser multiplies true colours and single bands of 8 bits by 2.5. Sentinel Hub stores a reflectance of 1 as the
+# highest number unless its script multiplies. Earth Engine's catalogue shows reflectances up to 0.3.
+RENDERINGS = {
+    "eurosat": Rendering("EuroSAT", {"uint8": BRIGHTEST_DN}, {"uint8": BRIGHTEST_DN}, 255 - RENDERED_LEVELS),
+    "tci": Rendering("TCI of L1C", {"uint8": 3558}, {"uint8": 3558}, 1),
+    "tci-l2a": Rendering("TCI of L2A", {"uint8": 2000}, {"uint8": 2000}),
+    "eobrowser": Rendering(
+        "EO Browser", {"uint8": 4000, "uint16": 4000, "float": 4000}, {"uint8": 4000, "uint16": 10_000}
+    ),
+    "sentinelhub": Rendering(
+        "Sentinel Hub without a gain",
+        {"uint8": 10_000, "uint16": 10_000, "float": 10_000},
+        {"uint8": 10_000, "uint16": 10_000, "float": 10_000},
+    ),
+    "earthengine": Rendering("Earth Engine", {"uint8": 3000}),
+}
+_TCI_NAME = re.compile(r"(?<![0-9A-Za-z])TCI(?![0-9A-Za-z])(_\d\dm)?")
+_BROWSER_NAME = re.compile(r"Sentinel[-_ ]?2[A-D]?[-_ ,]+L(1C|2A)[-_ ,]+(.+)", re.IGNORECASE)
+_TRUE_COLOUR_LAYER = re.compile(r"true[-_ ]*colou?r", re.IGNORECASE)
+_OTHER_LAYERS = re.compile(
+    r"false[-_ ]*colou?r|highlight[-_ ]*optimized|enhanced|swir|urban|geology|agriculture|bathymetr|burn|snow"
+    r"|(?<![a-z])(?:nd[a-z]i|[a-z]+[-_ ]*index)",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class RenderingName:
+    """How a producer's name of a file says that its numbers are to be read.
+
+    Attributes:
+        rendering: One of `RENDERINGS`; `None` if the name shows a layer that has no digital numbers, as false colours.
+        level: "L1C" or "L2A".
+        layer: "true colour", "band", or the producer's name of another layer.
+    """
+
+    rendering: str | None
+    level: str
+    layer: str
+
+
+def parse_rendering_name(path: pathlib.Path) -> RenderingName | None:
+    """Returns how the name of a file says that its numbers are to be read, or `None` if it does not say.
+
+    Args:
+        path: The file, such as "T33UUP_20240601T100031_TCI_10m.jp2" or "2018-10-13, Sentinel-2B L1C, B03.tiff".
+    """
+    if match := _TCI_NAME.search(path.stem):
+        folders = " ".join([path.stem, *(parent.name for parent in path.absolute().parents)])
+        is_l2a = match[1] or re.search(r"(?<![A-Z0-9])(?:MSI)?L2A(?![A-Z0-9])", folders)
+        return RenderingName("tci-l2a", "L2A", "true colour") if is_l2a else RenderingName("tci", "L1C", "true colour")
+    if not (match := _BROWSER_NAME.search(path.stem)):
+        return None
+    level, layer = f"L{match[1].upper()}", match[2]
+    if _TRUE_COLOUR_LAYER.match(layer):
+        return RenderingName("eobrowser", level, "true colour")
+    if band_match := re.fullmatch(r"B(?:0[1-9]|1[0-2]|8A)([-_ ]*\(raw\))?", layer, re.IGNORECASE):
+        return RenderingName("sentinelhub" if band_match[1] else "eobrowser", level, "band")
+    return RenderingName(None, level, layer.replace("_", " ")) if _OTHER_LAYERS.search(layer) else None
+
+
 # Rendering digital numbers as the colours that EuroSAT's JPEG files have.
 
 # The grey level of each digital number from 0 to 65535.
@@ -170,6 +270,20 @@ def render_colours(colours: np.ndarray) -> np.ndarray:
     if colours.dtype != "uint16":
         colours = np.clip(np.rint(colours), 0, len(GREY_LEVELS) - 1).astype("uint16")
     return GREY_LEVELS[colours]
+
+
+def render_levels(levels: np.ndarray, offset: float, gain: float) -> np.ndarray:
+    """Renders a picture again as EuroSAT's JPEG files are.
+
+    Args:
+        levels: (height, width, 3) uint8, grey levels of another rendering.
+        offset: What is added to the levels first.
+        gain: Digital numbers for each grey level.
+
+    Returns:
+        (height, width, 3) uint8.
+    """
+    return compress_as_eurosat(render_colours((np.arange(256) + offset) * gain)[levels])
 
 
 def compress_as_eurosat(image: np.ndarray) -> np.ndarray:

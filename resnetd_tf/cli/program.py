@@ -258,7 +258,7 @@ def define_imagery_flags() -> None:
         "version", None, "Version of the model on the server; default its newest.", lower_bound=1, upper_bound=2**63 - 1
     )
     flags.DEFINE_float("timeout", 30, "Seconds in which the server must answer a request.")
-    define_settings_flags("bands", "offset", "scale")
+    define_settings_flags("bands", "offset", "scale", "rendering")
     flags.DEFINE_enum(
         "missing",
         "refuse",
@@ -298,7 +298,7 @@ def define_dataset_flags(text: str) -> None:
         text: Help text of --dataset.
     """
     flags.DEFINE_string("dataset", None, text)
-    define_settings_flags("data_dir", "eurosat_zip", "split_files", "bands", "offset", "scale")
+    define_settings_flags("data_dir", "eurosat_zip", "split_files", "bands", "offset", "scale", "rendering")
 
 
 def dataset_arguments() -> dict[str, typing.Any]:
@@ -308,11 +308,12 @@ def dataset_arguments() -> dict[str, typing.Any]:
 
 
 def raster_options_from_flags() -> "RasterOptions":
-    """Returns how raster files are read, from --bands, --scale and --offset."""
+    """Returns how raster files are read, from --bands, --scale, --offset and --rendering."""
     from resnetd_tf.data.rasters import RasterOptions
 
-    bands = flags.FLAGS.bands
-    return RasterOptions(tuple(bands.split(",")) if bands else None, flags.FLAGS.scale, flags.FLAGS.offset)
+    values = flags.FLAGS
+    bands = tuple(values.bands.split(",")) if values.bands else None
+    return RasterOptions(bands, values.scale, values.offset, rendering=values.rendering)
 
 
 def refuse_flags(circumstance: str, *names: str) -> None:

@@ -181,11 +181,15 @@ def resolve_raster_options(metadata: dict, dataset: str, raster_options: RasterO
     """
     if not _is_training_dataset(dataset, metadata):
         return raster_options
-    bands = tuple(metadata["bands"].split(",")) if metadata.get("bands") else None
+    bands = raster_options.bands or (tuple(metadata["bands"].split(",")) if metadata.get("bands") else None)
+    if raster_options.rendering:
+        return RasterOptions(bands, rendering=raster_options.rendering)
+    states_numbers = raster_options.scale is not None or raster_options.offset is not None
     return RasterOptions(
-        raster_options.bands or bands,
+        bands,
         metadata.get("scale") if raster_options.scale is None else raster_options.scale,
         metadata.get("offset") if raster_options.offset is None else raster_options.offset,
+        rendering=None if states_numbers else metadata.get("rendering"),
     )
 
 

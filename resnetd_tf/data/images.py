@@ -60,7 +60,7 @@ class Patch:
     Attributes:
         pixels: (height, width, 3) uint8 RGB, or (height, width, 13) uint16 digital numbers in the order of
             `sentinel2.BANDS`.
-        description: How stored numbers became digital numbers; empty for a picture.
+        description: How stored numbers became digital numbers; empty for a picture whose colours are as they are.
         fault: Why the numbers can hardly be digital numbers, and what to do; `None` if nothing is doubtful.
         sample: Some of the stored numbers; `None` for a picture.
     """
@@ -103,7 +103,11 @@ class OpenImage:
         with _name_parser_errors(self.path):
             if self.band_set:
                 return _read_bands(self.path, self.band_set, self.band_names, self.raster_options)
-            return Patch(_read_picture(self.path))
+            pixels, conversion = _read_picture(self.path), rasters.picture_conversion(self.path, self.raster_options)
+            if conversion is None:
+                return Patch(pixels)
+            text = rasters.describe_stated_picture(self.raster_options)
+            return Patch(sentinel2.render_levels(pixels, *conversion), f"{rasters.TRUE_COLOUR}, {text}")
 
 
 def open_image(
@@ -373,9 +377,11 @@ def _open_raster_bands(path: pathlib.Path, raster_options: RasterOptions) -> Ban
             with contextlib.suppress(rasters.NotARaster):  # a VRT, an ENVI file and so on
                 return rasters.open_bands(path, raster_options)
             raise
-    if raster_options.flags:
+    rasters.picture_conversion(path, raster_options)
+    if raster_options.bands:
         raise InputError(
-            f"{path} is a picture of 8 bits, whose colours are taken as they are: no {raster_options.flags}"
+            f"{path} is a picture of 8 bits, whose colours are red, green and blue: no "
+            f"--bands={','.join(raster_options.bands)}"
         )
     return None
 

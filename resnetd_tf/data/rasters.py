@@ -23,12 +23,22 @@ from rasterio.vrt import WarpedVRT
 from resnetd_tf.data import digital_numbers
 from resnetd_tf.data.digital_numbers import Fault, Sample
 from resnetd_tf.errors import InputError, damage_as_input_error, first_line
-from resnetd_tf.sentinel2 import BANDS, BASELINE_OFFSET_DN, RGB_BANDS, parse_band_name
+from resnetd_tf.sentinel2 import (
+    BANDS,
+    BASELINE_OFFSET_DN,
+    RENDERINGS,
+    RGB_BANDS,
+    parse_band_name,
+    parse_rendering_name,
+)
 
 JPEG2000_BLOCK_ROWS = 1024  # rows of a block in the JPEG 2000 files of Sentinel-2
 BASELINE_PATTERN = re.compile(r"S2[A-D]_MSIL(?:1C|2A)_\d{8}T\d{6}_N(\d{4})_")
 COLOUR_INTERPRETATIONS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 MIN_FILL_SHARE = 0.01  # share of the pixels that a fill value has at least
+AS_EUROSAT = "eurosat"  # the rendering whose grey levels are taken as they are
+TRUE_COLOUR = "true colour of 8 bits"  # start of the description of a picture that becomes digital numbers
+AS_THEY_ARE = "picture of 8 bits: colours as they are"  # start of the description of such a picture
 MAX_REFLECTANCE_SCALE = 0.5  # a smaller declared scale gives reflectances, a larger one digital numbers
 
 
@@ -77,9 +87,12 @@ class RasterOptions:
             lack bands.
         level: "L1C" for reflectances above the atmosphere, "L2A" for those of the ground, to which the air's light is
             added for a classifier of colours. `None` to use what the product, its name or its dark pixels say.
+        rendering: How a producer stores reflectances, one of `sentinel2.RENDERINGS`, in place of scale and offset.
+            `None` to find it out where the file tells.
 
     Raises:
-        InputError: A number is outside its range, or a name is no band.
+        InputError: A number is outside its range, a name is no band or no rendering, or both a rendering and numbers
+            are given.
     """
 
     bands: tuple[str, ...] | None = None
@@ -87,8 +100,14 @@ class RasterOptions:
     offset: float | None = None
     fill: tuple[float, ...] | None = None
     level: str | None = None
+    rendering: str | None = None
 
     def __post_init__(self) -> None:
+        if self.rendering is not None:
+            if self.rendering not in RENDERINGS:
+                raise InputError(f"--rendering={self.rendering}: must be one of {', '.join(RENDERINGS)}")
+            if numbers := replace(self, rendering=None, bands=None, level=None).flags:
+                raise InputError(f"--rendering={self.rendering} says scale and offset already; leave out {numbers}")
         if self.scale is not None and not (math.isfinite(self.scale) and self.scale > 0):
             raise InputError(f"--scale={self.scale}: must be above 0 and finite")
         if self.offset is not None and not math.isfinite(self.offset):
@@ -106,7 +125,8 @@ class RasterOptions:
     @property
     def flags(self) -> str:
         """The options as command-line flags; empty if there are none."""
-        values = {"bands": self.bands and ",".join(self.bands), "scale": self.scale, "offset": self.offset}
+        bands = self.bands and ",".join(self.bands)
+        values = {"bands": bands, "scale": self.scale, "offset": self.offset, "rendering": self.rendering}
         values["level"] = self.level
         return " ".join(f"--{name}={value}" for name, value in values.items() if value is not None)
 
@@ -122,7 +142,7 @@ class BandSet:
         bands: The bands by name, such as "B04".
         is_picture: Whether they are the colours of a picture of 8 bits rather than digital numbers.
         description: A phrase for the user: the bands, and how and by whose word stored numbers become digital numbers.
-        is_calibrated: Whether a product's metadata state offset and scale.
+        is_calibrated: Whether a product's metadata or the rendering of a picture state offset and scale.
         is_unnamed: Whether they are 13 bands without names, taken to be in EuroSAT's order.
     """
 
@@ -195,7 +215,8 @@ def _make_band_set(
     names = _name_bands(path, locations, raster_options, stac_bands, dtype)
     if dtype == "uint8" and (accepts_picture or not any(names)) and (colours := _picture_colours(dataset, names)):
         bands = {name: Band(dataset, index) for name, index in zip(RGB_BANDS, colours)}
-        return BandSet(bands, True, _describe_picture(dataset, colours))
+        picture = BandSet(bands, True, _describe_picture(dataset, colours))
+        return _apply_flags_to_picture(path, picture, raster_options)
     if not any(names):
         raise InputError(_unnamed_bands_message(dataset, path, locations, dtype))
     repeated = sorted({name for name in names if name and names.count(name) > 1})
@@ -210,8 +231,12 @@ def _make_band_set(
         if not name:
             continue
         offset, gain, source = 0.0, 1.0, ""
-        if raster_options.scale is None or raster_options.offset is None:
+        if raster_options.rendering is not None:
+            offset, gain, source = _stated_rendering(path, dtype, len(locations), raster_options.rendering)
+        elif raster_options.scale is None or raster_options.offset is None:
             offset, gain, source = _declared_conversion(band_dataset, index, path, stac_band)
+        if not source and raster_options.scale is None and raster_options.offset is None:
+            offset, gain, source = _conversion_by_name(path, dtype, len(locations))
         bands[name] = _apply_flags(Band(band_dataset, index, offset, gain), raster_options)
         sources.add(source)
     unused = [str(number) for number, name in enumerate(names, 1) if not name]
@@ -344,6 +369,9 @@ def _name_bands(
     names = [parse_band_name(label) for label in labels]
     if not any(names):
         names = [parse_band_name(str(band.get("name") or band.get("common_name") or "")) for band in stac_bands]
+    rendering_name = parse_rendering_name(path)
+    if not any(names) and rendering_name and rendering_name.layer == "true colour" and len(names) in (3, 4):
+        return [*RGB_BANDS, None][: len(names)]  # the fourth is a mask
     colours = [dataset.colorinterp[index - 1] for dataset, index in locations]
     if not any(names) and all(colours.count(colour) == 1 for colour in COLOUR_INTERPRETATIONS):
         if dtype == "uint8":  # `_picture_colours` decides
@@ -359,8 +387,17 @@ def _unnamed_bands_message(
 ) -> str:
     """Returns the message for a file none of whose bands are known."""
     count = len(locations)
-    if dataset.driver in ("PNG", "JPEG", "GIF", "BMP", "WEBP") or (dtype == "uint8" and count <= 4):
-        return f"{path}: {dtype} or of a palette, of unknown scale; convert it to RGB of 8 bits"
+    is_palette = dataset.colorinterp[:1] == (ColorInterp.palette,)
+    if is_palette or dataset.driver in ("PNG", "JPEG", "GIF", "BMP", "WEBP"):
+        if is_palette:
+            return f"{path}: colours of a palette; convert it to RGB of 8 bits"
+        return f"{path}: {dtype} without red, green and blue, no true colour; give an RGB picture of 8 bits"
+    if dtype == "uint8" and 1 < count <= 4:
+        colours = ", ".join(colour.name.replace("gray", "grey") for colour in dataset.colorinterp)
+        return (
+            f"{path}: {count} bands of 8 bits whose colours the file gives as {colours}, so maybe no true colour; name "
+            f"all of them, as {_example_of_bands_flag(count)}"
+        )
     if count == 1:
         return f"{path}: one band of {dtype}; give the files of the other bands too, named as ..._B04.tif"
     labels = ", ".join(filter(None, _band_labels(locations)))
@@ -379,8 +416,8 @@ def _example_of_bands_flag(count: int) -> str:
 def _picture_colours(dataset: rasterio.DatasetReader, names: list[str | None]) -> Sequence[int] | None:
     """Returns which bands of an 8-bit picture are red, green and blue, from 1; `None` if the file is no picture.
 
-    The names of the bands decide, or else the file's colours, or else the order. A file with names that lack one of the
-    three colours is no picture: B08, B04, B03 are false colours.
+    The names of the bands decide, or else the file's colours. A file with names that lack one of the three colours is
+    no picture: B08, B04, B03 are false colours. Bands that are grey or undefined may be any bands.
     """
     if dataset.count != len(names):  # the bands are pages
         return None
@@ -388,26 +425,88 @@ def _picture_colours(dataset: rasterio.DatasetReader, names: list[str | None]) -
         return [names.index(band) + 1 for band in RGB_BANDS]
     if any(names) or dataset.count > 4 or dataset.colorinterp[0] == ColorInterp.palette:
         return None
-    if dataset.count == 2 and dataset.colorinterp[1] != ColorInterp.alpha:
-        return None
     if set(COLOUR_INTERPRETATIONS) <= set(dataset.colorinterp):
         return [dataset.colorinterp.index(colour) + 1 for colour in COLOUR_INTERPRETATIONS]
-    return (1, 2, 3) if dataset.count > 2 else (1, 1, 1)  # the last of two or four bands is transparency
+    return None
 
 
 def _describe_picture(dataset: rasterio.DatasetReader, colours: Sequence[int]) -> str:
     """Returns the description of a picture whose bands `colours`, from 1, are red, green and blue."""
-    usual: dict[tuple[int, ...], str] = {(1, 2, 3): "", (1, 1, 1): ", one grey for all"}
-    text = usual.get(tuple(colours), f", red, green and blue its bands {', '.join(map(str, colours))}")
+    text = "" if list(colours) == [1, 2, 3] else f", red, green and blue its bands {', '.join(map(str, colours))}"
     unused = [
         str(index)
         for index in dataset.indexes
         if index not in colours and dataset.colorinterp[index - 1] != ColorInterp.alpha
     ]
-    return f"picture of 8 bits: colours as they are{text}" + (f"; band {', '.join(unused)} not used" if unused else "")
+    return f"{AS_THEY_ARE}{text}" + (f"; band {', '.join(unused)} not used" if unused else "")
+
+
+def _apply_flags_to_picture(path: pathlib.Path, picture: BandSet, raster_options: RasterOptions) -> BandSet:
+    """Returns a picture as the user says to read it: as it is, or as digital numbers.
+
+    Raises:
+        InputError: The user states an offset without a scale.
+    """
+    conversion = picture_conversion(path, raster_options)
+    if conversion is None:
+        return picture
+    return convert_picture(picture, *conversion, describe_stated_picture(raster_options))
+
+
+def describe_stated_picture(raster_options: RasterOptions) -> str:
+    """Returns a phrase on what the user says of a picture's grey levels, by a rendering or a scale."""
+    if raster_options.rendering is not None:
+        return describe_rendering(raster_options.rendering, "as given")
+    offset_text = f" after an offset of {raster_options.offset:+g}" if raster_options.offset else ""
+    return f"{raster_options.scale:g} DN for a grey level{offset_text}, as given"
+
+
+def picture_conversion(path: pathlib.Path, raster_options: RasterOptions) -> tuple[float, float] | None:
+    """Returns offset and gain that the user states for a picture; `None` to take its grey levels as they are.
+
+    Raises:
+        InputError: The user states an offset without a scale.
+    """
+    if raster_options.rendering not in (None, AS_EUROSAT):
+        return RENDERINGS[raster_options.rendering].conversion(np.dtype("uint8"), False)
+    if raster_options.scale is not None:
+        return raster_options.offset or 0.0, raster_options.scale
+    if raster_options.offset is not None:
+        raise InputError(
+            f"{path} is a picture of 8 bits, whose colours are taken as they are: no "
+            f"--offset={raster_options.offset:g} without --scale"
+        )
+    return None
+
+
+def convert_picture(picture: BandSet, offset: float, gain: float, text: str) -> BandSet:
+    """Returns a picture of 8 bits as bands with digital numbers.
+
+    Args:
+        picture: The picture.
+        offset: What is added to grey levels.
+        gain: Digital numbers for each grey level.
+        text: What the grey levels mean and who says so, as a phrase.
+    """
+    bands = {name: replace(band, offset=offset, gain=gain) for name, band in picture.bands.items()}
+    description = picture.description.replace(AS_THEY_ARE, f"{TRUE_COLOUR}, {text}")
+    return BandSet(bands, False, description, is_calibrated=True)
+
+
+def describe_rendering(name: str, source: str) -> str:
+    """Returns a phrase on the rendering of a picture, as "255 for 4,000 DN (EO Browser, by its name)".
+
+    Args:
+        name: One of `RENDERINGS`.
+        source: How the rendering is known, as a phrase.
+    """
+    rendering = RENDERINGS[name]
+    return f"255 for {rendering.colour_dn['uint8']:,} DN ({rendering.producer}, {source})"
 
 
 # Offset and scale of a file's numbers.
+
+LOWER_ACCURACY = "EuroSAT is of L1C, as seen from above the atmosphere: expect less of L2A"
 
 
 def describe_conversion(bands: Sequence[Band], source: str, raster_options: RasterOptions) -> str:
@@ -512,6 +611,43 @@ def _declared_conversion(
     if baseline and int(baseline[1]) >= 400 and np.dtype(dataset.dtypes[index - 1]).kind in "iu":
         return -float(BASELINE_OFFSET_DN), 1.0, f"as of baseline {baseline[1][:2]}.{baseline[1][2:]} in its name"
     return 0.0, 1.0, ""
+
+
+def _stated_rendering(path: pathlib.Path, dtype: np.dtype, count: int, name: str) -> tuple[float, float, str]:
+    """Returns offset and gain of the bands of a file in the rendering that the user names, and a phrase for the source.
+
+    Raises:
+        InputError: The producer has no files of such numbers.
+    """
+    conversion = RENDERINGS[name].conversion(dtype, is_single_band=count == 1)
+    if conversion is None:
+        kind = "a single band" if count == 1 else "bands"
+        raise InputError(f"{path}: --rendering={name} does not say what {kind} of {dtype} mean; give --scale")
+    return *conversion, f"as {RENDERINGS[name].producer} stores them, as given"
+
+
+def _conversion_by_name(path: pathlib.Path, dtype: np.dtype, count: int) -> tuple[float, float, str]:
+    """Returns offset and gain of the bands of a file whose name is a producer's, and a phrase for the source.
+
+    Args:
+        path: The file.
+        dtype: Type of its stored numbers.
+        count: Number of its bands.
+
+    Returns:
+        0, 1 and no phrase if the name tells nothing.
+    """
+    rendering_name = parse_rendering_name(path)
+    if rendering_name is None or rendering_name.rendering is None:
+        return 0.0, 1.0, ""
+    rendering = RENDERINGS[rendering_name.rendering]
+    conversion = rendering.conversion(dtype, is_single_band=count == 1)
+    if conversion is None or (count > 1 and rendering_name.layer == "band"):
+        return 0.0, 1.0, ""
+    source = f"as {rendering.producer} stores them, by its name (--scale=1 takes them as they are)"
+    if rendering_name.level == "L2A":
+        source += f"; {LOWER_ACCURACY}"
+    return *conversion, source
 
 
 def _read_stac_bands(path: pathlib.Path, count: int) -> list[dict]:
@@ -623,7 +759,8 @@ def valid_mask(
 
     The file's mask or alpha decides. Without one, pixels that have the file's nodata or 0 in every band are no data: a
     zero in one band alone is dark water, and 255 in one colour is bright. A nodata other than 0 (but in 8 bits) and NaN
-    count in a single band. So does 0 in a band with a negative offset, since data is stored above the offset.
+    count in a single band. So does 0 in a band with a negative offset, since data is stored above the offset. In 8 bits
+    0 may also be dark water.
 
     Args:
         bands: The bands.
@@ -650,7 +787,7 @@ def valid_mask(
         is_nodata = np.zeros_like(valid) if nodata is None or np.isnan(nodata) else column == nodata
         if nodata and band.dtype != "uint8":
             valid &= ~is_nodata
-        if band.offset < 0 and band.dtype.kind in "iu":
+        if band.offset < 0 and band.dtype.kind in "iu" and band.dtype != "uint8":
             valid &= column != 0
         is_empty &= is_nodata if id(band.dataset) in masked_ids else is_nodata | (column == 0)
         is_filled &= column == band.fill if band.fill is not None else False
@@ -706,8 +843,9 @@ def find_number_fault(band_set: BandSet, sample: Sample, raster_options: RasterO
         order = digital_numbers.find_order_fault(sample.stored)
         if order:
             return Fault(order)
-    scale_known = band_set.is_calibrated or raster_options.scale is not None
-    offset_known = band_set.is_calibrated or raster_options.offset is not None
+    is_known = band_set.is_calibrated or raster_options.rendering is not None
+    scale_known = is_known or raster_options.scale is not None
+    offset_known = is_known or raster_options.offset is not None
     return digital_numbers.find_fault(sample, scale_known, offset_known)
 
 

@@ -144,6 +144,7 @@ def open_scene_for(
     level: str | None = None,
     keep_clouds: bool = False,
     use_water_index: bool = True,
+    rendering: str | None = None,
 ) -> Scene:
     """Opens a scene with the bands that a classifier takes.
 
@@ -158,11 +159,13 @@ def open_scene_for(
         level: "L1C" or "L2A"; `None` for what the product, its name or its dark pixels say.
         keep_clouds: Whether clouds, their shadows and snow are data, where a product has a mask of them.
         use_water_index: Whether an index of two bands tells water from land, if the scene has bands for it.
+        rendering: How the producer stores reflectances, one of `sentinel2.RENDERINGS`, in place of scale and offset;
+            `None` for what the file tells.
 
     Raises:
         InputError: The scene cannot be opened, or not for this classifier.
     """
-    raster_options = RasterOptions(tuple(bands) if bands else None, scale, offset, level=level)
+    raster_options = RasterOptions(tuple(bands) if bands else None, scale, offset, level=level, rendering=rendering)
     options = MapOptions(
         missing=missing,
         area=area,
@@ -179,12 +182,15 @@ def _open_source_for(classifier: SavedClassifier, source: Source, options: MapOp
     if classifier.bands not in (3, len(BANDS)):
         raise InputError(f"{classifier.path} takes {classifier.bands} bands, neither RGB nor EuroSAT's 13")
     raster_options = dataclasses.replace(options.raster_options, fill=fill)
+    # A classifier of somebody's own pictures takes them as they were in its training.
+    is_own = str(classifier.metadata.get("dataset", "")).startswith("folder:")
     scene = open_source(
         source,
         RGB_BANDS if classifier.bands == 3 else BANDS,
         raster_options,
         options.keep_clouds,
-        adds_air=classifier.bands == 3,
+        keep_levels=is_own and not classifier.metadata.get("rendering"),
+        adds_air=classifier.bands == 3 and not is_own,
         use_water_index=options.use_water_index and not set(WATER_CLASSES).isdisjoint(classifier.classes),
     )
     if options.area is not None:

@@ -21,15 +21,17 @@ import rasterio
 from resnetd_tf.data import digital_numbers, images, rasters
 from resnetd_tf.data.rasters import AS_STORED, Band, BandSet, RasterOptions
 from resnetd_tf.errors import InputError, damage_as_input_error
-from resnetd_tf.imagery import clouds
+from resnetd_tf.imagery import clouds, rendering
 from resnetd_tf.imagery.grid import Grid, common_grid, warp_to_grid
 from resnetd_tf.imagery.scene import SAMPLE_PIXELS, Scene
 from resnetd_tf.imagery.water import find_water_index
 from resnetd_tf.sentinel2 import (
     AIR_DN,
+    BRIGHTEST_DN,
     DARK_BLUE_DN,
     MIN_DARK_SLOPE_DN,
     MIN_EXCHANGED_SLOPE_DN,
+    RENDERED_LEVELS,
     RGB_BANDS,
     parse_band_name,
     split_band_from_stem,
@@ -281,6 +283,7 @@ def open_scene(
     offset: float | None = None,
     fill: Sequence[float] | None = None,
     keep_clouds: bool = False,
+    rendering: str | None = None,
 ) -> Scene:
     """Opens a scene.
 
@@ -293,12 +296,14 @@ def open_scene(
         offset: What is added to stored numbers first; `None` for what the metadata or the file says, else 0.
         fill: For each required band the digital number that fills it if it is missing; `None` refuses such scenes.
         keep_clouds: Whether clouds, their shadows and snow are data, where a product has a mask of them.
+        rendering: How the producer stores reflectances, one of `sentinel2.RENDERINGS`, in place of scale and offset;
+            `None` for what the file tells.
 
     Raises:
         InputError: The scene cannot be opened, or an argument cannot be used.
     """
     raster_options = RasterOptions(
-        tuple(bands) if bands else None, scale, offset, tuple(fill) if fill is not None else None
+        tuple(bands) if bands else None, scale, offset, tuple(fill) if fill is not None else None, rendering
     )
     return open_source(find_single_source(paths), required_bands, raster_options, keep_clouds)
 
@@ -309,6 +314,7 @@ def open_source(
     raster_options: RasterOptions = AS_STORED,
     keep_clouds: bool = False,
     *,
+    keep_levels: bool = False,
     use_water_index: bool = False,
     adds_air: bool = False,
 ) -> Scene:
@@ -321,12 +327,25 @@ def open_source(
         keep_clouds: Whether clouds, their shadows and snow are data, where a product has a mask of them.
         use_water_index: Whether an index of two bands tells water from land, if the scene has bands for it.
         adds_air: Whether the light of the air is added to colours of L2A, for a classifier that knows L1C.
+        keep_levels: Whether a picture keeps its grey levels, though it may tell another rendering than EuroSAT's: for
+            classifiers that were not trained on EuroSAT.
 
     Raises:
         InputError: The scene cannot be opened.
     """
     band_set, mask_files = _open_band_set(source, required_bands, raster_options)
-    _check_picture_use(source, band_set, required_bands, raster_options)
+    if band_set.is_picture and len(required_bands) != 3:
+        raise InputError(
+            f"{source.name} is a picture of three colours, the classifier takes {len(required_bands)} bands"
+        )
+    if band_set.is_picture:
+        _check_brightness(source, list(band_set.bands.values()))
+        if raster_options.bands is None and not keep_levels:
+            rendering.check_colour_order(source.files[0], band_set)
+        if raster_options.rendering is None and not keep_levels:
+            band_set = rendering.convert_to_digital_numbers(source.files[0], band_set)
+            if band_set.is_picture and adds_air:
+                _check_dark_levels(source, band_set, raster_options)
     missing_names = rasters.missing_bands(source.name, band_set, required_bands, raster_options)
     bands = {name: band_set.bands[name] for name in required_bands if name in band_set.bands}
     datasets = rasters.unique_datasets(list(bands.values()))
@@ -341,13 +360,13 @@ def open_source(
         description += f"; no {', '.join(missing_names)}: the training's mean instead"
     if any(warped_datasets[id(dataset)] is not dataset for dataset in datasets):
         description += _describe_resampling(datasets, grid)
-    if band_set.is_picture:
-        _check_brightness(source, list(bands.values()))
-    else:
+    if not band_set.is_picture:
         fill, text, sample = _check_numbers(source, band_set, list(bands), raster_options)
         description += text
         bands = {name: dataclasses.replace(band, fill=fill) for name, band in bands.items()}
-        if adds_air and (reason := _find_missing_air(source, sample, raster_options)):
+        dark_dn = _dark_colours(sample)
+        gain = float(sample.gain[0])
+        if adds_air and dark_dn and (reason := _find_missing_air(source, dark_dn, gain, raster_options)):
             bands = {name: _add_air(name, band) for name, band in bands.items()}
             added = ", ".join(f"{AIR_DN[name]} DN to {name}" for name in bands)
             description += (
@@ -359,6 +378,9 @@ def open_source(
     water_index = find_water_index(band_set.bands, grid) if use_water_index else None
     if water_index:
         description += f"; {water_index.summary}"
+    outside_mask = rendering.find_outside(list(aligned_bands.values()))
+    if outside_mask:
+        description += f"; {100 * outside_mask.share:.1f} % of the pixels, white around a polygon, are no data"
     return Scene(
         name=source.name,
         grid=grid,
@@ -369,18 +391,39 @@ def open_source(
         cloud_mask=None if keep_clouds else clouds.open_mask(mask_files, grid),
         water_index=water_index,
         files=rasters.file_fingerprints(datasets, *mask_files),
+        outside_mask=outside_mask,
     )
 
 
-def _find_missing_air(source: Source, sample: digital_numbers.Sample, raster_options: RasterOptions) -> str | None:
+def _dark_colours(sample: digital_numbers.Sample) -> tuple[float, float, float] | None:
+    """Returns the first percentile of red, green and blue in DN; `None` if one of them is missing."""
+    if not set(RGB_BANDS) <= set(sample.names):
+        return None
+    red, green, blue = (float(np.percentile(sample.dn[:, sample.names.index(band)], 1)) for band in RGB_BANDS)
+    return red, green, blue
+
+
+def _check_dark_levels(source: Source, picture: BandSet, raster_options: RasterOptions) -> None:
+    """Raises InputError if the darkest pixels of a picture cannot have their grey levels in EuroSAT's rendering."""
+    levels = rendering.read_dark_levels([picture.bands[name] for name in RGB_BANDS])
+    if levels is not None:
+        gain = BRIGHTEST_DN / RENDERED_LEVELS
+        red, green, blue = ((levels - (255 - RENDERED_LEVELS)) * gain).tolist()
+        _find_missing_air(source, (red, green, blue), gain, raster_options)
+
+
+def _find_missing_air(
+    source: Source, dark_dn: tuple[float, float, float], gain: float, raster_options: RasterOptions
+) -> str | None:
     """Returns by what a scene shows that the light of the air has been taken away, as in L2A; `None` if it has not.
 
     In L1C the darkest pixels have the light of the air alone: most in blue, least in red.
 
     Args:
         source: The scene.
-        sample: Numbers all over it.
-        raster_options: What the user says of them.
+        dark_dn: The first percentile of its red, green and blue in DN.
+        gain: Digital numbers for a stored 1.
+        raster_options: What the user says of its numbers.
 
     Raises:
         InputError: The darkest pixels of L1C cannot have such numbers.
@@ -390,9 +433,7 @@ def _find_missing_air(source: Source, sample: digital_numbers.Sample, raster_opt
     name = pathlib.PurePath(source.metadata or source.files[0]).name
     if level := re.search(r"(?:MSI|(?<![0-9A-Za-z]))L(1C|2A)(?![0-9A-Za-z])", f"{name} {source.name}"):
         return "by its name" if level[1] == "2A" else None
-    if not set(RGB_BANDS) <= set(sample.names):
-        return None
-    red, green, blue = (float(np.percentile(sample.dn[:, sample.names.index(band)], 1)) for band in RGB_BANDS)
+    red, green, blue = dark_dn
     text = f"{source.name}: 1 % of its red, green and blue is below {red:.0f}, {green:.0f} and {blue:.0f} DN"
     if max(red, green, blue) <= 0:
         raise InputError(f"{text}, as after a stretch between percentiles; give it as it was, or --level=L2A takes it")
@@ -404,7 +445,7 @@ def _find_missing_air(source: Source, sample: digital_numbers.Sample, raster_opt
     if blue - red < MIN_DARK_SLOPE_DN:
         return f"1 % of its blue is below {blue:.0f} DN" if blue < DARK_BLUE_DN[0] else None
     if raster_options.scale is None and not DARK_BLUE_DN[0] <= blue <= DARK_BLUE_DN[1]:
-        scale = sample.gain[0] * np.mean(DARK_BLUE_DN) / blue
+        scale = gain * np.mean(DARK_BLUE_DN) / blue
         raise InputError(
             f"{text}; in L1C the air gives blue from {DARK_BLUE_DN[0]} to {DARK_BLUE_DN[1]}, as it would with "
             f"--scale={scale:.2g}; --level=L1C takes them as they are"
@@ -425,6 +466,11 @@ def _open_band_set(
         if raster_options.bands:
             names = ",".join(raster_options.bands)
             raise InputError(f"--bands={names} names the bands of a file without names; {source.name} names them")
+        if source.metadata and raster_options.rendering:
+            raise InputError(
+                f"--rendering={raster_options.rendering} is of no use for {source.name}, whose metadata say what its "
+                "numbers mean; leave it out"
+            )
         if source.metadata:
             return _open_product(source, required_bands, raster_options)
         return _open_band_files(source, raster_options), ()
@@ -488,23 +534,9 @@ def _open_product(
     description = f"Sentinel-2 {level}, baseline {tags.get('PROCESSING_BASELINE', 'unknown')}: "
     description += rasters.describe_conversion(list(bands.values()), "as its metadata say", raster_options)
     if level == "L2A" and tuple(required_bands) != RGB_BANDS:
-        description += "; EuroSAT is of L1C, as seen from above the atmosphere: expect less of L2A"
+        description += f"; {rasters.LOWER_ACCURACY}"
     mask_files = clouds.find_mask_files(file for dataset in datasets for file in dataset.files)
     return BandSet(bands, False, description, is_calibrated=True), mask_files
-
-
-def _check_picture_use(
-    source: Source, band_set: BandSet, required_bands: Sequence[str], raster_options: RasterOptions
-) -> None:
-    """Raises InputError if a picture is given to a classifier of other bands, or with an offset or a scale."""
-    if band_set.is_picture and len(required_bands) != 3:
-        raise InputError(
-            f"{source.name} is a picture of three colours, the classifier takes {len(required_bands)} bands"
-        )
-    if band_set.is_picture and (raster_options.scale is not None or raster_options.offset is not None):
-        raise InputError(
-            f"{source.name} is a picture of 8 bits, whose colours are taken as they are: no --scale, no --offset"
-        )
 
 
 def _describe_resampling(datasets: Sequence[rasterio.DatasetReader], grid: Grid) -> str:
@@ -563,7 +595,10 @@ def _check_numbers(
         raise InputError(f"{source.name}: {kinds}, which do not mean the same; give bands of one kind")
     stored = rasters.read_bands(bands, shape=shape)
     valid = rasters.valid_mask(bands, stored, shape=shape)
-    fill = None if band_set.is_calibrated else rasters.find_common_fill(stored, valid)
+    outside_mask = rendering.find_outside(bands)
+    if outside_mask:
+        valid &= ~((stored == rendering.WHITE).all(axis=-1) & outside_mask.mask)
+    fill = None if band_set.is_calibrated or outside_mask else rasters.find_common_fill(stored, valid)
     if fill is not None:
         bands = [dataclasses.replace(band, fill=fill) for band in bands]
         valid = rasters.valid_mask(bands, stored, shape=shape)
@@ -576,7 +611,7 @@ def _check_numbers(
     sample = rasters.make_sample(bands_by_name, stored, checked_mask)
     if fault := rasters.find_number_fault(band_set, sample, raster_options):
         raise InputError(f"{source.name}: {fault.text}")
-    shares = rasters.undeclared_fill_shares(bands, stored, valid)
+    shares = {} if outside_mask else rasters.undeclared_fill_shares(bands, stored, valid)
     text = "".join(
         f"; {100 * share:.1f} % of the pixels are {value:g} in every band: no data, though the file does not say so"
         for value, share in shares.items()

@@ -5,11 +5,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from resnetd_tf.imagery.scene import Scene
-from resnetd_tf.sentinel2 import BASELINE_OFFSET_DN, BRIGHTEST_DN, RENDERED_LEVELS, RGB_BANDS
+from resnetd_tf.sentinel2 import BASELINE_OFFSET_DN, RENDERINGS, RGB_BANDS, render_colours
 
 # Digital numbers of a stored 1, and what it then stood for.
 SCALES = ((10_000 / 65_535, "65535 for a reflectance of 1"), (4_000 / 65_535, "65535 for a reflectance of 0.4"))
-PICTURE_SCALES = ((3_558 / 255, "the products' TCI"), (4_000 / 255, "EO Browser"))
 
 
 def other_readings(scene: Scene, pixels: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
@@ -22,9 +21,10 @@ def other_readings(scene: Scene, pixels: np.ndarray) -> Iterator[tuple[str, np.n
     names = ",".join(reversed(RGB_BANDS))
     yield f"--bands={names} (red and blue exchanged)", pixels[..., ::-1]
     if scene.is_picture:
-        for scale, meaning in PICTURE_SCALES:
-            levels = 1 + pixels * (scale * RENDERED_LEVELS / BRIGHTEST_DN)
-            yield f"--scale={scale:.2f} ({meaning})", np.clip(np.rint(levels), 0, 255).astype("uint8")
+        for name, rendering in RENDERINGS.items():
+            conversion = rendering.conversion(pixels.dtype, False)
+            if conversion and name != "eurosat":
+                yield f"--rendering={name}", render_colours((pixels + conversion[0]) * conversion[1])
         return
     gain = next(band.gain for band in scene.bands if band)
     for factor, meaning in SCALES:

@@ -28,6 +28,29 @@ MIN_COVERAGE = 1e-6  # share of a pixel; less is rounding
 
 
 @dataclass(frozen=True)
+class OutsideMask:
+    """Where white pixels lie outside of a polygon that was cut out of a picture.
+
+    Attributes:
+        mask: (rows, columns) bool, coarser than the files: where white pixels are no data.
+        height: Rows of the files.
+        width: Columns of the files.
+        share: Share of the files' pixels that are white there, from 0 to 1.
+    """
+
+    mask: np.ndarray
+    height: int
+    width: int
+    share: float
+
+    def read_hidden(self, window: Window) -> np.ndarray:
+        """Returns where white pixels of a window of the files are no data, (height, width) bool."""
+        rows = (window.row_off + np.arange(window.height)) * len(self.mask) // self.height
+        columns = (window.col_off + np.arange(window.width)) * self.mask.shape[1] // self.width
+        return self.mask[np.ix_(rows.astype(int), columns.astype(int))]
+
+
+@dataclass(frozen=True)
 class Scene:
     """An opened scene.
 
@@ -46,6 +69,7 @@ class Scene:
             Each has its rings (n, 2) as "coordinates", the outer one first, and their extent as "bbox": the least
             column and row, then the greatest.
         files: The files it is read from, each with its size in bytes and the time of its last change.
+        outside_mask: Where white pixels lie outside of a polygon that was cut out; `None` if there is none.
     """
 
     name: str
@@ -60,6 +84,7 @@ class Scene:
     row_offset: int = 0
     outlines: tuple[dict, ...] = ()
     files: tuple[tuple[str, int, float], ...] = ()
+    outside_mask: OutsideMask | None = None
 
     @property
     def window(self) -> Window:
@@ -109,6 +134,8 @@ class Scene:
             valid = rasters.valid_mask(bands, stored, file_window)
             if self.cloud_mask:
                 valid &= ~self.cloud_mask.read_hidden(file_window)
+        if self.outside_mask:
+            valid &= ~((stored == 255).all(axis=-1) & self.outside_mask.read_hidden(file_window))
         if self.is_picture:
             return stored, valid
         numbers = rasters.to_digital_numbers(bands, stored, valid)

@@ -295,7 +295,10 @@ def load_splits(settings: Settings, interpolation: str) -> Dataset:
         image_size=settings.image_size,
         interpolation=interpolation,
         raster_options=RasterOptions(
-            tuple(settings.bands.split(",")) if settings.bands else None, settings.scale, settings.offset
+            tuple(settings.bands.split(",")) if settings.bands else None,
+            settings.scale,
+            settings.offset,
+            rendering=settings.rendering,
         ),
     )
     if dataset.bands != 3 and settings.varied not in (0, RECIPES[settings.recipe]["varied"]):

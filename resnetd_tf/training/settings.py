@@ -88,6 +88,12 @@ class Settings:
         "Digital numbers (10,000 times the reflectance) per unit of the values in raster files, after the offset; "
         "default what the file states, else 1.",
     )
+    rendering: str | None = define_setting(
+        None,
+        "How the producer stores reflectances, in place of --scale. Pictures: eurosat (grey levels as they are; 255 is "
+        "2,750 digital numbers), tci (3,558), tci-l2a (2,000), earthengine (3,000), eobrowser (4,000; also bands of 8 "
+        "and 16 bits), sentinelhub (10,000; also 16 bits). Default what the file tells, else eurosat.",
+    )
     image_size: int = define_setting(
         None,
         "Side in pixels to which the model resizes images; at least 32.",

@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import numpy as np
+import PIL.Image
 import pytest
 import rasterio
 import rasterio.shutil
@@ -195,7 +196,7 @@ def test_a_band_that_is_not_used_is_named(tmp_path, dn):
     four = np.concatenate([colours(dn), colours(dn)[..., :1]], axis=-1)
     band_set = open_bands(write_raster(tmp_path / "x.tif", four, (*RGB_BANDS, "SCL")), rasters.AS_STORED)
     assert band_set.description.endswith("; band 4 of the file, no band of Sentinel-2, not used")
-    picture = write_raster(tmp_path / "picture.tif", (four // 20).astype("uint8"), photometric="MINISBLACK")
+    picture = write_raster(tmp_path / "picture.tif", (four // 20).astype("uint8"), photometric="RGB", alpha="NO")
     assert open_bands(picture, rasters.AS_STORED).description.endswith("; band 4 not used")
 
 
@@ -304,10 +305,24 @@ def test_the_colours_of_a_picture_are_those_that_the_file_says(tmp_path):
     np.testing.assert_array_equal(images.read_image(path), pixels[..., ::-1])
 
 
-def test_three_bands_of_8_bits_without_colours_are_a_picture_for_patches_too(tmp_path):
-    pixels = np.random.default_rng(0).integers(1, 255, (64, 64, 3)).astype("uint8")
+@pytest.mark.parametrize(("count", "names"), [(3, "B04,B03,B02"), (4, "B02,B03,B04,B08")])
+def test_bands_of_8_bits_without_colours_are_no_picture_until_they_are_named(tmp_path, count, names):
+    pixels = np.random.default_rng(0).integers(1, 255, (64, 64, count)).astype("uint8")
     path = write_raster(tmp_path / "x.tif", pixels, photometric="MINISBLACK")
-    np.testing.assert_array_equal(images.read_image(path), pixels)
+    message = rf"{count} bands of 8 bits whose colours the file gives as grey, undefined, .*--bands={names} if that is"
+    with pytest.raises(InputError, match=message):
+        images.read_image(path)
+    patch = images.read_patch(path, raster_options=RasterOptions(tuple(names.split(","))))
+    colours = [names.split(",").index(band) for band in RGB_BANDS]
+    np.testing.assert_array_equal(patch.pixels, pixels[..., colours])
+
+
+@pytest.mark.parametrize("driver", ["PNG", "JPEG", "GTiff"])
+def test_pictures_of_red_green_and_blue_are_taken_for_true_colour(tmp_path, driver):
+    pixels = np.random.default_rng(0).integers(1, 255, (64, 64, 3)).astype("uint8")
+    path = tmp_path / f"x.{driver.lower()}"
+    PIL.Image.fromarray(pixels).save(path, "TIFF" if driver == "GTiff" else driver)
+    assert open_bands(path, rasters.AS_STORED).description == "picture of 8 bits: colours as they are"
 
 
 def test_a_raster_file_is_opened_once(tmp_path, dn, monkeypatch):

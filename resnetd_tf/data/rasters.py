@@ -99,8 +99,8 @@ class RasterOptions:
     scale: float | None = None
     offset: float | None = None
     fill: tuple[float, ...] | None = None
-    level: str | None = None
     rendering: str | None = None
+    level: str | None = None
 
     def __post_init__(self) -> None:
         if self.rendering is not None:

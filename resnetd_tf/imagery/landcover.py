@@ -183,14 +183,15 @@ def _open_source_for(classifier: SavedClassifier, source: Source, options: MapOp
         raise InputError(f"{classifier.path} takes {classifier.bands} bands, neither RGB nor EuroSAT's 13")
     raster_options = dataclasses.replace(options.raster_options, fill=fill)
     # A classifier of somebody's own pictures takes them as they were in its training.
-    is_own = str(classifier.metadata.get("dataset", "")).startswith("folder:")
+    dataset = str(classifier.metadata.get("dataset", ""))
+    is_own = dataset.startswith("folder:")
     scene = open_source(
         source,
         RGB_BANDS if classifier.bands == 3 else BANDS,
         raster_options,
         options.keep_clouds,
         keep_levels=is_own and not classifier.metadata.get("rendering"),
-        adds_air=classifier.bands == 3 and not is_own,
+        adds_air=classifier.bands == 3 and dataset.startswith("eurosat"),
         use_water_index=options.use_water_index and not set(WATER_CLASSES).isdisjoint(classifier.classes),
     )
     if options.area is not None:

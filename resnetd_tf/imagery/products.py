@@ -361,17 +361,8 @@ def open_source(
     if any(warped_datasets[id(dataset)] is not dataset for dataset in datasets):
         description += _describe_resampling(datasets, grid)
     if not band_set.is_picture:
-        fill, text, sample = _check_numbers(source, band_set, list(bands), raster_options)
+        bands, text = _check_bands(source, band_set, bands, raster_options, adds_air)
         description += text
-        bands = {name: dataclasses.replace(band, fill=fill) for name, band in bands.items()}
-        dark_dn = _dark_colours(sample)
-        gain = float(sample.gain[0])
-        if adds_air and dark_dn and (reason := _find_missing_air(source, dark_dn, gain, raster_options)):
-            bands = {name: _add_air(name, band) for name, band in bands.items()}
-            added = ", ".join(f"{AIR_DN[name]} DN to {name}" for name in bands)
-            description += (
-                f"; L2A ({reason}): added {added}, the light of the air in EuroSAT's L1C; --level=L1C does not"
-            )
     aligned_bands = {
         name: dataclasses.replace(band, dataset=warped_datasets[id(band.dataset)]) for name, band in bands.items()
     }
@@ -393,6 +384,27 @@ def open_source(
         files=rasters.file_fingerprints(datasets, *mask_files),
         outside_mask=outside_mask,
     )
+
+
+def _check_bands(
+    source: Source, band_set: BandSet, bands: dict[str, Band], raster_options: RasterOptions, adds_air: bool
+) -> tuple[dict[str, Band], str]:
+    """Checks the numbers of bands, and adds the light of the air to L2A if that is wanted.
+
+    Returns:
+        The bands by name, with what stands for missing data and with the air; and what to say of it.
+
+    Raises:
+        InputError: There is no data, or numbers cannot be digital numbers.
+    """
+    fill, text, sample = _check_numbers(source, band_set, list(bands), raster_options)
+    bands = {name: dataclasses.replace(band, fill=fill) for name, band in bands.items()}
+    dark_dn = _dark_colours(sample)
+    if adds_air and dark_dn and (reason := _find_missing_air(source, dark_dn, float(sample.gain[0]), raster_options)):
+        bands = {name: _add_air(name, band) for name, band in bands.items()}
+        added = ", ".join(f"{AIR_DN[name]} DN to {name}" for name in bands)
+        text += f"; L2A ({reason}): added {added}, the light of the air in EuroSAT's L1C; --level=L1C does not"
+    return bands, text
 
 
 def _dark_colours(sample: digital_numbers.Sample) -> tuple[float, float, float] | None:
@@ -437,14 +449,14 @@ def _find_missing_air(
     text = f"{source.name}: 1 % of its red, green and blue is below {red:.0f}, {green:.0f} and {blue:.0f} DN"
     if max(red, green, blue) <= 0:
         raise InputError(f"{text}, as after a stretch between percentiles; give it as it was, or --level=L2A takes it")
-    if red - blue > MIN_EXCHANGED_SLOPE_DN:
+    if red - blue > MIN_EXCHANGED_SLOPE_DN and red > green > blue:
         raise InputError(
             f"{text}, and the air adds most to blue: red and blue seem to be exchanged; --bands names them in their "
             "order, --level=L1C takes them as they are"
         )
     if blue - red < MIN_DARK_SLOPE_DN:
         return f"1 % of its blue is below {blue:.0f} DN" if blue < DARK_BLUE_DN[0] else None
-    if raster_options.scale is None and not DARK_BLUE_DN[0] <= blue <= DARK_BLUE_DN[1]:
+    if raster_options.scale is None and red < green < blue and not DARK_BLUE_DN[0] <= blue <= DARK_BLUE_DN[1]:
         scale = gain * np.mean(DARK_BLUE_DN) / blue
         raise InputError(
             f"{text}; in L1C the air gives blue from {DARK_BLUE_DN[0]} to {DARK_BLUE_DN[1]}, as it would with "

@@ -1,5 +1,7 @@
 """Levels of bands: the light of the air that L2A lacks, and dark pixels that no level has."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scenes import colour_classifier, write_scene
@@ -23,7 +25,8 @@ def draw_ground() -> np.ndarray:
 
 def open_numbers(folder, numbers, options=NO_BANDS, name="scene.tif"):
     path = write_scene(folder / name, np.asarray(numbers).astype("uint16"))
-    return _open_source_for(colour_classifier(), find_single_source([path]), MapOptions(raster_options=options))
+    classifier = dataclasses.replace(colour_classifier(), metadata={"dataset": "eurosat/rgb"})
+    return _open_source_for(classifier, find_single_source([path]), MapOptions(raster_options=options))
 
 
 def read_all(scene) -> np.ndarray:

@@ -73,7 +73,7 @@ def test_colours_tell_no_water_between_forest_and_fields():
 
 def test_colours_tell_clear_sea_from_forest():
     noise = np.random.default_rng(0).normal(0, 0.02, 1000)
-    threshold = water.find_threshold(np.concatenate([np.full(200, 0.3), np.full(800, 0.5)]) + noise, COLOURS)
+    threshold = water.find_threshold(np.concatenate([np.full(200, 0.36), np.full(800, 0.5)]) + noise, COLOURS)
     assert 0.389 <= threshold <= 0.47
 
 

@@ -22,6 +22,7 @@ from resnetd_tf.errors import InputError
 from resnetd_tf.training.settings import Settings
 
 FLAGS = flags.FLAGS
+OWN = ("recipe", "image_size", "variant", "seed", "weights")  # flags of train.py that the benchmark sets
 NAMES = {"base": "ResNet-{}", "b": "ResNet-{}-B", "c": "ResNet-{}-C", "d": "ResNet-{}-D"}
 # Numbers of the report for depth 50: ImageNet top-1 from arXiv 1812.01187, table 5, and its own result on EuroSAT.
 IMAGENET = {"base": 76.21, "b": 76.66, "c": 76.87, "d": 77.16}
@@ -144,6 +145,7 @@ def make_table(arguments: list[str]) -> None:
         raise InputError("--seeds and --variants: expected at least one of each, seeds from 0 upwards")
     if unknown := set(FLAGS.variants) - NAMES.keys():
         raise InputError(f"--variants: {', '.join(sorted(unknown))} not among {', '.join(NAMES)}")
+    runs.check_extra_flags(arguments, OWN)
     program.import_tensorflow()
     settings = Settings(recipe=FLAGS.recipe, image_size=FLAGS.image_size)
     folder = pathlib.Path(FLAGS.runs_dir) / f"{settings.recipe}-{settings.image_size}"

@@ -95,18 +95,21 @@ def eurosat() -> SavedClassifier:
     return _open_located(packaged_model_path(), batch_size=64, trust=False)
 
 
-def open_classifier(model: str | pathlib.Path, batch_size: int = 64, trust: bool = False) -> SavedClassifier:
+def open_classifier(
+    model: str | pathlib.Path, batch_size: int = 64, trust: bool = False, *, network: keras.Model | None = None
+) -> SavedClassifier:
     """Opens a classifier.
 
     Args:
         model: A file, a folder, or "eurosat", as `locate_model` takes it.
         batch_size: Number of images that are classified at once.
         trust: Whether the model may hold more than our classifiers do, such as a program, which opening it runs.
+        network: The model of a .keras or .safetensors file that `open_keras_model` has opened, to save loading it.
 
     Raises:
         InputError: There is no model, or the model is damaged or not a classifier of images.
     """
-    return _open_located(locate_model(model), batch_size, trust)
+    return _open_located(locate_model(model), batch_size, trust, network)
 
 
 def open_keras_model(model: str | pathlib.Path, trust: bool = False) -> tuple[pathlib.Path, keras.Model]:
@@ -290,11 +293,13 @@ class _LoadedModel:
     metadata: dict | None = None
 
 
-def _open_located(path: pathlib.Path, batch_size: int, trust: bool) -> SavedClassifier:
+def _open_located(
+    path: pathlib.Path, batch_size: int, trust: bool, network: keras.Model | None = None
+) -> SavedClassifier:
     """Opens the classifier in a file or SavedModel folder; arguments and errors are those of `open_classifier`."""
     load = _load_savedmodel if path.is_dir() else _load_exported if path.suffix in runtimes.SUFFIXES else _load_file
     try:
-        loaded = load(path, trust)
+        loaded = load(path, trust) if network is None else _wrap_network(network, path)
     except Exception as error:  # the libraries have many errors for damaged files
         advice = "; --trust opens it, and runs what is in it" if isinstance(error, ForeignModelError) else ""
         raise InputError(f"model {path}: cannot be loaded ({first_line(error)}){advice}") from error
@@ -346,6 +351,13 @@ def _make_predict(path: pathlib.Path, loaded: _LoadedModel, batch_size: int) -> 
 def _load_file(path: pathlib.Path, trust: bool) -> _LoadedModel:
     """Loads a .keras or .safetensors file."""
     network, metadata = classifier.load_classifier(path, trust)
+    return _wrap_network(network, path, metadata)
+
+
+def _wrap_network(network: keras.Model, path: pathlib.Path, metadata: dict | None = None) -> _LoadedModel:
+    """Makes the loaded model of a network that is in a .keras or .safetensors file."""
+    if metadata is None:
+        metadata = checkpoints.read_classifier_metadata(path) if path.suffix == ".safetensors" else None
     pixels, class_count = network.inputs[0], network.output_shape[-1]
     class_names = metadata["classes"] if metadata else None
     specification = tf.TensorSpec(pixels.shape, pixels.dtype)

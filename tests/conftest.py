@@ -1,6 +1,7 @@
 """What several tests share: a small trained run, the programs, a stand-in for the Hugging Face hub, and real data."""
 
 import contextlib
+import functools
 import hashlib
 import http.server
 import importlib
@@ -13,8 +14,11 @@ import threading
 from unittest import mock
 
 import filelock
+import numpy as np
 import pytest
 from absl import flags
+
+from resnetd_tf.data import synthetic
 
 ROOT = pathlib.Path(__file__).parent.parent
 # One block a stage, on synthetic images: for tests that need a run and not a particular network.
@@ -24,10 +28,10 @@ THREE_STEPS = ("--dataset=synthetic", "--image_size=32", "--epochs=1", "--batch_
 NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(ROOT / "no-hub")}
 
 
-def run_in_process(name: str, *arguments: str) -> subprocess.CompletedProcess:
+def run_in_process(name: str, *arguments: str, cwd=os.curdir) -> subprocess.CompletedProcess:
     """Runs a program in this process, which has imported TensorFlow already: that saves four seconds.
 
-    The flags that the program defines are removed again.
+    The flags that the program defines are removed again, and the current folder is `cwd` only while it runs.
     """
     main = importlib.import_module(f"resnetd_tf.cli.{name.removesuffix('.py')}").main
     former_flags = set(flags.FLAGS)
@@ -37,6 +41,7 @@ def run_in_process(name: str, *arguments: str) -> subprocess.CompletedProcess:
         with (
             mock.patch.object(sys, "argv", command),
             mock.patch.dict(os.environ),
+            contextlib.chdir(cwd),
             contextlib.redirect_stdout(stdout),
             contextlib.redirect_stderr(stderr),
             pytest.raises(SystemExit) as exit_info,
@@ -57,16 +62,48 @@ def run_subprocess(name: str, *arguments: str, environment=None, **options) -> s
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env=variables, **options)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def hidden_libraries(tmp_path_factory):
+    """Hides JAX and scikit-learn from child processes, as in an installation for users, which has neither.
+
+    Keras imports both where they are installed, which takes more than a second. A child that needs one of them gets a
+    PYTHONPATH of its own.
+    """
+    folder = tmp_path_factory.mktemp("hidden")
+    for name in ("jax", "sklearn"):
+        message = f"No module named {name!r}"
+        (folder / f"{name}.py").write_text(f"raise ModuleNotFoundError({message!r}, name={name!r})\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kept_scenes():
+    """Keeps the 3,000 scenes of the dataset "synthetic", because drawing them takes two seconds."""
+    draw_scenes = synthetic.draw_scenes
+    draw_dataset = functools.cache(draw_scenes)
+
+    def draw(*arguments, **options):
+        if arguments or options:
+            return draw_scenes(*arguments, **options)
+        return tuple(array.copy() for array in draw_dataset())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(synthetic, "draw_scenes", draw)
+        yield
+
+
 @pytest.fixture(scope="session")
 def program():
     """Runs a program of the top level and returns its exit code and output: `program("train.py", "--epochs=1")`.
 
     It finds no Hugging Face hub unless `environment` names one. Other options are those of `subprocess.run`. Training
-    changes settings of TensorFlow, so it has a process of its own, as every program with options has.
+    changes settings of TensorFlow, so it has a process of its own, as every program with options but `cwd` has.
     """
 
     def run(name: str, *arguments, **options) -> subprocess.CompletedProcess:
-        is_own_process = name == "train.py" or bool(options)
+        is_own_process = name == "train.py" or bool(options.keys() - {"cwd"})
         return (run_subprocess if is_own_process else run_in_process)(name, *map(str, arguments), **options)
 
     return run
@@ -83,11 +120,15 @@ def program_process():
 
 
 @pytest.fixture(scope="session")
-def bad_input(program):
-    """Runs a program that must refuse: exit code 2, one line on stderr, which it returns."""
+def bad_input():
+    """Runs a program that must refuse: exit code 2, one line on stderr, which it returns.
+
+    Training that is refused changes no setting of TensorFlow but --deterministic, so it needs no process of its own.
+    """
 
     def run(name: str, *arguments, **options) -> str:
-        result = program(name, *arguments, **options)
+        is_own_process = "--deterministic" in arguments or bool(options)
+        result = (run_subprocess if is_own_process else run_in_process)(name, *map(str, arguments), **options)
         assert result.returncode == 2, result.stderr
         assert len(result.stderr.strip().splitlines()) == 1, result.stderr
         return result.stderr
@@ -142,6 +183,32 @@ def run(program, tmp_path_factory):
             assert result.returncode == 0, result.stderr
             (base / "stdout.txt").write_text(result.stdout)
     return base
+
+
+@pytest.fixture(scope="session")
+def small_classifier(run):
+    """The small classifier, opened once."""
+    from resnetd_tf.saved import open_classifier
+
+    return open_classifier(run)
+
+
+@pytest.fixture(scope="session")
+def eurosat_pictures() -> dict[str, np.ndarray]:
+    """The pictures in EuroSAT RGB of the patches in $SENTINEL2_DIR, by file name; decoding all takes six seconds."""
+    import tensorflow_datasets as tfds
+
+    from resnetd_tf.data import images
+
+    names = {f"{path.stem}.jpg" for path in (sentinel2_dir() / "eurosat_all").rglob("*.tif")}
+    examples = tfds.builder("eurosat/rgb", data_dir=eurosat_dir()).as_dataset(
+        split="train", decoders={"image": tfds.decode.SkipDecoding()}
+    )
+    return {
+        name: images.decode_picture(example["image"]).numpy()
+        for example in examples.as_numpy_iterator()
+        if (name := example["filename"].decode()) in names
+    }
 
 
 def eurosat_dir() -> str | None:

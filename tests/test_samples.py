@@ -98,7 +98,7 @@ def test_code_of_the_docs_maps_the_sample(tmp_path):
     )
     (tmp_path / "samples").symlink_to(SAMPLES)
     script = f"import resnetd_tf\nfrom resnetd_tf import imagery\n{code}"
-    environment = os.environ | NO_HUB | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | NO_HUB | {"PYTHONPATH": os.pathsep.join((str(ROOT), os.environ["PYTHONPATH"]))}
     command = [sys.executable, "-c", script]
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr

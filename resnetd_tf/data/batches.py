@@ -107,6 +107,8 @@ def fit_batch_size(count: int, batch_size: int, replicas: int) -> int:
 
 def _map_batches(dataset: tf.data.Dataset, function: Callable, split: Split) -> tf.data.Dataset:
     """Applies a function that gathers images of a split to a dataset, in two threads."""
+    # AutoGraph would rewrite the source of every function that is called. None of them branches on a tensor in Python.
+    function = tf.autograph.experimental.do_not_convert(function)
     batches = dataset.map(function, num_parallel_calls=2).prefetch(4).with_options(WITHOUT_AUTOTUNING)
     batches.split = split  # keeps the split in memory, which `_make_gather` references weakly
     return batches

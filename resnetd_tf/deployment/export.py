@@ -140,7 +140,7 @@ def _open_source(classifier: SavedClassifier, format: str, trust: bool) -> tuple
     if without_run and format not in ("savedmodel", "safetensors"):
         return classifier, None
     path, network = open_keras_model(classifier.path, trust)
-    return open_classifier(path, trust=trust), network
+    return open_classifier(path, trust=trust, network=network), network
 
 
 def _print_result(path: pathlib.Path, format: str, precision: str, source: SavedClassifier, result: dict) -> None:

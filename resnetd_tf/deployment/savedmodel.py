@@ -63,7 +63,7 @@ def write_savedmodel(
     pixels_spec = tf.TensorSpec(pixels.shape, pixels.dtype)
     normalised_spec = tf.TensorSpec((None, *network.inputs[0].shape[1:]), tf.float32)
 
-    @tf.function(input_signature=[normalised_spec])
+    @tf.function(input_signature=[normalised_spec], autograph=False)
     def infer(normalised):
         # Placeholders for the weights, which `_fill_weights` puts in: constants of a single value take no room, and
         # TensorFlow holds up to ten copies of a graph while it saves it. With the weights themselves here the process
@@ -83,8 +83,10 @@ def write_savedmodel(
     )
     served = tf.Module()
     # `load_inference_function` puts these two parts together again, with a resizing for images of one size.
-    served.normalization = tf.function(normalization.call, [pixels_spec])
-    served.network = tf.function(lambda normalised: {"probabilities": classify(normalised)}, [normalised_spec])
+    served.normalization = tf.function(normalization.call, [pixels_spec], autograph=False)
+    served.network = tf.function(
+        lambda normalised: {"probabilities": classify(normalised)}, [normalised_spec], autograph=False
+    )
     preprocessing = {
         "image_size": resizing.height,
         "interpolation": resizing.interpolation,
@@ -192,7 +194,7 @@ def make_signatures(
             CLASSIFY_SIGNATURE: (classify_examples, strings, "inputs"),
         }
     return {
-        signature: tf.function(function, [tf.TensorSpec(spec.shape, spec.dtype, name=input_name)])
+        signature: tf.function(function, [tf.TensorSpec(spec.shape, spec.dtype, name=input_name)], autograph=False)
         for signature, (function, spec, input_name) in functions.items()
     }
 
@@ -226,6 +228,7 @@ def _decode_pictures(strings, extract_picture, preprocess):
     # A server merges requests, and one picture must not fail the answers to others: where decoding fails, the element
     # is left out, and its index has no image. The element at the end is there because an empty batch is an error.
     elements = tf.data.Dataset.from_tensor_slices((tf.range(count), strings))
+    decode = tf.autograph.experimental.do_not_convert(decode)
     elements = elements.map(decode, num_parallel_calls=tf.data.AUTOTUNE).ignore_errors()
     elements = elements.concatenate(tf.data.Dataset.from_tensors((count, tf.zeros(shape), "")))
     indices, decoded, problems = elements.batch(count + 1).get_single_element()
@@ -276,7 +279,8 @@ def load_inference_function(
         outputs = loaded.network(resizing(tf.ensure_shape(normalize(pixels), shape)))
         return {"probabilities": tf.identity(outputs["probabilities"], name="probabilities")}
 
-    return tf.function(classify).get_concrete_function(tf.TensorSpec(shape, dtype, name="pixels")), loaded
+    function = tf.function(classify, [tf.TensorSpec(shape, dtype, name="pixels")], autograph=False)
+    return function.get_concrete_function(), loaded
 
 
 def _normalization_by_convolution(normalization: Callable, bands: int | None, dtype: tf.DType) -> Callable:

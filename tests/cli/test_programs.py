@@ -1,5 +1,6 @@
 """The programs: help, bad input, a disk that is full, and what an installation without extras can do."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -24,7 +25,7 @@ PROGRAMS = ("train", "evaluate", "predict", "map", "export")
     ("flag", "name"), [("--variant=e", "variant"), ("--depth=42", "depth"), ("--dataset=no_such", "no_such")]
 )
 def test_a_bad_setting_is_named(bad_input, flag, name, tmp_path):
-    assert name in bad_input("train.py", flag, f"--output_dir={tmp_path / 'none'}")
+    assert name in bad_input("train.py", flag, "--weights=none", f"--output_dir={tmp_path / 'none'}")
     assert not (tmp_path / "none").exists()
 
 
@@ -84,22 +85,31 @@ def test_a_bad_flag_ends_the_process_with_one_line(program_process, name):
     assert result.stderr.startswith(f"{name}.py: ") and result.stderr.count("\n") == 1
 
 
+@contextlib.contextmanager
+def limit_file_size(bytes: int):
+    """Lets this process write no file larger than that."""
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
 @pytest.mark.skipif(importlib.util.find_spec("resource") is None, reason="limits are set as on Unix")
 def test_full_disk(bad_input, run, tmp_path):
     """Files over 10 MB cannot be written: the first checkpoint of the second run. The first run is untouched."""
     base = tmp_path / "small"
     shutil.copytree(run, base)
-
-    def limit():
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000_000, 10_000_000))
-
-    message = bad_input("train.py", *SMALLEST, *THREE_STEPS, f"--output_dir={base}", preexec_fn=limit)
+    with limit_file_size(10_000_000):
+        message = bad_input("train.py", *SMALLEST, *THREE_STEPS, "--weights=none", f"--output_dir={base}")
     assert "cannot write" in message and "epoch-0-step-0" in message
     assert savedmodel_versions(base) == [1]
     assert {path.name for path in base.iterdir()} == {"1", "run-1", "stdout.txt"}
-    assert "cannot write" in bad_input("export.py", f"--model={base}", preexec_fn=limit)
+    with limit_file_size(10_000_000):
+        assert "cannot write" in bad_input("export.py", f"--model={base}")
     assert not list(base.rglob("*.tflite")) and not list(base.rglob("*.tmp.*"))
 
 
@@ -122,7 +132,7 @@ def test_each_program_says_which_model_answers(run, program, tmp_path):
 
 def test_a_reader_that_stops_ends_the_program_quietly(run, tmp_path):
     """`head` stops reading; that is no error of the program."""
-    for index, image in enumerate(synthetic.draw_scenes(600)[0]):
+    for index, image in enumerate(synthetic.draw_scenes(100)[0]):
         Image.fromarray(image).save(tmp_path / f"{index}.png")
     command = [sys.executable, "-u", str(ROOT / "predict.py"), f"--model={run}", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -186,7 +196,7 @@ main()
     command = [sys.executable, "-P", "-c", script]
     # JAX, imported by Keras in this process, sets TensorFlow's log level for its children.
     environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
-    environment["PYTHONPATH"] = str(ROOT)
+    environment["PYTHONPATH"] = os.pathsep.join((str(ROOT), os.environ["PYTHONPATH"]))
     return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=folder, env=environment)
 
 
@@ -197,10 +207,10 @@ def test_labels_need_no_extra(tmp_path):
     assert "patch.png" in result.stdout
 
 
-def test_maps_need_no_extra(tmp_path):
+def test_maps_need_no_extra(run, tmp_path):
     rows = np.split(np.concatenate(synthetic.draw_scenes(9)[0], axis=1), 3, axis=1)
     Image.fromarray(np.concatenate(rows)).save(tmp_path / "scene.png")  # three rows of three patches
-    result = run_without_extras("map", "--model=eurosat", "scene.png", "--output=map", folder=tmp_path)
+    result = run_without_extras("map", f"--model={run}", "scene.png", "--output=map", folder=tmp_path)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "map_landcover.tif").is_file()
 
@@ -208,12 +218,13 @@ def test_maps_need_no_extra(tmp_path):
 @pytest.mark.parametrize(
     ("name", "flags", "module", "extra"),
     [
-        ("evaluate", ("--model=eurosat",), "tensorflow_datasets", "train"),
+        ("evaluate", ("--dataset=eurosat/rgb",), "tensorflow_datasets", "train"),
         ("train", ("--dataset=synthetic",), "tensorboard", "train"),
         ("predict", ("--server=grpc://localhost:1", "patch.png"), "tensorflow_serving", "serving"),
     ],
 )
-def test_a_program_names_the_extra_of_a_missing_module(name, flags, module, extra, tmp_path):
+def test_a_program_names_the_extra_of_a_missing_module(run, name, flags, module, extra, tmp_path):
+    flags += (f"--model={run}",) if name == "evaluate" else ()
     Image.fromarray(synthetic.draw_scenes(1)[0][0]).save(tmp_path / "patch.png")
     result = run_without_extras(name, *flags, folder=tmp_path)
     assert result.returncode == 2

@@ -101,6 +101,7 @@ def test_own_splits_are_used(tmp_path, name, splits, slices, counts):
     assert shapes == [(32, 32, 3)] * 3 if size else [(48, 48, 3)] * 2 + [(None, None, 3)]
 
 
+@pytest.mark.long
 def test_a_run_on_another_dataset(tmp_path, capsys):
     """The run uses the dataset's test split, statistics and 400 classes, prints them and keeps them in its metadata."""
     prepare(tmp_path / "data", "many_classes/labelled", {"train": 800, "validation": 400, "test": 60}, (32, 32))

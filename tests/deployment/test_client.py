@@ -23,7 +23,6 @@ from tensorflow_serving.apis import get_model_metadata_pb2, prediction_service_p
 from resnetd_tf.data import synthetic
 from resnetd_tf.deployment import client
 from resnetd_tf.errors import InputError
-from resnetd_tf.saved import open_classifier
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +36,8 @@ def addresses(run):
 
 
 @pytest.fixture(scope="module")
-def expected(run):
-    return open_classifier(run)
+def expected(small_classifier):
+    return small_classifier
 
 
 @contextlib.contextmanager

@@ -33,21 +33,21 @@ def check_printed_and_kept(printed, path, run, precision):
     assert path.read_bytes() == content
 
 
-def test_float32_answers_as_the_classifier(run, tmp_path, capsys):
+def test_float32_answers_as_the_classifier(run, small_classifier, tmp_path, capsys):
     path = export.export_classifier(str(run), output=str(tmp_path / "model.tflite"))
     model, images = TfliteModel(path), synthetic.draw_scenes(40, seed=7)[0]
     assert model.input["shape"].tolist() == [1, 64, 64, 3] and model.input["dtype"] == np.uint8
-    np.testing.assert_allclose(model.classify(images), open_classifier(run).predict(images), atol=1e-4)
+    np.testing.assert_allclose(model.classify(images), small_classifier.predict(images), atol=1e-4)
     check_printed_and_kept(capsys.readouterr().out, path, run, "float32")
 
 
-def test_int8_from_the_command_line(run, program, tmp_path):
+def test_int8_from_the_command_line(run, small_classifier, program, tmp_path):
     path = tmp_path / "model.tflite"
     result = program("export.py", f"--model={run}", "--format=tflite", "--precision=int8", f"--output={path}")
     assert result.returncode == 0 and not result.stderr, result.stderr
     model, images = TfliteModel(path), synthetic.draw_scenes(40, seed=7)[0]
     assert model.input["shape"].tolist() == [1, 64, 64, 3] and model.input["dtype"] == np.uint8
-    expected = open_classifier(run).predict(images)
+    expected = small_classifier.predict(images)
     assert (model.classify(images).argmax(1) == expected.argmax(1)).mean() >= 0.8
     assert path.stat().st_size < 8e6
     # XNNPACK runs it in one piece, but for the layers that turn pixels into numbers and numbers into probabilities.
@@ -70,12 +70,12 @@ def test_pools_as_convolutions(size, tmp_path):
     np.testing.assert_allclose(concrete(pixels)["probabilities"], classifier(pixels), atol=1e-5)
 
 
-def test_int8_of_a_savedmodel_without_its_run(run, tmp_path):
+def test_int8_of_a_savedmodel_without_its_run(run, small_classifier, tmp_path):
     """It keeps its pools: only a Keras model can be copied with convolutions in their place."""
     shutil.copytree(run / "1", tmp_path / "alone")
     path = export.export_classifier(str(tmp_path / "alone"), "tflite", "int8", str(tmp_path / "model.tflite"))
     model, images = TfliteModel(path), synthetic.draw_scenes(40, seed=7)[0]
-    assert (model.classify(images).argmax(1) == open_classifier(run).predict(images).argmax(1)).mean() >= 0.8
+    assert (model.classify(images).argmax(1) == small_classifier.predict(images).argmax(1)).mean() >= 0.8
     assert "AVERAGE_POOL_2D" in model.operations()
 
 
@@ -96,6 +96,7 @@ def test_dark_bands_keep_their_levels_in_8_bits(tmp_path):
     assert difference < 0.25 * np.ptp(expected, axis=0).max()
 
 
+@pytest.mark.long
 def test_thirteen_bands(capsys, tmp_path):
     """Compared on validation images; from a SavedModel that was copied alone, at the size of its patches."""
     rng = np.random.default_rng(0)

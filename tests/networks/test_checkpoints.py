@@ -17,10 +17,12 @@ from safetensors.numpy import save, save_file
 import resnetd_tf
 from benchmarks import parity
 from resnetd_tf.data.splits import Dataset, Split
+from resnetd_tf.errors import InputError
 from resnetd_tf.networks import checkpoints, classifier, pretrained
 from resnetd_tf.networks.resnet import resnet
 from resnetd_tf.normalization import CAFFE, EUROSAT_ALL, EUROSAT_RGB, IMAGENET
 from resnetd_tf.sentinel2 import BANDS
+from resnetd_tf.training import Settings, train
 from resnetd_tf.training.run import choose_statistics
 
 
@@ -119,15 +121,17 @@ def save_all_formats(network, folder):
     return [folder / f"network{suffix}" for suffix in (".keras", ".weights.h5", ".safetensors")]
 
 
-@pytest.mark.parametrize(("variant", "requested"), [("base", "b"), ("b", "base"), ("c", "d"), ("d", "c")])
-def test_weights_of_another_variant_are_refused(variant, requested, tmp_path):
-    for path in save_all_formats(resnet(50, variant, classes=4), tmp_path):
+@pytest.mark.parametrize(
+    ("depth", "variant", "requested"), [(50, "base", "b"), (50, "b", "base"), (10, "c", "d"), (10, "d", "c")]
+)
+def test_weights_of_another_variant_are_refused(depth, variant, requested, tmp_path):
+    for path in save_all_formats(resnet(depth, variant, classes=4), tmp_path):
         if variant == "base" and path.suffix == ".safetensors":
             continue  # the names of a state dict do not tell base from b
         with pytest.raises(
-            ValueError, match=f"of depth 50, variant {variant}, not 50, {requested}.*--variant={variant}"
+            ValueError, match=f"of depth {depth}, variant {variant}, not {depth}, {requested}.*--variant={variant}"
         ):
-            checkpoints.read_checkpoint(path, 50, requested)
+            checkpoints.read_checkpoint(path, depth, requested)
 
 
 def test_weights_of_another_depth_are_refused(tmp_path):
@@ -419,8 +423,15 @@ def test_downloads_that_fail(bad_input, hub, tmp_path):
     assert "cannot fetch http://127.0.0.1" in line and "model.safetensors" in line
     assert re.search(r"consistency|incomplete|closed|bytes", line), line  # the cause
     assert not list((tmp_path / "hub").rglob("*.safetensors"))  # huggingface_hub may keep an incomplete file
-    line = bad_input("train.py", *SMALL, "--freeze=stem", f"--output_dir={tmp_path / 'model'}")
-    assert "random weights would stay as they are" in line
+    assert not (tmp_path / "model").exists()
+
+
+def test_random_weights_in_place_of_a_failed_download_cannot_be_frozen(monkeypatch, tmp_path):
+    monkeypatch.setattr(huggingface_hub, "hf_hub_url", lambda *arguments: "http://127.0.0.1:9/model.safetensors")
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *arguments: None)
+    settings = Settings(depth=18, dataset="synthetic", image_size=32, freeze="stem", output_dir=str(tmp_path / "model"))
+    with pytest.raises(InputError, match="random weights would stay as they are"):
+        train(settings)
     assert not (tmp_path / "model").exists()
 
 

@@ -279,16 +279,25 @@ def test_every_variable_is_restored(model, tmp_path):
     assert restored == progress and checkpoint.metric_sums(model) == sums
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
+@pytest.fixture
+def few_scenes():
+    """Leaves the dataset "synthetic" a tenth of its scenes: 210 for training, for tests in which nothing is learned."""
+    draw_scenes = synthetic.draw_scenes
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(synthetic, "draw_scenes", lambda count=300, seed=0: draw_scenes(count, seed))
+        yield
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(few_scenes, tmp_path):
     diverging = SMALLEST_SETTINGS | {"warmup_epochs": 0.0, "learning_rate": 1e30, "batch_size": 32}
     with pytest.raises(InputError, match=r"not finite at epoch 1, step \d+: try a lower --learning_rate"):
         train(Settings(**diverging, epochs=1, output_dir=str(tmp_path / "model")))
     assert not list(tmp_path.iterdir())
 
 
-def test_a_validation_loss_that_is_not_finite_ends_the_run(tmp_path):
+def test_a_validation_loss_that_is_not_finite_ends_the_run(few_scenes, tmp_path):
     """The loss of the only step is still finite."""
-    diverging = SMALLEST_SETTINGS | {"warmup_epochs": 0.0, "learning_rate": 1e30, "batch_size": 2100}
+    diverging = SMALLEST_SETTINGS | {"warmup_epochs": 0.0, "learning_rate": 1e30, "batch_size": 210}
     settings = Settings(**diverging, epochs=2, output_dir=str(tmp_path / "model"))
     with pytest.raises(InputError, match=r"the validation loss is not finite at epoch 1, step 1: try a lower"):
         train(settings)
@@ -314,7 +323,7 @@ def test_interrupted_while_the_best_weights_are_copied(model, monkeypatch, tmp_p
     assert any(np.array_equal(weights, written[-1]) for weights in expected)
 
 
-def test_a_full_disk_ends_no_training(monkeypatch, capsys, tmp_path):
+def test_a_full_disk_ends_no_training(few_scenes, monkeypatch, capsys, tmp_path):
     """Neither checkpoint nor model can be written while it trains; at its end there is space again."""
     write_atomically, refused = rundir.write_atomically, []
 
@@ -327,7 +336,8 @@ def test_a_full_disk_ends_no_training(monkeypatch, capsys, tmp_path):
 
     monkeypatch.setattr(rundir, "write_atomically", refuse)
     monkeypatch.setattr(tf.summary, "create_file_writer", full_disk)
-    path = train(Settings(**SMALLEST_SETTINGS, epochs=1, output_dir=str(tmp_path / "model")))
+    settings = SMALLEST_SETTINGS | {"batch_size": 70, "epochs": 1}
+    path = train(Settings(**settings, output_dir=str(tmp_path / "model")))
     assert path.is_dir() and (tmp_path / "model/run-1/model.keras").is_file() and len(refused) == 2
     printed = capsys.readouterr().err
     assert "Warning: history and model not written, training goes on" in printed
@@ -357,6 +367,7 @@ def test_a_disk_that_is_full_at_the_end(monkeypatch, capsys, tmp_path):
     assert train(settings, resume=True) == tmp_path / "model/1"
 
 
+@pytest.mark.long
 def test_variables_of_each_device_are_restored(tmp_path):
     """The batch-norm averages of two devices differ until the end of the epoch."""
     script = """

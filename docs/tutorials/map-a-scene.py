@@ -72,7 +72,7 @@ print(f"{np.mean(certainty < 0.7):.0%} of the cells have a best class below 70 %
 
 # %% [markdown]
 # High certainty does not make a cell correct. The marsh east of the town is a plain example. EuroSAT has no wetlands,
-# so the classifier must choose among its ten classes, and it calls most of the marsh a river. `--min_probability=0.7`
+# so the classifier must choose among its ten classes, and it calls much of the marsh a river. `--min_probability=0.7`
 # leaves uncertain cells empty, but not this marsh.
 #
 # ## A product, in Python

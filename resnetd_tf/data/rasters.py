@@ -407,7 +407,8 @@ def _unnamed_bands_message(
 
 def _example_of_bands_flag(count: int) -> str:
     """Returns a --bands flag that names a number of bands in a common order."""
-    orders = {1: ("B04",), 3: ("B04", "B03", "B02"), 4: ("B02", "B03", "B04", "B08"), len(BANDS): BANDS}
+    l2a = [band for band in BANDS if band != "B10"]
+    orders = {1: ("B04",), 3: ("B04", "B03", "B02"), 4: ("B02", "B03", "B04", "B08"), 12: l2a, len(BANDS): BANDS}
     names = orders.get(count, (*("B02", "B03", "B04", "B08", *["x"] * count)[:count],))
     remark = " (x for what is no band of Sentinel-2)" if "x" in names else ""
     return f"--bands={','.join(names)} if that is their order{remark}"

@@ -618,6 +618,8 @@ def _lock_unfinished_folder(base: pathlib.Path) -> Iterator[pathlib.Path]:
     finally:
         if is_finished or not (folder / sliding_window.STATE_NAME).exists():  # no rows are kept in it
             shutil.rmtree(folder, ignore_errors=True)  # Windows keeps the lock's file
+        else:
+            print(f"{folder} keeps the finished rows: the same command goes on", flush=True)
         lock.release()
 
 
@@ -740,7 +742,7 @@ def _write_map_files(folder: pathlib.Path, classified: _ClassifiedScene, options
     """Writes all files of a map into its working folder; returns the areas of the classes as `class_areas` does."""
     scene, names, classes = classified.scene, classified.names, classified.classes
     write_class_map(folder / "landcover.tif", classified, options.full_resolution)
-    draw_map(folder / "landcover.png", classified)
+    draw_map(folder / "landcover.png", classified, options.full_resolution)
     images.verify_picture(str(folder / "landcover.png"))
     if options.full_resolution and water_class_mask(names, scene.water_index) is not None:
         areas = class_areas_of_pixels(classified)
@@ -1044,17 +1046,19 @@ def format_areas(areas: np.ndarray, classes: Sequence[str], has_hectares: bool) 
 # The picture: scene and map side by side, with a legend and a scale bar.
 
 
-def draw_map(path: pathlib.Path, classified: _ClassifiedScene) -> None:
+def draw_map(path: pathlib.Path, classified: _ClassifiedScene, full_resolution: bool = False) -> None:
     """Draws scene and map side by side, with a legend and a scale bar.
 
     Args:
         path: The picture, a PNG.
         classified: The scene and the classes of its cells.
+        full_resolution: Whether the map has the scene's pixels instead of cells.
     """
     scene, names = classified.scene, classified.names
     # No more cells than can be seen.
     step = max(1, max(classified.classes.shape) // MAX_PICTURE_SIDE)
     classes, stride = classified.classes[::step, ::step], classified.stride * step
+    is_unlike = classified.is_unlike[::step, ::step]
     figure, (scene_axes, map_axes) = _make_map_figure(scene.grid.width / scene.grid.height)
     scene_extent = (0, scene.grid.width, scene.grid.height, 0)
     map_extent = (0, classes.shape[1] * stride, classes.shape[0] * stride, 0)
@@ -1062,7 +1066,12 @@ def draw_map(path: pathlib.Path, classified: _ClassifiedScene) -> None:
     colours = ListedColormap([*(np.array(class_colours(names)) / 255), (1, 1, 1)])
     values = np.where(classes == NODATA, len(names), classes)
     map_axes.imshow(values, cmap=colours, vmin=-0.5, vmax=len(names) + 0.5, extent=map_extent, interpolation="nearest")
-    is_unlike = classified.is_unlike[::step, ::step]
+    if full_resolution and water_class_mask(names, scene.water_index) is not None:
+        pixels = _pixel_overview(classified)
+        shown = np.where(pixels == NODATA, len(names), pixels)
+        map_axes.imshow(
+            shown, cmap=colours, vmin=-0.5, vmax=len(names) + 0.5, extent=scene_extent, interpolation="nearest"
+        )
     unlike_colour = ListedColormap([UNLIKE_COLOUR])
     if is_unlike.any():  # over a class that is kept, the colour lets the class through
         opacity = np.where(classes == NODATA, 1.0, 0.6)
@@ -1084,6 +1093,17 @@ def draw_map(path: pathlib.Path, classified: _ClassifiedScene) -> None:
     figure.legend(handles=handles, loc="outside right upper", frameon=False)
     _draw_scale_bar(scene_axes, scene.grid)
     figure.savefig(path, dpi=110)
+
+
+def _pixel_overview(classified: _ClassifiedScene) -> np.ndarray:
+    """Returns the classes of at most about `MAX_PICTURE_SIDE` x `MAX_PICTURE_SIDE` of the scene's pixels, uint8."""
+    grid, stride = classified.scene.grid, classified.stride
+    step = -(-max(grid.height, grid.width) // MAX_PICTURE_SIDE)
+    rows = []
+    for row in range(len(classified.classes)):
+        window = Window(0, row * stride, grid.width, min(stride, grid.height - row * stride))
+        rows.append(_classify_pixels(classified, row, window)[-(row * stride) % step :: step, ::step])
+    return np.concatenate(rows)
 
 
 def _make_map_figure(aspect: float) -> tuple[Figure, np.ndarray]:

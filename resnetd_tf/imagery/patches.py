@@ -108,7 +108,8 @@ def label_patches(
 ) -> None:
     """Prints the most probable classes of image files.
 
-    A file without a label does not stop the others. The error at the end names each of them, and each scene.
+    A file without a label does not stop the others. The error at the end names the first of
+    them, and the first scene.
 
     Args:
         classifier: The classifier.

@@ -18,7 +18,7 @@ from resnetd_tf.imagery.products import Source, classify_source
 def here(tmp_path, monkeypatch) -> pathlib.Path:
     """The current folder, with a scene and a patch; pictures of maps have one pixel."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(landcover, "draw_map", lambda path, classified: Image.new("RGB", (1, 1)).save(path))
+    monkeypatch.setattr(landcover, "draw_map", lambda path, *_: Image.new("RGB", (1, 1)).save(path))
     Image.fromarray(draw_fields(192, 256)).save("scene.png")
     Image.fromarray(draw_fields(64, 64)).save("patch.png")
     return tmp_path

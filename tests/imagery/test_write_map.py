@@ -29,7 +29,7 @@ draw_map = landcover.draw_map
 @pytest.fixture(autouse=True)
 def quick_pictures(monkeypatch):
     """Pictures of maps have one pixel: drawing is most of a small map's time, and test_map_pictures.py tests it."""
-    monkeypatch.setattr(landcover, "draw_map", lambda path, classified: Image.new("RGB", (1, 1)).save(path))
+    monkeypatch.setattr(landcover, "draw_map", lambda path, *_: Image.new("RGB", (1, 1)).save(path))
 
 
 def open_fields(folder: pathlib.Path, height: int = 200, width: int = 200) -> Scene:

@@ -76,7 +76,11 @@ def test_docs_show_what_is_printed_of_a_product(maps_folder):
     """The line in docs/how-to/map-scenes.md, which is broken there, is the one that the command prints."""
     page = (ROOT / "docs/how-to/map-scenes.md").read_text()
     (shown,) = re.findall(r"^    samples/S2A.*(?:\n    .*)*", page, flags=re.M)
-    assert " ".join(shown.split()) in (maps_folder / "stdout.txt").read_text().splitlines()
+    shown, printed = (  # the precision depends on the processor
+        re.sub("classified in (float32|bfloat16)", "", text)
+        for text in (" ".join(shown.split()), (maps_folder / "stdout.txt").read_text())
+    )
+    assert shown in printed.splitlines()
 
 
 def test_products_give_the_same_map(maps):

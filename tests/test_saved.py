@@ -61,17 +61,17 @@ def test_a_truncated_savedmodel_is_refused(run, tmp_path):
         (lambda image: image[np.newaxis, ..., :1], r"expected \(height, width, 3\)"),
     ],
 )
-def test_pixels_that_the_model_does_not_take_are_refused(run, change, message):
+def test_pixels_that_the_model_does_not_take_are_refused(small_classifier, change, message):
     """Pixels scaled to 0..1 would all look black to the model, and still get a label."""
     image = synthetic.draw_scenes(1)[0][0]
-    classifier = open_classifier(run)
+    classifier = small_classifier
     with pytest.raises(InputError, match=message):
         classifier.predict(change(image))
 
 
-def test_whole_numbers_in_floats_are_pixels(run):
+def test_whole_numbers_in_floats_are_pixels(small_classifier):
     image = synthetic.draw_scenes(1)[0][0]
-    classifier = open_classifier(run)
+    classifier = small_classifier
     probabilities = classifier.predict(image[np.newaxis].astype("float64"))
     np.testing.assert_array_equal(probabilities, classifier.predict([image]))
 

@@ -1,6 +1,9 @@
 """Exports, run by their own runtimes in processes that have none of our package, and as any other model."""
 
+import contextlib
+import io
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -24,45 +27,63 @@ from resnetd_tf.saved import open_classifier
 
 
 @pytest.fixture(scope="module")
-def onnx_path(run, tmp_path_factory):
-    """The small classifier as ONNX."""
-    return export.export_classifier(str(run), "onnx", output=str(tmp_path_factory.mktemp("onnx") / "model.onnx"))
+def onnx_export(run, tmp_path_factory):
+    """The small classifier as ONNX, and what its export printed."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        path = export.export_classifier(str(run), "onnx", output=str(tmp_path_factory.mktemp("onnx") / "m.onnx"))
+    return path, printed.getvalue()
+
+
+@pytest.fixture(scope="module")
+def onnx_path(onnx_export):
+    return onnx_export[0]
+
+
+@pytest.fixture(scope="module")
+def openvino_export(run, tmp_path_factory):
+    """The small classifier for OpenVINO in bfloat16, and what its export printed."""
+    printed, folder = io.StringIO(), tmp_path_factory.mktemp("openvino") / "folder"
+    with contextlib.redirect_stdout(printed):
+        path = export.export_classifier(str(run), "openvino", "bfloat16", str(folder))
+    return path, printed.getvalue()
 
 
 @pytest.mark.parametrize(
     ("format", "precision", "name"), [("onnx", "float32", "m.onnx"), ("openvino", "bfloat16", "folder")]
 )
-def test_any_number_of_images_of_any_size(run, tmp_path, capsys, format, precision, name):
-    path = export.export_classifier(str(run), format, precision, str(tmp_path / name))
-    assert f"Against {run / 'run-1/model.keras'} on 256 validation images: same class" in capsys.readouterr().out
+def test_any_number_of_images_of_any_size(run, small_classifier, request, tmp_path, format, precision, name):
+    path, printed = request.getfixturevalue(f"{format}_export")
+    assert f"Against {run / 'run-1/model.keras'} on 256 validation images: same class" in printed
     (tmp_path / "alone").mkdir()
-    model, expected = open_classifier(path.rename(tmp_path / "alone" / name)), open_classifier(run)
+    copy = shutil.copytree if path.is_dir() else shutil.copy
+    model, expected = open_classifier(copy(path, tmp_path / "alone" / name)), small_classifier
     assert model.classes == synthetic.CLASSES and model.metadata["dataset"] == "synthetic"
     assert model.metadata["exported_precision"] == precision
     scenes = synthetic.draw_scenes(12, seed=5)[0]
     tolerance = 1e-5 if precision == "float32" else 0.05
     for batch in (scenes, scenes[:3, :40, :50], scenes[:0]):
         np.testing.assert_allclose(model.predict(batch), expected.predict(batch), atol=tolerance)
-    check_path = tmp_path / f"{name}.check.json" if name.endswith("x") else model.path.parent / "check.json"
+    check_path = path.with_name(f"{name}.check.json") if path.is_file() else path / "check.json"
     check = json.loads(check_path.read_text())
     assert check["images"] == 256 and check["milliseconds"] > 0 and list(check["inputs"]) == ["pixels"]
 
 
-def test_predict_labels_with_an_export(run, onnx_path, program, tmp_path):
+def test_predict_labels_with_an_export(small_classifier, onnx_path, program, tmp_path):
     scene = synthetic.draw_scenes(12, seed=5)[0][:1]
     Image.fromarray(scene[0]).save(tmp_path / "scene.png")
     labelled = program("predict.py", f"--model={onnx_path}", "--top=1", tmp_path / "scene.png")
-    assert synthetic.CLASSES[open_classifier(run).predict(scene).argmax()] in labelled.stdout
+    assert synthetic.CLASSES[small_classifier.predict(scene).argmax()] in labelled.stdout
 
 
 @pytest.mark.parametrize(
     ("precision", "batch", "output_type"),
     [("dynamic", 4, "float32"), ("int8", 0, "uint8")],
 )
-def test_tflite_in_batches(run, tmp_path, precision, batch, output_type):
+def test_tflite_in_batches(run, small_classifier, tmp_path, precision, batch, output_type):
     path = tmp_path / "model.tflite"
     export.export_classifier(str(run), "tflite", precision, str(path), batch=batch, output_type=output_type)
-    scenes, expected = synthetic.draw_scenes(10, seed=5)[0], open_classifier(run)
+    scenes, expected = synthetic.draw_scenes(10, seed=5)[0], small_classifier
     answer = runtimes.run_exported(path, scenes)
     assert answer["inputs"] == {"pixels": {"shape": [batch or -1, 64, 64, 3], "dtype": "uint8"}}
     assert answer["outputs"] == {"probabilities": {"shape": [batch or -1, 10], "dtype": output_type}}
@@ -101,6 +122,7 @@ def test_an_export_that_disagrees_is_not_written(run, tmp_path, monkeypatch):
 
 def test_a_savedmodel_whose_pictures_have_other_answers_is_not_written(run, tmp_path, monkeypatch):
     monkeypatch.setattr(images, "has_rotation", lambda _: tf.constant(True))
+    monkeypatch.setattr(savedmodel, "write_warmup_requests", lambda *_: None)  # they take the longest to verify
     with pytest.raises(InputError, match="pictures in files have other answers than their pixels"):
         export.export_classifier(str(run), "savedmodel", output=str(tmp_path / "model"))
     assert not list(tmp_path.iterdir())

@@ -16,13 +16,12 @@ from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 from resnetd_tf import runtimes
 from resnetd_tf.data import synthetic
 from resnetd_tf.deployment import savedmodel
-from resnetd_tf.saved import open_classifier
 
 LIBRARIES = pathlib.Path(tf.__file__).parent
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler, cc")
-def test_the_loader_of_tensorflow_serving(run, tmp_path):
+def test_the_loader_of_tensorflow_serving(run, small_classifier, tmp_path):
     program, source = tmp_path / "load_and_run", pathlib.Path(__file__).with_name("load_and_run.c")
     libraries = [LIBRARIES / "libtensorflow_cc.so.2", LIBRARIES / "libtensorflow_framework.so.2"]
     command = ["cc", source, "-o", program, f"-I{LIBRARIES / 'include'}", *libraries, f"-Wl,-rpath,{LIBRARIES}"]
@@ -38,7 +37,7 @@ def test_the_loader_of_tensorflow_serving(run, tmp_path):
     ]
     result = subprocess.run([program, run / "1", *names], capture_output=True, text=True, check=True)
     answer = [float(line) for line in result.stdout.splitlines()]
-    expected = open_classifier(run).predict(np.full((1, 64, 64, 3), 100, "uint8"))[0]
+    expected = small_classifier.predict(np.full((1, 64, 64, 3), 100, "uint8"))[0]
     np.testing.assert_allclose(answer, expected, atol=2e-6)
 
 

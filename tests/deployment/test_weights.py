@@ -29,8 +29,8 @@ def half(run, program, tmp_path_factory):
     return path
 
 
-def test_a_file_alone_is_a_classifier(run, half):
-    trained, alone = open_classifier(run), open_classifier(half)
+def test_a_file_alone_is_a_classifier(run, small_classifier, half):
+    trained, alone = small_classifier, open_classifier(half)
     images = synthetic.draw_scenes(100, seed=5)[0]
     assert alone.classes == trained.classes and alone.metadata["seed"] == 0
     np.testing.assert_allclose(alone.predict(images), trained.predict(images), atol=5e-3)

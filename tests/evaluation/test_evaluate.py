@@ -48,14 +48,14 @@ def test_evaluations_do_not_overwrite(run, tmp_path):
     assert sorted(folder.rglob("*")) == before
 
 
-def test_mean_over_turns(run, program, tmp_path):
+def test_mean_over_turns(run, small_classifier, program, tmp_path):
     """The result says so, and the turns of one image get the same probabilities."""
     result = program("evaluate.py", f"--model={run}", "--turns", f"--output_dir={tmp_path / 'o'}")
     assert result.returncode == 0, result.stderr
     assert "test accuracy of synthetic, over eight turns (synthetic images): " in result.stdout
     result_json = json.loads((tmp_path / "o/metrics.json").read_text())
     assert result_json["over_turns"] and result_json["count"] == 300
-    classifier, images = open_classifier(run), synthetic.draw_scenes(20, seed=9)[0]
+    classifier, images = small_classifier, synthetic.draw_scenes(20, seed=9)[0]
     turned = [np.rot90(image, 3)[:, ::-1] for image in images]
     plain_difference, mean_difference = (
         np.abs(
@@ -67,7 +67,7 @@ def test_mean_over_turns(run, program, tmp_path):
     assert mean_difference < 1e-5 < plain_difference
 
 
-def test_images_of_some_classes(run, program, bad_input, tmp_path):
+def test_images_of_some_classes(run, small_classifier, program, bad_input, tmp_path):
     """They may be some of those that the classifier knows, in any order, but no other one."""
     images, labels = synthetic.draw_scenes(60, seed=9)
     for number in (7, 2):
@@ -80,7 +80,7 @@ def test_images_of_some_classes(run, program, bad_input, tmp_path):
     assert result.returncode == 0, result.stderr
     result_json = json.loads((tmp_path / "result/metrics.json").read_text())
     split = datasets.load_dataset(f"folder:{tmp_path / 'pictures'}", ("train",)).splits["train"]
-    predicted = open_classifier(run).predict(split.images).argmax(axis=1)
+    predicted = small_classifier.predict(split.images).argmax(axis=1)
     expected = np.zeros((10, 10), int)
     np.add.at(expected, (labels[[int(pathlib.Path(name).stem) for name in split.names]], predicted), 1)
     assert result_json["confusion_matrix"] == expected.tolist() and tuple(result_json["classes"]) == synthetic.CLASSES

@@ -12,7 +12,6 @@ from resnetd_tf.errors import InputError
 from resnetd_tf.imagery import landcover
 from resnetd_tf.imagery.landcover import MapOptions, map_scenes
 from resnetd_tf.imagery.products import Source, classify_source
-from resnetd_tf.saved import open_classifier
 
 
 @pytest.fixture
@@ -26,7 +25,7 @@ def here(tmp_path, monkeypatch) -> pathlib.Path:
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-def test_the_program_maps_a_scene(run, program, tmp_path):
+def test_the_program_maps_a_scene(run, small_classifier, program, tmp_path):
     images = synthetic.draw_scenes(12, seed=3)[0]
     scene = images.reshape(3, 4, 64, 64, 3).swapaxes(1, 2).reshape(192, 256, 3)
     Image.fromarray(scene).save(tmp_path / "scene.png")
@@ -36,7 +35,7 @@ def test_the_program_maps_a_scene(run, program, tmp_path):
     assert model.startswith(f"Model: {run / 'run-1'}, ")
     assert description.startswith("scene.png: picture of 8 bits: colours as they are")
     classes = read_classes(tmp_path / "scene_landcover.tif")
-    np.testing.assert_array_equal(classes.ravel(), open_classifier(run).predict(images).argmax(1))
+    np.testing.assert_array_equal(classes.ravel(), small_classifier.predict(images).argmax(1))
 
 
 def test_the_program_wants_a_scene(bad_input):

@@ -8,16 +8,16 @@ import re
 
 import numpy as np
 import pytest
-from conftest import eurosat_dir, needs_eurosat, needs_sentinel2, sentinel2_dir
+from conftest import needs_eurosat, needs_sentinel2, sentinel2_dir
 from PIL import Image
 from scenes import CLASSES, colour_classifier, draw_fields, predict_by_colour
 
 from resnetd_tf.cli.predict import MOVED_FLAGS
-from resnetd_tf.data import datasets, synthetic
+from resnetd_tf.data import synthetic
 from resnetd_tf.errors import InputError
 from resnetd_tf.imagery import patches
 from resnetd_tf.imagery.patches import label_patches
-from resnetd_tf.saved import SavedClassifier, open_classifier
+from resnetd_tf.saved import SavedClassifier
 
 
 def write_patches(folder: pathlib.Path, count: int = 6) -> tuple[list[pathlib.Path], np.ndarray]:
@@ -31,13 +31,13 @@ def write_patches(folder: pathlib.Path, count: int = 6) -> tuple[list[pathlib.Pa
     return [paths[index] for index in order], predict_by_colour([images[index] for index in order])
 
 
-def test_the_program_prints_a_line_for_each_image(run, program, tmp_path):
+def test_the_program_prints_a_line_for_each_image(run, small_classifier, program, tmp_path):
     images, labels = synthetic.draw_scenes(10, seed=9)
     for index, image in enumerate(images):
         Image.fromarray(image).save(tmp_path / f"{index}.png")
     result = program("predict.py", f"--model={run}", *sorted(tmp_path.glob("*.png")))
     assert result.returncode == 0, result.stderr
-    expected = open_classifier(run).predict(images).argmax(axis=1)
+    expected = small_classifier.predict(images).argmax(axis=1)
     model, *lines = result.stdout.splitlines()
     assert model.startswith(f"Model: {run / 'run-1'}, ") and len(lines) == 10
     for index, line in enumerate(lines):
@@ -165,10 +165,8 @@ def test_a_few_errors_of_many_are_listed(tmp_path):
 
 @needs_eurosat
 @needs_sentinel2
-def test_patches_of_13_bands_for_a_model_of_rgb():
+def test_patches_of_13_bands_for_a_model_of_rgb(eurosat_pictures):
     """Shown as EuroSAT shows them, they are its pictures: pixel for pixel, so that labels are the same."""
-    dataset = datasets.load_dataset("eurosat/rgb", data_dir=eurosat_dir())
-    jpegs = {name: image for split in dataset.splits.values() for name, image in zip(split.names, split.images)}
     classified = []
 
     def predict(images):
@@ -176,7 +174,7 @@ def test_patches_of_13_bands_for_a_model_of_rgb():
         return np.eye(10, dtype="float32")[np.zeros(len(images), int)]
 
     paths = sorted((sentinel2_dir() / "eurosat_all").rglob("*.tif"))
-    label_patches(SavedClassifier(pathlib.Path("model"), pathlib.Path(), dataset.classes, 3, predict), paths)
+    label_patches(SavedClassifier(pathlib.Path("model"), pathlib.Path(), synthetic.CLASSES, 3, predict), paths)
     assert len(paths) == 80
     for path, image in zip(paths, classified, strict=True):
-        np.testing.assert_array_equal(image, jpegs[f"{path.stem}.jpg"])
+        np.testing.assert_array_equal(image, eurosat_pictures[f"{path.stem}.jpg"])

@@ -3,10 +3,10 @@
 import io
 
 import numpy as np
-from conftest import eurosat_dir, needs_eurosat, needs_sentinel2, sentinel2_dir
+from conftest import needs_eurosat, needs_sentinel2, sentinel2_dir
 from PIL import Image
 
-from resnetd_tf.data import datasets, images
+from resnetd_tf.data import images
 from resnetd_tf.sentinel2 import render_true_colour
 
 
@@ -18,10 +18,8 @@ def test_levels():
 
 @needs_eurosat
 @needs_sentinel2
-def test_patches_are_their_jpegs():
+def test_patches_are_their_jpegs(eurosat_pictures):
     """Pixel for pixel, after the JPEG compression that EuroSAT's authors chose: quality 100, colours at half size."""
-    dataset = datasets.load_dataset("eurosat/rgb", data_dir=eurosat_dir())
-    jpegs = {name: image for split in dataset.splits.values() for name, image in zip(split.names, split.images)}
     paths = list((sentinel2_dir() / "eurosat_all").rglob("*.tif"))
     assert len(paths) == 80
     for path in paths:
@@ -29,4 +27,4 @@ def test_patches_are_their_jpegs():
         Image.fromarray(render_true_colour(images.read_image(path))).save(
             file, "JPEG", quality=100, subsampling="4:2:0"
         )
-        np.testing.assert_array_equal(np.asarray(Image.open(file)), jpegs[f"{path.stem}.jpg"])
+        np.testing.assert_array_equal(np.asarray(Image.open(file)), eurosat_pictures[f"{path.stem}.jpg"])

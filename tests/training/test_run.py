@@ -173,10 +173,10 @@ def confusion_pictures(folder) -> list[np.ndarray]:
     return pictures
 
 
-def test_the_confusion_matrix_of_the_validation(run):
+def test_the_confusion_matrix_of_the_validation(run, small_classifier):
     """The counts of the metric at the end of an epoch are the confusion matrix of the validation split."""
     split = datasets.load_dataset("synthetic", ("validation",)).splits["validation"]
-    predicted = open_classifier(run).predict(split.images).argmax(1)
+    predicted = small_classifier.predict(split.images).argmax(1)
     expected = sklearn.metrics.confusion_matrix(split.labels, predicted)
     metric = MeanRecall(10)
     for part in (slice(0, 500), slice(500, None)):

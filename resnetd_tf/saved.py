@@ -228,6 +228,8 @@ def open_window_classifier(classifier: SavedClassifier, runtime: str = "auto", t
     Raises:
         InputError: The classifier has no Keras model for this runtime, or a file is damaged.
     """
+    if runtime not in ("auto", "float32", "bfloat16", "model"):
+        raise InputError(f"--runtime={runtime}: must be auto, float32, bfloat16 or model")
     path = None if runtime == "model" else _find_keras_model(classifier)
     network = None
     if path:

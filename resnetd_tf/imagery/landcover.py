@@ -125,6 +125,8 @@ class MapOptions:
     def __post_init__(self) -> None:
         if self.stride < 1 or self.window < 1 or self.window % self.stride:
             raise InputError(f"--window={self.window} must be a multiple of --stride={self.stride}")
+        if self.applicability not in ("mask", "mark", "off"):
+            raise InputError(f"--applicability={self.applicability}: must be mask, mark or off")
         if not 0 <= self.min_probability <= 1:
             raise InputError(f"--min_probability={self.min_probability}: must be from 0 to 1")
 

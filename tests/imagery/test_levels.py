@@ -62,7 +62,7 @@ def test_a_level_as_given_is_not_doubted(tmp_path):
     ("change", "message"),
     [
         (lambda numbers: numbers * 1.6, r"--scale=0\.\d+"),
-        (lambda numbers: numbers / 1.6, r"--scale=1\.\d"),
+        (lambda numbers: numbers / 2, "--scale=2;"),
         (lambda numbers: numbers[..., ::-1], "red and blue seem to be exchanged"),
         (lambda numbers: (numbers - np.percentile(numbers, 2, (0, 1))).clip(0) * 1.5, "a stretch between percentiles"),
     ],

@@ -485,6 +485,7 @@ class _ClassifiedScene:
         classes: (rows, columns) uint8, the class of each cell; `NODATA` where there is none.
         dissimilarity: (rows, columns) float32, how unlike the training images each cell is; NaN where it is not known.
         is_unlike: (rows, columns) bool, the cells that are unlike the training images.
+        pixel_classes: (height, width) uint8, the classes of the scene's pixels; `None` for a map of cells.
     """
 
     scene: Scene
@@ -495,6 +496,7 @@ class _ClassifiedScene:
     classes: np.ndarray
     dissimilarity: np.ndarray
     is_unlike: np.ndarray
+    pixel_classes: np.ndarray | None = None
 
     @property
     def unlike_share(self) -> float:
@@ -660,9 +662,18 @@ def _classify_scene(
         is_unlike = _find_unlike_cells(scene, classifier.classes, probabilities, dissimilarity) & (valid_pixels > 0)
     if options.applicability == "mask":
         classes[is_unlike] = NODATA
-    return _ClassifiedScene(
+    classified = _ClassifiedScene(
         scene, classifier.classes, options.stride, probabilities, valid_pixels, classes, dissimilarity, is_unlike
     )
+    if not options.full_resolution:
+        return classified
+    shape = (scene.grid.height, scene.grid.width)
+    pixel_classes = sliding_window.open_array(folder / "pixel_classes.npy", shape, create=True, dtype="uint8")
+    for row in range(len(classes)):
+        rows = slice(row * options.stride, min((row + 1) * options.stride, scene.grid.height))
+        window = Window(0, rows.start, scene.grid.width, rows.stop - rows.start)
+        pixel_classes[rows] = _classify_pixels(classified, row, window)
+    return dataclasses.replace(classified, pixel_classes=pixel_classes)
 
 
 def _find_unlike_cells(
@@ -743,13 +754,13 @@ def _most_probable_cells(probabilities: np.ndarray, classes: np.ndarray) -> dict
 def _write_map_files(folder: pathlib.Path, classified: _ClassifiedScene, options: MapOptions) -> np.ndarray:
     """Writes all files of a map into its working folder; returns the areas of the classes as `class_areas` does."""
     scene, names, classes = classified.scene, classified.names, classified.classes
-    write_class_map(folder / "landcover.tif", classified, options.full_resolution)
-    draw_map(folder / "landcover.png", classified, options.full_resolution)
+    write_class_map(folder / "landcover.tif", classified)
+    draw_map(folder / "landcover.png", classified)
     images.verify_picture(str(folder / "landcover.png"))
-    if options.full_resolution and water_class_mask(names, scene.water_index) is not None:
-        areas = class_areas_of_pixels(classified)
-    else:
+    if classified.pixel_classes is None:
         areas = class_areas(scene.grid, classes, classified.valid_pixels, classified.stride, len(names))
+    else:
+        areas = class_areas_of_pixels(classified, classified.pixel_classes)
     counts = np.bincount(classes[classes != NODATA], minlength=len(names))
     table = areas_table(counts, areas, names, scene.grid.crs is not None)
     (folder / "areas.csv").write_text(table, encoding="utf-8")
@@ -789,16 +800,16 @@ def _publish_files(folder: pathlib.Path, targets: dict[str, pathlib.Path], obsol
 # The maps of classes and of probabilities are cloud-optimised GeoTIFFs that QGIS opens with names and colours.
 
 
-def write_class_map(path: pathlib.Path, classified: _ClassifiedScene, full_resolution: bool) -> None:
+def write_class_map(path: pathlib.Path, classified: _ClassifiedScene) -> None:
     """Writes the map of classes, with their colours; their names go into the .aux.xml beside it.
 
     Args:
         path: The file.
         classified: The scene and the classes of its cells.
-        full_resolution: Whether the file has the scene's pixels instead of cells.
     """
-    grid, stride, classes = classified.scene.grid, classified.stride, classified.classes
-    shape = (grid.height, grid.width) if full_resolution else classes.shape
+    grid, stride, pixel_classes = classified.scene.grid, classified.stride, classified.pixel_classes
+    classes = classified.classes if pixel_classes is None else pixel_classes
+    rows_at_once = 1 if pixel_classes is None else stride
 
     def add_colours_and_names(file: rasterio.io.DatasetWriter) -> None:
         file.write_colormap(1, {index: (*rgb, 255) for index, rgb in enumerate(class_colours(classified.names))})
@@ -806,15 +817,12 @@ def write_class_map(path: pathlib.Path, classified: _ClassifiedScene, full_resol
         file.set_band_description(1, "land cover")
 
     def rows() -> Iterator[tuple[Window, np.ndarray]]:
-        for row in range(len(classes)):
-            if full_resolution:
-                window = Window(0, row * stride, grid.width, min(stride, grid.height - row * stride))
-                yield window, _classify_pixels(classified, row, window)[np.newaxis]
-            else:
-                yield Window(0, row, shape[1], 1), classes[np.newaxis, row : row + 1]
+        for start in range(0, len(classes), rows_at_once):
+            values = classes[start : start + rows_at_once]
+            yield Window(0, start, values.shape[1], len(values)), values[np.newaxis]
 
-    profile = {"height": shape[0], "width": shape[1], "count": 1, "dtype": "uint8", "nodata": NODATA}
-    profile |= _georeference(grid, 1 if full_resolution else stride)
+    profile = {"height": classes.shape[0], "width": classes.shape[1], "count": 1, "dtype": "uint8", "nodata": NODATA}
+    profile |= _georeference(grid, stride if pixel_classes is None else 1)
     # Compressed, the classes of all pixels of a whole Sentinel-2 tile take two megabytes.
     _write_cog(path, profile, "MODE", add_colours_and_names, rows, in_memory=True)
     _write_category_names(path, classified.names)
@@ -989,14 +997,19 @@ def class_areas(grid: Grid, classes: np.ndarray, valid_pixels: np.ndarray, strid
     return np.bincount(classes[has_class], areas[has_class], minlength=class_count)
 
 
-def class_areas_of_pixels(classified: _ClassifiedScene) -> np.ndarray:
-    """Returns the same of a map of the scene's pixels, which may have other classes than their cell."""
+def class_areas_of_pixels(classified: _ClassifiedScene, pixel_classes: np.ndarray) -> np.ndarray:
+    """Returns the same of a map of the scene's pixels, which may have other classes than their cell.
+
+    Args:
+        classified: The scene.
+        pixel_classes: (height, width) uint8, the classes of its pixels; `NODATA` where there is none.
+    """
     grid, stride = classified.scene.grid, classified.stride
     sums = np.zeros(len(classified.names))
+    cell_columns = np.arange(grid.width) // stride
     for row, areas in enumerate(_cell_areas(grid, classified.valid_pixels, stride)):
-        window = Window(0, row * stride, grid.width, min(stride, grid.height - row * stride))
-        pixels = _classify_pixels(classified, row, window)
-        columns = np.broadcast_to(np.arange(grid.width) // stride, pixels.shape)
+        pixels = pixel_classes[row * stride : (row + 1) * stride]
+        columns = np.broadcast_to(cell_columns, pixels.shape)
         has_class = pixels != NODATA
         counts = np.zeros((len(areas), len(sums)))
         np.add.at(counts, (columns[has_class], pixels[has_class]), 1)
@@ -1048,13 +1061,12 @@ def format_areas(areas: np.ndarray, classes: Sequence[str], has_hectares: bool) 
 # The picture: scene and map side by side, with a legend and a scale bar.
 
 
-def draw_map(path: pathlib.Path, classified: _ClassifiedScene, full_resolution: bool = False) -> None:
+def draw_map(path: pathlib.Path, classified: _ClassifiedScene) -> None:
     """Draws scene and map side by side, with a legend and a scale bar.
 
     Args:
         path: The picture, a PNG.
         classified: The scene and the classes of its cells.
-        full_resolution: Whether the map has the scene's pixels instead of cells.
     """
     scene, names = classified.scene, classified.names
     # No more cells than can be seen.
@@ -1068,8 +1080,9 @@ def draw_map(path: pathlib.Path, classified: _ClassifiedScene, full_resolution: 
     colours = ListedColormap([*(np.array(class_colours(names)) / 255), (1, 1, 1)])
     values = np.where(classes == NODATA, len(names), classes)
     map_axes.imshow(values, cmap=colours, vmin=-0.5, vmax=len(names) + 0.5, extent=map_extent, interpolation="nearest")
-    if full_resolution and water_class_mask(names, scene.water_index) is not None:
-        pixels = _pixel_overview(classified)
+    if classified.pixel_classes is not None:
+        pixel_step = -(-max(scene.grid.height, scene.grid.width) // MAX_PICTURE_SIDE)
+        pixels = classified.pixel_classes[::pixel_step, ::pixel_step]
         shown = np.where(pixels == NODATA, len(names), pixels)
         map_axes.imshow(
             shown, cmap=colours, vmin=-0.5, vmax=len(names) + 0.5, extent=scene_extent, interpolation="nearest"
@@ -1095,17 +1108,6 @@ def draw_map(path: pathlib.Path, classified: _ClassifiedScene, full_resolution: 
     figure.legend(handles=handles, loc="outside right upper", frameon=False)
     _draw_scale_bar(scene_axes, scene.grid)
     figure.savefig(path, dpi=110)
-
-
-def _pixel_overview(classified: _ClassifiedScene) -> np.ndarray:
-    """Returns the classes of at most about `MAX_PICTURE_SIDE` x `MAX_PICTURE_SIDE` of the scene's pixels, uint8."""
-    grid, stride = classified.scene.grid, classified.stride
-    step = -(-max(grid.height, grid.width) // MAX_PICTURE_SIDE)
-    rows = []
-    for row in range(len(classified.classes)):
-        window = Window(0, row * stride, grid.width, min(stride, grid.height - row * stride))
-        rows.append(_classify_pixels(classified, row, window)[-(row * stride) % step :: step, ::step])
-    return np.concatenate(rows)
 
 
 def _make_map_figure(aspect: float) -> tuple[Figure, np.ndarray]:

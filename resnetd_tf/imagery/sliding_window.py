@@ -440,7 +440,7 @@ def classify_scene(
     if not rows_done:
         state_path.unlink(missing_ok=True)
     probabilities, valid_pixels, dissimilarity = (
-        _open_array(folder / name, array_shape, create=not rows_done) for name, array_shape in arrays.items()
+        open_array(folder / name, array_shape, create=not rows_done) for name, array_shape in arrays.items()
     )
     if rows_done:
         print(f"Going on after row {rows_done} of {row_count}: {folder} has the rows before", flush=True)
@@ -517,9 +517,9 @@ def _holds_array(path: pathlib.Path, shape: tuple[int, ...]) -> bool:
     return False
 
 
-def _open_array(path: pathlib.Path, shape: tuple[int, ...], create: bool) -> np.memmap:
-    """Opens a float32 array in a file, or creates it."""
-    array = np.lib.format.open_memmap(path, "w+" if create else "r+", "float32", shape)
+def open_array(path: pathlib.Path, shape: tuple[int, ...], create: bool, dtype: str = "float32") -> np.memmap:
+    """Opens an array in a file, or creates it."""
+    array = np.lib.format.open_memmap(path, "w+" if create else "r+", dtype, shape)
     if create and hasattr(os, "posix_fallocate"):  # here a full disk is an error, later it would be a crash
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)

@@ -47,6 +47,7 @@ class SavedClassifier:
             bands) or a list of images (height, width, bands) of any sizes.
         metadata: The content of the run's metadata.json; empty if it is not known.
         is_served: Whether a server answers, which may replace its model at any time.
+        network: The Keras model of a .keras or .safetensors file; `None` for other formats.
     """
 
     path: pathlib.Path
@@ -56,6 +57,7 @@ class SavedClassifier:
     predict: Callable[[np.ndarray | list[np.ndarray]], np.ndarray]
     metadata: dict = dataclasses.field(default_factory=dict)
     is_served: bool = False
+    network: keras.Model | None = None
 
     @property
     def split_record(self) -> pathlib.Path | None:
@@ -231,8 +233,8 @@ def open_window_classifier(classifier: SavedClassifier, runtime: str = "auto", t
     if runtime not in ("auto", "float32", "bfloat16", "model"):
         raise InputError(f"--runtime={runtime}: must be auto, float32, bfloat16 or model")
     path = None if runtime == "model" else _find_keras_model(classifier)
-    network = None
-    if path:
+    network = classifier.network if path and checkpoints.is_classifier(classifier.network) else None
+    if path and network is None:
         try:
             network = open_keras_model(path, trust)[1]
         except InputError:  # a model of other layers has predictions, but no features that are known
@@ -286,6 +288,7 @@ class _LoadedModel:
         class_count: Number of classes.
         class_names: The class names in the file, which are not checked; `None` where it has none.
         metadata: The metadata in the file, which are not checked; `None` where it has none.
+        network: The Keras model; `None` for other formats.
     """
 
     classify: Callable[[np.ndarray], np.ndarray]
@@ -293,6 +296,7 @@ class _LoadedModel:
     class_count: int
     class_names: Sequence[str] | None = None
     metadata: dict | None = None
+    network: keras.Model | None = None
 
 
 def _open_located(
@@ -323,7 +327,8 @@ def _open_located(
     else:
         metadata = run_metadata.check_metadata(loaded.metadata, path)
     predict = _make_predict(path, loaded, batch_size)
-    return SavedClassifier(path, folder, _find_class_names(path, loaded), shape[-1], predict, metadata)
+    class_names = _find_class_names(path, loaded)
+    return SavedClassifier(path, folder, class_names, shape[-1], predict, metadata, network=loaded.network)
 
 
 def _make_predict(path: pathlib.Path, loaded: _LoadedModel, batch_size: int) -> Callable:
@@ -364,10 +369,10 @@ def _wrap_network(network: keras.Model, path: pathlib.Path, metadata: dict | Non
     class_names = metadata["classes"] if metadata else None
     specification = tf.TensorSpec(pixels.shape, pixels.dtype)
     if keras.config.backend() != "tensorflow":
-        return _LoadedModel(network.predict_on_batch, specification, class_count, class_names, metadata)
+        return _LoadedModel(network.predict_on_batch, specification, class_count, class_names, metadata, network)
     function = tf.function(lambda pixels: network(pixels, training=False), [specification])  # one graph for all sizes
     return _LoadedModel(
-        lambda pixels: function(tf.constant(pixels)).numpy(), specification, class_count, class_names, metadata
+        lambda pixels: function(tf.constant(pixels)).numpy(), specification, class_count, class_names, metadata, network
     )
 
 

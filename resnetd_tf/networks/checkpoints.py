@@ -355,8 +355,10 @@ def _read_keras(path: pathlib.Path, source: str) -> Checkpoint:
     )
 
 
-def is_classifier(model: keras.Model) -> bool:
+def is_classifier(model: keras.Model | None) -> bool:
     """Returns whether a model is a network behind the preprocessing of `classifier.build_classifier`."""
+    if model is None:
+        return False
     names = {layer.name for layer in model.layers}
     return {"normalization", "resizing"} <= names and isinstance(model.layers[-1], keras.Model)
 

@@ -418,18 +418,16 @@ def _dark_colours(sample: digital_numbers.Sample) -> tuple[float, float, float] 
 def _check_dark_levels(source: Source, picture: BandSet, raster_options: RasterOptions) -> None:
     """Raises InputError if the darkest pixels of a picture cannot have their grey levels in EuroSAT's rendering."""
     levels = rendering.read_dark_levels([picture.bands[name] for name in RGB_BANDS])
-    if levels is not None:
+    if levels is not None and _stated_level(source, raster_options) is None:
         gain = BRIGHTEST_DN / RENDERED_LEVELS
         red, green, blue = ((levels - (255 - RENDERED_LEVELS)) * gain).tolist()
-        _find_missing_air(source, (red, green, blue), gain, raster_options)
+        _check_dark_colours(source, (red, green, blue), gain, raster_options)
 
 
 def _find_missing_air(
     source: Source, dark_dn: tuple[float, float, float], gain: float, raster_options: RasterOptions
 ) -> str | None:
     """Returns by what a scene shows that the light of the air has been taken away, as in L2A; `None` if it has not.
-
-    In L1C the darkest pixels have the light of the air alone: most in blue, least in red.
 
     Args:
         source: The scene.
@@ -440,11 +438,38 @@ def _find_missing_air(
     Raises:
         InputError: The darkest pixels of L1C cannot have such numbers.
     """
+    if stated_level := _stated_level(source, raster_options):
+        level, evidence = stated_level
+        return evidence if level == "L2A" else None
+    _check_dark_colours(source, dark_dn, gain, raster_options)
+    red, _, blue = dark_dn
+    is_l2a = blue - red < MIN_DARK_SLOPE_DN and blue < DARK_BLUE_DN[0]
+    return f"1 % of its blue is below {blue:.0f} DN" if is_l2a else None
+
+
+def _stated_level(source: Source, raster_options: RasterOptions) -> tuple[str, str] | None:
+    """Returns the level that the user or a scene's name states, and who states it; `None` if none does."""
     if raster_options.level is not None:
-        return "--level" if raster_options.level == "L2A" else None
+        return raster_options.level, "--level"
     name = pathlib.PurePath(source.metadata or source.files[0]).name
-    if level := re.search(r"(?:MSI|(?<![0-9A-Za-z]))L(1C|2A)(?![0-9A-Za-z])", f"{name} {source.name}"):
-        return "by its name" if level[1] == "2A" else None
+    level = re.search(r"(?:MSI|(?<![0-9A-Za-z]))(L1C|L2A)(?![0-9A-Za-z])", f"{name} {source.name}")
+    return (level[1], "by its name") if level else None
+
+
+def _check_dark_colours(
+    source: Source, dark_dn: tuple[float, float, float], gain: float, raster_options: RasterOptions
+) -> None:
+    """Checks the darkest pixels of a scene. In L1C they have the light of the air alone: most in blue, least in red.
+
+    Args:
+        source: The scene.
+        dark_dn: The first percentile of its red, green and blue in DN.
+        gain: Digital numbers for a stored 1.
+        raster_options: What the user says of its numbers.
+
+    Raises:
+        InputError: The darkest pixels of neither L1C nor L2A can have such numbers.
+    """
     red, green, blue = dark_dn
     text = f"{source.name}: 1 % of its red, green and blue is below {red:.0f}, {green:.0f} and {blue:.0f} DN"
     if max(red, green, blue) <= 0:
@@ -454,15 +479,13 @@ def _find_missing_air(
             f"{text}, and the air adds most to blue: red and blue seem to be exchanged; --bands names them in their "
             "order, --level=L1C takes them as they are"
         )
-    if blue - red < MIN_DARK_SLOPE_DN:
-        return f"1 % of its blue is below {blue:.0f} DN" if blue < DARK_BLUE_DN[0] else None
-    if raster_options.scale is None and red < green < blue and not DARK_BLUE_DN[0] <= blue <= DARK_BLUE_DN[1]:
+    shows_air = red < green < blue and blue - red >= MIN_DARK_SLOPE_DN
+    if raster_options.scale is None and shows_air and not DARK_BLUE_DN[0] <= blue <= DARK_BLUE_DN[1]:
         scale = gain * np.mean(DARK_BLUE_DN) / blue
         raise InputError(
             f"{text}; in L1C the air gives blue from {DARK_BLUE_DN[0]} to {DARK_BLUE_DN[1]}, as it would with "
             f"--scale={scale:.2g}; --level=L1C takes them as they are"
         )
-    return None
 
 
 def _add_air(name: str, band: Band) -> Band:

@@ -4,11 +4,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from resnetd_tf.data.digital_numbers import KNOWN_SCALES
 from resnetd_tf.imagery.scene import Scene
 from resnetd_tf.sentinel2 import BASELINE_OFFSET_DN, RENDERINGS, RGB_BANDS, render_colours
-
-# Digital numbers of a stored 1, and what it then stood for.
-SCALES = ((10_000 / 65_535, "65535 for a reflectance of 1"), (4_000 / 65_535, "65535 for a reflectance of 0.4"))
 
 
 def other_readings(scene: Scene, pixels: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
@@ -27,7 +25,9 @@ def other_readings(scene: Scene, pixels: np.ndarray) -> Iterator[tuple[str, np.n
                 yield f"--rendering={name}", render_colours((pixels + conversion[0]) * conversion[1])
         return
     gain = next(band.gain for band in scene.bands if band)
-    for factor, meaning in SCALES:
+    for factor, meaning, *_ in KNOWN_SCALES:
+        if not meaning.startswith("65535"):
+            continue
         yield f"--scale={gain * factor:.4g} ({meaning})", np.rint(pixels * factor).astype("uint16")
     lowered = np.clip(pixels.astype("int32") - BASELINE_OFFSET_DN, 0, 65_535).astype("uint16")
     yield f"--offset=-{BASELINE_OFFSET_DN / gain:g} (of baseline 04.00)", lowered

@@ -24,7 +24,7 @@ DARK_PERCENTILE = 1  # per cent of the pixels
 MIN_SAMPLE_PIXELS = 4096  # pixels with data without which a percentile tells nothing
 # The dark level of blue in DN. In L1C the air alone gives 650 at sea level: real scenes have 830 to 1,200, pictures of
 # haze or bright ground more. Corrected for the air, as in L2A, they have 80 to 500.
-AIR_DN = {"L1C": (550.0, 2000.0), "L2A": (0.0, 900.0)}
+BLUE_DN = {"L1C": (550.0, 2000.0), "L2A": (0.0, 900.0)}
 # Dark levels of blue, in grey levels, that tell EO Browser's rendering without any name. There they are 706 to 863 DN,
 # in EuroSAT's rendering 476 to 585 DN, less than the air gives. EuroSAT's own pictures have 64 to 108.
 BROWSER_LEVELS = (45, 55)
@@ -98,7 +98,7 @@ def find_rendering(path: pathlib.Path, tags: dict[str, str], dark_levels: np.nda
         InputError: The name of the file says that it shows no true colour.
     """
     product_type = tags.get("PRODUCT_TYPE", "") + tags.get("PROCESSING_LEVEL", "").upper().replace("LEVEL-", "L")
-    if product_type.startswith("S2MSI") or product_type in AIR_DN:  # GDAL copies them from a product with its TCI
+    if product_type.startswith("S2MSI") or product_type in BLUE_DN:  # GDAL copies them from a product with its TCI
         is_l2a = "2A" in product_type
         return PictureRendering("tci-l2a" if is_l2a else "tci", "by its metadata", "L2A" if is_l2a else "L1C")
     rendering_name = parse_rendering_name(path)
@@ -131,7 +131,7 @@ def _fits_air(name: str, level: str, dark_levels: np.ndarray | None) -> bool:
     if dark_levels is None or conversion is None:
         return True
     offset, gain = conversion
-    low, high = AIR_DN[level]
+    low, high = BLUE_DN[level]
     return bool(low <= (dark_levels[2] + offset) * gain <= high)
 
 

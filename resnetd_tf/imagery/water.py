@@ -75,26 +75,31 @@ class WaterIndex:
         """Returns which pixels of a window of the files' grid are water.
 
         Returns:
-            (height, width) uint8: 1 for water, 0 for land, `UNKNOWN` where both bands are 0.
+            (height, width) uint8: 1 for water, 0 for land, `UNKNOWN` without data.
 
         Raises:
             InputError: A file is damaged.
         """
         numbers = self.read_numbers(window)
         water = is_water(numbers, self.kind, self.threshold).astype("uint8")
-        return np.where((numbers > 0).any(-1), water, np.uint8(UNKNOWN))
+        has_data = np.isfinite(numbers).all(-1) & (numbers > 0).any(-1)
+        return np.where(has_data, water, np.uint8(UNKNOWN))
 
     def read_numbers(self, window: Window | None = None, shape: tuple[int, int] | None = None) -> np.ndarray:
         """Reads digital numbers or grey levels of the two bands, (height, width, 2) float32.
+
+        A stored 0 of an infrared index is NaN: it means no data, and would be water.
 
         Args:
             window: The part of the files to read; `None` for all.
             shape: Rows and columns to reduce the part to; `None` for all.
         """
         stored = rasters.read_bands(self.bands, window, shape)
-        return np.stack(
-            [band.digital_numbers(stored[..., position]) for position, band in enumerate(self.bands)], axis=-1
-        )
+        columns = [band.digital_numbers(stored[..., position]) for position, band in enumerate(self.bands)]
+        numbers = np.stack(columns, axis=-1)
+        if self.kind.default is not None:
+            numbers[(stored == 0) | ~np.isfinite(stored)] = np.nan
+        return numbers
 
 
 def is_water(numbers: np.ndarray, kind: IndexKind, threshold: float) -> np.ndarray:
@@ -140,6 +145,8 @@ def find_water_index(bands: dict[str, Band], grid: Grid) -> WaterIndex | None:
         shape = (min(SAMPLE_PIXELS, grid.height), min(SAMPLE_PIXELS, grid.width))
         numbers = index.read_numbers(shape=shape)
         values = compute_index(numbers)[(numbers > 0).all(-1)]
+        if not values.size:  # an empty band
+            continue
         threshold = find_threshold(values, kind)
         return None if threshold is None else dataclasses.replace(index, threshold=threshold)
     return None

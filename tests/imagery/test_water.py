@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from rasterio.windows import Window
 from scenes import colour_classifier, read_classes, write_scene
 
 from resnetd_tf.imagery import landcover, water
@@ -43,6 +44,24 @@ def test_the_areas_of_a_map_of_pixels_are_those_of_its_pixels(tmp_path):
     options = MapOptions(full_resolution=True, applicability="off")
     result = write_map(colour_classifier(), scene, tmp_path / "map", options)
     assert result["shares"]["SeaLake"] == pytest.approx((192 - SHORE) / 192, abs=1e-3)
+
+
+def test_an_empty_infrared_makes_no_water(tmp_path):
+    names = ("B04", "B03", "B02", "B08")
+    pixels = draw_coast(names)
+    pixels[..., 3] = 0
+    scene = open_scene_for(colour_classifier(), [write_scene(tmp_path / "empty.tif", pixels)], bands=names)
+    assert scene.water_index is None or "B08" not in scene.water_index.kind.name
+
+
+def test_pixels_without_infrared_are_not_known(tmp_path):
+    names = ("B04", "B03", "B02", "B08")
+    pixels = draw_coast(names)
+    pixels[:60, :, 3] = 0
+    scene = open_scene_for(colour_classifier(), [write_scene(tmp_path / "cut.tif", pixels)], bands=names)
+    water_pixels = scene.read_water(Window(0, 0, 192, 192))
+    assert (water_pixels[:60] == water.UNKNOWN).all() and (water_pixels[60:, :SHORE] == 0).all()
+    assert (water_pixels[60:, SHORE:] == 1).all()
 
 
 def test_the_classifier_decides_where_it_is_wanted(tmp_path):

@@ -5,9 +5,11 @@ its features do. Those of training images lie near a plane of few dimensions; di
 Meyer and Pebesma (2021, arXiv 2005.07939) call the places that are like the training data the area of applicability.
 """
 
+import dataclasses
 import pathlib
 from dataclasses import dataclass
 
+import keras
 import numpy as np
 import safetensors.numpy
 
@@ -42,7 +44,15 @@ class Applicability:
         Args:
             pooled: (n, features) float32, the outputs of the network's last pooling.
         """
-        return (_distances(pooled, self.mean, self.components) / self.limit).astype("float32")
+        return keras.ops.convert_to_numpy(self.dissimilarity_tensor(pooled))
+
+    def dissimilarity_tensor(self, pooled):
+        """Returns the same of a tensor as a tensor, for a graph."""
+        ops = keras.ops
+        components = ops.convert_to_tensor(self.components)
+        offsets = ops.sqrt(ops.maximum(pooled, 0)) - self.mean
+        residuals = offsets - ops.matmul(ops.matmul(offsets, ops.transpose(components)), components)
+        return ops.sqrt(ops.sum(residuals * residuals, axis=1)) / self.limit
 
 
 def fit_applicability(training: np.ndarray, validation: np.ndarray) -> Applicability:
@@ -52,30 +62,19 @@ def fit_applicability(training: np.ndarray, validation: np.ndarray) -> Applicabi
         training: (n, features) float32, pooled features of training images, changed as training changes them.
         validation: (m, features) float32, pooled features of validation images, changed alike.
     """
-    features = _root(training)
+    features = np.sqrt(np.maximum(training, 0, dtype="float64"))
     mean = features.mean(0)
     covariance = (features - mean).T @ (features - mean) / len(features)
     components = np.linalg.eigh(covariance)[1][:, : -COMPONENTS - 1 : -1].T
-    limit = float(np.quantile(_distances(validation, mean, components), QUANTILE))
-    return Applicability(mean.astype("float32"), components.astype("float32"), limit)
-
-
-def _root(pooled: np.ndarray) -> np.ndarray:
-    return np.sqrt(np.maximum(pooled, 0, dtype="float64"))
-
-
-def _distances(pooled: np.ndarray, mean: np.ndarray, components: np.ndarray) -> np.ndarray:
-    """Returns the distances (n,) of features from the plane."""
-    offsets = _root(pooled) - mean
-    along_plane = offsets @ components.T
-    return np.sqrt(np.maximum((offsets**2).sum(1) - (along_plane**2).sum(1), 0))
+    plane = Applicability(mean.astype("float32"), np.ascontiguousarray(components, "float32"), limit=1.0)
+    return dataclasses.replace(plane, limit=float(np.quantile(plane.dissimilarity(validation), QUANTILE)))
 
 
 def write_applicability(applicability: Applicability, path: pathlib.Path) -> None:
     """Writes the file; a killed process leaves no part of it."""
     tensors = {
         "mean": applicability.mean,
-        "components": np.ascontiguousarray(applicability.components),
+        "components": applicability.components,
         "limit": np.array([applicability.limit], "float64"),
     }
     with rundir.write_atomically(path) as temporary:

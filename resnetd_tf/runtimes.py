@@ -42,6 +42,7 @@ def run_exported(model: pathlib.Path, images: np.ndarray, threads: int = 0, batc
         A dictionary with these entries:
 
         - probabilities: (n, classes) float32.
+        - dissimilarity: (n,) float32, how unlike the training images they are, if the model says so.
         - inputs, outputs: By name, the shape (-1 for any size) and the dtype.
         - classes, metadata: Class names and metadata that the file holds, `None` where it holds none.
         - seconds, seconds_of_batches: The time that each timed call took, with one image and with a batch.
@@ -97,7 +98,8 @@ MAX_ENTRY_BYTES = 2**24  # of labels.txt and metadata.json in a TFLite file
 MAX_CHECKED_PICTURES = 32
 MAX_ENCODED_DIFFERENCE = 1e-3  # of a probability, between a picture's pixels and its file
 
-Classify = Callable[[np.ndarray], np.ndarray]  # raw pixels (n, height, width, bands) -> probabilities (n, classes)
+FLOAT_OUTPUTS = ("probabilities", "dissimilarity")  # in the order that exports have
+Classify = Callable[[np.ndarray], dict[str, np.ndarray]]  # raw pixels (n, height, width, bands) -> outputs by name
 
 
 def main(model: pathlib.Path, images: pathlib.Path, result: pathlib.Path, threads: int, batch: int, calls: int) -> None:
@@ -117,14 +119,19 @@ def main(model: pathlib.Path, images: pathlib.Path, result: pathlib.Path, thread
             raise
         sys.exit(f"{error.name} is not installed; pip install 'resnetd_tf[{RUNTIME_EXTRAS[error.name]}]'")
     (pixels_input,), outputs = description["inputs"].values(), description["outputs"]
-    output = outputs.get("probabilities") or next(iter(outputs.values()))
+    output_names = {name: name for name in FLOAT_OUTPUTS if name in outputs}
+    output_names.setdefault("probabilities", next(iter(outputs)))  # a model of somebody else may call them otherwise
     pixels = stored.astype(pixels_input["dtype"], copy=False)
-    arrays = {"probabilities": np.zeros((len(pixels), output["shape"][-1]), "float32")}
+    arrays = {
+        name: np.zeros((len(pixels), *outputs[output]["shape"][1:]), "float32") for name, output in output_names.items()
+    }
     if len(pixels):
         classify(pixels[:1])
         arrays["seconds_to_first_answer"] = np.array(time.perf_counter() - start)
     for first in range(0, len(pixels), batch):
-        arrays["probabilities"][first : first + batch] = classify(pixels[first : first + batch])
+        answers = classify(pixels[first : first + batch])
+        for name, output in output_names.items():
+            arrays[name][first : first + batch] = answers[output]
     if calls:
         arrays["seconds"] = _time_calls(classify, [pixels[index : index + 1] for index in range(len(pixels))], calls)
         full_batch = np.resize(pixels, (batch, *pixels.shape[1:]))
@@ -156,7 +163,8 @@ def _open_litert(path: pathlib.Path, threads: int) -> tuple[Classify, dict]:
     content = path.read_bytes()
     interpreter = Interpreter(model_content=content, num_threads=threads)
     (signature,) = interpreter.get_signature_list().values()
-    (pixels_input,), (output,) = interpreter.get_input_details(), interpreter.get_output_details()
+    (pixels_input,) = interpreter.get_input_details()
+    outputs = interpreter.get_signature_runner().get_output_details()
     fixed_batch = int(pixels_input["shape_signature"][0])  # -1 for any
 
     def classify_batch(pixels):
@@ -168,16 +176,19 @@ def _open_litert(path: pathlib.Path, threads: int) -> tuple[Classify, dict]:
             interpreter.allocate_tensors()
         interpreter.set_tensor(pixels_input["index"], pixels)
         interpreter.invoke()
-        return interpreter.get_tensor(output["index"])[:count]
+        return {name: dequantize(output)[:count] for name, output in outputs.items()}
+
+    def dequantize(output):
+        values = interpreter.get_tensor(output["index"])
+        if output["dtype"] == np.float32:
+            return values
+        scale, zero_point = output["quantization"]
+        return (values.astype("float32") - zero_point) * scale
 
     def classify(pixels):
         step = fixed_batch if fixed_batch > 0 else len(pixels)
-        batches = [pixels[start : start + step] for start in range(0, len(pixels), step)]
-        probabilities = np.concatenate([classify_batch(batch) for batch in batches])
-        if output["dtype"] == np.float32:
-            return probabilities
-        scale, zero_point = output["quantization"]
-        return (probabilities.astype("float32") - zero_point) * scale
+        batches = [classify_batch(pixels[start : start + step]) for start in range(0, len(pixels), step)]
+        return {name: np.concatenate([batch[name] for batch in batches]) for name in outputs}
 
     interpreter.allocate_tensors()
     labels, metadata = _read_zipped_texts(content)
@@ -185,7 +196,10 @@ def _open_litert(path: pathlib.Path, threads: int) -> tuple[Classify, dict]:
         "inputs": {
             signature["inputs"][0]: _describe_tensor(pixels_input["shape_signature"], pixels_input["dtype"].__name__)
         },
-        "outputs": {signature["outputs"][0]: _describe_tensor(output["shape_signature"], output["dtype"].__name__)},
+        "outputs": {
+            name: _describe_tensor(output["shape_signature"], output["dtype"].__name__)
+            for name, output in outputs.items()
+        },
         "classes": labels and labels.splitlines(),
         "metadata": metadata and json.loads(metadata),
     }
@@ -209,16 +223,19 @@ def _open_onnx(path: pathlib.Path, threads: int) -> tuple[Classify, dict]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
-    (pixels_input,), (output,) = session.get_inputs(), session.get_outputs()
+    (pixels_input,), outputs = session.get_inputs(), session.get_outputs()
     properties = session.get_modelmeta().custom_metadata_map
     texts = {name: json.loads(properties[name]) if name in properties else None for name in ("classes", "metadata")}
 
-    def describe(tensor):
-        return {tensor.name: _describe_tensor(tensor.shape, ONNX_DTYPES.get(tensor.type, tensor.type))}
+    def describe(tensors):
+        return {
+            tensor.name: _describe_tensor(tensor.shape, ONNX_DTYPES.get(tensor.type, tensor.type)) for tensor in tensors
+        }
 
-    return lambda pixels: session.run([output.name], {pixels_input.name: pixels})[0], {
-        "inputs": describe(pixels_input),
-        "outputs": describe(output),
+    names = [output.name for output in outputs]
+    return lambda pixels: dict(zip(names, session.run(names, {pixels_input.name: pixels}))), {
+        "inputs": describe([pixels_input]),
+        "outputs": describe(outputs),
         **texts,
     }
 
@@ -239,11 +256,15 @@ def _open_openvino(path: pathlib.Path, threads: int) -> tuple[Classify, dict]:
 
     def describe(tensor):
         shape = [axis.get_length() if axis.is_static else -1 for axis in tensor.partial_shape]
-        return {tensor.any_name: _describe_tensor(shape, np.dtype(tensor.element_type.to_dtype()).name)}
+        return _describe_tensor(shape, np.dtype(tensor.element_type.to_dtype()).name)
 
-    return lambda pixels: compiled(pixels)[0], {
-        "inputs": describe(compiled.inputs[0]),
-        "outputs": describe(compiled.outputs[0]),
+    def classify(pixels):
+        results = compiled(pixels)
+        return {output.any_name: results[output] for output in compiled.outputs}
+
+    return classify, {
+        "inputs": {compiled.inputs[0].any_name: describe(compiled.inputs[0])},
+        "outputs": {output.any_name: describe(output) for output in compiled.outputs},
         "INFERENCE_PRECISION_HINT": precision,
         **texts,
     }
@@ -265,7 +286,8 @@ def _open_savedmodel(path: pathlib.Path, threads: int, images: np.ndarray) -> tu
         _check_picture_signatures(loaded, images[:MAX_CHECKED_PICTURES])
 
     def classify(pixels, loaded=loaded):  # `loaded` owns what the signature needs
-        return signature(**{name: tf.constant(pixels)})["probabilities"].numpy()
+        answers = signature(**{name: tf.constant(pixels)})
+        return {output: answers[output].numpy() for output in FLOAT_OUTPUTS if output in answers}
 
     return classify, {
         "inputs": {key: _describe_tensor(spec.shape, spec.dtype.name) for key, spec in inputs.items()},

@@ -22,12 +22,14 @@ from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 import resnetd_tf.networks  # noqa: F401 - registers the layers that files of networks contain
 from resnetd_tf import applicability, environment, rundir, runtimes
 from resnetd_tf import metadata as run_metadata
+from resnetd_tf.applicability import Applicability
 from resnetd_tf.data import splits
 from resnetd_tf.data.images import convert_dtype, resize_all
 from resnetd_tf.environment import release_memory
 from resnetd_tf.errors import ForeignModelError, InputError, damage_as_input_error, first_line
 from resnetd_tf.networks import checkpoints, classifier, pretrained
-from resnetd_tf.networks.classifier import make_inference_function
+from resnetd_tf.networks.classifier import add_feature_output, make_inference_function
+from resnetd_tf.runtimes import FLOAT_OUTPUTS
 
 WINDOW_BATCH = 128  # windows of a scene that are classified at once
 NO_APPLICABILITY = "; the model has no applicability score: nothing is left empty as unlike the training images"
@@ -48,6 +50,9 @@ class SavedClassifier:
         metadata: The content of the run's metadata.json; empty if it is not known.
         is_served: Whether a server answers, which may replace its model at any time.
         network: The Keras model of a .keras or .safetensors file; `None` for other formats.
+        applicability: Where the Keras model applies; `None` if that is not known, and for other formats.
+        predict_with_dissimilarity: Function that returns what `classify` returns; `None` for a model that does not know
+            the dissimilarity.
     """
 
     path: pathlib.Path
@@ -58,6 +63,8 @@ class SavedClassifier:
     metadata: dict = dataclasses.field(default_factory=dict)
     is_served: bool = False
     network: keras.Model | None = None
+    applicability: Applicability | None = None
+    predict_with_dissimilarity: Callable[[np.ndarray | list[np.ndarray]], tuple[np.ndarray, np.ndarray]] | None = None
 
     @property
     def split_record(self) -> pathlib.Path | None:
@@ -76,6 +83,25 @@ class SavedClassifier:
     def patch_side(self) -> int:
         """Side in pixels of the patches that it was trained on."""
         return run_metadata.patch_side(self.metadata)
+
+    @property
+    def knows_dissimilarity(self) -> bool:
+        """Whether it tells how unlike the training images an image is."""
+        return self.predict_with_dissimilarity is not None
+
+    def classify(self, images: np.ndarray | list[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
+        """Returns what `predict` returns, and how unlike the training images each image is.
+
+        Args:
+            images: The images, as `predict` takes them.
+
+        Returns:
+            probabilities: (n, classes) float32, from 0 to 1.
+            dissimilarity: (n,) float32, above 1 for unlike; `None` if the classifier does not know it.
+        """
+        if self.predict_with_dissimilarity is None:
+            return self.predict(images), None
+        return self.predict_with_dissimilarity(images)
 
     def check_bands(self, name: str, bands: int) -> None:
         """Raises InputError if the images of a dataset or file have another number of bands.
@@ -243,16 +269,15 @@ def open_window_classifier(classifier: SavedClassifier, runtime: str = "auto", t
     if path is None or network is None:
         if runtime not in ("auto", "model"):
             raise InputError(f"--runtime={runtime} needs a .keras or .safetensors file, and {classifier.path} is none")
-        return WindowClassifier(
-            lambda images: (classifier.predict(images), None), f"by the model as it is{NO_APPLICABILITY}"
-        )
+        knows_dissimilarity = classifier.knows_dissimilarity
+        summary = f"by the model as it is{'' if knows_dissimilarity else NO_APPLICABILITY}"
+        return WindowClassifier(classifier.classify, summary, knows_dissimilarity)
     precision = runtime
     if runtime == "auto":
         precision = "bfloat16" if environment.fastest_precision() == "bfloat16" else "float32"
     infer = make_inference_function(network, precision)
     dtype = np.dtype(tf.as_dtype(network.inputs[0].dtype).as_numpy_dtype)
-    applicability_path = _find_run_file(path, applicability.FILE_NAME)
-    area = applicability.read_applicability(applicability_path) if applicability_path else None
+    area = _find_applicability(path)
 
     def classify(images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         images = convert_dtype(images, classifier.bands, dtype)
@@ -263,6 +288,12 @@ def open_window_classifier(classifier: SavedClassifier, runtime: str = "auto", t
         return probabilities, area.dissimilarity(features) if area else None
 
     return WindowClassifier(classify, f"in {precision}{'' if area else NO_APPLICABILITY}", area is not None)
+
+
+def _find_applicability(path: pathlib.Path) -> Applicability | None:
+    """Reads where the Keras model in a file applies, if that is known."""
+    file = _find_run_file(path, applicability.FILE_NAME)
+    return applicability.read_applicability(file) if file else None
 
 
 def _find_keras_model(classifier: SavedClassifier) -> pathlib.Path | None:
@@ -283,20 +314,25 @@ class _LoadedModel:
     """A model with the contents of its file.
 
     Attributes:
-        classify: Function from pixels (n, height, width, bands) to probabilities (n, classes).
+        classify: Function from pixels (n, height, width, bands) to outputs by name: `probabilities` (n, classes), and
+            `dissimilarity` (n,) if `knows_dissimilarity`.
         pixels: Shape and dtype of the pixels; `None` in the shape for any size.
         class_count: Number of classes.
         class_names: The class names in the file, which are not checked; `None` where it has none.
         metadata: The metadata in the file, which are not checked; `None` where it has none.
         network: The Keras model; `None` for other formats.
+        applicability: Where the Keras model applies, if that is known.
+        knows_dissimilarity: Whether it tells how unlike the training images an image is.
     """
 
-    classify: Callable[[np.ndarray], np.ndarray]
+    classify: Callable[[np.ndarray], dict[str, np.ndarray]]
     pixels: tf.TensorSpec
     class_count: int
     class_names: Sequence[str] | None = None
     metadata: dict | None = None
     network: keras.Model | None = None
+    applicability: Applicability | None = None
+    knows_dissimilarity: bool = False
 
 
 def _open_located(
@@ -326,17 +362,30 @@ def _open_located(
         metadata = read_model_metadata(path)
     else:
         metadata = run_metadata.check_metadata(loaded.metadata, path)
-    predict = _make_predict(path, loaded, batch_size)
-    class_names = _find_class_names(path, loaded)
-    return SavedClassifier(path, folder, class_names, shape[-1], predict, metadata, network=loaded.network)
+    classify = _make_classify(path, loaded, batch_size)
+    return SavedClassifier(
+        path,
+        folder,
+        _find_class_names(path, loaded),
+        shape[-1],
+        lambda images: classify(images)[0],
+        metadata,
+        network=loaded.network,
+        applicability=loaded.applicability,
+        predict_with_dissimilarity=classify if loaded.knows_dissimilarity else None,
+    )
 
 
-def _make_predict(path: pathlib.Path, loaded: _LoadedModel, batch_size: int) -> Callable:
-    """Makes the function that classifies images of any sizes in batches of equal size."""
+def _make_classify(path: pathlib.Path, loaded: _LoadedModel, batch_size: int) -> Callable:
+    """Makes the function that classifies images of any sizes in batches of equal size.
+
+    It returns probabilities (n, classes) and dissimilarities (n,), which are NaN if the model does not know them.
+    """
     bands, dtype = loaded.pixels.shape[-1], np.dtype(tf.as_dtype(loaded.pixels.dtype).as_numpy_dtype)
 
-    def predict(images: np.ndarray | list[np.ndarray]) -> np.ndarray:
+    def classify(images: np.ndarray | list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         probabilities = np.empty((len(images), loaded.class_count), "float32")
+        dissimilarity = np.full(len(images), np.nan, "float32")
         indices_by_shape: dict[tuple, list[int]] = collections.defaultdict(list)
         for index, image in enumerate(images):
             indices_by_shape[np.shape(image)].append(index)
@@ -345,14 +394,17 @@ def _make_predict(path: pathlib.Path, loaded: _LoadedModel, batch_size: int) -> 
                 batch = indices[start : start + batch_size]
                 pixels = convert_dtype(np.stack([images[index] for index in batch]), bands, dtype)
                 try:
-                    probabilities[batch] = loaded.classify(pixels)
+                    outputs = loaded.classify(pixels)
+                    probabilities[batch] = outputs["probabilities"]
+                    if loaded.knows_dissimilarity:
+                        dissimilarity[batch] = outputs["dissimilarity"]
                 except Exception as error:  # the damage of a graph may show only here
                     raise InputError(f"model {path}: fails on images {pixels.shape} ({first_line(error)})") from error
         if not np.isfinite(probabilities).all():
             raise InputError(f"model {path}: gives what are no numbers; it is damaged, or its training diverged")
-        return probabilities
+        return probabilities, dissimilarity
 
-    return predict
+    return classify
 
 
 def _load_file(path: pathlib.Path, trust: bool) -> _LoadedModel:
@@ -368,11 +420,22 @@ def _wrap_network(network: keras.Model, path: pathlib.Path, metadata: dict | Non
     pixels, class_count = network.inputs[0], network.output_shape[-1]
     class_names = metadata["classes"] if metadata else None
     specification = tf.TensorSpec(pixels.shape, pixels.dtype)
-    if keras.config.backend() != "tensorflow":
-        return _LoadedModel(network.predict_on_batch, specification, class_count, class_names, metadata, network)
-    function = tf.function(lambda pixels: network(pixels, training=False), [specification])  # one graph for all sizes
+    area = _find_applicability(path) if checkpoints.is_classifier(network) else None
+    model = add_feature_output(network) if area else network
+    if keras.config.backend() == "tensorflow":
+        function = tf.function(lambda pixels: model(pixels, training=False), [specification])  # one graph for all sizes
+    else:
+        function = model.predict_on_batch
+
+    def classify(pixels: np.ndarray) -> dict[str, np.ndarray]:
+        outputs = function(pixels)
+        if area is None:
+            return {"probabilities": np.asarray(outputs)}
+        probabilities, features = map(np.asarray, outputs)
+        return {"probabilities": probabilities, "dissimilarity": area.dissimilarity(features)}
+
     return _LoadedModel(
-        lambda pixels: function(tf.constant(pixels)).numpy(), specification, class_count, class_names, metadata, network
+        classify, specification, class_count, class_names, metadata, network, area, knows_dissimilarity=area is not None
     )
 
 
@@ -384,10 +447,15 @@ def _load_savedmodel(path: pathlib.Path, trust: bool) -> _LoadedModel:
     signature = savedmodel.signatures["serving_default"]
     ((name, pixels),) = signature.structured_input_signature[1].items()
 
-    def classify(images, savedmodel=savedmodel):  # `savedmodel` owns the variables, so it must live as long
-        return signature(**{name: tf.constant(images)})["probabilities"].numpy()
+    outputs = signature.structured_outputs
 
-    return _LoadedModel(classify, pixels, signature.structured_outputs["probabilities"].shape[-1])
+    def classify(images, savedmodel=savedmodel):  # `savedmodel` owns the variables, so it must live as long
+        answers = signature(**{name: tf.constant(images)})
+        return {output: answers[output].numpy() for output in FLOAT_OUTPUTS if output in answers}
+
+    return _LoadedModel(
+        classify, pixels, outputs["probabilities"].shape[-1], knows_dissimilarity="dissimilarity" in outputs
+    )
 
 
 def _load_exported(path: pathlib.Path, trust: bool) -> _LoadedModel:
@@ -396,17 +464,23 @@ def _load_exported(path: pathlib.Path, trust: bool) -> _LoadedModel:
     A model of one image size gets images of other sizes resized.
     """
     description = runtimes.describe_exported(path)
-    (pixels,), (probabilities,) = description["inputs"].values(), description["outputs"].values()
+    (pixels,), outputs = description["inputs"].values(), description["outputs"]
+    probabilities = outputs.get("probabilities") or next(iter(outputs.values()))
     specification = tf.TensorSpec([size if size > 0 else None for size in pixels["shape"]], pixels["dtype"])
 
     def classify(images):
         height, width = specification.shape[1:3]
         if height:
             images = resize_all(images, height, width)
-        return runtimes.run_exported(path, images)["probabilities"]
+        return runtimes.run_exported(path, images)
 
     return _LoadedModel(
-        classify, specification, probabilities["shape"][-1], description["classes"], description["metadata"]
+        classify,
+        specification,
+        probabilities["shape"][-1],
+        description["classes"],
+        description["metadata"],
+        knows_dissimilarity="dissimilarity" in outputs,
     )
 
 
@@ -489,21 +563,27 @@ def _load_checked_savedmodel(path: pathlib.Path) -> _LoadedModel:
         ForeignModelError: An operation is not known, or the signature saves or restores files.
         Exception: protobuf or TensorFlow finds the file damaged.
     """
-    graph, pixels, probabilities = _import_graph(path)
+    graph, pixels, outputs = _import_graph(path)
     release_memory()  # TensorFlow makes further copies of the weights now
     session = tf.compat.v1.Session(graph=graph)
     # `make_callable` searches the messages of errors for names, for minutes where a message holds a network's weights.
-    run = session._make_callable_from_options(CallableOptions(feed=[pixels.name], fetch=[probabilities.name]))
+    fetched = [tensor.name for tensor in outputs.values()]
+    run = session._make_callable_from_options(CallableOptions(feed=[pixels.name], fetch=fetched))
     weakref.finalize(run, session.close)  # the session must close before the process ends
     specification = tf.TensorSpec(pixels.shape, pixels.dtype)
-    return _LoadedModel(lambda images: run(images)[0], specification, probabilities.shape[-1])
+    return _LoadedModel(
+        lambda images: dict(zip(outputs, run(images))),
+        specification,
+        outputs["probabilities"].shape[-1],
+        knows_dissimilarity="dissimilarity" in outputs,
+    )
 
 
-def _import_graph(path: pathlib.Path) -> tuple[tf.Graph, tf.Tensor, tf.Tensor]:
+def _import_graph(path: pathlib.Path) -> tuple[tf.Graph, tf.Tensor, dict[str, tf.Tensor]]:
     """Imports the graph of a SavedModel folder without the operations that save and restore variables.
 
     Returns:
-        The graph, its pixels and its probabilities.
+        The graph, its pixels, and its probabilities and dissimilarity by name, the latter if it has them.
     """
     meta_graph = read_savedmodel(path)
     nodes, functions = meta_graph.graph_def.node, meta_graph.graph_def.library.function
@@ -522,12 +602,13 @@ def _import_graph(path: pathlib.Path) -> tuple[tf.Graph, tf.Tensor, tf.Tensor]:
     if any(value.func.name in saving_functions for node in _all_nodes(meta_graph) for value in node.attr.values()):
         raise ForeignModelError("saves or restores files where it classifies")
     signature = meta_graph.signature_def["serving_default"]
-    (input_info,), output_info = signature.inputs.values(), signature.outputs["probabilities"]
+    (input_info,) = signature.inputs.values()
+    output_infos = {name: signature.outputs[name] for name in FLOAT_OUTPUTS if name in signature.outputs}
     with tf.Graph().as_default() as graph:
         tf.import_graph_def(meta_graph.graph_def, name="")
-    pixels, probabilities = (graph.get_tensor_by_name(info.name) for info in (input_info, output_info))
-    probabilities.set_shape((None, output_info.tensor_shape.dim[-1].size))
-    return graph, pixels, probabilities
+    outputs = {name: graph.get_tensor_by_name(info.name) for name, info in output_infos.items()}
+    outputs["probabilities"].set_shape((None, output_infos["probabilities"].tensor_shape.dim[-1].size))
+    return graph, graph.get_tensor_by_name(input_info.name), outputs
 
 
 def _all_nodes(meta_graph: MetaGraphDef) -> Iterator[NodeDef]:

@@ -68,7 +68,7 @@ def connect(address: str, model: str, version: int | None = None, timeout: float
             f"`{ENCODED_SIGNATURE}` with {', '.join(sorted(NEEDED_OUTPUTS))}; "
             "export it anew, or give another --model_name"
         )
-    return Server(address, connection.predict)
+    return Server(address, connection.predict, "dissimilarity" in outputs)
 
 
 def open_served_classifier(
@@ -91,16 +91,25 @@ def open_served_classifier(
     server = connect(address, model, version, timeout)
     classes, metadata = server.describe()
 
-    def predict(images: np.ndarray | list[np.ndarray]) -> np.ndarray:
-        probabilities, errors = server.classify([_encode_png(image) for image in images])
+    def classify(images: np.ndarray | list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        probabilities, dissimilarity, errors = server.request([_encode_png(image) for image in images])
         if len(probabilities) and probabilities.shape[1] != len(classes):
             raise InputError(f"server {address}: {REPLACED_MODEL}; try again")
         if error := next(filter(None, errors), None):
             raise InputError(f"server {address}: {error}")
-        return probabilities
+        return probabilities, dissimilarity
 
     path = pathlib.Path(f"{model} at {address}")
-    return SavedClassifier(path, pathlib.Path(), classes, 3, predict, metadata, is_served=True)
+    return SavedClassifier(
+        path,
+        pathlib.Path(),
+        classes,
+        3,
+        lambda images: classify(images)[0],
+        metadata,
+        is_served=True,
+        predict_with_dissimilarity=classify if server.knows_dissimilarity else None,
+    )
 
 
 @dataclass(frozen=True)
@@ -110,10 +119,12 @@ class Server:
     Attributes:
         address: The address that was given to `connect`.
         predict: Function that sends files to the signature `encoded` and returns its outputs by name.
+        knows_dissimilarity: Whether the model tells how unlike the training images a picture is.
     """
 
     address: str
     predict: Callable[[Sequence[bytes]], dict[str, np.ndarray]]
+    knows_dissimilarity: bool = False
 
     def classify(self, files: Sequence[bytes]) -> tuple[np.ndarray, list[str]]:
         """Classifies pictures.
@@ -128,10 +139,21 @@ class Server:
         Raises:
             InputError: The server cannot be reached, does not answer in time, or answers something else.
         """
+        probabilities, _, errors = self.request(files)
+        return probabilities, errors
+
+    def request(self, files: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """Classifies pictures as `classify` does, and returns how unlike the training images they are as well.
+
+        Returns:
+            Probabilities (n, classes) float32; dissimilarities (n,) float32, NaN if the model does not know them; and
+            for each file an error.
+        """
         if not files:
             classes, _ = self.describe()
-            return np.zeros((0, len(classes)), "float32"), []
+            return np.zeros((0, len(classes)), "float32"), np.zeros(0, "float32"), []
         probabilities: list[np.ndarray] = []
+        dissimilarity = np.full(len(files), np.nan, "float32")
         errors: list[str] = []
         for start in range(0, len(files), MAX_REQUEST_IMAGES):
             batch = files[start : start + MAX_REQUEST_IMAGES]
@@ -142,9 +164,11 @@ class Server:
                 if not np.isfinite(outputs["probabilities"]).all():
                     raise ValueError("probabilities that are not finite")
                 probabilities.append(outputs["probabilities"].astype("float32").reshape(len(batch), -1))
+                if self.knows_dissimilarity:
+                    dissimilarity[start : start + len(batch)] = outputs["dissimilarity"]
                 errors += map(str, outputs["error"])
         with damage_as_input_error(f"server {self.address}: {REPLACED_MODEL}", "; try again"):
-            return np.concatenate(probabilities), errors
+            return np.concatenate(probabilities), dissimilarity, errors
 
     def describe(self) -> tuple[tuple[str, ...], dict]:
         """Returns the class names, and the sizes of patches as in metadata.json. Any answer of the server has both."""

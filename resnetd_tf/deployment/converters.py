@@ -9,6 +9,7 @@ import zipfile
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.lite.tools import flatbuffer_utils
 
 from resnetd_tf import rundir
 from resnetd_tf.deployment.savedmodel import freeze_graph, load_inference_function
@@ -39,7 +40,9 @@ def write_tflite(
     """Writes a TFLite file, which includes the preprocessing.
 
     Its signature `serving_default` takes `pixels` (batch, height, width, bands), raw, and returns `probabilities`
-    (batch, classes). labels.txt and metadata.json are zipped onto the file, which no interpreter minds.
+    (batch, classes), and `dissimilarity` (batch,) if the SavedModel knows it. In int8 there is none: its
+    numbers have the ranges of training images, so no image would be found unlike them. labels.txt and metadata.json are
+    zipped onto the file, which no interpreter minds.
 
     Args:
         savedmodel: The folder of the SavedModel, as `load_inference_function` takes it. For int8 it should have its
@@ -57,7 +60,9 @@ def write_tflite(
     Raises:
         InputError: The SavedModel is of an older version, or computes in another precision than float32.
     """
-    concrete, owner = load_inference_function(savedmodel, (batch or None, *shape))
+    concrete, owner = load_inference_function(
+        savedmodel, (batch or None, *shape), with_dissimilarity=precision != "int8"
+    )
     converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], owner)
     if precision != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -71,16 +76,26 @@ def write_tflite(
         converter.representative_dataset = lambda: ([images] for images in batches)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8, tf.lite.OpsSet.TFLITE_BUILTINS]
         converter.inference_output_type = tf.as_dtype(output_type)
-    path.write_bytes(converter.convert())
+    path.write_bytes(_put_probabilities_first(converter.convert()))
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("labels.txt", "\n".join(classes) + "\n")
         archive.writestr("metadata.json", json.dumps(metadata))
 
 
+def _put_probabilities_first(content: bytes) -> bytes:
+    """Orders the outputs of a TFLite file: programs that take the first one want the probabilities."""
+    model = flatbuffer_utils.convert_bytearray_to_object(content)
+    (graph,) = model.subgraphs
+    if len(graph.outputs) == 1:
+        return content
+    graph.outputs = sorted(graph.outputs, key=lambda index: -len(graph.tensors[index].shape))
+    return flatbuffer_utils.convert_object_to_bytearray(model)
+
+
 def write_onnx(
     savedmodel: pathlib.Path, bands: int, classes: tuple[str, ...], metadata: dict, path: pathlib.Path
 ) -> None:
-    """Writes an ONNX file from `pixels`, any number of images of any size, to `probabilities`.
+    """Writes an ONNX file from `pixels`, any number of images of any size, to the outputs of the SavedModel.
 
     Args:
         savedmodel: The folder of the SavedModel, as `load_inference_function` takes it.
@@ -96,13 +111,14 @@ def write_onnx(
     import tf2onnx
 
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
-    graph = freeze_graph(savedmodel, bands).as_graph_def()
+    graph, outputs = freeze_graph(savedmodel, bands)
+    output_names = [f"{name}:0" for name in outputs]
     with warnings.catch_warnings(action="ignore"):
         model, _ = tf2onnx.convert.from_graph_def(
-            graph, input_names=["pixels:0"], output_names=["probabilities:0"], opset=ONNX_OPSET
+            graph.as_graph_def(), input_names=["pixels:0"], output_names=output_names, opset=ONNX_OPSET
         )
     model.graph.name = "resnetd_tf"
-    for name in ("pixels", "probabilities"):
+    for name in ("pixels", *outputs):
         _rename_tensor(model.graph, f"{name}:0", name)
     for key, value in (("classes", classes), ("metadata", metadata)):
         model.metadata_props.add(key=key, value=json.dumps(value))
@@ -139,9 +155,13 @@ def write_openvino(
     """
     import openvino
 
-    model = openvino.convert_model(freeze_graph(savedmodel, bands))
-    for port, name in ((model.inputs[0], "pixels"), (model.outputs[0], "probabilities")):
+    graph, outputs = freeze_graph(savedmodel, bands)
+    model = openvino.convert_model(graph)
+    for port in (model.inputs[0], *model.outputs):
+        (name,) = {"pixels", *outputs}.intersection(name.partition(":")[0] for name in port.get_names())
         port.get_tensor().set_names({name})
+    ports = sorted(model.outputs, key=lambda port: outputs.index(port.any_name))
+    model = openvino.Model([port.get_node() for port in ports], model.get_parameters())
     for key, value in (("classes", classes), ("metadata", metadata)):
         model.set_rt_info(json.dumps(value), ["resnetd_tf", key])
     path.mkdir()

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from resnetd_tf import deployment, rundir, runtimes
+from resnetd_tf.applicability import Applicability
 from resnetd_tf.data import datasets, images
 from resnetd_tf.data.rasters import AS_STORED, RasterOptions
 from resnetd_tf.deployment import converters, savedmodel
@@ -89,11 +90,19 @@ def export_classifier(
     )
     samples = {split: split_images for split, (split_images, _) in zip(counts, splits)}
     pixels = samples["validation"]
-    expected = source.predict(pixels)
+    expected = source.classify(pixels)
     shape = (batch or -1, *pixels.shape[1:]) if format == "tflite" else (-1, -1, -1, classifier.bands)
     with rundir.write_atomically(path) as temporary:
         _write_format(
-            temporary, classifier, network, samples, format, precision=precision, batch=batch, output_type=output_type
+            temporary,
+            classifier,
+            network,
+            source.applicability,
+            samples,
+            format,
+            precision=precision,
+            batch=batch,
+            output_type=output_type,
         )
         result = verify_export(temporary, path, precision, pixels, expected, shape)
         rundir.require_absent(path)  # another process may have been faster
@@ -158,6 +167,7 @@ def _write_format(
     path: pathlib.Path,
     classifier: SavedClassifier,
     network: keras.Model | None,
+    applicability: Applicability | None,
     samples: dict[str, np.ndarray],
     format: str,
     *,
@@ -171,6 +181,7 @@ def _write_format(
         path: The file or folder to write.
         classifier: The open classifier.
         network: The same as a Keras model; `None` where a SavedModel is all that there is.
+        applicability: Where the Keras model applies, if that is known.
         samples: Raw pixels (n, height, width, bands) of the split "validation", and for int8 of the split "train".
         format, precision, batch, output_type: The arguments of `export_classifier`.
 
@@ -185,12 +196,14 @@ def _write_format(
     with silence_stderr(), damage:
         if format == "savedmodel":
             examples = pixels[: savedmodel.WARMUP_IMAGES]
-            savedmodel.write_savedmodel(network, classes, metadata, path, precision, examples)
+            savedmodel.write_savedmodel(
+                network, classes, metadata, path, precision, examples, applicability=applicability
+            )
             return
         if format == "safetensors":
             converters.write_safetensors(network, classifier, path, precision)
             return
-        with _open_as_savedmodel(classifier, network, for_int8=precision == "int8") as folder:
+        with _open_as_savedmodel(classifier, network, applicability, for_int8=precision == "int8") as folder:
             if format == "tflite":
                 converters.write_tflite(
                     folder,
@@ -211,7 +224,7 @@ def _write_format(
 
 @contextlib.contextmanager
 def _open_as_savedmodel(
-    classifier: SavedClassifier, network: keras.Model | None, for_int8: bool
+    classifier: SavedClassifier, network: keras.Model | None, applicability: Applicability | None, for_int8: bool
 ) -> Iterator[pathlib.Path]:
     """Yields the SavedModel that a classifier is, or a temporary one of its Keras model.
 
@@ -223,7 +236,12 @@ def _open_as_savedmodel(
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "savedmodel"
         savedmodel.write_savedmodel(
-            network, classifier.classes, classifier.metadata, path, pools_as_convolutions=for_int8
+            network,
+            classifier.classes,
+            classifier.metadata,
+            path,
+            applicability=applicability,
+            pools_as_convolutions=for_int8,
         )
         yield path
 
@@ -290,6 +308,7 @@ TIMED_CALLS = 50
 RECORDED_KEYS = ("inputs", "outputs", "warmup_requests", "INFERENCE_PRECISION_HINT")
 # By precision, the largest difference of a probability, and the smallest share of images with the same class
 MAX_DIFFERENCE = {"float32": 1e-4}
+CLOSE_DISSIMILARITY = 1e-3  # such a difference at the limit is none
 MIN_SAME_CLASS = {"float32": 1.0, "float16": 0.99, "bfloat16": 0.98, "dynamic": 0.95, "int8": 0.9}
 
 
@@ -298,7 +317,7 @@ def verify_export(
     path: pathlib.Path,
     precision: str,
     images: np.ndarray,
-    expected: np.ndarray,
+    expected: tuple[np.ndarray, np.ndarray | None],
     shape: tuple[int, ...],
 ) -> dict:
     """Runs an exported model without this package, and compares it with the model it is made from.
@@ -310,11 +329,13 @@ def verify_export(
         path: Where the export will be; messages name it.
         precision: The precision that it is written in.
         images: Raw pixels (n, height, width, bands).
-        expected: Probabilities (n, classes) of the model that it is made from.
+        expected: Probabilities (n, classes) and dissimilarities (n,) of the model that it is made from, as
+            `SavedClassifier.classify` returns them.
         shape: The shape (n, height, width, bands) that its input must have, -1 for any size.
 
     Returns:
-        `images`, their number, `megabytes`, and what `compare_probabilities` returns. For a model with a runtime also
+        `images`, their number, `megabytes`, and what `compare_probabilities` returns. `same_side_of_limit` is the share
+        of images that both models find unlike the training images, or both do not. For a model with a runtime also
         `milliseconds`, the median time of one image in the smallest batch on all cores, `seconds_to_first_answer`, and
         `RECORDED_KEYS`.
 
@@ -322,27 +343,33 @@ def verify_export(
         InputError: It cannot be run, has other inputs or outputs, or disagrees.
     """
     result = {"images": len(images), "megabytes": size_megabytes(model)}
+    expected_probabilities, expected_dissimilarity = expected
     if model.suffix == ".safetensors":
-        probabilities = open_classifier(model).predict(images)
+        probabilities, dissimilarity = open_classifier(model).classify(images)
     else:
         try:
             answer = runtimes.run_exported(model, images, calls=TIMED_CALLS)
         except RuntimeError as error:
             raise InputError(f"{path} not written: {error}") from error
-        probabilities = answer["probabilities"]
+        probabilities, dissimilarity = answer["probabilities"], answer.get("dissimilarity")
         expected_inputs = {"pixels": {"shape": list(shape), "dtype": str(images.dtype)}}
         output = answer["outputs"].get("probabilities", {"shape": None})
-        if answer["inputs"] != expected_inputs or output["shape"] != [shape[0], expected.shape[1]]:
+        if answer["inputs"] != expected_inputs or output["shape"] != [shape[0], expected_probabilities.shape[1]]:
             raise InputError(f"{path} not written: it takes {answer['inputs']}, gives {answer['outputs']}")
         result |= {
             "milliseconds": 1000 * float(np.median(answer["seconds"])) / max(shape[0], 1),
             "seconds_to_first_answer": float(answer["seconds_to_first_answer"]),
             **{key: answer[key] for key in RECORDED_KEYS if key in answer},
         }
-    result |= compare_probabilities(probabilities, expected)
+    result |= compare_probabilities(probabilities, expected_probabilities)
+    if dissimilarity is not None and expected_dissimilarity is not None:
+        is_close = np.isclose(dissimilarity, expected_dissimilarity, atol=CLOSE_DISSIMILARITY)
+        is_same_side = np.isfinite(dissimilarity) & ((dissimilarity > 1) == (expected_dissimilarity > 1))
+        result["same_side_of_limit"] = float((is_close | is_same_side).mean())
     # Not the other way round: a difference that is not a number must count as disagreement.
     agrees = result["largest_difference"] <= MAX_DIFFERENCE.get(precision, 1)
-    if not (agrees and result["same_class"] >= MIN_SAME_CLASS[precision]):
+    lowest_share = min(result["same_class"], result.get("same_side_of_limit", 1.0))
+    if not (agrees and lowest_share >= MIN_SAME_CLASS[precision]):
         raise InputError(f"{path} not written: on {len(images)} validation images it has {describe_agreement(result)}")
     return result
 
@@ -362,10 +389,13 @@ def compare_probabilities(probabilities: np.ndarray, expected: np.ndarray) -> di
 
 def describe_agreement(comparison: dict[str, float]) -> str:
     """Returns the result of `compare_probabilities` as text."""
-    return (
+    text = (
         f"same class for {100 * comparison['same_class']:.1f} %, "
         f"largest difference of a probability {comparison['largest_difference']:.1e}"
     )
+    if comparison.get("same_side_of_limit", 1.0) < 1:
+        text += f", {100 * (1 - comparison['same_side_of_limit']):.1f} % unlike training for one of the models alone"
+    return text
 
 
 def describe_input(result: dict) -> str:

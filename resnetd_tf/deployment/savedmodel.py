@@ -18,9 +18,11 @@ from tensorflow.python.saved_model.fingerprinting_utils import write_fingerprint
 
 from resnetd_tf import metadata as metadata_files
 from resnetd_tf import rundir
+from resnetd_tf.applicability import Applicability
 from resnetd_tf.data import images
 from resnetd_tf.errors import InputError
 from resnetd_tf.networks.layers import Resizing, fold_batch_norm
+from resnetd_tf.runtimes import FLOAT_OUTPUTS
 
 WEIGHT_PREFIX = "weight_"  # the name of a weight in the graph is this and its number
 
@@ -33,6 +35,7 @@ def write_savedmodel(
     precision: str = "float32",
     examples: np.ndarray | None = None,
     *,
+    applicability: Applicability | None = None,
     pools_as_convolutions: bool = False,
 ) -> None:
     """Writes a SavedModel for TensorFlow Serving. Either the whole folder is written or nothing is.
@@ -50,6 +53,7 @@ def write_savedmodel(
             in both.
         examples: Raw pixels (n, height, width, bands) for the requests that TensorFlow Serving warms up with; `None`
             writes no such requests.
+        applicability: Where the classifier applies; `None` writes a SavedModel that does not tell.
         pools_as_convolutions: Whether average pools become convolutions, which TFLite in int8 runs faster.
 
     Raises:
@@ -63,30 +67,14 @@ def write_savedmodel(
     pixels_spec = tf.TensorSpec(pixels.shape, pixels.dtype)
     normalised_spec = tf.TensorSpec((None, *network.inputs[0].shape[1:]), tf.float32)
 
-    @tf.function(input_signature=[normalised_spec], autograph=False)
-    def infer(normalised):
-        # Placeholders for the weights, which `_fill_weights` puts in: constants of a single value take no room, and
-        # TensorFlow holds up to ten copies of a graph while it saves it. With the weights themselves here the process
-        # takes 3.1 GiB for ResNet-50-D instead of 1.2 and 2.5 times as long, for the same 94.3 MB.
-        weights = [
-            tf.constant(0, weight.dtype, weight.shape, name=f"{WEIGHT_PREFIX}{index}")
-            for index, weight in enumerate(network.trainable_variables)
-        ]
-        probabilities, _ = network.stateless_call(weights, [], normalised, training=False)
-        return probabilities
-
-    def classify(normalised):
-        return tf.ensure_shape(infer(normalised), (None, len(classes)))
-
+    classify = _make_classify(network, len(classes), applicability)
     signatures = make_signatures(
         classify, lambda pixels: resizing(normalization(pixels)), classes, pixels_spec, metadata
     )
     served = tf.Module()
     # `load_inference_function` puts these two parts together again, with a resizing for images of one size.
     served.normalization = tf.function(normalization.call, [pixels_spec], autograph=False)
-    served.network = tf.function(
-        lambda normalised: {"probabilities": classify(normalised)}, [normalised_spec], autograph=False
-    )
+    served.network = tf.function(classify, [normalised_spec], autograph=False)
     preprocessing = {
         "image_size": resizing.height,
         "interpolation": resizing.interpolation,
@@ -102,6 +90,41 @@ def write_savedmodel(
         rundir.write_json(extra_assets / "metadata.json", metadata | preprocessing)
         if examples is not None:
             write_warmup_requests(temporary, examples)
+
+
+def _make_classify(network: keras.Model, class_count: int, applicability: Applicability | None) -> Callable:
+    """Makes a function for a graph, from normalised images to outputs by name, without the network's weights.
+
+    Instead of the weights, the graph has placeholders that `_fill_weights` fills. Constants of a single value take no
+    room, and TensorFlow holds up to ten copies of a graph while it saves it. With the weights themselves the process
+    takes 3.1 GiB for ResNet-50-D instead of 1.2 and 2.5 times as long, for the same 94.3 MB.
+
+    Args:
+        network: A network whose batch normalisation is folded.
+        class_count: Number of classes.
+        applicability: Where the classifier applies; with it, `dissimilarity` is an output beside `probabilities`.
+    """
+    features = network.get_layer("predictions").input
+    network_with_features = keras.Model(network.inputs, [network.outputs[0], features])
+
+    @tf.function(input_signature=[tf.TensorSpec((None, *network.inputs[0].shape[1:]), tf.float32)], autograph=False)
+    def infer(normalised):
+        weights = [
+            tf.constant(0, weight.dtype, weight.shape, name=f"{WEIGHT_PREFIX}{index}")
+            for index, weight in enumerate(network.trainable_variables)
+        ]
+        (probabilities, features), _ = network_with_features.stateless_call(weights, [], normalised, training=False)
+        outputs = {"probabilities": probabilities}
+        if applicability:
+            outputs["dissimilarity"] = applicability.dissimilarity_tensor(tf.cast(features, tf.float32))
+        return outputs
+
+    def classify(normalised):
+        outputs = infer(normalised)
+        outputs["probabilities"] = tf.ensure_shape(outputs["probabilities"], (None, class_count))
+        return outputs
+
+    return classify
 
 
 def _fill_weights(path: pathlib.Path, weights: list[np.ndarray]) -> None:
@@ -133,10 +156,12 @@ def make_signatures(
     """Builds the signatures of a SavedModel.
 
     - serving_default takes `pixels` (n, height, width, bands), raw. It returns `probabilities` (n, classes) float32,
-      `labels` (n, classes), the class name of each probability, and `top_class` (n,), the most probable class name.
-    - encoded takes `image_bytes` (n,), JPEG or PNG files of any sizes. It returns the same three and `error` (n,),
-      which is empty or says why a picture has no answer. Such a picture has probabilities of zero and an empty
-      `top_class`. `patch_side` and `largest_patch` (n,) int32 repeat the sizes of patches in pixels, see
+      `labels` (n, classes), the class name of each probability, and `top_class` (n,), the most probable class name. If
+      `classify` knows it, `dissimilarity` (n,) float32 says how unlike the training images each is, above 1
+      for unlike.
+    - encoded takes `image_bytes` (n,), JPEG or PNG files of any sizes. It returns the same and `error` (n,), which is
+      empty or says why a picture has no answer. Such a picture has probabilities and a dissimilarity of zero and an
+      empty `top_class`. `patch_side` and `largest_patch` (n,) int32 repeat the sizes of patches in pixels, see
       `resnetd_tf.metadata`.
     - classify takes `inputs` (n,), serialized tf.train.Example messages with such a file as `image/encoded`. It returns
       `classes` (n, classes), class names, and `scores` (n, classes) float32, zero for a picture without an answer.
@@ -144,7 +169,8 @@ def make_signatures(
     A classifier of other bands than RGB has the first signature alone. A batch without images is refused.
 
     Args:
-        classify: Function from normalised images (n, size, size, bands) to probabilities (n, classes).
+        classify: Function from normalised images (n, size, size, bands) to a dictionary of probabilities (n, classes),
+            and of their dissimilarity (n,), if that is known.
         preprocess: Function from raw pixels to normalised images.
         classes: Class names in the order of the probabilities.
         pixels: Shape and dtype of the raw pixels.
@@ -155,10 +181,11 @@ def make_signatures(
     """
     class_names = tf.constant(list(classes), tf.string)
 
-    def name_classes(probabilities):
+    def name_classes(outputs):
+        probabilities = outputs["probabilities"]
         labels = tf.tile(class_names[tf.newaxis], [tf.shape(probabilities)[0], 1])
         top_class = tf.gather(class_names, tf.argmax(probabilities, axis=1))
-        return {"probabilities": probabilities, "labels": labels, "top_class": top_class}
+        return outputs | {"labels": labels, "top_class": top_class}
 
     def classify_pixels(pixels):
         with tf.control_dependencies([_require_images(pixels, "pixels")]):
@@ -168,7 +195,11 @@ def make_signatures(
         with tf.control_dependencies([_require_images(strings, name)]):
             normalised, errors = _decode_pictures(strings, extract_picture, preprocess)
         readable = errors == ""
-        outputs = name_classes(classify(normalised) * tf.cast(readable[:, tf.newaxis], tf.float32))
+        is_answer = tf.cast(readable, tf.float32)
+        outputs = name_classes(classify(normalised))
+        outputs["probabilities"] *= is_answer[:, tf.newaxis]
+        if "dissimilarity" in outputs:
+            outputs["dissimilarity"] *= is_answer
         return outputs | {"error": errors, "top_class": tf.where(readable, outputs["top_class"], "")}
 
     def classify_files(image_bytes):
@@ -247,14 +278,17 @@ def _require_images(batch, name: str):
 
 
 def load_inference_function(
-    savedmodel: pathlib.Path, shape: tuple[int | None, ...]
+    savedmodel: pathlib.Path, shape: tuple[int | None, ...], *, with_dissimilarity: bool = True
 ) -> tuple[tf.types.experimental.ConcreteFunction, object]:
-    """Loads a SavedModel as a function from `pixels` to `probabilities` that converters understand.
+    """Loads a SavedModel as a function that converters understand.
+
+    It takes `pixels` and returns `probabilities`, and `dissimilarity` if the SavedModel knows it.
 
     Args:
         savedmodel: The folder. TensorFlow's loader opens it, so it must be trusted, or checked by `resnetd_tf.saved`.
         shape: Shape of the pixels, (n, height, width, bands), `None` for any size. Where height and width are numbers,
             images are resized by constant matrices.
+        with_dissimilarity: Whether the function returns the dissimilarity, if the SavedModel knows it.
 
     Returns:
         The function, and the object that owns its weights and must live as long.
@@ -277,7 +311,8 @@ def load_inference_function(
 
     def classify(pixels):
         outputs = loaded.network(resizing(tf.ensure_shape(normalize(pixels), shape)))
-        return {"probabilities": tf.identity(outputs["probabilities"], name="probabilities")}
+        wanted = FLOAT_OUTPUTS if with_dissimilarity else ("probabilities",)
+        return {name: tf.identity(outputs[name], name=name) for name in wanted if name in outputs}
 
     function = tf.function(classify, [tf.TensorSpec(shape, dtype, name="pixels")], autograph=False)
     return function.get_concrete_function(), loaded
@@ -314,18 +349,22 @@ def _normalization_by_convolution(normalization: Callable, bands: int | None, dt
     return normalize
 
 
-def freeze_graph(savedmodel: pathlib.Path, bands: int) -> tf.Graph:
-    """Returns a graph without functions, from `pixels:0`, any number of images of any size, to `probabilities:0`.
+def freeze_graph(savedmodel: pathlib.Path, bands: int) -> tuple[tf.Graph, list[str]]:
+    """Freezes a SavedModel to a graph without functions, which takes any number of images of any size as `pixels`.
 
     Args:
         savedmodel: The folder, as `load_inference_function` takes it.
         bands: Number of bands of the images.
 
+    Returns:
+        The graph, and the names of its outputs in the order that exports should have.
+
     Raises:
         InputError: The SavedModel is of an older version, or computes in another precision than float32.
     """
     concrete, _owner = load_inference_function(savedmodel, (None, None, None, bands))
-    return convert_variables_to_constants_v2(concrete).graph
+    names = [name for name in FLOAT_OUTPUTS if name in concrete.structured_outputs]
+    return convert_variables_to_constants_v2(concrete).graph, names
 
 
 # Warm-up: requests that TensorFlow Serving answers while it loads a SavedModel, so that the first user need not wait.

@@ -27,6 +27,7 @@ from resnetd_tf.sentinel2 import BANDS, BRIGHTEST_DN, RENDERED_LEVELS, RGB_BANDS
 UNCHECKED_ADVICE = "checked=False takes an array as it is, raster_options= says what numbers of files mean"
 FORMATS = ("table", "json", "csv")
 FILES_AT_ONCE = 512  # files that are read before they are classified
+UNLIKE_MARK = "; unlike the training images"
 MAX_DRAWN = 60  # patches in a picture
 MAX_LISTED_ERRORS = 5  # errors of files in the message at the end
 PICTURE_COLUMNS = 6  # patches in a row of a picture
@@ -86,11 +87,18 @@ class _LabelledPatch:
         path: The file.
         pixels: (height, width, bands), as the classifier takes them.
         probabilities: Probabilities of the most probable classes, from 0 to 1, by class name; the highest first.
+        dissimilarity: How unlike the training images it is, above 1 for unlike; `None` if the model does not know it.
     """
 
     path: pathlib.Path
     pixels: np.ndarray
     probabilities: dict[str, float]
+    dissimilarity: float | None
+
+    @property
+    def is_unlike(self) -> bool:
+        """Whether it is unlike the training images."""
+        return self.dissimilarity is not None and self.dissimilarity > 1
 
 
 def label_patches(
@@ -108,8 +116,8 @@ def label_patches(
 ) -> None:
     """Prints the most probable classes of image files.
 
-    A file without a label does not stop the others. The error at the end names the first of
-    them, and the first scene.
+    A file without a label does not stop the others. The error at the end names the first of them, and the first scene.
+    A patch that is unlike the training images is marked, if the classifier knows where it applies.
 
     Args:
         classifier: The classifier.
@@ -175,19 +183,26 @@ def _label_files(
     writer = csv.writer(sys.stdout, lineterminator="\n")
     if format == "csv":
         places = range(1, min(top, len(classifier.classes)) + 1)
-        writer.writerow(["path", *(f"{name}_{place}" for place in places for name in ("class", "probability"))])
+        columns = [f"{name}_{place}" for place in places for name in ("class", "probability")]
+        writer.writerow(["path", *columns, "dissimilarity"])
+    unlike_count = 0
     for patch in _classify_files(classifier, files, min(top, len(classifier.classes)), format, raster_options, errors):
         labels = patch.probabilities
         if format == "table":
             text = ", ".join(f"{name} {100 * value:.2f} %" for name, value in labels.items())
-            print(f"{patch.path}: {text}", flush=True)
+            print(f"{patch.path}: {text}{UNLIKE_MARK if patch.is_unlike else ''}", flush=True)
         elif format == "csv":
-            writer.writerow([patch.path, *(text for name, value in labels.items() for text in (name, f"{value:.6f}"))])
-        rows.append({"path": str(patch.path), "probabilities": labels})
+            values = [text for name, value in labels.items() for text in (name, f"{value:.6f}")]
+            dissimilarity = "" if patch.dissimilarity is None else f"{patch.dissimilarity:.3f}"
+            writer.writerow([patch.path, *values, dissimilarity])
+        rows.append({"path": str(patch.path), "probabilities": labels, "dissimilarity": patch.dissimilarity})
+        unlike_count += patch.is_unlike
         if len(labelled_patches) < MAX_DRAWN:
             labelled_patches.append(patch)
     if format == "json":
         print(json.dumps(rows, indent=1))
+    if unlike_count:
+        print(f"{unlike_count} of {len(rows)} patches are unlike the training images", file=sys.stderr, flush=True)
     if not errors:
         return labelled_patches, []
     listed_errors = errors[:MAX_LISTED_ERRORS]
@@ -216,14 +231,16 @@ def _classify_files(
             descriptions.add(text)
         pixels = [patch.pixels for patch in patches.values()]
         try:
-            probability_rows = classifier.predict(pixels)
+            probability_rows, dissimilarities = classifier.classify(pixels)
         except InputError as error:  # such as a server that is gone: labels of earlier files stay
             errors.append(str(error))
             return
-        for path, image, probabilities in zip(patches, pixels, probability_rows):
+        for index, (path, image) in enumerate(zip(patches, pixels)):
+            probabilities = probability_rows[index]
             best = np.argsort(-probabilities, kind="stable")[:top].tolist()
-            labels = {classifier.classes[index]: float(probabilities[index]) for index in best}
-            yield _LabelledPatch(path, image, labels)
+            labels = {classifier.classes[label]: float(probabilities[label]) for label in best}
+            dissimilarity = None if dissimilarities is None else float(dissimilarities[index])
+            yield _LabelledPatch(path, image, labels, dissimilarity)
 
 
 def _read_patches(
@@ -270,7 +287,8 @@ def draw_labels(path: pathlib.Path, labelled_patches: Sequence[_LabelledPatch], 
         axes.imshow(pixels if pixels.shape[-1] == 3 else sentinel2.render_true_colour(pixels))
         folder = patch.path.absolute().parent.name
         colour = "black" if folder not in classes else "green" if folder == name else "firebrick"
-        axes.set_title(f"{figures.escape_mathtext(name)} {100 * probability:.0f} %", fontsize=8, color=colour)
+        title = f"{figures.escape_mathtext(name)} {100 * probability:.0f} %" + ("\nunlike training" * patch.is_unlike)
+        axes.set_title(title, fontsize=8, color=colour)
     figures.save_figure(figure, path, margins=None)
 
 

@@ -105,6 +105,20 @@ def divide_logits(classifier: keras.Model, temperature: float) -> None:
     head.set_weights([weight / temperature for weight in head.get_weights()])
 
 
+def add_feature_output(classifier: keras.Model) -> keras.Model:
+    """Returns a model with the same layers that also returns the features before the head.
+
+    Args:
+        classifier: A classifier that `build_classifier` built.
+
+    Returns:
+        A model from raw pixels to probabilities (n, classes) and to pooled features (n, features).
+    """
+    network = classifier.layers[-1]
+    with_features = keras.Model(network.inputs, [network.outputs[0], network.get_layer("predictions").input])
+    return keras.Model(classifier.inputs, with_features(classifier.layers[-2].output))
+
+
 def make_inference_function(
     classifier: keras.Model, precision: str = "float32"
 ) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:

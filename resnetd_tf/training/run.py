@@ -428,8 +428,8 @@ def draw_as_trained(run: Run, split: str) -> np.ndarray:
     return np.clip(np.rint(np.concatenate(drawn)[:count]), 0, np.iinfo(dtype).max).astype(dtype)
 
 
-def fit_run_applicability(run: Run, network: keras.Model, training_sample: np.ndarray) -> None:
-    """Fits where the classifier applies, and writes that beside model.keras."""
+def fit_run_applicability(run: Run, network: keras.Model, training_sample: np.ndarray) -> applicability.Applicability:
+    """Fits where the classifier applies, writes that beside model.keras, and returns it."""
     infer = classifier.make_inference_function(network)
 
     def pooled_features(images: np.ndarray) -> np.ndarray:
@@ -439,6 +439,7 @@ def fit_run_applicability(run: Run, network: keras.Model, training_sample: np.nd
     validation_sample = draw_as_trained(run, "validation")
     area = applicability.fit_applicability(pooled_features(training_sample), pooled_features(validation_sample))
     applicability.write_applicability(area, run.folder / applicability.FILE_NAME)
+    return area
 
 
 def export_best_epoch(run: Run, training_sample: np.ndarray) -> pathlib.Path:
@@ -459,9 +460,11 @@ def export_best_epoch(run: Run, training_sample: np.ndarray) -> pathlib.Path:
     print(f"Calibrating {epoch} on {len(validation)} validation images ...", flush=True)
     examples = images.resize_all(validation.images[:WARMUP_IMAGES], *run.metadata["patch_shape"][:2])
     network = calibrate_best_model(run)
-    fit_run_applicability(run, network, training_sample)
+    area = fit_run_applicability(run, network, training_sample)
     print(f"Exporting {epoch} as a SavedModel ...", flush=True)
-    savedmodel.write_savedmodel(network, run.dataset.classes, run.metadata, exported, examples=examples)
+    savedmodel.write_savedmodel(
+        network, run.dataset.classes, run.metadata, exported, examples=examples, applicability=area
+    )
     return exported
 
 

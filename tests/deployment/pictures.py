@@ -22,7 +22,8 @@ class TfliteModel:
 
         self.interpreter = Interpreter(model_path=str(path))
         self.interpreter.allocate_tensors()
-        (self.input,), (self.output,) = self.interpreter.get_input_details(), self.interpreter.get_output_details()
+        (self.input,) = self.interpreter.get_input_details()
+        self.output, *_ = self.interpreter.get_output_details()
 
     def classify(self, images: np.ndarray) -> np.ndarray:
         """Returns the outputs of images, given one at a time."""

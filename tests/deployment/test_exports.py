@@ -63,10 +63,14 @@ def test_any_number_of_images_of_any_size(run, small_classifier, request, tmp_pa
     scenes = synthetic.draw_scenes(12, seed=5)[0]
     tolerance = 1e-5 if precision == "float32" else 0.05
     for batch in (scenes, scenes[:3, :40, :50], scenes[:0]):
-        np.testing.assert_allclose(model.predict(batch), expected.predict(batch), atol=tolerance)
+        probabilities, dissimilarity = model.classify(batch)
+        expected_probabilities, expected_dissimilarity = expected.classify(batch)
+        np.testing.assert_allclose(probabilities, expected_probabilities, atol=tolerance)
+        np.testing.assert_allclose(dissimilarity, expected_dissimilarity, atol=10 * tolerance)
     check_path = path.with_name(f"{name}.check.json") if path.is_file() else path / "check.json"
     check = json.loads(check_path.read_text())
     assert check["images"] == 256 and check["milliseconds"] > 0 and list(check["inputs"]) == ["pixels"]
+    assert list(check["outputs"]) == ["probabilities", "dissimilarity"]  # many programs take the first output
 
 
 def test_predict_labels_with_an_export(small_classifier, onnx_path, program, tmp_path):
@@ -86,7 +90,11 @@ def test_tflite_in_batches(run, small_classifier, tmp_path, precision, batch, ou
     scenes, expected = synthetic.draw_scenes(10, seed=5)[0], small_classifier
     answer = runtimes.run_exported(path, scenes)
     assert answer["inputs"] == {"pixels": {"shape": [batch or -1, 64, 64, 3], "dtype": "uint8"}}
-    assert answer["outputs"] == {"probabilities": {"shape": [batch or -1, 10], "dtype": output_type}}
+    outputs = {"probabilities": {"shape": [batch or -1, 10], "dtype": output_type}}
+    if precision != "int8":
+        outputs["dissimilarity"] = {"shape": [batch or -1], "dtype": "float32"}
+        np.testing.assert_allclose(answer["dissimilarity"], expected.classify(scenes)[1], atol=0.1)
+    assert answer["outputs"] == outputs
     assert np.abs(answer["probabilities"] - expected.predict(scenes)).max() < 0.3
     with zipfile.ZipFile(path) as archive:
         assert archive.read("labels.txt").decode().splitlines() == list(synthetic.CLASSES)

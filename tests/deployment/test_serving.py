@@ -55,7 +55,7 @@ def test_warm_up_requests(run):
     """A server that loads the SavedModel parses and answers them: for each signature, one image and 32."""
     answer = runtimes.run_exported(run / "1", synthetic.draw_scenes(1, seed=5)[0])
     assert answer["warmup_requests"] == 6
-    assert set(answer["outputs"]) == {"probabilities", "labels", "top_class"}
+    assert set(answer["outputs"]) == {"probabilities", "labels", "top_class", "dissimilarity"}
 
 
 def test_warm_up_requests_are_those_of_tensorflow_servings_api(tmp_path):

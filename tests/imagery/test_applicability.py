@@ -1,5 +1,7 @@
 """Scenes and cells that are unlike the training images."""
 
+import shutil
+
 import numpy as np
 import pytest
 import rasterio
@@ -70,10 +72,24 @@ def test_a_run_knows_where_its_classifier_applies(run, program, tmp_path):
     assert (tmp_path / "m_applicability.tif").is_file()
 
 
+def test_a_savedmodel_without_its_run_has_the_score(run, program, tmp_path):
+    images = synthetic.draw_scenes(12, seed=3)[0].reshape(3, 4, 64, 64, 3).swapaxes(1, 2).reshape(192, 256, 3)
+    Image.fromarray(images).save(tmp_path / "scene.png")
+    model = shutil.copytree(run / "1", tmp_path / "copy")
+    shares = []
+    for name, path in (("run", run), ("copy", model)):
+        result = program("map.py", f"--model={path}", tmp_path / "scene.png", f"--output={tmp_path / name}")
+        assert result.returncode == 0, result.stderr
+        with rasterio.open(tmp_path / f"{name}_applicability.tif") as file:
+            shares.append(file.read(1))
+    np.testing.assert_allclose(*shares, atol=0.1)  # the run's is in bfloat16, where the processor has it
+
+
 def test_a_model_without_a_score_says_so(run, program, tmp_path):
     images = synthetic.draw_scenes(12, seed=3)[0].reshape(3, 4, 64, 64, 3).swapaxes(1, 2).reshape(192, 256, 3)
     Image.fromarray(images).save(tmp_path / "scene.png")
-    arguments = ("map.py", f"--model={run}", tmp_path / "scene.png", f"--output={tmp_path / 'm'}")
-    result = program(*arguments, "--runtime=model")
+    shutil.copytree(run / "run-1", tmp_path / "run-1", ignore=shutil.ignore_patterns("applicability.safetensors"))
+    model = tmp_path / "run-1/model.keras"
+    result = program("map.py", f"--model={model}", tmp_path / "scene.png", f"--output={tmp_path / 'm'}")
     assert result.returncode == 0 and "the model has no applicability score" in result.stdout
     assert not (tmp_path / "m_applicability.tif").exists()

@@ -80,11 +80,36 @@ def test_folders_as_comma_separated_values(capsys, tmp_path):
     paths, probabilities = write_patches(tmp_path)
     label_patches(colour_classifier(), [tmp_path], top=2, format="csv")
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
-    assert [row["path"] for row in rows] == list(map(str, paths)) and len(rows[0]) == 5
+    assert [row["path"] for row in rows] == list(map(str, paths)) and len(rows[0]) == 6
+    assert {row["dissimilarity"] for row in rows} == {""}  # the model does not know it
     for row, expected in zip(rows, probabilities):
         assert row["class_1"] == CLASSES[expected.argmax()]
         assert float(row["probability_1"]) == pytest.approx(expected.max(), abs=1e-5)
         assert float(row["probability_2"]) == pytest.approx(np.sort(expected)[-2], abs=1e-5)
+
+
+def write_unlike_patch(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Writes a patch of noise; returns a patch that is like those of the training, and the patch of noise."""
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), "uint8")
+    Image.fromarray(noise).save(folder / "noise.png")
+    return [next(pathlib.Path("samples/patches/River").iterdir()), folder / "noise.png"]
+
+
+def test_patches_that_are_unlike_the_training_images_are_marked(program, tmp_path):
+    paths = write_unlike_patch(tmp_path)
+    result = program("predict.py", "--model=eurosat", *paths, "--top=1", f"--picture={tmp_path / 'labels.png'}")
+    _, like, unlike = result.stdout.splitlines()
+    assert like.endswith(" %") and unlike.endswith(" %; unlike the training images")
+    assert result.stderr == "1 of 2 patches are unlike the training images\n"
+
+
+@pytest.mark.parametrize("format", ["json", "csv"])
+def test_programs_read_how_unlike_the_training_images_a_patch_is(program, tmp_path, format):
+    paths = write_unlike_patch(tmp_path)
+    stdout = program("predict.py", "--model=eurosat", *paths, "--top=1", f"--format={format}").stdout
+    rows = json.loads(stdout) if format == "json" else list(csv.DictReader(io.StringIO(stdout)))
+    like, unlike = (float(row["dissimilarity"]) for row in rows)
+    assert 0 < like <= 1 < unlike
 
 
 def test_a_picture_of_the_labels(tmp_path):

@@ -31,7 +31,7 @@ from resnetd_tf.networks import checkpoints, classifier, pretrained
 from resnetd_tf.networks.classifier import add_feature_output, make_inference_function
 from resnetd_tf.runtimes import FLOAT_OUTPUTS
 
-WINDOW_BATCH = 128  # windows of a scene that are classified at once
+WINDOW_BATCH = 256  # windows of a scene that are classified at once
 NO_APPLICABILITY = "; the model has no applicability score: nothing is left empty as unlike the training images"
 
 

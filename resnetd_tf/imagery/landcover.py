@@ -713,7 +713,8 @@ def _check_applicability(window_classifier: WindowClassifier, scene: Scene, opti
         return
 
     def unlike_share(windows: np.ndarray) -> float:
-        _, dissimilarity = window_classifier.classify(sliding_window.render_windows(windows, scene.is_picture))
+        images = [sliding_window.render_window(window, scene.is_picture) for window in windows]
+        _, dissimilarity = window_classifier.classify(np.stack(images))
         assert dissimilarity is not None
         return float((dissimilarity > 1).mean())
 

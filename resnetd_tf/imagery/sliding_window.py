@@ -28,6 +28,7 @@ STRIP_ROWS = 128  # rows that are read at once; GDAL caches the row of blocks th
 MIN_VALID_SHARE = 0.5  # share of a window's pixels that must be data
 MAX_WINDOWS_PER_SIDE = 4  # windows of a row or column over a cell that are considered to explain it
 SAVE_INTERVAL_SECONDS = 10  # seconds from one record of the progress to the next
+JPEG_BLOCK = 16  # pixels a side of the blocks that JPEG compresses by themselves at 4:2:0
 STATE_NAME = "state.json"  # the record of the progress
 
 
@@ -113,8 +114,8 @@ def classify_rows(
         dissimilarity: (columns,) float32, the mean of the windows over each cell; NaN where it is not known.
     """
     cells = window // stride  # along a window's side
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(2) as renderer:
-        windows = _WindowReader(scene, window, stride, renderer)
+    with ThreadPoolExecutor(1) as reader:
+        windows = _WindowReader(scene, window, stride)
         region, window_rows = windows.region, windows.rows
         # The map's rows and columns, counted in cells of the region.
         (map_rows, map_columns), first_column = map_shape(scene, stride), -region.col_off // stride
@@ -225,35 +226,33 @@ def windows_over_cell(scene: PixelSource, cell: tuple[int, int], window: int, st
         (n, window, window, bands), as the classifier takes them.
     """
     cells = window // stride
-    with ThreadPoolExecutor(2) as renderer:
-        reader = _WindowReader(scene, window, stride, renderer)
-        region = reader.region
-        row, column = cell[0] - region.row_off // stride, cell[1] - region.col_off // stride
-        row_range, column_range = (
-            range(max(0, index - cells + 1), min(index, count - 1) + 1)
-            for index, count in ((row, reader.rows), (column, reader.columns))
-        )
-        rows, columns = (
-            list(indices[:: max(1, len(indices) // MAX_WINDOWS_PER_SIDE)]) for indices in (row_range, column_range)
-        )
-        windows = []
-        for row in rows:
-            images, valid_shares, *_ = reader.read_row(row)
-            windows.append(images[columns][valid_shares[columns] >= MIN_VALID_SHARE])
+    reader = _WindowReader(scene, window, stride)
+    region = reader.region
+    row, column = cell[0] - region.row_off // stride, cell[1] - region.col_off // stride
+    row_range, column_range = (
+        range(max(0, index - cells + 1), min(index, count - 1) + 1)
+        for index, count in ((row, reader.rows), (column, reader.columns))
+    )
+    rows, columns = (
+        list(indices[:: max(1, len(indices) // MAX_WINDOWS_PER_SIDE)]) for indices in (row_range, column_range)
+    )
+    windows = []
+    for row in rows:
+        images, valid_shares, *_ = reader.read_row(row)
+        windows.append(images[columns][valid_shares[columns] >= MIN_VALID_SHARE])
     return np.concatenate(windows)
 
 
-def render_windows(windows: np.ndarray, is_picture: bool, map_function: Callable = map) -> np.ndarray:
-    """Renders windows as the classifier takes them: digital numbers of three colours as EuroSAT's JPEG files.
+def render_window(pixels: np.ndarray, is_picture: bool) -> np.ndarray:
+    """Renders pixels as the classifier takes them: digital numbers of three colours as EuroSAT's JPEG files.
 
     Args:
-        windows: (n, window, window, bands) grey levels or digital numbers.
+        pixels: (height, width, bands) grey levels or digital numbers.
         is_picture: Whether they are grey levels.
-        map_function: `map`, or that of an executor, which renders in its threads.
     """
-    if is_picture or windows.shape[-1] != 3:
-        return windows
-    return np.stack(list(map_function(sentinel2.compress_as_eurosat, sentinel2.render_colours(windows))))
+    if is_picture or pixels.shape[-1] != 3:
+        return pixels
+    return sentinel2.compress_as_eurosat(sentinel2.render_colours(pixels))
 
 
 def sample_windows(scene: PixelSource, window: int, per_side: int) -> np.ndarray:
@@ -288,7 +287,6 @@ class _WindowReader:
         scene: The scene.
         window: Side of a window in pixels.
         stride: Side of a cell in pixels.
-        renderer: Threads that render windows.
 
     Attributes:
         region: The pixels that are read.
@@ -296,8 +294,8 @@ class _WindowReader:
         columns: Number of windows in a row.
     """
 
-    def __init__(self, scene: PixelSource, window: int, stride: int, renderer: ThreadPoolExecutor):
-        self.scene, self.window, self.stride, self.renderer = scene, window, stride, renderer
+    def __init__(self, scene: PixelSource, window: int, stride: int):
+        self.scene, self.window, self.stride = scene, window, stride
         self.region = find_window_region(scene, window, stride)
         cells = window // stride
         self.rows, self.columns = (
@@ -318,13 +316,19 @@ class _WindowReader:
                 from 0 to 1; NaN where it is not known.
         """
         pixels, valid, water = self._read_pixels(row * self.stride, self.window)
-        starts = np.arange(self.columns) * self.stride
-        images = np.stack([pixels[:, start : start + self.window] for start in starts])
-        valid_masks = np.stack([valid[:, start : start + self.window] for start in starts])
+        slices = [slice(start, start + self.window) for start in range(0, self.columns * self.stride, self.stride)]
+        valid_masks = np.stack([valid[:, columns] for columns in slices])
         valid_shares = valid_masks.mean((1, 2))
-        for index in np.flatnonzero((valid_shares < 1) & (valid_shares >= MIN_VALID_SHARE)):
-            images[index][~valid_masks[index]] = np.rint(images[index][valid_masks[index]].mean(0))
-        images = render_windows(images, self.scene.is_picture, self.renderer.map)
+        is_partial = (valid_shares < 1) & (valid_shares >= MIN_VALID_SHARE)
+        if self.stride % JPEG_BLOCK:
+            images = np.stack([render_window(pixels[:, columns], self.scene.is_picture) for columns in slices])
+        else:  # the windows' blocks are blocks of the whole row: each is compressed once
+            rendered = render_window(pixels, self.scene.is_picture)
+            images = np.stack([rendered[:, columns] for columns in slices])
+        for index in np.flatnonzero(is_partial):
+            image, valid_mask = pixels[:, slices[index]].copy(), valid_masks[index]
+            image[~valid_mask] = np.rint(image[valid_mask].mean(0))
+            images[index] = render_window(image, self.scene.is_picture)
         return images, valid_shares, self._count_valid_pixels(row, valid), self._measure_water(valid, water)
 
     def _read_pixels(self, top: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

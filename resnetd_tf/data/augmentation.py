@@ -49,10 +49,11 @@ def flip_and_turn(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 
 
 def apply_cutmix(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, share: float) -> tuple[tf.Tensor, tf.Tensor]:
-    """Applies CutMix (arXiv 1905.04899): a rectangle of an image is replaced by another's, labels are mixed by area.
+    """Applies CutMix (arXiv 1905.04899): a part of an image is replaced by another's, labels are mixed by area.
 
     The result is like a patch where two land covers meet, which belongs to both classes. The n-th image of the batch
-    gets its part from the n-th last.
+    gets its part from the n-th last. In half of the images the part is a rectangle, in half it has a soft, curved
+    border, such as a shore.
 
     Args:
         images: (batch, height, width, bands).
@@ -70,10 +71,68 @@ def apply_cutmix(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, share: f
         tf.abs((tf.range(pixels, dtype="float32") + 0.5) / pixels - centre) < half_side
         for pixels, centre in ((height, row), (width, column))
     ]
-    mask = is_inside[0][:, :, tf.newaxis] & is_inside[1][:, tf.newaxis, :]
-    mixed_share = tf.reduce_mean(tf.cast(mask, "float32"), (1, 2))[:, tf.newaxis]
+    rectangle = tf.cast(is_inside[0][:, :, tf.newaxis] & is_inside[1][:, tf.newaxis, :], "float32")
+    curved = _draw_curved_parts(images, seed + 2) * tf.cast(chance < share, "float32")[..., tf.newaxis]
+    mask = tf.where(chance[..., tf.newaxis] < share / 2, rectangle, curved)
+    mixed_share = tf.reduce_mean(mask, (1, 2))[:, tf.newaxis]
     mixed_labels = labels * (1 - mixed_share) + tf.reverse(labels, [0]) * mixed_share
-    return tf.where(mask[..., tf.newaxis], tf.reverse(images, [0]), images), mixed_labels
+    pixels = tf.cast(images, "float32")
+    pixels += mask[..., tf.newaxis] * (tf.reverse(pixels, [0]) - pixels)
+    return tf.saturate_cast(tf.round(pixels), images.dtype), mixed_labels
+
+
+def _draw_curved_parts(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Draws parts of images that end at waves on circles of any size, softly over one to five pixels.
+
+    Returns:
+        (batch, height, width) float32, 1 in the part and 0 elsewhere.
+    """
+    count, height, width, _ = images.shape
+    numbers = tf.random.stateless_uniform((8, count, 1, 1), seed)
+    point_row, point_column, angle, size, waves, phase, amplitude, softness = tf.unstack(numbers)
+    rows = tf.range(height, dtype="float32")[:, tf.newaxis]
+    columns = tf.range(width, dtype="float32")
+    # The border passes through a point of the image; the radius of its circle is a quarter to eight times the side.
+    radius = height * 0.25 * 32**size
+    rows = rows - point_row * height + radius * tf.sin(2 * np.pi * angle)
+    columns = columns - point_column * width + radius * tf.cos(2 * np.pi * angle)
+    distance = tf.sqrt(rows**2 + columns**2) - radius
+    turn = tf.atan2(rows, columns) * radius * (0.05 + 0.35 * waves) + 2 * np.pi * phase
+    wave = height * 0.08 * amplitude * tf.sin(turn)
+    return tf.sigmoid(4 * (distance + wave) / (1 + 4 * softness))
+
+
+# What the air adds to red, green and blue of EuroSAT's pictures, in grey levels. Atmospheric correction takes it away.
+AIR_LEVELS = (23.0, 42.0, 70.0)
+
+
+def vary_light(images: tf.Tensor, seed: tf.Tensor, share: float) -> tf.Tensor:
+    """Varies light as it differs between products and renderings of the same ground.
+
+    The air over the ground becomes clearer, up to none as in L2A, or hazier. Sun and rendering scale what the ground
+    reflects by 0.6 to 1.7, each channel by 8 % more or less, and bend the scale by a gamma of 0.8 to 1.25.
+
+    Args:
+        images: (batch, height, width, 3) uint8, RGB, rendered as EuroSAT.
+        seed: Two integers.
+        share: Share of the images whose light is varied, from 0 to 1.
+
+    Returns:
+        (batch, height, width, 3) uint8.
+    """
+    count = images.shape[0]
+    seeds = tf.unstack(tf.random.split(seed, 3))
+    has_air, has_gain, has_gamma, is_varied = tf.unstack(tf.random.stateless_uniform((4, count, 1, 1, 1), seeds[0]))
+    air, gain, gamma = tf.unstack(tf.random.stateless_uniform((3, count, 1, 1, 1), seeds[1], -1.0, 1.0))
+    channels = tf.random.stateless_normal((2, count, 1, 1, 3), seeds[2])
+    air = tf.where(has_air < 0.7, tf.where(air < 0, 1.05 * air, 0.6 * air), 0.0)
+    air_change = tf.constant(AIR_LEVELS) * air * (1 + 0.15 * channels[0])
+    gain = tf.where(has_gain < 0.7, tf.exp(0.51 * gain + 0.04 * channels[1]), 1.0)
+    exponent = tf.where(has_gamma < 0.3, tf.exp(0.223 * gamma), 1.0)
+    pixels = tf.cast(images, "float32")
+    pixels = (pixels - AIR_LEVELS) * gain + AIR_LEVELS + air_change
+    pixels = 255 * (tf.clip_by_value(pixels, 0.0, 255.0) / 255) ** exponent
+    return tf.where(is_varied < share, tf.saturate_cast(tf.round(pixels), images.dtype), images)
 
 
 def vary_pixels(images: tf.Tensor, seed: tf.Tensor, share: float, strength: tf.Tensor | float = 1.0) -> tf.Tensor:

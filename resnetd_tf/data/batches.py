@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from resnetd_tf.data.augmentation import apply_cutmix, flip_and_turn, vary_pixels
+from resnetd_tf.data.augmentation import apply_cutmix, flip_and_turn, vary_light, vary_pixels
 from resnetd_tf.data.splits import Split
 from resnetd_tf.errors import InputError
 
@@ -24,6 +24,7 @@ def training_batches(
     first_step: int = 0,
     cutmix: float = 0.0,
     varied: float = 0.0,
+    relit: float = 0.0,
     strength: Callable[[tf.Tensor], tf.Tensor | float] = lambda step: 1.0,
 ) -> tf.data.Dataset:
     """Makes endless batches for training: complete, shuffled anew each epoch, and augmented.
@@ -40,6 +41,7 @@ def training_batches(
         cutmix: Share of the images, from 0 to 1, that get a part of another image, by `augmentation.apply_cutmix`.
         varied: Share of the images, from 0 to 1, that `augmentation.vary_pixels` changes; they must be RGB. All images
             are flipped and turned.
+        relit: Share of the images, from 0 to 1, whose light `augmentation.vary_light` changes; they must be RGB.
         strength: Function from the number of a step to the strength of `vary_pixels`, from 0 to 1.
 
     Returns:
@@ -57,6 +59,8 @@ def training_batches(
         images = flip_and_turn(images, seeds)
         if cutmix:
             images, labels = apply_cutmix(images, labels, seeds + 1, cutmix)
+        if relit:  # after CutMix, since both parts of an image have the same light
+            images = vary_light(images, seeds + 3, relit)
         if varied:
             images = vary_pixels(images, seeds, varied, strength(step))
         return images, labels

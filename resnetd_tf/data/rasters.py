@@ -281,7 +281,7 @@ def _locate_bands(dataset: rasterio.DatasetReader, path: pathlib.Path) -> list[L
     """Locates the bands of a file, which may be pages or variables of one band each.
 
     Raises:
-        InputError: The file has no bands, or variables of several images.
+        InputError: The file has no bands, variables of several images, or pages of several bands.
     """
     tags = dataset.tags(ns="SUBDATASETS")
     # In order of their numbers: `dataset.subdatasets` has the tenth after the first.
@@ -289,6 +289,8 @@ def _locate_bands(dataset: rasterio.DatasetReader, path: pathlib.Path) -> list[L
     pages = [tags[key] for key in keys if not tags[key].startswith("SENTINEL2_")]
     if dataset.count == 1 and _stores_rows_as_pages(dataset, len(pages)):
         dataset, pages = _read_rows_as_pages(pages), []
+    if dataset.count > 1:
+        _require_one_image(dataset, pages, path)
     if dataset.count > 1 or (dataset.count == 1 and len(pages) < 2):
         return [(dataset, index) for index in dataset.indexes]
     parts = [open_raster(name) for name in pages]
@@ -302,6 +304,17 @@ def _locate_bands(dataset: rasterio.DatasetReader, path: pathlib.Path) -> list[L
             "gdal_translate -b 1"
         )
     return [(part, 1) for part in parts]
+
+
+def _require_one_image(dataset: rasterio.DatasetReader, pages: Sequence[str], path: pathlib.Path) -> None:
+    """Raises InputError if a file has further pages like its first one, such as dates; smaller ones are previews."""
+    for page in pages[1:]:
+        with open_raster(page) as image:
+            if (image.shape, image.count) == (dataset.shape, dataset.count):
+                raise InputError(
+                    f"{path}: holds {len(pages)} images of {dataset.count} bands, such as dates; choose one, as by "
+                    f"gdal_translate GTIFF_DIR:1:{path} first.tif"
+                )
 
 
 def _stores_rows_as_pages(dataset: rasterio.DatasetReader, pages: int) -> bool:

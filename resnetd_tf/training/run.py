@@ -306,6 +306,11 @@ def load_splits(settings: Settings, interpolation: str) -> Dataset:
             f"--varied={settings.varied} has no effect: pixels of images of {dataset.bands} bands are not varied; "
             "leave it out"
         )
+    if dataset.bands != 3 and settings.relit:
+        raise InputError(
+            f"--relit={settings.relit} has no effect: light of images of {dataset.bands} bands is not varied; "
+            "leave it out"
+        )
     count, batch_size = len(dataset.splits["train"]), settings.batch_size
     if count < batch_size:
         raise InputError(
@@ -418,9 +423,14 @@ def draw_as_trained(run: Run, split: str) -> np.ndarray:
     source, settings = run.dataset.splits[split], run.settings
     count = min(APPLICABILITY_IMAGES, len(source))
     batch_size = min(settings.batch_size, count)
-    varied = settings.varied if run.dataset.bands == 3 else 0.0
     batches = training_batches(
-        source, len(run.dataset.classes), batch_size, seed=settings.seed, cutmix=settings.cutmix, varied=varied
+        source,
+        len(run.dataset.classes),
+        batch_size,
+        seed=settings.seed,
+        cutmix=settings.cutmix,
+        varied=settings.varied if run.dataset.bands == 3 else 0.0,
+        relit=settings.relit,
     )
     assert isinstance(source.images, np.ndarray)
     dtype = source.images.dtype

@@ -131,11 +131,17 @@ class Settings:
         minimum=0,
         maximum=1,
     )
+    relit: float = define_setting(
+        0.0,
+        "Share of the RGB training images whose light is varied: haze, atmospheric correction, sun, renderings of "
+        "viewers. This improves maps of L2A and of pictures.",
+        minimum=0,
+        maximum=1,
+    )
     # arXiv 1905.04899
     cutmix: float = define_setting(
         0.0,
-        "Share of the training images that get a rectangle of another image, with labels mixed by area. This improves "
-        "maps.",
+        "Share of the training images that get a part of another image, with labels mixed by area. This improves maps.",
         minimum=0,
         maximum=1,
     )

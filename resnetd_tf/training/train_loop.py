@@ -140,6 +140,7 @@ class TrainLoop:
             first_step=first_step,
             cutmix=settings.cutmix,
             varied=settings.varied if dataset.bands == 3 else 0.0,
+            relit=settings.relit,
             # The strength rises, because at the start a network has enough to learn from unvaried images.
             strength=lambda step: tf.cast(step / total_steps, "float32"),
         )

@@ -338,3 +338,18 @@ def test_an_open_image_knows_the_shape_and_type_of_its_pixels(tmp_path, dn, requ
     image = images.open_image(write_raster(tmp_path / "x.tif", dn[:40]), required_bands=required_bands)
     pixels = image.read().pixels
     assert image.shape == pixels.shape == (40, 64, len(required_bands or BANDS)) and image.dtype == pixels.dtype
+
+
+def test_a_file_of_several_images_is_refused(tmp_path):
+    path, dates = tmp_path / "dates.tif", np.full((3, 64, 80, 3), 90, "uint8")
+    tifffile.imwrite(path, dates, photometric="rgb")
+    with pytest.raises(InputError, match=r"holds 3 images of 3 bands, such as dates; .*gdal_translate GTIFF_DIR:1:"):
+        images.read_image(path)
+
+
+def test_a_small_preview_beside_an_image_is_left_aside(tmp_path):
+    path = tmp_path / "preview.tif"
+    with tifffile.TiffWriter(path) as file:
+        file.write(np.full((64, 80, 3), 90, "uint8"), photometric="rgb")
+        file.write(np.full((32, 40, 3), 20, "uint8"), photometric="rgb")
+    assert (images.read_image(path) == 90).all()

@@ -6,6 +6,8 @@ import tensorflow as tf
 from resnetd_tf import environment
 from resnetd_tf.training.settings import Settings
 
+AVERAGED_RATE = 0.2  # share of the highest learning rate that it keeps while weights are averaged
+
 
 class SGD(keras.optimizers.SGD):
     """`keras.optimizers.SGD` with Nesterov momentum and decoupled weight decay of kernels.
@@ -16,11 +18,31 @@ class SGD(keras.optimizers.SGD):
         learning_rate: The learning rate or its schedule.
         momentum: The momentum.
         kernel_decay: Share by which kernels shrink in a step, times the learning rate.
+        averages_weights: Whether `average_weights` will be called.
+
+    Attributes:
+        averages: The mean of each weight over the calls of `average_weights`, in the order of the weights.
+        average_count: The number of these calls.
     """
 
-    def __init__(self, learning_rate, momentum: float, kernel_decay: float):
+    def __init__(self, learning_rate, momentum: float, kernel_decay: float, averages_weights: bool = False):
         super().__init__(learning_rate, momentum=momentum, nesterov=True)
-        self.kernel_decay = kernel_decay
+        self.kernel_decay, self.averages_weights = kernel_decay, averages_weights
+
+    def build(self, variables):
+        is_built = self.built
+        super().build(variables)
+        if self.averages_weights and not is_built:
+            self.averages = [self.add_variable_from_reference(weight, name="average") for weight in variables]
+            self.average_count = self.add_variable((), dtype="float32", name="average_count")
+
+    @tf.function
+    def average_weights(self):
+        """Adds the weights as they are now to their averages."""
+        self.average_count.value.assign_add(1.0)
+        for average, weight in zip(self.averages, self._trainable_variables):
+            difference = weight.value - average.value
+            average.value.assign(average.value + difference / self.average_count.value)
 
     def update_step(self, gradient, variable, learning_rate):
         momentum = self.momentums[self._get_variable_index(variable)]
@@ -78,6 +100,8 @@ class MeanRecall(keras.metrics.Metric):
 def learning_rate_schedule(settings: Settings, steps_per_epoch: int) -> keras.optimizers.schedules.LearningRateSchedule:
     """Returns a schedule with linear warm-up and then cosine decay to zero at the last step.
 
+    With `settings.average` the decay ends earlier, at `AVERAGED_RATE` of the highest rate, which stays to the end.
+
     Args:
         settings: The complete settings, with a learning rate.
         steps_per_epoch: Number of steps in an epoch.
@@ -85,13 +109,19 @@ def learning_rate_schedule(settings: Settings, steps_per_epoch: int) -> keras.op
     assert settings.learning_rate is not None
     peak = settings.learning_rate * settings.batch_size / 256
     warmup = round(settings.warmup_epochs * steps_per_epoch)
-    total = settings.epochs * steps_per_epoch
+    end = first_averaged_step(settings, steps_per_epoch) if settings.average else settings.epochs * steps_per_epoch
     return keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=0.0 if warmup else peak,
-        decay_steps=max(1, total - warmup),
+        decay_steps=max(1, end - warmup),
+        alpha=AVERAGED_RATE if settings.average else 0.0,
         warmup_target=peak if warmup else None,
         warmup_steps=warmup,
     )
+
+
+def first_averaged_step(settings: Settings, steps_per_epoch: int) -> int:
+    """Returns the number of steps after which weights are averaged."""
+    return round((1 - settings.average) * settings.epochs * steps_per_epoch)
 
 
 def learning_rate_of_epoch(settings: Settings, steps_per_epoch: int, epoch: int) -> float:
@@ -108,13 +138,19 @@ def learning_rate_of_epoch(settings: Settings, steps_per_epoch: int, epoch: int)
 
 def make_optimizer(settings: Settings, steps_per_epoch: int) -> keras.optimizers.Optimizer:
     """Returns Nesterov SGD with the schedule of the learning rate; for float16 the loss is scaled."""
-    sgd = SGD(learning_rate_schedule(settings, steps_per_epoch), settings.momentum, settings.weight_decay)
+    rate = learning_rate_schedule(settings, steps_per_epoch)
+    sgd = SGD(rate, settings.momentum, settings.weight_decay, averages_weights=settings.average > 0)
     return LossScaleOptimizer(sgd) if settings.precision == "float16" else sgd
 
 
 def make_loss(settings: Settings) -> keras.losses.Loss:
     """Returns cross-entropy with label smoothing, from one-hot labels and probabilities."""
     return keras.losses.CategoricalCrossentropy(label_smoothing=settings.label_smoothing)
+
+
+def make_metrics(classes: int) -> list[keras.metrics.Metric]:
+    """Returns the metrics of training and validation."""
+    return [keras.metrics.CategoricalAccuracy("accuracy"), MeanRecall(classes)]
 
 
 def compile_classifier(model: keras.Model, settings: Settings, steps_per_epoch: int) -> None:
@@ -128,7 +164,7 @@ def compile_classifier(model: keras.Model, settings: Settings, steps_per_epoch: 
     model.compile(
         make_optimizer(settings, steps_per_epoch),
         make_loss(settings),
-        metrics=[keras.metrics.CategoricalAccuracy("accuracy"), MeanRecall(model.output_shape[-1])],
+        metrics=make_metrics(model.output_shape[-1]),
         jit_compile=environment.uses_xla(),
     )
     # If the first step created variables, TensorFlow would trace it a second time. So the variables of the optimizer

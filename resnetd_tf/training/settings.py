@@ -116,6 +116,14 @@ class Settings:
     warmup_epochs: float = define_setting(
         0.5, "Number of epochs in which the learning rate rises from zero.", minimum=0
     )
+    # arXiv 1803.05407
+    average: float = define_setting(
+        0.0,
+        "Share of the training, at its end, in which the learning rate stays up and the weights are averaged. The "
+        "average is validated, kept and exported.",
+        minimum=0,
+        below=1,
+    )
     momentum: float = define_setting(0.9, "Momentum of Nesterov's accelerated gradient.", minimum=0, below=1)
     # Section 3.1: neither biases nor batch normalisation decay.
     weight_decay: float = define_setting(

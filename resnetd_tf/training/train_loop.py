@@ -19,7 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from resnetd_tf import rundir
 from resnetd_tf.data import batches
-from resnetd_tf.data.splits import Dataset
+from resnetd_tf.data.splits import Dataset, Split
 from resnetd_tf.errors import InputError, first_line
 from resnetd_tf.evaluation import report
 from resnetd_tf.networks import checkpoints
@@ -27,7 +27,7 @@ from resnetd_tf.networks.layers import portable_copy
 from resnetd_tf.process import Termination
 from resnetd_tf.training import checkpoint
 from resnetd_tf.training.checkpoint import Progress
-from resnetd_tf.training.optimizer import learning_rate_of_epoch
+from resnetd_tf.training.optimizer import first_averaged_step, learning_rate_of_epoch, make_loss, make_metrics
 from resnetd_tf.training.settings import Settings
 
 
@@ -132,18 +132,8 @@ class TrainLoop:
         self.run, self.model, self.progress = run, run.model, progress
         self.replicas, self.steps = strategy.num_replicas_in_sync, run.steps_per_epoch
         total_steps, first_step = settings.epochs * self.steps, progress.epoch * self.steps + progress.step
-        training_batches = batches.training_batches(
-            training,
-            classes,
-            settings.batch_size,
-            seed=settings.seed,
-            first_step=first_step,
-            cutmix=settings.cutmix,
-            varied=settings.varied if dataset.bands == 3 else 0.0,
-            relit=settings.relit,
-            # The strength rises, because at the start a network has enough to learn from unvaried images.
-            strength=lambda step: tf.cast(step / total_steps, "float32"),
-        )
+        training_batches = augmented_batches(run, training, first_step)
+        self.average = WeightAverage(run, training, total_steps) if settings.average else None
         validation_batches = batches.evaluation_batches(
             validation, classes, batches.fit_batch_size(len(validation), settings.batch_size, self.replicas)
         )
@@ -199,6 +189,8 @@ class TrainLoop:
             raise Diverged("loss is", self.progress.epoch + 1, self.progress.step + 1)
         self.progress.step += 1
         self.steps_done += 1
+        if self.average:
+            self.average.update_if_due(self.progress.epoch * self.steps + self.progress.step)
         # From now on there is work to lose. Until then signals end the process at once: tracing the first step takes
         # up to half a minute.
         self.run.termination.deferred = True
@@ -207,16 +199,19 @@ class TrainLoop:
         return metrics
 
     def validate(self) -> dict[str, float]:
-        """Evaluates the model on the validation split and returns its metrics."""
+        """Evaluates the model, or the average of its weights, on the validation split and returns its metrics."""
         if self.replicas > 1:
             average_batch_norm(self.model)
-        self.model.reset_metrics()
+        self.evaluated_model = self.model
+        if self.average and self.average.has_started:
+            self.evaluated_model = self.average.compute_model()
+        self.evaluated_model.reset_metrics()
         iterator = iter(self.validation_batches)
         for _ in range(self.validation_steps):
             if self.run.termination.requested:
                 self._save_checkpoint()
-            self.model.test_function(iterator)
-        return to_floats(self.model.get_metrics_result())
+            self.evaluated_model.test_function(iterator)
+        return to_floats(self.evaluated_model.get_metrics_result())
 
     def finish_epoch(self, training_metrics: dict[str, float], validation_metrics: dict[str, float]) -> None:
         """Records, writes and prints the results of a complete epoch, and saves a checkpoint."""
@@ -226,14 +221,16 @@ class TrainLoop:
             self.progress_bar.update(steps, list(metrics.items()), finalize=True)
         if not math.isfinite(metrics["val_loss"]):
             raise Diverged("validation loss is", epoch, progress.step)
-        if not checkpoint.has_finite_weights(self.model):
+        if not checkpoint.has_finite_weights(self.evaluated_model):
             raise Diverged("weights are", epoch, progress.step)
         # The optimizer's own rate would be that of the next step, which is zero after the last epoch.
         learning_rate = learning_rate_of_epoch(self.run.settings, self.steps, progress.epoch)
         seconds = time.monotonic() - self.epoch_start
-        self.results.add_epoch({"epoch": epoch, **metrics, "seconds": seconds, "learning_rate": learning_rate})
+        row = {"epoch": epoch, **metrics, "seconds": seconds, "learning_rate": learning_rate}
+        self.results.add_epoch(row, self.evaluated_model)
         self._print_epoch(progress.history[-1])
-        write_tensorboard_logs(self.run, training_metrics | {"learning_rate": learning_rate}, validation_metrics)
+        training_metrics |= {"learning_rate": learning_rate}
+        write_tensorboard_logs(self.run, self.evaluated_model, training_metrics, validation_metrics)
         progress.epoch, progress.step, progress.sums = epoch, 0, []
         self._save_checkpoint()
 
@@ -270,6 +267,23 @@ class TrainLoop:
         self.run.termination.raise_if_requested()
 
 
+def augmented_batches(run: Run, training: Split, first_step: int) -> tf.data.Dataset:
+    """Makes the batches of a run from a step on, counted from the start of training."""
+    settings, total_steps = run.settings, run.settings.epochs * run.steps_per_epoch
+    return batches.training_batches(
+        training,
+        len(run.dataset.classes),
+        settings.batch_size,
+        seed=settings.seed,
+        first_step=first_step,
+        cutmix=settings.cutmix,
+        varied=settings.varied if run.dataset.bands == 3 else 0.0,
+        relit=settings.relit,
+        # The strength rises, because at the start a network has enough to learn from unvaried images.
+        strength=lambda step: tf.cast(step / total_steps, "float32"),
+    )
+
+
 def to_floats(metrics: dict[str, tf.Tensor]) -> dict[str, float]:
     """Returns the values of metrics as Python numbers, in alphabetical order."""
     return {name: float(value) for name, value in sorted(metrics.items())}
@@ -285,6 +299,70 @@ def average_batch_norm(model: keras.Model) -> None:
         if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
             for average in (layer.moving_mean.value, layer.moving_variance.value):
                 average.assign(tf.add_n([copy.read_value() for copy in average.values]) / len(average.values))
+
+
+class WeightAverage:
+    """The mean of a model's weights over the last part of the training (arXiv 1803.05407).
+
+    It is never used for training. Batch norm's statistics are measured anew for it.
+
+    Args:
+        run: The run. Its optimizer holds the averages, so that they are part of checkpoints.
+        training: The training split.
+        total_steps: Number of training steps in the run.
+    """
+
+    STEPS = 16  # from one update to the next: each reads and writes all weights
+    BATCHES = 32  # training batches by which the statistics of batch normalisation are measured
+
+    def __init__(self, run: Run, training: Split, total_steps: int):
+        settings, strategy = run.settings, run.model.distribute_strategy
+        self.strategy = strategy
+        self.optimizer = getattr(run.model.optimizer, "inner_optimizer", run.model.optimizer)
+        self.first_step = first_averaged_step(settings, run.steps_per_epoch)
+        with strategy.scope():
+            uncompiled = keras.Model(run.model.input, run.model.output)
+            self.model = keras.models.clone_model(uncompiled, clone_function=_clone_layer, recursive=True)
+            self.model.set_weights(run.model.get_weights())
+            self.model.compile(loss=make_loss(settings), metrics=make_metrics(len(run.dataset.classes)))
+            self.momentum = tf.Variable(0.0, trainable=False)
+        self.normalizations = [
+            layer for layer in self.model.layers[-1].layers if isinstance(layer, keras.layers.BatchNormalization)
+        ]
+        for layer in self.normalizations:
+            layer.momentum = self.momentum
+        self.model.make_test_function()
+        measured_batches = augmented_batches(run, training, first_step=max(0, total_steps - self.BATCHES))
+        self.batches = strategy.experimental_distribute_dataset(measured_batches.take(self.BATCHES))
+
+    @property
+    def has_started(self) -> bool:
+        """Whether weights have been averaged already."""
+        return self.optimizer.average_count.value.numpy() > 0
+
+    def update_if_due(self, step: int) -> None:
+        """Adds the weights after a step, counted from the start of training, to the averages."""
+        if step > self.first_step and step % self.STEPS == 0:
+            self.optimizer.average_weights()
+
+    def compute_model(self) -> keras.Model:
+        """Returns the classifier with the averaged weights."""
+        for weight, average in zip(self.model.trainable_weights, self.optimizer.averages, strict=True):
+            weight.value.assign(average.value)
+        for index, (images, _) in enumerate(self.batches):
+            self.momentum.assign(index / (index + 1))  # the mean of all batches so far
+            self._measure_statistics(images)
+        if self.strategy.num_replicas_in_sync > 1:
+            average_batch_norm(self.model)
+        return self.model
+
+    @tf.function
+    def _measure_statistics(self, images):
+        self.strategy.run(lambda replica_images: self.model(replica_images, training=True), (images,))
+
+
+def _clone_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
+    return type(layer).from_config(layer.get_config())
 
 
 class ResultsWriter:
@@ -308,17 +386,18 @@ class ResultsWriter:
         best = self.progress.best
         return best is not None and best["epoch"] == self.copied_epoch != self.written_epoch
 
-    def add_epoch(self, row: dict[str, Any]) -> None:
+    def add_epoch(self, row: dict[str, Any], model: keras.Model) -> None:
         """Adds a complete epoch to the history and writes the results; a full disk gives a warning.
 
         Args:
             row: The row of history.csv.
+            model: The classifier that was validated.
         """
         if checkpoint.best_epoch([*self.progress.history, row]) is row:
             self.copied_epoch = 0  # An interrupt can come at any moment.
             if self.best_model is None:
                 self.best_model = portable_copy(self.model)
-            self.best_model.set_weights(self.model.get_weights())
+            self.best_model.set_weights(model.get_weights())
             self.copied_epoch = row["epoch"]
         self.progress.history.append(row)
         with warn_of_full_disk("history and model"):
@@ -439,7 +518,9 @@ class StepProfiler:
             )
 
 
-def write_tensorboard_logs(run: Run, training_metrics: dict[str, float], validation_metrics: dict[str, float]) -> None:
+def write_tensorboard_logs(
+    run: Run, model: keras.Model, training_metrics: dict[str, float], validation_metrics: dict[str, float]
+) -> None:
     """Writes the metrics of an epoch to logs/train/ and logs/validation/, under the names that Keras gives them.
 
     The validation also gets a picture of the confusion matrix. Steps are epochs, from 1 as in history.csv.
@@ -451,14 +532,14 @@ def write_tensorboard_logs(run: Run, training_metrics: dict[str, float], validat
                 for metric, value in metrics.items():
                     tf.summary.scalar(f"epoch_{metric}", value)
                 if name == "validation":
-                    write_confusion_picture(run, metrics["accuracy"])
+                    write_confusion_picture(run, model, metrics["accuracy"])
             writer.close()
 
 
-def write_confusion_picture(run: Run, accuracy: float) -> None:
+def write_confusion_picture(run: Run, model: keras.Model, accuracy: float) -> None:
     """Writes the confusion matrix of the last validation, whose counts the metrics still hold, as a picture."""
     try:
-        (metric,) = (metric for metric in run.model.metrics[-1].metrics if metric.name == "mean_recall")
+        (metric,) = (metric for metric in model.metrics[-1].metrics if metric.name == "mean_recall")
         title = f"epoch {run.progress.epoch + 1}: validation accuracy {100 * accuracy:.2f} %"
         figure = report.draw_confusion(metric.counts.numpy(), run.dataset.classes, title)
         figure.set_layout_engine("constrained")

@@ -18,8 +18,8 @@ from resnetd_tf.saved import open_classifier
 def test_two_devices_train(tmp_path):
     """A whole run under MirroredStrategy on two logical CPU devices, each with its own batch statistics.
 
-    The last batch of the 600 validation images has two images. The saved model must reach the validation accuracy by
-    which the best epoch was chosen.
+    The last batch of the 600 validation images has two images. The saved model, an average of weights, must reach the
+    validation accuracy by which the best epoch was chosen.
     """
     script = """
 import tensorflow as tf
@@ -28,7 +28,7 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 from resnetd_tf.training import train
 from resnetd_tf.training.settings import Settings
 train(Settings(depth=10, dataset="synthetic", image_size=32, weights="none",
-    precision="float32", output_dir="two", epochs=1, batch_size=46))
+    precision="float32", output_dir="two", epochs=1, batch_size=46, average=0.5))
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=280, cwd=tmp_path)
     metadata = json.loads((tmp_path / "two/run-1/metadata.json").read_text())

@@ -5,18 +5,21 @@ its features do. Those of training images lie near a plane of few dimensions; di
 Meyer and Pebesma (2021, arXiv 2005.07939) call the places that are like the training data the area of applicability.
 """
 
+import base64
 import dataclasses
 import pathlib
 from dataclasses import dataclass
 
 import keras
 import numpy as np
+import safetensors
 import safetensors.numpy
 
 from resnetd_tf import rundir
 from resnetd_tf.errors import damage_as_input_error
 
 FILE_NAME = "applicability.safetensors"  # beside the file of a classifier
+HEADER_KEY = "applicability"  # entry of the header of a classifier's .safetensors file
 COMPONENTS = 64  # principal components; 128 tell hardly better
 QUANTILE = 0.99  # of validation images lie within the limit
 
@@ -70,15 +73,35 @@ def fit_applicability(training: np.ndarray, validation: np.ndarray) -> Applicabi
     return dataclasses.replace(plane, limit=float(np.quantile(plane.dissimilarity(validation), QUANTILE)))
 
 
-def write_applicability(applicability: Applicability, path: pathlib.Path) -> None:
-    """Writes the file; a killed process leaves no part of it."""
+def _to_bytes(applicability: Applicability) -> bytes:
     tensors = {
         "mean": applicability.mean,
         "components": applicability.components,
         "limit": np.array([applicability.limit], "float64"),
     }
+    return safetensors.numpy.save(tensors)
+
+
+def _from_bytes(content: bytes) -> Applicability:
+    tensors = safetensors.numpy.load(content)
+    mean, components, (limit,) = tensors["mean"], tensors["components"], tensors["limit"].tolist()
+    if components.shape[1:] != mean.shape or not limit > 0:
+        raise ValueError(f"components {components.shape} for a mean {mean.shape}, limit {limit}")
+    return Applicability(mean, components, limit)
+
+
+def header_entries(applicability: Applicability | None) -> dict[str, str]:
+    """Returns the entries of a .safetensors file's header that hold it; none if it is not known.
+
+    They are no tensors of the file, so that PyTorch finds the weights of a network alone.
+    """
+    return {HEADER_KEY: base64.b64encode(_to_bytes(applicability)).decode()} if applicability else {}
+
+
+def write_applicability(applicability: Applicability, path: pathlib.Path) -> None:
+    """Writes the file; a killed process leaves no part of it."""
     with rundir.write_atomically(path) as temporary:
-        temporary.write_bytes(safetensors.numpy.save(tensors))
+        temporary.write_bytes(_to_bytes(applicability))
 
 
 def read_applicability(path: pathlib.Path) -> Applicability:
@@ -88,8 +111,25 @@ def read_applicability(path: pathlib.Path) -> Applicability:
         InputError: The file is damaged.
     """
     with damage_as_input_error(f"{path}: cannot be read, damaged or truncated"):
-        tensors = safetensors.numpy.load_file(path)
-        mean, components, (limit,) = tensors["mean"], tensors["components"], tensors["limit"].tolist()
-        if components.shape[1:] != mean.shape or not limit > 0:
-            raise ValueError(f"components {components.shape} for a mean {mean.shape}, limit {limit}")
-    return Applicability(mean, components, limit)
+        return _from_bytes(path.read_bytes())
+
+
+def find_applicability(model: pathlib.Path) -> Applicability | None:
+    """Reads where the classifier in a .keras or .safetensors file applies, if that is known.
+
+    A .safetensors file has it in its header. Otherwise, it is in the file beside the model of a run or of the package.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    if model.suffix == ".safetensors":
+        with safetensors.safe_open(model, framework="numpy") as file:
+            header = file.metadata() or {}
+        if HEADER_KEY in header:
+            with damage_as_input_error(f"{model}: its entry {HEADER_KEY} cannot be read"):
+                return _from_bytes(base64.b64decode(header[HEADER_KEY]))
+        is_only_one = len(list(model.parent.glob("*.safetensors"))) == 2
+        if not is_only_one and not (model.parent / "model.keras").is_file():
+            return None  # the file beside it may be of another model
+    path = model.with_name(FILE_NAME)
+    return read_applicability(path) if path.is_file() else None

@@ -12,6 +12,7 @@ import tensorflow as tf
 from tensorflow.lite.tools import flatbuffer_utils
 
 from resnetd_tf import rundir
+from resnetd_tf.applicability import Applicability
 from resnetd_tf.deployment.savedmodel import freeze_graph, load_inference_function
 from resnetd_tf.errors import InputError, damage_as_input_error
 from resnetd_tf.networks import checkpoints
@@ -170,7 +171,13 @@ def write_openvino(
     rundir.write_json(path / "metadata.json", metadata)
 
 
-def write_safetensors(network: keras.Model, classifier: SavedClassifier, path: pathlib.Path, precision: str) -> None:
+def write_safetensors(
+    network: keras.Model,
+    classifier: SavedClassifier,
+    path: pathlib.Path,
+    precision: str,
+    applicability: Applicability | None = None,
+) -> None:
     """Writes a .safetensors file of a classifier: small, without code in it, and read by PyTorch too.
 
     Weights have the names and the layout that timm gives them. The header has metadata.json, without `LOCAL_METADATA`,
@@ -181,6 +188,7 @@ def write_safetensors(network: keras.Model, classifier: SavedClassifier, path: p
         classifier: The same classifier as it was opened from its run.
         path: The file to write.
         precision: "float32", or "float16" for kernels of `LARGE_KERNEL` weights or more, with all else in float32.
+        applicability: Where the classifier applies, if that is known.
 
     Raises:
         InputError: The run does not say how the classifier was trained, or it resizes as version 0.1.0 did.
@@ -203,7 +211,7 @@ def write_safetensors(network: keras.Model, classifier: SavedClassifier, path: p
         weight = weight.transpose(3, 2, 0, 1) if weight.ndim == 4 else weight.T
         is_halved = precision == "float16" and weight.size >= LARGE_KERNEL
         tensors[name] = weight.astype("float16") if is_halved else weight
-    checkpoints.write_tensors(tensors, header, path)
+    checkpoints.write_tensors(tensors, header, path, applicability)
 
 
 def _read_evaluations(folder: pathlib.Path) -> dict[str, dict]:

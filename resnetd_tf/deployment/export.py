@@ -201,7 +201,7 @@ def _write_format(
             )
             return
         if format == "safetensors":
-            converters.write_safetensors(network, classifier, path, precision)
+            converters.write_safetensors(network, classifier, path, precision, applicability)
             return
         with _open_as_savedmodel(classifier, network, applicability, for_int8=precision == "int8") as folder:
             if format == "tflite":

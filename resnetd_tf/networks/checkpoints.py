@@ -19,6 +19,7 @@ import keras
 import numpy as np
 import safetensors.numpy
 
+from resnetd_tf.applicability import Applicability, header_entries
 from resnetd_tf.errors import ForeignModelError, InputError, first_line
 from resnetd_tf.metadata import check_metadata
 from resnetd_tf.networks import pretrained
@@ -779,13 +780,17 @@ def _without_newer_defaults(config):
     return config
 
 
-def write_tensors(tensors: dict[str, np.ndarray], metadata: dict, path: pathlib.Path) -> None:
+def write_tensors(
+    tensors: dict[str, np.ndarray], metadata: dict, path: pathlib.Path, applicability: Applicability | None = None
+) -> None:
     """Writes the .safetensors file of a classifier.
 
     Args:
         tensors: The classifier's weights, in PyTorch's layout.
         metadata: The content of its run's metadata.json, with the entries of `NEEDED_METADATA`.
         path: The file.
+        applicability: Where the classifier applies, if that is known.
     """
+    header = {HEADER_KEY: json.dumps(metadata), **header_entries(applicability)}
     content = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    path.write_bytes(safetensors.numpy.save(content, {HEADER_KEY: json.dumps(metadata)}))
+    path.write_bytes(safetensors.numpy.save(content, header))

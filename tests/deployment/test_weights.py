@@ -10,6 +10,7 @@ import safetensors.numpy
 from safetensors import safe_open
 
 import resnetd_tf
+from resnetd_tf import applicability
 from resnetd_tf.data import synthetic
 from resnetd_tf.errors import InputError
 from resnetd_tf.networks import checkpoints, pretrained
@@ -35,6 +36,29 @@ def test_a_file_alone_is_a_classifier(run, small_classifier, half):
     assert alone.classes == trained.classes and alone.metadata["seed"] == 0
     np.testing.assert_allclose(alone.predict(images), trained.predict(images), atol=5e-3)
     assert half.stat().st_size < 0.6 * (run / "run-1/model.keras").stat().st_size
+
+
+def test_a_file_has_the_score_of_its_run(half, small_classifier, tmp_path):
+    """And not that of another model, whose file lies beside it."""
+    alone = open_classifier(shutil.copy(half, tmp_path / "alone.safetensors"))
+    images = synthetic.draw_scenes(10, seed=5)[0]
+    np.testing.assert_allclose(alone.classify(images)[1], small_classifier.classify(images)[1], atol=0.05)
+    with safe_open(half, framework="numpy") as file:
+        header = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+    del header[applicability.HEADER_KEY]
+    safetensors.numpy.save_file(tensors, tmp_path / "older.safetensors", header)
+    shutil.copy(pretrained.EUROSAT_FILE.with_name(applicability.FILE_NAME), tmp_path)
+    assert open_classifier(tmp_path / "older.safetensors").classify(images)[1] is None
+
+
+def test_a_damaged_score_is_named(half, tmp_path):
+    with safe_open(half, framework="numpy") as file:
+        header = file.metadata() | {applicability.HEADER_KEY: "bm90aGluZw=="}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+    safetensors.numpy.save_file(tensors, tmp_path / "damaged.safetensors", header)
+    with pytest.raises(InputError, match="its entry applicability cannot be read"):
+        open_classifier(tmp_path / "damaged.safetensors")
 
 
 def test_a_file_has_the_evaluations_of_its_run(half):

@@ -5,7 +5,7 @@
 
 First, 20 x 20 patches of a split are laid side by side in a scene, so that most windows lie across several patches. The
 benchmark prints how often maps are right at the centre of each patch, the mean of the four cells there, and in all
-cells.
+cells that have a class, and how many cells are left empty as unlike the training images.
 
 Then scenes are drawn, one file of JPEG 2000 for each band, as in products. The rates are measured on the first scene:
 it is mapped, and the classifier alone works on as many windows in memory, in turn. Last, `map.py` maps each scene.
@@ -111,8 +111,8 @@ def measure_mosaics(classifier, split: str) -> dict[str, float]:
     """Measures how often maps are right on a split's images, which lie side by side.
 
     Returns:
-        "images", their number; and shares that are right: "alone" one by one, "centres" at the images' centres in
-        maps, and "cells" of all cells.
+        "images", their number; shares that are right: "alone" one by one, "centres" at the images' centres in maps,
+        and "cells" of all cells with a class; and "empty", the share of cells without a class.
     """
     from resnetd_tf import imagery
     from resnetd_tf.deployment import export
@@ -120,7 +120,7 @@ def measure_mosaics(classifier, split: str) -> dict[str, float]:
     ((images, labels),) = export.load_comparison_images(classifier, {split: None})
     count, side = min(20, math.isqrt(len(images))), min(images.shape[1:3]) // 2 * 2
     images = images[:, :side, :side]
-    correct: dict[str, list] = {"alone": [], "centres": [], "cells": []}
+    correct: dict[str, list] = {"alone": [], "centres": [], "cells": [], "empty": []}
     for start in range(0, len(images) - count**2 + 1, count**2):
         patches, patch_labels = images[start : start + count**2], labels[start : start + count**2]
         scene = patches.reshape(count, count, side, side, -1).swapaxes(1, 2).reshape(count * side, count * side, -1)
@@ -129,7 +129,9 @@ def measure_mosaics(classifier, split: str) -> dict[str, float]:
         cell_labels = patch_labels.reshape(count, count).repeat(2, 0).repeat(2, 1)
         correct["alone"] += list(classifier.predict(patches).argmax(1) == patch_labels)
         correct["centres"] += list(means.argmax(1) == patch_labels)
-        correct["cells"] += list((land_cover.classes == cell_labels).flat)
+        has_class = land_cover.classes != imagery.NODATA
+        correct["cells"] += list((land_cover.classes == cell_labels)[has_class])
+        correct["empty"] += list(~has_class.ravel())
     return {"images": len(correct["alone"]), **{name: float(np.mean(each)) for name, each in correct.items()}}
 
 
@@ -140,7 +142,7 @@ def benchmark_maps(arguments: list[str]) -> None:
     model = program.model_path_from_flags()
     classifier = open_classifier(model)
     mosaics = measure_mosaics(classifier, FLAGS.split)
-    alone, centres, cells = (100 * mosaics[name] for name in ("alone", "centres", "cells"))
+    alone, centres, cells, empty = (100 * mosaics[name] for name in ("alone", "centres", "cells", "empty"))
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         scenes = {side: draw_scene(folder, side) for side in map(int, FLAGS.sides)}
@@ -148,7 +150,7 @@ def benchmark_maps(arguments: list[str]) -> None:
         map_rate, classifier_rate = statistics.median(map_rates), statistics.median(classifier_rates)
         lines = [
             f"{mosaics['images']} {FLAGS.split} images: right one by one {alone:.1f} %, at their centres in maps "
-            f"{centres:.1f} %, and {cells:.1f} % of the maps' cells.",
+            f"{centres:.1f} %, and {cells:.1f} % of the maps' cells; {empty:.1f} % of the cells are left empty.",
             "",
             f"Windows/s of a map {map_rate:.0f}, of the classifier alone {classifier_rate:.0f}: "
             f"{100 * map_rate / classifier_rate:.0f} % (medians of {FLAGS.rounds} rounds in turn).",

@@ -636,7 +636,7 @@ def _stated_rendering(path: pathlib.Path, dtype: np.dtype, count: int, name: str
     conversion = RENDERINGS[name].conversion(dtype, is_single_band=count == 1)
     if conversion is None:
         kind = "a single band" if count == 1 else "bands"
-        raise InputError(f"{path}: --rendering={name} does not say what {kind} of {dtype} mean; give --scale")
+        raise InputError(f"{path}: --rendering={name} states no numbers for {kind} of {dtype}; give --scale")
     return *conversion, f"as {RENDERINGS[name].producer} stores them, as given"
 
 

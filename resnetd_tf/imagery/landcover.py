@@ -609,6 +609,7 @@ def _lock_unfinished_folder(base: pathlib.Path) -> Iterator[pathlib.Path]:
     folder = base.with_name(f"{base.name}.unfinished")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "lock").exists():
         raise InputError(f"{folder} is there already, and no map's; give another --output")
+    parent_existed = base.parent.is_dir()
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / "lock", timeout=0)
     try:
@@ -622,6 +623,9 @@ def _lock_unfinished_folder(base: pathlib.Path) -> Iterator[pathlib.Path]:
     finally:
         if is_finished or not (folder / sliding_window.STATE_NAME).exists():  # no rows are kept in it
             shutil.rmtree(folder, ignore_errors=True)  # Windows keeps the lock's file
+            if not parent_existed:
+                with contextlib.suppress(OSError):  # it has files of the map
+                    base.parent.rmdir()
         else:
             print(f"{folder} keeps the finished rows: the same command goes on", flush=True)
         lock.release()
@@ -1100,9 +1104,10 @@ def draw_map(path: pathlib.Path, classified: _ClassifiedScene) -> None:
         )
     for axes in (scene_axes, map_axes):
         axes.set(xticks=[], yticks=[], xlim=scene_extent[:2], ylim=scene_extent[2:])
+    drawn_classes = np.unique(values if classified.pixel_classes is None else shown)
     handles = [
         Patch(color=colours(index), label=figures.escape_mathtext(names[index]))
-        for index in np.unique(classes[classes != NODATA])
+        for index in drawn_classes[drawn_classes < len(names)]
     ]
     if is_unlike.any():
         handles.append(Patch(color=UNLIKE_COLOUR, label="unlike the training images"))

@@ -202,7 +202,10 @@ def _label_files(
     if format == "json":
         print(json.dumps(rows, indent=1))
     if unlike_count:
-        print(f"{unlike_count} of {len(rows)} patches are unlike the training images", file=sys.stderr, flush=True)
+        print(f"Patches: unlike the training images: {unlike_count} of {len(rows)}", file=sys.stderr, flush=True)
+    if rows and not classifier.knows_dissimilarity:
+        text = "the model has no applicability score: none is marked as unlike the training images"
+        print(f"Patches: {text}", file=sys.stderr, flush=True)
     if not errors:
         return labelled_patches, []
     listed_errors = errors[:MAX_LISTED_ERRORS]

@@ -339,13 +339,7 @@ def open_source(
             f"{source.name} is a picture of three colours, the classifier takes {len(required_bands)} bands"
         )
     if band_set.is_picture:
-        _check_brightness(source, list(band_set.bands.values()))
-        if raster_options.bands is None and not keep_levels:
-            rendering.check_colour_order(source.files[0], band_set)
-        if raster_options.rendering is None and not keep_levels:
-            band_set = rendering.convert_to_digital_numbers(source.files[0], band_set)
-            if band_set.is_picture and adds_air:
-                _check_dark_levels(source, band_set, raster_options)
+        band_set = _read_picture(source, band_set, raster_options, keep_levels=keep_levels, checks_air=adds_air)
     missing_names = rasters.missing_bands(source.name, band_set, required_bands, raster_options)
     bands = {name: band_set.bands[name] for name in required_bands if name in band_set.bands}
     datasets = rasters.unique_datasets(list(bands.values()))
@@ -369,6 +363,8 @@ def open_source(
     water_index = find_water_index(band_set.bands, grid) if use_water_index else None
     if water_index:
         description += f"; {water_index.summary}"
+    elif use_water_index:
+        description += "; no index tells water from land"
     outside_mask = rendering.find_outside(list(aligned_bands.values()))
     if outside_mask:
         description += f"; {100 * outside_mask.share:.1f} % of the pixels, white around a polygon, are no data"
@@ -384,6 +380,39 @@ def open_source(
         files=rasters.file_fingerprints(datasets, *mask_files),
         outside_mask=outside_mask,
     )
+
+
+def _read_picture(
+    source: Source, picture: BandSet, raster_options: RasterOptions, *, keep_levels: bool, checks_air: bool
+) -> BandSet:
+    """Checks a picture of true colour, and returns it as digital numbers if it tells another rendering than EuroSAT's.
+
+    Args:
+        source: The scene.
+        picture: Its colours.
+        raster_options: What the user says of the bands and their numbers.
+        keep_levels: Whether the picture keeps its grey levels.
+        checks_air: Whether its darkest pixels must show the light of the air.
+
+    Raises:
+        InputError: The picture is no true colour as EuroSAT has it.
+    """
+    if raster_options.level:
+        raise InputError(
+            f"--level={raster_options.level}: {source.name} is a picture, to which no light of the air is added; leave "
+            "it out"
+        )
+    _check_brightness(source, list(picture.bands.values()))
+    if keep_levels:
+        return picture
+    if raster_options.bands is None:
+        rendering.check_colour_order(source.files[0], picture)
+    if raster_options.rendering is not None:
+        return picture
+    band_set = rendering.convert_to_digital_numbers(source.files[0], picture)
+    if band_set.is_picture and checks_air:
+        _check_dark_levels(source, band_set)
+    return band_set
 
 
 def _check_bands(
@@ -415,13 +444,15 @@ def _dark_colours(sample: digital_numbers.Sample) -> tuple[float, float, float] 
     return red, green, blue
 
 
-def _check_dark_levels(source: Source, picture: BandSet, raster_options: RasterOptions) -> None:
+def _check_dark_levels(source: Source, picture: BandSet) -> None:
     """Raises InputError if the darkest pixels of a picture cannot have their grey levels in EuroSAT's rendering."""
     levels = rendering.read_dark_levels([picture.bands[name] for name in RGB_BANDS])
-    if levels is not None and _stated_level(source, raster_options) is None:
+    if levels is not None:
         gain = BRIGHTEST_DN / RENDERED_LEVELS
         red, green, blue = ((levels - (255 - RENDERED_LEVELS)) * gain).tolist()
-        _check_dark_colours(source, (red, green, blue), gain, raster_options)
+        shown = "grey levels {:.0f}, {:.0f} and {:.0f}".format(*levels)
+        override = "--rendering=eurosat takes the grey levels as they are"
+        _check_dark_colours(source, (red, green, blue), gain, shown, {"L1C": override, "L2A": override})
 
 
 def _find_missing_air(
@@ -441,7 +472,9 @@ def _find_missing_air(
     if stated_level := _stated_level(source, raster_options):
         level, evidence = stated_level
         return evidence if level == "L2A" else None
-    _check_dark_colours(source, dark_dn, gain, raster_options)
+    shown = "{:.0f}, {:.0f} and {:.0f} DN".format(*dark_dn)
+    overrides = {level: f"--level={level} takes them as they are" for level in ("L1C", "L2A")}
+    _check_dark_colours(source, dark_dn, gain, shown, overrides, scale_is_given=raster_options.scale is not None)
     red, _, blue = dark_dn
     is_l2a = blue - red < MIN_DARK_SLOPE_DN and blue < DARK_BLUE_DN[0]
     return f"1 % of its blue is below {blue:.0f} DN" if is_l2a else None
@@ -457,7 +490,13 @@ def _stated_level(source: Source, raster_options: RasterOptions) -> tuple[str, s
 
 
 def _check_dark_colours(
-    source: Source, dark_dn: tuple[float, float, float], gain: float, raster_options: RasterOptions
+    source: Source,
+    dark_dn: tuple[float, float, float],
+    gain: float,
+    shown: str,
+    overrides: dict[str, str],
+    *,
+    scale_is_given: bool = False,
 ) -> None:
     """Checks the darkest pixels of a scene. In L1C they have the light of the air alone: most in blue, least in red.
 
@@ -465,26 +504,28 @@ def _check_dark_colours(
         source: The scene.
         dark_dn: The first percentile of its red, green and blue in DN.
         gain: Digital numbers for a stored 1.
-        raster_options: What the user says of its numbers.
+        shown: The first percentiles as the user knows them.
+        overrides: By level, how the user states that the numbers are right.
+        scale_is_given: Whether the user has stated the scale already.
 
     Raises:
         InputError: The darkest pixels of neither L1C nor L2A can have such numbers.
     """
     red, green, blue = dark_dn
-    text = f"{source.name}: 1 % of its red, green and blue is below {red:.0f}, {green:.0f} and {blue:.0f} DN"
+    text = f"{source.name}: the darkest 1 % of its red, green and blue ends at {shown}"
     if max(red, green, blue) <= 0:
-        raise InputError(f"{text}, as after a stretch between percentiles; give it as it was, or --level=L2A takes it")
+        raise InputError(f"{text}, as after a stretch between percentiles; give it as it was, or {overrides['L2A']}")
     if red - blue > MIN_EXCHANGED_SLOPE_DN and red > green > blue:
         raise InputError(
             f"{text}, and the air adds most to blue: red and blue seem to be exchanged; --bands names them in their "
-            "order, --level=L1C takes them as they are"
+            f"order, {overrides['L1C']}"
         )
     shows_air = red < green < blue and blue - red >= MIN_DARK_SLOPE_DN
-    if raster_options.scale is None and shows_air and not DARK_BLUE_DN[0] <= blue <= DARK_BLUE_DN[1]:
+    if not scale_is_given and shows_air and not DARK_BLUE_DN[0] <= blue <= DARK_BLUE_DN[1]:
         scale = gain * np.mean(DARK_BLUE_DN) / blue
         raise InputError(
-            f"{text}; in L1C the air gives blue from {DARK_BLUE_DN[0]} to {DARK_BLUE_DN[1]}, as it would with "
-            f"--scale={scale:.2g}; --level=L1C takes them as they are"
+            f"{text}; the air of L1C lets blue end between {DARK_BLUE_DN[0]} and {DARK_BLUE_DN[1]} DN, as with "
+            f"--scale={scale:.2g}; {overrides['L1C']}"
         )
 
 

@@ -467,13 +467,19 @@ def classify_scene(
         rows_done,
         is_water_class=water_class_mask(classifier.classes, scene.water_index),
     )
-    for row, row_values in enumerate(rows, rows_done):
-        probabilities[row], valid_pixels[row], dissimilarity[row] = row_values
-        if bar:
-            bar.add(1)
-        if time.monotonic() - save_time > SAVE_INTERVAL_SECONDS:
-            save_time = time.monotonic()
-            save_progress(row + 1)
+    try:
+        for row_values in rows:
+            probabilities[rows_done], valid_pixels[rows_done], dissimilarity[rows_done] = row_values
+            rows_done += 1
+            if bar:
+                bar.add(1)
+            if time.monotonic() - save_time > SAVE_INTERVAL_SECONDS:
+                save_time = time.monotonic()
+                save_progress(rows_done)
+    except (KeyboardInterrupt, SystemExit):
+        if rows_done:
+            save_progress(rows_done)
+        raise
     save_progress(row_count)
     return probabilities, valid_pixels, dissimilarity
 

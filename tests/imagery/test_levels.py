@@ -4,11 +4,12 @@ import dataclasses
 
 import numpy as np
 import pytest
-from scenes import colour_classifier, write_scene
+from scenes import colour_classifier, draw_fields, write_scene
 
+import resnetd_tf
 from resnetd_tf.data.rasters import RasterOptions
 from resnetd_tf.errors import InputError
-from resnetd_tf.imagery.landcover import MapOptions, _open_source_for
+from resnetd_tf.imagery.landcover import MapOptions, _open_source_for, open_scene_for
 from resnetd_tf.imagery.products import find_single_source
 from resnetd_tf.sentinel2 import AIR_DN, RGB_BANDS
 
@@ -78,6 +79,22 @@ def test_the_scale_of_the_advice_is_accepted(tmp_path):
         open_numbers(tmp_path, numbers)
     scale = float(str(error.value).split("--scale=")[1].split(";")[0])
     assert open_numbers(tmp_path, numbers, RasterOptions(RGB_BANDS, scale=scale))
+
+
+def test_a_picture_has_no_level(tmp_path):
+    path = write_scene(tmp_path / "x.tif", draw_fields(200, 200), photometric="RGB")
+    with pytest.raises(InputError, match=r"--level=L2A: .* is a picture, to which no light of the air is added"):
+        open_scene_for(resnetd_tf.eurosat(), [path], level="L2A")
+
+
+def test_a_stretched_picture_is_refused_by_its_grey_levels(tmp_path):
+    pixels = draw_fields(200, 200).astype(float)
+    pixels = ((pixels - np.percentile(pixels, 3, (0, 1))) * 2).clip(0, 255).astype("uint8")
+    path = write_scene(tmp_path / "x.tif", pixels, photometric="RGB")
+    message = "ends at grey levels 0, 0 and 0, as after a stretch .* or --rendering=eurosat takes the grey levels"
+    with pytest.raises(InputError, match=message):
+        open_scene_for(resnetd_tf.eurosat(), [path])
+    assert open_scene_for(resnetd_tf.eurosat(), [path], rendering="eurosat").is_picture
 
 
 def test_a_level_that_does_not_exist_is_refused():

@@ -100,7 +100,7 @@ def test_patches_that_are_unlike_the_training_images_are_marked(program, tmp_pat
     result = program("predict.py", "--model=eurosat", *paths, "--top=1", f"--picture={tmp_path / 'labels.png'}")
     _, like, unlike = result.stdout.splitlines()
     assert like.endswith(" %") and unlike.endswith(" %; unlike the training images")
-    assert result.stderr == "1 of 2 patches are unlike the training images\n"
+    assert result.stderr == "Patches: unlike the training images: 1 of 2\n"
 
 
 @pytest.mark.parametrize("format", ["json", "csv"])

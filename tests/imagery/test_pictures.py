@@ -256,7 +256,7 @@ def test_white_around_bands_of_8_bits_is_no_data(tmp_path):
         ({"rendering": "esa"}, "--rendering=esa: must be one of eurosat, tci, "),
         ({"rendering": "tci", "scale": 2}, "--rendering=tci says scale and offset already; leave out --scale=2"),
         ({"rendering": "tci", "offset": 0}, "--rendering=tci says scale and offset already; leave out --offset=0"),
-        ({"rendering": "tci"}, "--rendering=tci does not say what bands of uint16 mean; give --scale"),
+        ({"rendering": "tci"}, "--rendering=tci states no numbers for bands of uint16; give --scale"),
     ],
 )
 def test_renderings_that_cannot_be_used_are_refused(tmp_path, options, message):

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from rasterio.windows import Window
 from scenes import colour_classifier, read_classes, write_scene
 
@@ -37,6 +39,23 @@ def test_the_pixels_of_a_map_end_at_the_shore(tmp_path, names):
     write_map(colour_classifier(), scene, tmp_path / "map", options)
     classes = read_classes(tmp_path / "map_landcover.tif")
     assert (classes[:, SHORE:] == 1).all() and (classes[:, :SHORE] != 1).all()
+
+
+def test_the_legend_has_every_class_that_is_drawn(tmp_path, monkeypatch):
+    """A pond is too small for a cell of its own, but not for the scene's pixels."""
+    names, labels = ("B04", "B03", "B02", "B08"), []
+    pixels = draw_coast(names)
+    pond = pixels[:20, SHORE : SHORE + 20].copy()
+    pixels[:, SHORE:] = pixels[:, : 192 - SHORE]
+    pixels[64:84, 32:52] = pond
+    monkeypatch.setattr(
+        Figure, "legend", lambda figure, handles, **options: labels.extend(map(Patch.get_label, handles))
+    )
+    path = write_scene(tmp_path / "pond.tif", pixels)
+    scene = open_scene_for(colour_classifier(), [path], bands=names, offset=0)
+    write_map(colour_classifier(), scene, tmp_path / "map", MapOptions(full_resolution=True, applicability="off"))
+    assert (read_classes(tmp_path / "map_landcover.tif") == 1).sum() == 400
+    assert "SeaLake" in labels
 
 
 def test_the_areas_of_a_map_of_pixels_are_those_of_its_pixels(tmp_path):

@@ -1,6 +1,7 @@
 """Maps of scenes as files: their content, how an interrupted map resumes, and what a full disk leaves."""
 
 import csv
+import json
 import os
 import pathlib
 import resource
@@ -256,6 +257,22 @@ def test_an_interrupted_map_leaves_nothing_but_its_progress(tmp_path, save_each_
     with pytest.raises(KeyboardInterrupt):
         write_map(interrupted_classifier(5), open_fields(tmp_path, 640, 320), tmp_path / "map")
     assert [path.name for path in tmp_path.glob("map*")] == ["map.unfinished"]
+
+
+def test_a_map_that_is_interrupted_early_keeps_its_rows(tmp_path):
+    scene, calls = open_fields(tmp_path, 640, 320), []
+    with pytest.raises(KeyboardInterrupt):
+        write_map(interrupted_classifier(5), scene, tmp_path / "map")
+    state = json.loads((tmp_path / "map.unfinished/state.json").read_text())
+    assert state["rows"] == 5
+    write_map(counting_classifier(calls), scene, tmp_path / "map")
+    assert len(calls) < 17
+
+
+def test_a_folder_that_was_made_for_a_map_goes_with_it(tmp_path):
+    with pytest.raises(InputError, match="nothing to map"):
+        write_map(colour_classifier(), open_fields(tmp_path), tmp_path / "maps/map", MapOptions(min_probability=1.0))
+    assert not (tmp_path / "maps").exists()
 
 
 def test_an_interrupted_map_resumes_and_is_the_same(tmp_path, save_each_row):

@@ -10,7 +10,8 @@ from scenes import write_scene
 
 import resnetd_tf
 from resnetd_tf.data import synthetic
-from resnetd_tf.imagery import map_scene, open_scene_for
+from resnetd_tf.errors import InputError
+from resnetd_tf.imagery import map_scene, open_scene_for, write_map
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 FLAGS = ("--bands=B04,B03,B02", "--level=L1C")
@@ -62,6 +63,14 @@ def test_a_scene_of_noise_is_refused(bad_input, program, tmp_path):
         "map.py", "--model=eurosat", tmp_path / "noise.png", f"--output={tmp_path / 'm'}", "--applicability=off"
     )
     assert result.returncode == 0 and not (tmp_path / "m_applicability.tif").exists()
+
+
+def test_white_is_not_advised_to_be_read_as_water(classifier, tmp_path):
+    cloud = np.full((300, 300, 3), 250, "uint8")
+    Image.fromarray(cloud).save(tmp_path / "cloud.png")
+    scene = open_scene_for(classifier, [tmp_path / "cloud.png"])
+    with pytest.raises(InputError, match="100 % of 16 windows all over it are unlike the training images; --applic"):
+        write_map(classifier, scene, tmp_path / "m")
 
 
 def test_a_run_knows_where_its_classifier_applies(run, program, tmp_path):

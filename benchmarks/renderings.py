@@ -36,7 +36,7 @@ RENDERINGS = {
     "1.3 times as bright": lambda dn: 1.3 * _as_levels(dn),
     "twice as bright": lambda dn: 2 * _as_levels(dn),
     "hazier": lambda dn: _as_levels(dn) + AIR / 2,
-    "half of the air taken away": lambda dn: _as_levels(dn) - (12, 21, 39),
+    "half of the air taken away": lambda dn: _as_levels(dn) - AIR / 2,
     "as L2A": lambda dn: _as_levels(dn) - AIR,
 }
 
@@ -72,6 +72,7 @@ def benchmark_renderings(arguments: list[str]) -> None:
     from resnetd_tf.saved import open_classifier
 
     classifier = open_classifier(program.model_path_from_flags())
+    classifier.check_bands("EuroSAT's pictures", 3)
     ((images, labels),) = export.load_comparison_images(classifier, {FLAGS.split: FLAGS.images or None})
     patches = {FLAGS.split: ((images - 1.0) * LARGEST_DN / 254, labels)}
     if "SENTINEL2_DIR" in os.environ:

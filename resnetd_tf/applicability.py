@@ -19,7 +19,7 @@ from resnetd_tf import rundir
 from resnetd_tf.errors import damage_as_input_error
 
 FILE_NAME = "applicability.safetensors"  # beside the file of a classifier
-HEADER_KEY = "applicability"  # entry of the header of a classifier's .safetensors file
+SCORE_KEY = "applicability"  # entry of the header of a classifier's .safetensors file
 COMPONENTS = 64  # principal components; 128 tell hardly better
 QUANTILE = 0.99  # of validation images lie within the limit
 
@@ -50,7 +50,7 @@ class Applicability:
         return keras.ops.convert_to_numpy(self.dissimilarity_tensor(pooled))
 
     def dissimilarity_tensor(self, pooled):
-        """Returns the same of a tensor as a tensor, for a graph."""
+        """Returns the dissimilarities of a tensor as a tensor, for a graph."""
         ops = keras.ops
         components = ops.convert_to_tensor(self.components)
         offsets = ops.sqrt(ops.maximum(pooled, 0)) - self.mean
@@ -70,7 +70,8 @@ def fit_applicability(training: np.ndarray, validation: np.ndarray) -> Applicabi
     covariance = (features - mean).T @ (features - mean) / len(features)
     components = np.linalg.eigh(covariance)[1][:, : -COMPONENTS - 1 : -1].T
     plane = Applicability(mean.astype("float32"), np.ascontiguousarray(components, "float32"), limit=1.0)
-    return dataclasses.replace(plane, limit=float(np.quantile(plane.dissimilarity(validation), QUANTILE)))
+    limit = float(np.quantile(plane.dissimilarity(validation), QUANTILE))
+    return dataclasses.replace(plane, limit=max(limit, 1e-7))  # also of features that are all equal
 
 
 def _to_bytes(applicability: Applicability) -> bytes:
@@ -95,7 +96,7 @@ def header_entries(applicability: Applicability | None) -> dict[str, str]:
 
     They are no tensors of the file, so that PyTorch finds the weights of a network alone.
     """
-    return {HEADER_KEY: base64.b64encode(_to_bytes(applicability)).decode()} if applicability else {}
+    return {SCORE_KEY: base64.b64encode(_to_bytes(applicability)).decode()} if applicability else {}
 
 
 def write_applicability(applicability: Applicability, path: pathlib.Path) -> None:
@@ -117,7 +118,7 @@ def read_applicability(path: pathlib.Path) -> Applicability:
 def find_applicability(model: pathlib.Path) -> Applicability | None:
     """Reads where the classifier in a .keras or .safetensors file applies, if that is known.
 
-    A .safetensors file has it in its header. Otherwise, it is in the file beside the model of a run or of the package.
+    A .safetensors file has it in its header. Otherwise, it is in a file beside the model of a run or of the package.
 
     Raises:
         InputError: The file is damaged.
@@ -125,11 +126,11 @@ def find_applicability(model: pathlib.Path) -> Applicability | None:
     if model.suffix == ".safetensors":
         with safetensors.safe_open(model, framework="numpy") as file:
             header = file.metadata() or {}
-        if HEADER_KEY in header:
-            with damage_as_input_error(f"{model}: its entry {HEADER_KEY} cannot be read"):
-                return _from_bytes(base64.b64decode(header[HEADER_KEY]))
-        is_only_one = len(list(model.parent.glob("*.safetensors"))) == 2
-        if not is_only_one and not (model.parent / "model.keras").is_file():
+        if SCORE_KEY in header:
+            with damage_as_input_error(f"{model}: its entry {SCORE_KEY} cannot be read"):
+                return _from_bytes(base64.b64decode(header[SCORE_KEY]))
+        has_other_models = len(list(model.parent.glob("*.safetensors"))) > 2  # than itself and the score
+        if has_other_models or (model.parent / "model.keras").is_file():
             return None  # the file beside it may be of another model
     path = model.with_name(FILE_NAME)
     return read_applicability(path) if path.is_file() else None

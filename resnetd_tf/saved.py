@@ -22,7 +22,7 @@ from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 import resnetd_tf.networks  # noqa: F401 - registers the layers that files of networks contain
 from resnetd_tf import environment, rundir, runtimes
 from resnetd_tf import metadata as run_metadata
-from resnetd_tf.applicability import Applicability, find_applicability
+from resnetd_tf.applicability import FILE_NAME, Applicability, find_applicability
 from resnetd_tf.data import splits
 from resnetd_tf.data.images import convert_dtype, resize_all
 from resnetd_tf.environment import release_memory
@@ -277,7 +277,7 @@ def open_window_classifier(classifier: SavedClassifier, runtime: str = "auto", t
         precision = "bfloat16" if environment.fastest_precision() == "bfloat16" else "float32"
     infer = make_inference_function(network, precision)
     dtype = np.dtype(tf.as_dtype(network.inputs[0].dtype).as_numpy_dtype)
-    area = find_applicability(path)
+    area = _open_applicability(path, network)
 
     def classify(images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         images = convert_dtype(images, classifier.bands, dtype)
@@ -288,6 +288,22 @@ def open_window_classifier(classifier: SavedClassifier, runtime: str = "auto", t
         return probabilities, area.dissimilarity(features) if area else None
 
     return WindowClassifier(classify, f"in {precision}{'' if area else NO_APPLICABILITY}", area is not None)
+
+
+def _open_applicability(path: pathlib.Path, network: keras.Model) -> Applicability | None:
+    """Reads where a classifier of ours in a file applies, if that is known.
+
+    Raises:
+        InputError: The file is damaged, or of another network.
+    """
+    area = find_applicability(path)
+    feature_count = network.layers[-1].get_layer("predictions").input.shape[-1]
+    if area and len(area.mean) != feature_count:
+        raise InputError(
+            f"model {path}: has {feature_count} features, its score of applicability {len(area.mean)}; delete "
+            f"{path.with_name(FILE_NAME)}"
+        )
+    return area
 
 
 def _find_keras_model(classifier: SavedClassifier) -> pathlib.Path | None:
@@ -414,7 +430,7 @@ def _wrap_network(network: keras.Model, path: pathlib.Path, metadata: dict | Non
     pixels, class_count = network.inputs[0], network.output_shape[-1]
     class_names = metadata["classes"] if metadata else None
     specification = tf.TensorSpec(pixels.shape, pixels.dtype)
-    area = find_applicability(path) if checkpoints.is_classifier(network) else None
+    area = _open_applicability(path, network) if checkpoints.is_classifier(network) else None
     model = add_feature_output(network) if area else network
     if keras.config.backend() == "tensorflow":
         function = tf.function(lambda pixels: model(pixels, training=False), [specification])  # one graph for all sizes

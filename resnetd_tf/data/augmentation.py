@@ -8,6 +8,8 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from resnetd_tf.sentinel2 import AIR_DN, BRIGHTEST_DN, RENDERED_LEVELS, RGB_BANDS
+
 # Quantisation tables of luminance and chrominance (ITU-T T.81, annex K.1), which libjpeg scales by the quality.
 LUMINANCE_TABLE = (
     (16, 11, 10, 16, 24, 40, 51, 61),
@@ -85,7 +87,7 @@ def _draw_curved_parts(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Draws parts of images that end at waves on circles of any size, softly over one to five pixels.
 
     Returns:
-        (batch, height, width) float32, 1 in the part and 0 elsewhere.
+        (batch, height, width) float32, from 1 in the part to 0 outside of it.
     """
     count, height, width, _ = images.shape
     numbers = tf.random.stateless_uniform((8, count, 1, 1), seed)
@@ -103,14 +105,14 @@ def _draw_curved_parts(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 
 
 # What the air adds to red, green and blue of EuroSAT's pictures, in grey levels. Atmospheric correction takes it away.
-AIR_LEVELS = (23.0, 42.0, 70.0)
+AIR_LEVELS = [AIR_DN[band] * RENDERED_LEVELS / BRIGHTEST_DN for band in RGB_BANDS]
 
 
 def vary_light(images: tf.Tensor, seed: tf.Tensor, share: float) -> tf.Tensor:
     """Varies light as it differs between products and renderings of the same ground.
 
-    The air over the ground becomes clearer, up to none as in L2A, or hazier. Sun and rendering scale what the ground
-    reflects by 0.6 to 1.7, each channel by 8 % more or less, and bend the scale by a gamma of 0.8 to 1.25.
+    The air over the ground becomes clearer, down to none as in L2A, or hazier. Sun and rendering scale what the ground
+    reflects by 0.6 to 1.7, each channel by some 4 % more or less, and bend the scale by a gamma of 0.8 to 1.25.
 
     Args:
         images: (batch, height, width, 3) uint8, RGB, rendered as EuroSAT.

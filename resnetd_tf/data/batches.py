@@ -60,7 +60,7 @@ def training_batches(
         if cutmix:
             images, labels = apply_cutmix(images, labels, seeds + 1, cutmix)
         if relit:  # after CutMix, since both parts of an image have the same light
-            images = vary_light(images, seeds + 3, relit)
+            images = vary_light(images, seeds + 7, relit)
         if varied:
             images = vary_pixels(images, seeds, varied, strength(step))
         return images, labels

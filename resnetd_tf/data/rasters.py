@@ -313,7 +313,7 @@ def _require_one_image(dataset: rasterio.DatasetReader, pages: Sequence[str], pa
             if (image.shape, image.count) == (dataset.shape, dataset.count):
                 raise InputError(
                     f"{path}: holds {len(pages)} images of {dataset.count} bands, such as dates; choose one, as by "
-                    f"gdal_translate GTIFF_DIR:1:{path} first.tif"
+                    f"gdal_translate 'GTIFF_DIR:1:{path}' first.tif"
                 )
 
 

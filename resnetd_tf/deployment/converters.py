@@ -41,8 +41,8 @@ def write_tflite(
     """Writes a TFLite file, which includes the preprocessing.
 
     Its signature `serving_default` takes `pixels` (batch, height, width, bands), raw, and returns `probabilities`
-    (batch, classes), and `dissimilarity` (batch,) if the SavedModel knows it. In int8 there is none: its
-    numbers have the ranges of training images, so no image would be found unlike them. labels.txt and metadata.json are
+    (batch, classes), and `dissimilarity` (batch,) if the SavedModel knows it. In int8 there is none: activations
+    cannot leave the ranges of training images, so no image would be found unlike them. labels.txt and metadata.json are
     zipped onto the file, which no interpreter minds.
 
     Args:

@@ -230,7 +230,8 @@ def _open_as_savedmodel(
 
     For int8 it is a temporary one with its pools as convolutions, unless the SavedModel is all that there is.
     """
-    if network is None or (classifier.path.is_dir() and not for_int8):
+    is_complete = applicability is None or classifier.knows_dissimilarity  # versions before 0.2.0 wrote no score
+    if network is None or (classifier.path.is_dir() and is_complete and not for_int8):
         yield classifier.path
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -371,6 +372,8 @@ def verify_export(
     lowest_share = min(result["same_class"], result.get("same_side_of_limit", 1.0))
     if not (agrees and lowest_share >= MIN_SAME_CLASS[precision]):
         raise InputError(f"{path} not written: on {len(images)} validation images it has {describe_agreement(result)}")
+    if expected_dissimilarity is not None and dissimilarity is None and precision != "int8":
+        raise InputError(f"{path} not written: it lacks the output dissimilarity, which the model has")
     return result
 
 
@@ -388,13 +391,14 @@ def compare_probabilities(probabilities: np.ndarray, expected: np.ndarray) -> di
 
 
 def describe_agreement(comparison: dict[str, float]) -> str:
-    """Returns the result of `compare_probabilities` as text."""
+    """Returns the result of `compare_probabilities`, and of `verify_export`, as text."""
     text = (
         f"same class for {100 * comparison['same_class']:.1f} %, "
         f"largest difference of a probability {comparison['largest_difference']:.1e}"
     )
     if comparison.get("same_side_of_limit", 1.0) < 1:
-        text += f", {100 * (1 - comparison['same_side_of_limit']):.1f} % unlike training for one of the models alone"
+        share = 100 * (1 - comparison["same_side_of_limit"])
+        text += f", {share:.1f} % are unlike the training images for one of the two models alone"
     return text
 
 

@@ -609,7 +609,7 @@ def _lock_unfinished_folder(base: pathlib.Path) -> Iterator[pathlib.Path]:
     folder = base.with_name(f"{base.name}.unfinished")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "lock").exists():
         raise InputError(f"{folder} is there already, and no map's; give another --output")
-    parent_existed = base.parent.is_dir()
+    new_parents = [parent for parent in base.parents if not parent.exists()]  # the innermost first
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / "lock", timeout=0)
     try:
@@ -623,9 +623,9 @@ def _lock_unfinished_folder(base: pathlib.Path) -> Iterator[pathlib.Path]:
     finally:
         if is_finished or not (folder / sliding_window.STATE_NAME).exists():  # no rows are kept in it
             shutil.rmtree(folder, ignore_errors=True)  # Windows keeps the lock's file
-            if not parent_existed:
-                with contextlib.suppress(OSError):  # it has files of the map
-                    base.parent.rmdir()
+            with contextlib.suppress(OSError):  # the files of the map are in it
+                for parent in new_parents:
+                    parent.rmdir()
         else:
             print(f"{folder} keeps the finished rows: the same command goes on", flush=True)
         lock.release()

@@ -397,22 +397,20 @@ def _read_picture(
     Raises:
         InputError: The picture is no true colour as EuroSAT has it.
     """
-    if raster_options.level:
-        raise InputError(
-            f"--level={raster_options.level}: {source.name} is a picture, to which no light of the air is added; leave "
-            "it out"
-        )
     _check_brightness(source, list(picture.bands.values()))
-    if keep_levels:
-        return picture
-    if raster_options.bands is None:
-        rendering.check_colour_order(source.files[0], picture)
-    if raster_options.rendering is not None:
-        return picture
-    band_set = rendering.convert_to_digital_numbers(source.files[0], picture)
-    if band_set.is_picture and checks_air:
-        _check_dark_levels(source, band_set)
-    return band_set
+    if not keep_levels:
+        if raster_options.bands is None:
+            rendering.check_colour_order(source.files[0], picture)
+        if raster_options.rendering is None:
+            picture = rendering.convert_to_digital_numbers(source.files[0], picture)
+            if picture.is_picture and checks_air:
+                _check_dark_levels(source, picture)
+    if picture.is_picture and raster_options.level:
+        raise InputError(
+            f"--level={raster_options.level}: {source.name} has grey levels as EuroSAT's, to which no light of the air "
+            "is added; leave it out, or give its --rendering"
+        )
+    return picture
 
 
 def _check_bands(

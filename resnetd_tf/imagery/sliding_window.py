@@ -29,6 +29,7 @@ MIN_VALID_SHARE = 0.5  # share of a window's pixels that must be data
 MAX_WINDOWS_PER_SIDE = 4  # windows of a row or column over a cell that are considered to explain it
 SAVE_INTERVAL_SECONDS = 10  # seconds from one record of the progress to the next
 JPEG_BLOCK = 16  # pixels a side of the blocks that JPEG compresses by themselves at 4:2:0
+MAX_JPEG_SIDE = 65_500  # pixels a side of the largest picture that libjpeg compresses
 STATE_NAME = "state.json"  # the record of the progress
 
 
@@ -320,16 +321,27 @@ class _WindowReader:
         valid_masks = np.stack([valid[:, columns] for columns in slices])
         valid_shares = valid_masks.mean((1, 2))
         is_partial = (valid_shares < 1) & (valid_shares >= MIN_VALID_SHARE)
-        if self.stride % JPEG_BLOCK:
-            images = np.stack([render_window(pixels[:, columns], self.scene.is_picture) for columns in slices])
-        else:  # the windows' blocks are blocks of the whole row: each is compressed once
-            rendered = render_window(pixels, self.scene.is_picture)
-            images = np.stack([rendered[:, columns] for columns in slices])
+        images = self._render_windows(pixels)
         for index in np.flatnonzero(is_partial):
             image, valid_mask = pixels[:, slices[index]].copy(), valid_masks[index]
             image[~valid_mask] = np.rint(image[valid_mask].mean(0))
             images[index] = render_window(image, self.scene.is_picture)
         return images, valid_shares, self._count_valid_pixels(row, valid), self._measure_water(valid, water)
+
+    def _render_windows(self, pixels: np.ndarray) -> np.ndarray:
+        """Renders a row of windows (columns, window, window, bands) from its pixels (window, padded width, bands).
+
+        Where blocks of JPEG begin with every window, many windows are compressed as one picture. Then the colours of a
+        window's first and last column of pixels also depend on the pixels beside it.
+        """
+        windows_at_once = 1 if self.stride % JPEG_BLOCK else (MAX_JPEG_SIDE - self.window) // self.stride
+        images = []
+        for first in range(0, self.columns, windows_at_once):
+            count = min(windows_at_once, self.columns - first)
+            left, width = first * self.stride, (count - 1) * self.stride + self.window
+            rendered = render_window(pixels[:, left : left + width], self.scene.is_picture)
+            images += [rendered[:, index * self.stride :][:, : self.window] for index in range(count)]
+        return np.stack(images)
 
     def _read_pixels(self, top: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Reads rows of the region, which are asked for from the top; mirrored pixels are data if their originals are.

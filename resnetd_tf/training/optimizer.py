@@ -120,8 +120,9 @@ def learning_rate_schedule(settings: Settings, steps_per_epoch: int) -> keras.op
 
 
 def first_averaged_step(settings: Settings, steps_per_epoch: int) -> int:
-    """Returns the number of steps after which weights are averaged."""
-    return round((1 - settings.average) * settings.epochs * steps_per_epoch)
+    """Returns the number of steps after which weights are averaged; one step at least is left."""
+    total = settings.epochs * steps_per_epoch
+    return min(total - 1, round((1 - settings.average) * total))
 
 
 def learning_rate_of_epoch(settings: Settings, steps_per_epoch: int, epoch: int) -> float:

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from resnetd_tf import rundir
+from resnetd_tf import environment, rundir
 from resnetd_tf.data import batches
 from resnetd_tf.data.splits import Dataset, Split
 from resnetd_tf.errors import InputError, first_line
@@ -134,6 +134,7 @@ class TrainLoop:
         total_steps, first_step = settings.epochs * self.steps, progress.epoch * self.steps + progress.step
         training_batches = augmented_batches(run, training, first_step)
         self.average = WeightAverage(run, training, total_steps) if settings.average else None
+        self.evaluated_model = self.model
         validation_batches = batches.evaluation_batches(
             validation, classes, batches.fit_batch_size(len(validation), settings.batch_size, self.replicas)
         )
@@ -221,16 +222,16 @@ class TrainLoop:
             self.progress_bar.update(steps, list(metrics.items()), finalize=True)
         if not math.isfinite(metrics["val_loss"]):
             raise Diverged("validation loss is", epoch, progress.step)
-        if not checkpoint.has_finite_weights(self.evaluated_model):
+        if not all(map(checkpoint.has_finite_weights, {self.model, self.evaluated_model})):
             raise Diverged("weights are", epoch, progress.step)
-        # The optimizer's own rate would be that of the next step, which is zero after the last epoch.
+        # The optimizer's own rate would be that of the next step, which may be zero after the last epoch.
         learning_rate = learning_rate_of_epoch(self.run.settings, self.steps, progress.epoch)
         seconds = time.monotonic() - self.epoch_start
         row = {"epoch": epoch, **metrics, "seconds": seconds, "learning_rate": learning_rate}
         self.results.add_epoch(row, self.evaluated_model)
         self._print_epoch(progress.history[-1])
-        training_metrics |= {"learning_rate": learning_rate}
-        write_tensorboard_logs(self.run, self.evaluated_model, training_metrics, validation_metrics)
+        logged_metrics = training_metrics | {"learning_rate": learning_rate}
+        write_tensorboard_logs(self.run, self.evaluated_model, logged_metrics, validation_metrics)
         progress.epoch, progress.step, progress.sums = epoch, 0, []
         self._save_checkpoint()
 
@@ -312,7 +313,8 @@ class WeightAverage:
         total_steps: Number of training steps in the run.
     """
 
-    STEPS = 16  # from one update to the next: each reads and writes all weights
+    MAX_INTERVAL = 16  # steps from one update to the next: each reads and writes all weights
+    MIN_UPDATES = 16  # if there are as many steps
     BATCHES = 32  # training batches by which the statistics of batch normalisation are measured
 
     def __init__(self, run: Run, training: Split, total_steps: int):
@@ -320,11 +322,16 @@ class WeightAverage:
         self.strategy = strategy
         self.optimizer = getattr(run.model.optimizer, "inner_optimizer", run.model.optimizer)
         self.first_step = first_averaged_step(settings, run.steps_per_epoch)
+        self.interval = max(1, min(self.MAX_INTERVAL, (total_steps - self.first_step) // self.MIN_UPDATES))
         with strategy.scope():
             uncompiled = keras.Model(run.model.input, run.model.output)
             self.model = keras.models.clone_model(uncompiled, clone_function=_clone_layer, recursive=True)
             self.model.set_weights(run.model.get_weights())
-            self.model.compile(loss=make_loss(settings), metrics=make_metrics(len(run.dataset.classes)))
+            self.model.compile(
+                loss=make_loss(settings),
+                metrics=make_metrics(len(run.dataset.classes)),
+                jit_compile=environment.uses_xla(),
+            )
             self.momentum = tf.Variable(0.0, trainable=False)
         self.normalizations = [
             layer for layer in self.model.layers[-1].layers if isinstance(layer, keras.layers.BatchNormalization)
@@ -342,7 +349,7 @@ class WeightAverage:
 
     def update_if_due(self, step: int) -> None:
         """Adds the weights after a step, counted from the start of training, to the averages."""
-        if step > self.first_step and step % self.STEPS == 0:
+        if step > self.first_step and (step - self.first_step) % self.interval == 0:
             self.optimizer.average_weights()
 
     def compute_model(self) -> keras.Model:

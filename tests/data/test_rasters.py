@@ -343,7 +343,7 @@ def test_an_open_image_knows_the_shape_and_type_of_its_pixels(tmp_path, dn, requ
 def test_a_file_of_several_images_is_refused(tmp_path):
     path, dates = tmp_path / "dates.tif", np.full((3, 64, 80, 3), 90, "uint8")
     tifffile.imwrite(path, dates, photometric="rgb")
-    with pytest.raises(InputError, match=r"holds 3 images of 3 bands, such as dates; .*gdal_translate GTIFF_DIR:1:"):
+    with pytest.raises(InputError, match=r"holds 3 images of 3 bands, such as dates; .*gdal_translate 'GTIFF_DIR:1:"):
         images.read_image(path)
 
 

@@ -39,14 +39,14 @@ def test_a_file_alone_is_a_classifier(run, small_classifier, half):
 
 
 def test_a_file_has_the_score_of_its_run(half, small_classifier, tmp_path):
-    """And not that of another model, whose file lies beside it."""
+    """A file without a score does not take that of another model, which lies beside it."""
     alone = open_classifier(shutil.copy(half, tmp_path / "alone.safetensors"))
     images = synthetic.draw_scenes(10, seed=5)[0]
     np.testing.assert_allclose(alone.classify(images)[1], small_classifier.classify(images)[1], atol=0.05)
     with safe_open(half, framework="numpy") as file:
         header = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-    del header[applicability.HEADER_KEY]
+    del header[applicability.SCORE_KEY]
     safetensors.numpy.save_file(tensors, tmp_path / "older.safetensors", header)
     shutil.copy(pretrained.EUROSAT_FILE.with_name(applicability.FILE_NAME), tmp_path)
     assert open_classifier(tmp_path / "older.safetensors").classify(images)[1] is None
@@ -54,7 +54,7 @@ def test_a_file_has_the_score_of_its_run(half, small_classifier, tmp_path):
 
 def test_a_damaged_score_is_named(half, tmp_path):
     with safe_open(half, framework="numpy") as file:
-        header = file.metadata() | {applicability.HEADER_KEY: "bm90aGluZw=="}
+        header = file.metadata() | {applicability.SCORE_KEY: "bm90aGluZw=="}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
     safetensors.numpy.save_file(tensors, tmp_path / "damaged.safetensors", header)
     with pytest.raises(InputError, match="its entry applicability cannot be read"):

@@ -83,8 +83,15 @@ def test_the_scale_of_the_advice_is_accepted(tmp_path):
 
 def test_a_picture_has_no_level(tmp_path):
     path = write_scene(tmp_path / "x.tif", draw_fields(200, 200), photometric="RGB")
-    with pytest.raises(InputError, match=r"--level=L2A: .* is a picture, to which no light of the air is added"):
+    with pytest.raises(InputError, match=r"--level=L2A: .* grey levels as EuroSAT's, to which no light"):
         open_scene_for(resnetd_tf.eurosat(), [path], level="L2A")
+
+
+def test_a_tci_takes_the_level_that_is_given(tmp_path):
+    path = write_scene(tmp_path / "T33TUL_MSIL2A_TCI_10m.tif", draw_fields(200, 200), photometric="RGB")
+    scenes = [open_scene_for(resnetd_tf.eurosat(), [path], level=level) for level in ("L1C", "L2A")]
+    without_air, with_air = map(read_all, scenes)
+    np.testing.assert_allclose(with_air.astype(float), without_air + AIR, atol=1)
 
 
 def test_a_stretched_picture_is_refused_by_its_grey_levels(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scenes import colour_classifier, draw_fields, predict_by_colour, write_scene
 
-from resnetd_tf.imagery import sliding_window
+from resnetd_tf.imagery import landcover, sliding_window
 from resnetd_tf.imagery.landcover import open_scene_for
 
 
@@ -103,3 +103,16 @@ def test_windows_over_a_cell_with_too_little_data_are_left_out(tmp_path, stride)
     scene = open_scene_for(colour_classifier(), [write_scene(tmp_path / "scene.tif", pixels)])
     windows = sliding_window.windows_over_cell(scene, (0, 0), 64, stride)
     assert all((image.min((0, 1)) > 0).all() for image in windows)
+
+
+def test_a_scene_that_is_wider_than_a_jpeg_is_mapped():
+    """Windows on both sides of where one picture ends and the next begins are the scene's."""
+    width = 70_000
+    pixels = np.random.default_rng(0).integers(300, 2500, (64, width, 3)).astype("uint16")
+    scene = landcover._ArrayScene(pixels, np.ones(pixels.shape[:2], bool))
+    reader = sliding_window._WindowReader(scene, 64, 32)
+    images, *_ = reader.read_row(0)
+    assert len(images) == reader.columns == -(-width // 32) - 1
+    for index in (0, 2043, 2044, 2045, 2046, len(images) - 2):
+        alone = sliding_window.render_window(pixels[:, index * 32 : index * 32 + 64], is_picture=False)
+        np.testing.assert_array_equal(images[index][:, 1:-1], alone[:, 1:-1])

@@ -270,8 +270,9 @@ def test_a_map_that_is_interrupted_early_keeps_its_rows(tmp_path):
 
 
 def test_a_folder_that_was_made_for_a_map_goes_with_it(tmp_path):
+    options = MapOptions(min_probability=1.0)
     with pytest.raises(InputError, match="nothing to map"):
-        write_map(colour_classifier(), open_fields(tmp_path), tmp_path / "maps/map", MapOptions(min_probability=1.0))
+        write_map(colour_classifier(), open_fields(tmp_path), tmp_path / "maps/june/map", options)
     assert not (tmp_path / "maps").exists()
 
 

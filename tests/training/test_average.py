@@ -17,7 +17,7 @@ SETTINGS = Settings(depth=10, image_size=32, weights="none", epochs=4, batch_siz
 @pytest.fixture
 def run(monkeypatch):
     """A run of two steps in an epoch, without a folder."""
-    monkeypatch.setattr(WeightAverage, "STEPS", 2)
+    monkeypatch.setattr(WeightAverage, "MIN_UPDATES", 2)
     images, labels = synthetic.draw_scenes(20)
     split = Split(images, labels, synthetic.CLASSES, "all")
     model = classifier.build_classifier(10, "d", classes=10, statistics=EUROSAT_RGB, image_size=32)
@@ -55,7 +55,7 @@ def test_weights_of_the_last_part_are_averaged(run):
 
 
 def test_statistics_are_the_mean_of_training_batches(run):
-    """Of the first normalisation, whose inputs depend on one convolution alone."""
+    """The first normalisation is tested, whose inputs depend on one convolution alone."""
     average = WeightAverage(run, run.dataset.splits["train"], total_steps=8)
     average.update_if_due(6)
     averaged = average.compute_model()

@@ -114,8 +114,8 @@ def measure_mosaics(classifier, split: str) -> dict[str, float]:
         "images", their number; shares that are right: "alone" one by one, "centres" at the images' centres in maps,
         and "cells" of all cells with a class; and "empty", the share of cells without a class.
     """
-    from resnetd_tf import imagery
     from resnetd_tf.deployment import export
+    from resnetd_tf.imagery import landcover
 
     ((images, labels),) = export.load_comparison_images(classifier, {split: None})
     count, side = min(20, math.isqrt(len(images))), min(images.shape[1:3]) // 2 * 2
@@ -124,12 +124,12 @@ def measure_mosaics(classifier, split: str) -> dict[str, float]:
     for start in range(0, len(images) - count**2 + 1, count**2):
         patches, patch_labels = images[start : start + count**2], labels[start : start + count**2]
         scene = patches.reshape(count, count, side, side, -1).swapaxes(1, 2).reshape(count * side, count * side, -1)
-        land_cover = imagery.map_scene(classifier, scene, window=side, stride=side // 2)
+        land_cover = landcover.map_scene(classifier, scene, window=side, stride=side // 2)
         means = land_cover.probabilities.reshape(count, 2, count, 2, -1).mean((1, 3)).reshape(count**2, -1)
         cell_labels = patch_labels.reshape(count, count).repeat(2, 0).repeat(2, 1)
         correct["alone"] += list(classifier.predict(patches).argmax(1) == patch_labels)
         correct["centres"] += list(means.argmax(1) == patch_labels)
-        has_class = land_cover.classes != imagery.NODATA
+        has_class = land_cover.classes != landcover.NODATA
         correct["cells"] += list((land_cover.classes == cell_labels)[has_class])
         correct["empty"] += list(~has_class.ravel())
     return {"images": len(correct["alone"]), **{name: float(np.mean(each)) for name, each in correct.items()}}

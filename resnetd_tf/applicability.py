@@ -7,12 +7,12 @@ Meyer and Pebesma (2021, arXiv 2005.07939) call the places that are like the tra
 
 import base64
 import dataclasses
+import json
 import pathlib
 from dataclasses import dataclass
 
 import keras
 import numpy as np
-import safetensors
 import safetensors.numpy
 
 from resnetd_tf import rundir
@@ -115,6 +115,13 @@ def read_applicability(path: pathlib.Path) -> Applicability:
         return _from_bytes(path.read_bytes())
 
 
+def _read_header(path: pathlib.Path) -> dict[str, str]:
+    """Reads the entries in the header of a .safetensors file without its tensors."""
+    with damage_as_input_error(f"{path}: cannot be read, damaged or truncated"), path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")  # the file begins with the size of its header, which is JSON
+        return json.loads(file.read(size)).get("__metadata__", {})
+
+
 def find_applicability(model: pathlib.Path) -> Applicability | None:
     """Reads where the classifier in a .keras or .safetensors file applies, if that is known.
 
@@ -124,8 +131,7 @@ def find_applicability(model: pathlib.Path) -> Applicability | None:
         InputError: The file is damaged.
     """
     if model.suffix == ".safetensors":
-        with safetensors.safe_open(model, framework="numpy") as file:
-            header = file.metadata() or {}
+        header = _read_header(model)
         if SCORE_KEY in header:
             with damage_as_input_error(f"{model}: its entry {SCORE_KEY} cannot be read"):
                 return _from_bytes(base64.b64decode(header[SCORE_KEY]))

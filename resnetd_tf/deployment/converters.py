@@ -12,7 +12,7 @@ import tensorflow as tf
 from tensorflow.lite.tools import flatbuffer_utils
 
 from resnetd_tf import rundir
-from resnetd_tf.applicability import Applicability
+from resnetd_tf.applicability import Applicability, header_entries
 from resnetd_tf.deployment.savedmodel import freeze_graph, load_inference_function
 from resnetd_tf.errors import InputError, damage_as_input_error
 from resnetd_tf.networks import checkpoints
@@ -211,7 +211,7 @@ def write_safetensors(
         weight = weight.transpose(3, 2, 0, 1) if weight.ndim == 4 else weight.T
         is_halved = precision == "float16" and weight.size >= LARGE_KERNEL
         tensors[name] = weight.astype("float16") if is_halved else weight
-    checkpoints.write_tensors(tensors, header, path, applicability)
+    checkpoints.write_tensors(tensors, header, path, header_entries(applicability))
 
 
 def _read_evaluations(folder: pathlib.Path) -> dict[str, dict]:

@@ -19,7 +19,6 @@ import keras
 import numpy as np
 import safetensors.numpy
 
-from resnetd_tf.applicability import Applicability, header_entries
 from resnetd_tf.errors import ForeignModelError, InputError, first_line
 from resnetd_tf.metadata import check_metadata
 from resnetd_tf.networks import pretrained
@@ -781,7 +780,7 @@ def _without_newer_defaults(config):
 
 
 def write_tensors(
-    tensors: dict[str, np.ndarray], metadata: dict, path: pathlib.Path, applicability: Applicability | None = None
+    tensors: dict[str, np.ndarray], metadata: dict, path: pathlib.Path, further_entries: dict[str, str] | None = None
 ) -> None:
     """Writes the .safetensors file of a classifier.
 
@@ -789,8 +788,8 @@ def write_tensors(
         tensors: The classifier's weights, in PyTorch's layout.
         metadata: The content of its run's metadata.json, with the entries of `NEEDED_METADATA`.
         path: The file.
-        applicability: Where the classifier applies, if that is known.
+        further_entries: Other entries of the header.
     """
-    header = {HEADER_KEY: json.dumps(metadata), **header_entries(applicability)}
+    header = {HEADER_KEY: json.dumps(metadata), **(further_entries or {})}
     content = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     path.write_bytes(safetensors.numpy.save(content, header))

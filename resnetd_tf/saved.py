@@ -277,7 +277,8 @@ def open_window_classifier(classifier: SavedClassifier, runtime: str = "auto", t
         precision = "bfloat16" if environment.fastest_precision() == "bfloat16" else "float32"
     infer = make_inference_function(network, precision)
     dtype = np.dtype(tf.as_dtype(network.inputs[0].dtype).as_numpy_dtype)
-    area = _open_applicability(path, network)
+    is_open = network is classifier.network
+    area = classifier.applicability if is_open else _open_applicability(path, network)
 
     def classify(images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         images = convert_dtype(images, classifier.bands, dtype)

@@ -21,6 +21,7 @@ from resnetd_tf import rundir
 from resnetd_tf.applicability import Applicability
 from resnetd_tf.data import images
 from resnetd_tf.errors import InputError
+from resnetd_tf.networks.classifier import network_with_features
 from resnetd_tf.networks.layers import Resizing, fold_batch_norm
 from resnetd_tf.runtimes import FLOAT_OUTPUTS
 
@@ -104,8 +105,7 @@ def _make_classify(network: keras.Model, class_count: int, applicability: Applic
         class_count: Number of classes.
         applicability: Where the classifier applies; with it, `dissimilarity` is an output beside `probabilities`.
     """
-    features = network.get_layer("predictions").input
-    network_with_features = keras.Model(network.inputs, [network.outputs[0], features])
+    with_features = network_with_features(network)
 
     @tf.function(input_signature=[tf.TensorSpec((None, *network.inputs[0].shape[1:]), tf.float32)], autograph=False)
     def infer(normalised):
@@ -113,7 +113,7 @@ def _make_classify(network: keras.Model, class_count: int, applicability: Applic
             tf.constant(0, weight.dtype, weight.shape, name=f"{WEIGHT_PREFIX}{index}")
             for index, weight in enumerate(network.trainable_variables)
         ]
-        (probabilities, features), _ = network_with_features.stateless_call(weights, [], normalised, training=False)
+        (probabilities, features), _ = with_features.stateless_call(weights, [], normalised, training=False)
         outputs = {"probabilities": probabilities}
         if applicability:
             outputs["dissimilarity"] = applicability.dissimilarity_tensor(tf.cast(features, tf.float32))

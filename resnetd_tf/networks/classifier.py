@@ -114,9 +114,13 @@ def add_feature_output(classifier: keras.Model) -> keras.Model:
     Returns:
         A model from raw pixels to probabilities (n, classes) and to pooled features (n, features).
     """
-    network = classifier.layers[-1]
-    with_features = keras.Model(network.inputs, [network.outputs[0], network.get_layer("predictions").input])
+    with_features = network_with_features(classifier.layers[-1])
     return keras.Model(classifier.inputs, with_features(classifier.layers[-2].output))
+
+
+def network_with_features(network: keras.Model) -> keras.Model:
+    """Returns a model with a network's layers, from its inputs to probabilities and to the features before its head."""
+    return keras.Model(network.inputs, [network.outputs[0], network.get_layer("predictions").input])
 
 
 def make_inference_function(
@@ -137,8 +141,7 @@ def make_inference_function(
     folded = fold_batch_norm(classifier, precision)
     normalization, resizing, network = (folded.get_layer("normalization"), folded.layers[2], folded.layers[-1])
     resizing = Resizing.from_config(resizing.get_config())
-    pooled = network.get_layer("predictions").input
-    outputs = keras.Model(network.inputs, [network.outputs[0], pooled])
+    outputs = network_with_features(network)
     weights = [tf.constant(weight.numpy()) for weight in outputs.trainable_variables]
     pixels = folded.inputs[0]
 

@@ -36,7 +36,7 @@ from resnetd_tf.training import checkpoint
 from resnetd_tf.training.checkpoint import Progress
 from resnetd_tf.training.optimizer import compile_classifier
 from resnetd_tf.training.settings import LEARNING_RATE_FINE_TUNING, LEARNING_RATE_FROM_SCRATCH, RECIPES, Settings
-from resnetd_tf.training.train_loop import Diverged, Run, run_epochs
+from resnetd_tf.training.train_loop import Diverged, Run, augmentation_arguments, run_epochs
 
 APPLICABILITY_IMAGES = 2048  # images of a split by which the applicability of a classifier is fitted
 
@@ -423,15 +423,7 @@ def draw_as_trained(run: Run, split: str) -> np.ndarray:
     source, settings = run.dataset.splits[split], run.settings
     count = min(APPLICABILITY_IMAGES, len(source))
     batch_size = min(settings.batch_size, count)
-    batches = training_batches(
-        source,
-        len(run.dataset.classes),
-        batch_size,
-        seed=settings.seed,
-        cutmix=settings.cutmix,
-        varied=settings.varied if run.dataset.bands == 3 else 0.0,
-        relit=settings.relit,
-    )
+    batches = training_batches(source, len(run.dataset.classes), batch_size, **augmentation_arguments(run))
     assert isinstance(source.images, np.ndarray)
     dtype = source.images.dtype
     drawn = [pixels.numpy() for pixels, _ in batches.take(-(-count // batch_size))]

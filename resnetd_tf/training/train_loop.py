@@ -275,14 +275,22 @@ def augmented_batches(run: Run, training: Split, first_step: int) -> tf.data.Dat
         training,
         len(run.dataset.classes),
         settings.batch_size,
-        seed=settings.seed,
         first_step=first_step,
-        cutmix=settings.cutmix,
-        varied=settings.varied if run.dataset.bands == 3 else 0.0,
-        relit=settings.relit,
+        **augmentation_arguments(run),
         # The strength rises, because at the start a network has enough to learn from unvaried images.
         strength=lambda step: tf.cast(step / total_steps, "float32"),
     )
+
+
+def augmentation_arguments(run: Run) -> dict[str, Any]:
+    """Returns the arguments of `batches.training_batches` that say how a run augments images."""
+    settings = run.settings
+    return {
+        "seed": settings.seed,
+        "cutmix": settings.cutmix,
+        "varied": settings.varied if run.dataset.bands == 3 else 0.0,
+        "relit": settings.relit,
+    }
 
 
 def to_floats(metrics: dict[str, tf.Tensor]) -> dict[str, float]:

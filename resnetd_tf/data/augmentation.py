@@ -112,7 +112,7 @@ def vary_light(images: tf.Tensor, seed: tf.Tensor, share: float) -> tf.Tensor:
     """Varies light as it differs between products and renderings of the same ground.
 
     The air over the ground becomes clearer, down to none as in L2A, or hazier. Sun and rendering scale what the ground
-    reflects by 0.6 to 1.7, each channel by some 4 % more or less, and bend the scale by a gamma of 0.8 to 1.25.
+    reflects by 0.54 to 1.86, each channel by some 4 % more or less, and bend the scale by a gamma of 0.8 to 1.25.
 
     Args:
         images: (batch, height, width, 3) uint8, RGB, rendered as EuroSAT.
@@ -127,14 +127,47 @@ def vary_light(images: tf.Tensor, seed: tf.Tensor, share: float) -> tf.Tensor:
     has_air, has_gain, has_gamma, is_varied = tf.unstack(tf.random.stateless_uniform((4, count, 1, 1, 1), seeds[0]))
     air, gain, gamma = tf.unstack(tf.random.stateless_uniform((3, count, 1, 1, 1), seeds[1], -1.0, 1.0))
     channels = tf.random.stateless_normal((2, count, 1, 1, 3), seeds[2])
-    air = tf.where(has_air < 0.7, tf.where(air < 0, 1.05 * air, 0.6 * air), 0.0)
+    air = tf.where(has_air < 0.7, tf.where(air < 0, 1.05 * air, 0.8 * air), 0.0)
     air_change = tf.constant(AIR_LEVELS) * air * (1 + 0.15 * channels[0])
-    gain = tf.where(has_gain < 0.7, tf.exp(0.51 * gain + 0.04 * channels[1]), 1.0)
+    gain = tf.where(has_gain < 0.7, tf.exp(0.62 * gain + 0.04 * channels[1]), 1.0)
     exponent = tf.where(has_gamma < 0.3, tf.exp(0.223 * gamma), 1.0)
     pixels = tf.cast(images, "float32")
     pixels = (pixels - AIR_LEVELS) * gain + AIR_LEVELS + air_change
     pixels = 255 * (tf.clip_by_value(pixels, 0.0, 255.0) / 255) ** exponent
     return tf.where(is_varied < share, tf.saturate_cast(tf.round(pixels), images.dtype), images)
+
+
+# Grey levels of red, green and blue that open water gains at most from sun glint, from sediment and from bright ground.
+WATER_TINTS = ((60.0, 60.0, 60.0), (70.0, 60.0, 30.0), (5.0, 50.0, 40.0))
+
+
+def vary_open_water(images: tf.Tensor, is_water: tf.Tensor, seed: tf.Tensor, share: float) -> tf.Tensor:
+    """Varies the colour of open water, which is smooth whatever its colour, unlike land.
+
+    Glint of the sun, sediment and bright ground under shallow water brighten it, more at one side of the image than at
+    the other. Waves make it uneven by up to two grey levels.
+
+    Args:
+        images: (batch, height, width, 3) uint8, RGB, rendered as EuroSAT.
+        is_water: (batch,) bool, which images show open water alone.
+        seed: Two integers.
+        share: Share of these images that are varied, from 0 to 1.
+
+    Returns:
+        (batch, height, width, 3) uint8.
+    """
+    count, height, width, _ = images.shape
+    seeds = tf.unstack(tf.random.split(seed, 4))
+    has_tint, strength = tf.unstack(tf.random.stateless_uniform((2, count, 1, 1, len(WATER_TINTS)), seeds[0]))
+    tint = tf.where(has_tint < 0.5, strength**1.5, 0.0) @ tf.constant(WATER_TINTS)
+    is_varied, slope, angle, waves = tf.unstack(tf.random.stateless_uniform((4, count, 1, 1, 1), seeds[1]))
+    rows = tf.linspace(-0.5, 0.5, height)[:, tf.newaxis, tf.newaxis]
+    columns = tf.linspace(-0.5, 0.5, width)[tf.newaxis, :, tf.newaxis]
+    ramp = 1 + slope * (rows * tf.sin(2 * np.pi * angle) + columns * tf.cos(2 * np.pi * angle))
+    noise = 2 * waves**2 * tf.random.stateless_normal((count, height, width, 1), seeds[2])
+    pixels = tf.round(tf.cast(images, "float32") + tint * ramp + noise)
+    is_varied = (is_varied < share) & is_water[:, tf.newaxis, tf.newaxis, tf.newaxis]
+    return tf.where(is_varied, tf.saturate_cast(pixels, images.dtype), images)
 
 
 def vary_pixels(images: tf.Tensor, seed: tf.Tensor, share: float, strength: tf.Tensor | float = 1.0) -> tf.Tensor:

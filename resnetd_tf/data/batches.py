@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from resnetd_tf.data.augmentation import apply_cutmix, flip_and_turn, vary_light, vary_pixels
+from resnetd_tf.data.augmentation import apply_cutmix, flip_and_turn, vary_light, vary_open_water, vary_pixels
 from resnetd_tf.data.splits import Split
 from resnetd_tf.errors import InputError
 
@@ -25,6 +25,7 @@ def training_batches(
     cutmix: float = 0.0,
     varied: float = 0.0,
     relit: float = 0.0,
+    open_water: int | None = None,
     strength: Callable[[tf.Tensor], tf.Tensor | float] = lambda step: 1.0,
 ) -> tf.data.Dataset:
     """Makes endless batches for training: complete, shuffled anew each epoch, and augmented.
@@ -42,6 +43,7 @@ def training_batches(
         varied: Share of the images, from 0 to 1, that `augmentation.vary_pixels` changes; they must be RGB. All images
             are flipped and turned.
         relit: Share of the images, from 0 to 1, whose light `augmentation.vary_light` changes; they must be RGB.
+        open_water: Label of the images of open water. `augmentation.vary_open_water` changes the same share of them.
         strength: Function from the number of a step to the strength of `vary_pixels`, from 0 to 1.
 
     Returns:
@@ -56,6 +58,8 @@ def training_batches(
         indices = tf.random.experimental.index_shuffle(positions, tf.stack([seed, epoch]), len(split) - 1)
         images, labels = gather(indices)
         seeds = tf.stack([seed, step])
+        if relit and open_water is not None:
+            images = vary_open_water(images, labels[:, open_water] == 1, seeds + 11, relit)
         images = flip_and_turn(images, seeds)
         if cutmix:
             images, labels = apply_cutmix(images, labels, seeds + 1, cutmix)

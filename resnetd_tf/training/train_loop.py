@@ -25,6 +25,7 @@ from resnetd_tf.evaluation import report
 from resnetd_tf.networks import checkpoints
 from resnetd_tf.networks.layers import portable_copy
 from resnetd_tf.process import Termination
+from resnetd_tf.sentinel2 import OPEN_WATER_CLASS
 from resnetd_tf.training import checkpoint
 from resnetd_tf.training.checkpoint import Progress
 from resnetd_tf.training.optimizer import first_averaged_step, learning_rate_of_epoch, make_loss, make_metrics
@@ -284,12 +285,13 @@ def augmented_batches(run: Run, training: Split, first_step: int) -> tf.data.Dat
 
 def augmentation_arguments(run: Run) -> dict[str, Any]:
     """Returns the arguments of `batches.training_batches` that say how a run augments images."""
-    settings = run.settings
+    settings, classes = run.settings, run.dataset.classes
     return {
         "seed": settings.seed,
         "cutmix": settings.cutmix,
         "varied": settings.varied if run.dataset.bands == 3 else 0.0,
         "relit": settings.relit,
+        "open_water": classes.index(OPEN_WATER_CLASS) if OPEN_WATER_CLASS in classes else None,
     }
 
 

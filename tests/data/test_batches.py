@@ -124,6 +124,32 @@ def test_light_is_varied_as_between_products():
     np.testing.assert_array_equal(unchanged, images)
 
 
+def test_the_colour_of_open_water_is_varied_and_stays_smooth():
+    images = np.full((64, 32, 32, 3), (30, 55, 80), "uint8")
+    is_water = np.arange(64) % 2 == 0
+    varied = augmentation.vary_open_water(tf.constant(images), tf.constant(is_water), tf.constant([0, 1]), 1.0).numpy()
+    np.testing.assert_array_equal(varied[~is_water], images[~is_water])
+    colours = varied[is_water].astype(float).mean((1, 2))
+    assert (colours - (30, 55, 80)).min() > -1  # nothing darkens
+    assert (colours[:, 0] > 70).any()  # glint or sediment
+    assert ((colours[:, 1] > 70) & (colours[:, 0] < 45)).any()  # bright ground under shallow water
+    steps = np.abs(np.diff(varied[is_water].astype(float), axis=2)).mean((1, 2, 3))
+    assert steps.max() < 4 and np.median(steps) < 1.5
+    unchanged = augmentation.vary_open_water(tf.constant(images), tf.constant(is_water), tf.constant([0, 1]), 0.0)
+    np.testing.assert_array_equal(unchanged, images)
+
+
+def test_training_batches_vary_the_water_of_its_class_alone():
+    images, labels = np.full((64, 32, 32, 3), 60, "uint8"), np.arange(64) % 10
+    split = Split(images, labels, tuple(map(str, range(64))), "all")
+    options = {"relit": 0.5, "seed": 3}
+    ((plain, one_hot),) = batches.training_batches(split, 10, 64, **options).take(1)
+    ((varied, _),) = batches.training_batches(split, 10, 64, **options, open_water=9).take(1)
+    is_changed = (varied.numpy() != plain.numpy()).any((1, 2, 3))
+    assert 0 < is_changed.sum() <= 6  # six of the images are of class 9
+    assert (one_hot.numpy()[is_changed].argmax(1) == 9).all()
+
+
 def test_relit_training_batches_are_the_same_in_a_resumed_run():
     split = Split(draw_patches(32), np.arange(32) % 10, tuple(map(str, range(10))), "all")
     _, (pixels, _) = batches.training_batches(split, 10, 32, relit=1.0).take(2)

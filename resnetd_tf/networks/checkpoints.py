@@ -22,8 +22,9 @@ import safetensors.numpy
 from resnetd_tf.errors import ForeignModelError, InputError, first_line
 from resnetd_tf.metadata import check_metadata
 from resnetd_tf.networks import pretrained
+from resnetd_tf.networks.torch_files import read_state_dict
 from resnetd_tf.normalization import IMAGENET, Statistics, statistics_from_metadata
-from resnetd_tf.sentinel2 import BANDS
+from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
 
 
 @dataclass(frozen=True)
@@ -66,16 +67,19 @@ class Checkpoint:
         return identity
 
 
-def read_checkpoint(weights: str | pathlib.Path, depth: int, variant: str) -> Checkpoint:
+def read_checkpoint(weights: str | pathlib.Path, depth: int, variant: str, bands: int = 3) -> Checkpoint:
     """Reads weights for a network of this depth and variant, and fetches them if need be.
 
     Args:
-        weights: "imagenet" for the published checkpoint (`pretrained.PUBLISHED`), "eurosat" for the classifier that
-            ships with this package, or the path of a file. Files of ours are .keras (a network or a classifier),
-            .weights.h5 (a network) and .safetensors (a classifier). A .safetensors file may also be a state dict of
-            timm's or torchvision's ResNet; RGB images are then taken to be normalised as ImageNet's are.
+        weights: "imagenet" for the published checkpoint (`pretrained.PUBLISHED`), a name of published Sentinel-2
+            weights (`pretrained.SENTINEL2_NAMES`), "eurosat" for the classifier that ships with this package, or the
+            path of a file. Files of ours are .keras (a network or a classifier), .weights.h5 (a network) and
+            .safetensors (a classifier). A .safetensors or .pth file may also be a state dict of timm's or torchvision's
+            ResNet; RGB images are then taken to be normalised as ImageNet's are, unless the file is one of the
+            published Sentinel-2 weights.
         depth: Depth of the network, as in `resnetd_tf.resnet`.
         variant: Variant of the network, as in `resnetd_tf.resnet`.
+        bands: Number of bands of the images, 3 or 13. Published Sentinel-2 weights are cut to them.
 
     Raises:
         pretrained.WeightsUnavailable: The published weights are not cached and cannot be fetched.
@@ -83,41 +87,49 @@ def read_checkpoint(weights: str | pathlib.Path, depth: int, variant: str) -> Ch
     """
     if weights == "imagenet":
         return _read_published(depth, variant)
+    if weights in pretrained.SENTINEL2_NAMES:
+        return _read_sentinel2(str(weights), depth, variant, _names_of_bands(str(weights), bands))
     path = pathlib.Path(weights)
     if weights == pretrained.EUROSAT_NAME or pretrained.is_packaged(path):
         path = pretrained.packaged_weights()
     if not path.is_file():
         raise ValueError(_missing_file_message(path))
-    if path.suffix in (".pth", ".pt", ".bin"):
-        raise ValueError(
-            f"weights {path}: loading a pickle runs code in it; convert it where you trust it: "
-            'safetensors.torch.save_file(torch.load(path, weights_only=True), "weights.safetensors")'
-        )
-    readers = {".keras": _read_keras, ".weights.h5": _read_weights_h5, ".safetensors": _read_safetensors}
+    if path.suffix in (".pt", ".bin"):
+        raise ValueError(f"weights {path}: expected the ending .pth of a file that torch.save wrote; rename it")
+    readers = {
+        ".keras": _read_keras,
+        ".weights.h5": _read_weights_h5,
+        ".safetensors": _read_safetensors,
+        ".pth": _read_pth,
+    }
     reader = next((reader for ending, reader in readers.items() if path.name.endswith(ending)), None)
     if reader is None:
-        raise ValueError(f"weights {path}: expected a .keras, .weights.h5 or .safetensors file")
+        raise ValueError(f"weights {path}: expected a .keras, .weights.h5, .safetensors or .pth file")
     checkpoint = _read_file(path, lambda path: reader(path, str(weights)))
     _check_architecture(weights, checkpoint, depth, variant)
     return checkpoint
 
 
-def statistics(weights: str | pathlib.Path, depth: int = 50, variant: str = "d") -> Statistics:
+def statistics(weights: str | pathlib.Path, depth: int = 50, variant: str = "d", bands: int = 3) -> Statistics:
     """Returns the mean and standard deviation that a checkpoint needs its images normalised with.
 
     Example:
         images = resnetd_tf.statistics("imagenet", depth=50, variant="base").normalize(pixels)
 
     Args:
-        weights: A name or a path, as in `read_checkpoint`. Nothing is fetched for "imagenet".
+        weights: A name or a path, as in `read_checkpoint`. Nothing is fetched for names of published weights.
         depth: Depth of the network, as in `resnetd_tf.resnet`.
         variant: Variant of the network, as in `resnetd_tf.resnet`.
+        bands: Number of bands of the images, 3 or 13, for published Sentinel-2 weights.
 
     Raises:
         ValueError: The file cannot be read, is of another network, or does not name its statistics.
     """
     if weights == "imagenet":
         return pretrained.find_published(depth, variant).statistics
+    if weights in pretrained.SENTINEL2_NAMES:
+        names = _names_of_bands(str(weights), bands)
+        return pretrained.find_sentinel2(str(weights), depth, variant, names).statistics(names)
     checkpoint = read_checkpoint(weights, depth, variant)
     if checkpoint.statistics is None:
         raise ValueError(f"weights {weights}: the file does not tell what its images were normalised with")
@@ -132,7 +144,9 @@ def _missing_file_message(path: pathlib.Path) -> str:
         return f"weights {path}: is a folder; give the file, such as {newest}"
     if str(path) in ("none", "auto"):
         return f'weights {path}: no such file; in Python None gives random weights, "imagenet" published ones'
-    return f"weights {path}: no such file; give one, imagenet, eurosat or none"
+    return (
+        f"weights {path}: no such file; give one, or imagenet, eurosat, {', '.join(pretrained.SENTINEL2_NAMES)} or none"
+    )
 
 
 def _read_file(path: pathlib.Path, reader: Callable):
@@ -282,7 +296,7 @@ def _read_published(depth: int, variant: str) -> Checkpoint:
         network, file = pretrained.fetch_keras(depth)
         tensors = convert_keras_applications(network)
     else:
-        file = pretrained.fetch_safetensors(published)
+        file = pretrained.fetch_from_hub(published.source)
         tensors = _read_file(file, safetensors.numpy.load_file)
     return Checkpoint(
         published.source,
@@ -290,6 +304,50 @@ def _read_published(depth: int, variant: str) -> Checkpoint:
         published.statistics,
         published.interpolation,
         file,
+        depth=depth,
+        variant=variant,
+    )
+
+
+# Published Sentinel-2 weights.
+
+
+def _names_of_bands(weights: str, count: int) -> tuple[str, ...]:
+    """Returns the names of the bands of images with 3 or 13 bands."""
+    names = {len(RGB_BANDS): RGB_BANDS, len(BANDS): BANDS}
+    if count not in names:
+        raise ValueError(f"weights {weights}: are for images of 3 or 13 bands, not of {count}")
+    return names[count]
+
+
+def _read_sentinel2(name: str, depth: int, variant: str, bands: tuple[str, ...]) -> Checkpoint:
+    """Reads published Sentinel-2 weights without their head, for images with these bands."""
+    published = pretrained.find_sentinel2(name, depth, variant, bands)
+    file = pretrained.fetch_from_hub(published.repository, published.file, published.revision, published.sha256)
+    reader = read_state_dict if file.suffix == ".pth" else safetensors.numpy.load_file
+    return _read_file(file, lambda file: _make_sentinel2_checkpoint(file, reader(file), published, bands))
+
+
+def _make_sentinel2_checkpoint(
+    file: pathlib.Path,
+    tensors: dict[str, np.ndarray],
+    published: pretrained.Sentinel2Weights,
+    bands: tuple[str, ...],
+) -> Checkpoint:
+    """Makes a checkpoint of published Sentinel-2 weights whose input channels are the given bands."""
+    tensors, _ = strip_prefix(tensors)
+    if input_bands(tensors) != len(published.bands):
+        raise ForeignModelError(
+            f"its first convolution takes {input_bands(tensors)} bands instead of {len(published.bands)}"
+        )
+    stem_name = _find_stem_name(tensors)
+    stem_kernel = tensors[stem_name][:, [published.bands.index(band) for band in bands]]
+    depth, variant = architecture_from_tensors(tensors)
+    return Checkpoint(
+        published.repository,
+        {name: tensor for name, tensor in tensors.items() if not name.startswith("fc.")} | {stem_name: stem_kernel},
+        published.statistics(bands),
+        file=file,
         depth=depth,
         variant=variant,
     )
@@ -391,7 +449,8 @@ def _read_h5_array(dataset: h5py.Dataset) -> np.ndarray:
     return array
 
 
-# .safetensors files: classifiers of ours, whose header has their metadata, and state dicts of others.
+# .safetensors files: classifiers of ours, whose header has their metadata, and state dicts of others. .pth files: state
+# dicts.
 
 HEADER_KEY = "resnetd_tf"  # entry of the header with a classifier's metadata as JSON
 NEEDED_METADATA = ("classes", "depth", "image_size", "interpolation", "normalization", "variant")
@@ -403,6 +462,17 @@ def _read_safetensors(path: pathlib.Path, source: str) -> Checkpoint:
     if HEADER_KEY in header:
         return _make_classifier_checkpoint(path, source, tensors, header)
     return _make_state_dict_checkpoint(path, source, tensors, header)
+
+
+def _read_pth(path: pathlib.Path, source: str) -> Checkpoint:
+    """Reads a state dict that `torch.save` wrote. Published Sentinel-2 weights are known by their SHA-256."""
+    with path.open("rb") as file:
+        published = pretrained.identify_sentinel2(hashlib.file_digest(file, "sha256").hexdigest())
+    tensors = read_state_dict(path)
+    if published is None:
+        return _make_state_dict_checkpoint(path, source, tensors, {})
+    bands = _names_of_bands(source, len(published.bands))
+    return _make_sentinel2_checkpoint(path, tensors, published, bands)
 
 
 def read_classifier(path: pathlib.Path) -> Checkpoint:

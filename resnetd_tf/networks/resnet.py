@@ -184,10 +184,11 @@ def resnet(
         depth: 18, 34, 50, 101 or 152.
         variant: "base", "b", "c" or "d". For the basic blocks of depths 18 and 34, "b" equals "base".
         include_top: Whether to end in global average pooling and a dense layer.
-        weights: `None` for random weights, "imagenet" for a published checkpoint (`pretrained.PUBLISHED`), or a path
-            as `checkpoints.read_checkpoint` takes it. A head of another size stays random. A first convolution of
-            3 bands is adapted to another number of bands (`checkpoints.adapt_bands`). `resnetd_tf.statistics` gives
-            the mean and standard deviation to normalise images with.
+        weights: `None` for random weights, a name of published weights ("imagenet" or one of
+            `pretrained.SENTINEL2_NAMES`), or a path as `checkpoints.read_checkpoint` takes it. A head of another size
+            stays random. A first convolution of 3 bands is adapted to another number of bands
+            (`checkpoints.adapt_bands`). `resnetd_tf.statistics` gives the mean and standard deviation to normalise
+            images with.
         input_tensor: Normalised float images (batch, height, width, bands) from `keras.Input` or from layers, which
             the returned model then contains; `None` for an input of its own.
         input_shape: (height, width, bands), `None` for a size left open. At least 32 pixels; default
@@ -226,7 +227,8 @@ def resnet(
         if isinstance(layer, BatchNormalization):
             layer.synchronized = synchronized
     if weights is not None:
-        checkpoints.assign_weights(model, checkpoints.read_checkpoint(weights, depth, variant))
+        checkpoint = checkpoints.read_checkpoint(weights, depth, variant, images.shape[-1])
+        checkpoints.assign_weights(model, checkpoint)
     if input_tensor is None:
         return model
     sources = keras.utils.get_source_inputs(input_tensor)

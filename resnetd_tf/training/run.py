@@ -129,10 +129,14 @@ def set_up_run(
     Raises:
         InputError: The settings do not fit together, or the weights or the dataset cannot be read.
     """
-    weights = read_initial_weights(settings)
+    # Which of the published Sentinel-2 weights are right depends on the images' bands.
+    is_for_bands = settings.weights in pretrained.SENTINEL2_NAMES
+    weights = None if is_for_bands else read_initial_weights(settings)
     print(f"Device: {environment.describe_devices(environment_info['hardware'])}", flush=True)
-    settings = complete_settings(settings, weights is None)
+    settings = complete_settings(settings, from_scratch=weights is None and not is_for_bands)
     dataset = load_splits(settings, weights.interpolation if weights else "bilinear")
+    if is_for_bands:
+        weights = read_initial_weights(settings, dataset.bands)
     statistics = choose_statistics(dataset, weights)
     model = build_model(settings, dataset, statistics, strategy, weights=weights)
     run_metadata = {
@@ -214,8 +218,12 @@ def restore_run(
     )
 
 
-def read_initial_weights(settings: Settings) -> Checkpoint | None:
+def read_initial_weights(settings: Settings, bands: int = 3) -> Checkpoint | None:
     """Reads the checkpoint that `settings.weights` names, and prints its source.
+
+    Args:
+        settings: The settings.
+        bands: Number of bands of the images, for published Sentinel-2 weights.
 
     Returns:
         The checkpoint, or `None` for random weights.
@@ -227,7 +235,7 @@ def read_initial_weights(settings: Settings) -> Checkpoint | None:
     try:
         if settings.weights != "none":
             name = "imagenet" if settings.weights == "auto" else settings.weights
-            weights = checkpoints.read_checkpoint(name, *network)
+            weights = checkpoints.read_checkpoint(name, *network, bands)
     except pretrained.WeightsUnavailable as error:
         if settings.weights != "auto":
             raise InputError(str(error)) from error
@@ -237,6 +245,8 @@ def read_initial_weights(settings: Settings) -> Checkpoint | None:
     if weights and settings.weights in ("auto", "imagenet"):
         published = pretrained.find_published(*network)
         note = f" (ImageNet top-1 {published.top1:.1f} %, {published.licence})"
+    if settings.weights in pretrained.SENTINEL2_NAMES:
+        note = f" ({settings.weights})"
     if weights and weights.image_size and weights.image_size != settings.image_size:
         size = weights.image_size
         note = f", of images of {size}x{size} pixels; --image_size={size} trains on that size too"

@@ -159,9 +159,10 @@ class Settings:
     )
     weights: str = define_setting(
         "auto",
-        "Initial weights: imagenet (published weights), eurosat (the classifier in this package), none (random), auto "
+        "Initial weights: imagenet (published weights), ssl4eo-moco, ssl4eo-dino, seco, decur, softcon or bigearthnet "
+        "(published weights of Sentinel-2 images), eurosat (the classifier in this package), none (random), auto "
         "(imagenet if available, else none), or a file: .keras, .weights.h5 or .safetensors of this package, or "
-        ".safetensors of timm or torchvision.",
+        ".safetensors or .pth of timm or torchvision.",
     )
     freeze: str = define_setting(
         "none",

@@ -142,10 +142,10 @@ WATER_TINTS = ((60.0, 60.0, 60.0), (70.0, 60.0, 30.0), (5.0, 50.0, 40.0))
 
 
 def vary_open_water(images: tf.Tensor, is_water: tf.Tensor, seed: tf.Tensor, share: float) -> tf.Tensor:
-    """Varies the colour of open water, which is smooth whatever its colour, unlike land.
+    """Varies the colour of open water and the waves on it.
 
     Glint of the sun, sediment and bright ground under shallow water brighten it, more at one side of the image than at
-    the other. Waves make it uneven by up to two grey levels.
+    the other. Waves have a standard deviation of up to 5 grey levels; the highest ones may break and are white.
 
     Args:
         images: (batch, height, width, 3) uint8, RGB, rendered as EuroSAT.
@@ -156,18 +156,44 @@ def vary_open_water(images: tf.Tensor, is_water: tf.Tensor, seed: tf.Tensor, sha
     Returns:
         (batch, height, width, 3) uint8.
     """
-    count, height, width, _ = images.shape
     seeds = tf.unstack(tf.random.split(seed, 4))
-    has_tint, strength = tf.unstack(tf.random.stateless_uniform((2, count, 1, 1, len(WATER_TINTS)), seeds[0]))
+    is_varied = is_water & (tf.random.stateless_uniform(is_water.shape, seeds[0]) < share)
+    indices = tf.where(is_varied)
+    originals = tf.gather_nd(images, indices)
+    count, (height, width) = tf.shape(originals)[0], originals.shape[1:3]
+    has_tint, strength = tf.unstack(tf.random.stateless_uniform((2, count, 1, 1, len(WATER_TINTS)), seeds[1]))
     tint = tf.where(has_tint < 0.5, strength**1.5, 0.0) @ tf.constant(WATER_TINTS)
-    is_varied, slope, angle, waves = tf.unstack(tf.random.stateless_uniform((4, count, 1, 1, 1), seeds[1]))
+    numbers = tf.random.stateless_uniform((5, count, 1, 1, 1), seeds[2])
+    slope, angle, has_waves, wave_height, breaking = tf.unstack(numbers)
     rows = tf.linspace(-0.5, 0.5, height)[:, tf.newaxis, tf.newaxis]
     columns = tf.linspace(-0.5, 0.5, width)[tf.newaxis, :, tf.newaxis]
     ramp = 1 + slope * (rows * tf.sin(2 * np.pi * angle) + columns * tf.cos(2 * np.pi * angle))
-    noise = 2 * waves**2 * tf.random.stateless_normal((count, height, width, 1), seeds[2])
-    pixels = tf.round(tf.cast(images, "float32") + tint * ramp + noise)
-    is_varied = (is_varied < share) & is_water[:, tf.newaxis, tf.newaxis, tf.newaxis]
-    return tf.where(is_varied, tf.saturate_cast(pixels, images.dtype), images)
+    waves = _draw_waves(originals, seeds[3])
+    white = tf.where(has_waves < 0.3, 12 * breaking, 0.0) * tf.nn.relu(waves - 1.8)
+    waves = tf.where(has_waves < 0.6, 5 * wave_height**1.5, 0.3) * waves
+    pixels = tf.round(tf.cast(originals, "float32") + tint * ramp + waves + white)
+    return tf.tensor_scatter_nd_update(images, indices, tf.saturate_cast(pixels, images.dtype))
+
+
+def _draw_waves(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Draws waves of one length, 2.5 to 16 pixels, and mostly of one direction in each image.
+
+    Returns:
+        (batch, height, width, 3) float32 of mean 0 and standard deviation 1; its channels differ a little.
+    """
+    count, (height, width, channels) = tf.shape(images)[0], images.shape[1:]
+    seeds = tf.unstack(tf.random.split(seed, 3))
+    length, direction, order = tf.unstack(tf.random.stateless_uniform((3, count, 1, 1, 1), seeds[0]))
+    rows, columns = np.fft.fftfreq(height)[:, np.newaxis], np.fft.rfftfreq(width)
+    frequency = tf.constant(np.maximum(np.hypot(rows, columns), 1e-3), "float32")
+    angle = tf.constant(np.arctan2(rows, columns), "float32")
+    octaves = tf.math.log(frequency * 2.5 * 6.4**length) / np.log(2)
+    response = tf.exp(-2 * octaves**2) * (0.1 + order * tf.cos(angle - 2 * np.pi * direction) ** 4)
+    noise = tf.random.stateless_normal((count, 1, height, width), seeds[1])
+    noise += 0.5 * tf.random.stateless_normal((count, channels, height, width), seeds[2])
+    spectrum = tf.signal.rfft2d(noise) * tf.cast(response, "complex64")
+    waves = tf.transpose(tf.signal.irfft2d(spectrum, (height, width)), (0, 2, 3, 1))
+    return waves / tf.math.reduce_std(waves, (1, 2, 3), keepdims=True)
 
 
 def vary_pixels(images: tf.Tensor, seed: tf.Tensor, share: float, strength: tf.Tensor | float = 1.0) -> tf.Tensor:

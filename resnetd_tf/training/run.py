@@ -131,6 +131,8 @@ def set_up_run(
     """
     # Which of the published Sentinel-2 weights are right depends on the images' bands.
     is_for_bands = settings.weights in pretrained.SENTINEL2_NAMES
+    if is_for_bands:
+        check_published_network(settings)
     weights = None if is_for_bands else read_initial_weights(settings)
     print(f"Device: {environment.describe_devices(environment_info['hardware'])}", flush=True)
     settings = complete_settings(settings, from_scratch=weights is None and not is_for_bands)
@@ -216,6 +218,14 @@ def restore_run(
         termination=termination,
         start_time=start_time - progress.wall_seconds,
     )
+
+
+def check_published_network(settings: Settings) -> None:
+    """Raises InputError if no published Sentinel-2 weights of the given name are for the network."""
+    try:
+        pretrained.find_sentinel2(settings.weights, settings.depth, settings.variant, bands=())
+    except pretrained.WeightsUnavailable as error:
+        raise InputError(str(error)) from error
 
 
 def read_initial_weights(settings: Settings, bands: int = 3) -> Checkpoint | None:

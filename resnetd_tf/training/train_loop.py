@@ -68,6 +68,11 @@ class Run:
         """Number of training steps in an epoch."""
         return len(self.dataset.splits["train"]) // self.settings.batch_size
 
+    @property
+    def total_steps(self) -> int:
+        """Number of training steps in the run."""
+        return self.settings.epochs * self.steps_per_epoch
+
 
 class Diverged(InputError):
     """The loss or the weights of a run are no longer finite."""
@@ -132,9 +137,9 @@ class TrainLoop:
         classes, strategy = len(dataset.classes), run.model.distribute_strategy
         self.run, self.model, self.progress = run, run.model, progress
         self.replicas, self.steps = strategy.num_replicas_in_sync, run.steps_per_epoch
-        total_steps, first_step = settings.epochs * self.steps, progress.epoch * self.steps + progress.step
+        first_step = progress.epoch * self.steps + progress.step
         training_batches = augmented_batches(run, training, first_step)
-        self.average = WeightAverage(run, training, total_steps) if settings.average else None
+        self.average = WeightAverage(run, training) if settings.average else None
         self.evaluated_model = self.model
         validation_batches = batches.evaluation_batches(
             validation, classes, batches.fit_batch_size(len(validation), settings.batch_size, self.replicas)
@@ -150,7 +155,7 @@ class TrainLoop:
         self.profiler = StepProfiler(run.folder / "logs" / "profile", steps_in_first_epoch) if profile else None
         self.estimate = DurationEstimate(
             steps_in_first_epoch,
-            steps_left=total_steps - first_step,
+            steps_left=run.total_steps - first_step,
             epochs=settings.epochs,
             is_resumed=first_step > 0,
             validation_share=len(validation) / len(training),
@@ -271,7 +276,7 @@ class TrainLoop:
 
 def augmented_batches(run: Run, training: Split, first_step: int) -> tf.data.Dataset:
     """Makes the batches of a run from a step on, counted from the start of training."""
-    settings, total_steps = run.settings, run.settings.epochs * run.steps_per_epoch
+    settings, total_steps = run.settings, run.total_steps
     return batches.training_batches(
         training,
         len(run.dataset.classes),
@@ -320,19 +325,18 @@ class WeightAverage:
     Args:
         run: The run. Its optimizer holds the averages, so that they are part of checkpoints.
         training: The training split.
-        total_steps: Number of training steps in the run.
     """
 
     MAX_INTERVAL = 16  # steps from one update to the next: each reads and writes all weights
     MIN_UPDATES = 16  # if there are as many steps
     BATCHES = 32  # training batches by which the statistics of batch normalisation are measured
 
-    def __init__(self, run: Run, training: Split, total_steps: int):
+    def __init__(self, run: Run, training: Split):
         settings, strategy = run.settings, run.model.distribute_strategy
         self.strategy = strategy
         self.optimizer = getattr(run.model.optimizer, "inner_optimizer", run.model.optimizer)
         self.first_step = first_averaged_step(settings, run.steps_per_epoch)
-        self.interval = max(1, min(self.MAX_INTERVAL, (total_steps - self.first_step) // self.MIN_UPDATES))
+        self.interval = max(1, min(self.MAX_INTERVAL, (run.total_steps - self.first_step) // self.MIN_UPDATES))
         with strategy.scope():
             uncompiled = keras.Model(run.model.input, run.model.output)
             self.model = keras.models.clone_model(uncompiled, clone_function=_clone_layer, recursive=True)
@@ -349,7 +353,7 @@ class WeightAverage:
         for layer in self.normalizations:
             layer.momentum = self.momentum
         self.model.make_test_function()
-        measured_batches = augmented_batches(run, training, first_step=max(0, total_steps - self.BATCHES))
+        measured_batches = augmented_batches(run, training, first_step=max(0, run.total_steps - self.BATCHES))
         self.batches = strategy.experimental_distribute_dataset(measured_batches.take(self.BATCHES))
 
     @property

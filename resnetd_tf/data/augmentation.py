@@ -191,9 +191,87 @@ def _draw_waves(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     response = tf.exp(-2 * octaves**2) * (0.1 + order * tf.cos(angle - 2 * np.pi * direction) ** 4)
     noise = tf.random.stateless_normal((count, 1, height, width), seeds[1])
     noise += 0.5 * tf.random.stateless_normal((count, channels, height, width), seeds[2])
-    spectrum = tf.signal.rfft2d(noise) * tf.cast(response, "complex64")
-    waves = tf.transpose(tf.signal.irfft2d(spectrum, (height, width)), (0, 2, 3, 1))
-    return waves / tf.math.reduce_std(waves, (1, 2, 3), keepdims=True)
+    return _filter_noise(noise, response)
+
+
+def _filter_noise(noise: tf.Tensor, response: tf.Tensor) -> tf.Tensor:
+    """Filters noise by frequencies.
+
+    Args:
+        noise: (batch, channels, height, width) float32.
+        response: (batch, 1, height, width // 2 + 1) float32, the gain at each frequency.
+
+    Returns:
+        (batch, height, width, channels) float32 of mean 0 and standard deviation 1 in each image.
+    """
+    spectrum = tf.signal.rfft2d(noise - tf.reduce_mean(noise, (2, 3), keepdims=True)) * tf.cast(response, "complex64")
+    filtered = tf.transpose(tf.signal.irfft2d(spectrum, noise.shape[2:]), (0, 2, 3, 1))
+    return filtered / tf.math.reduce_std(filtered, (1, 2, 3), keepdims=True)
+
+
+# What makes an image unlike the classes, with the largest uniform random number that draws it.
+CLOUDS, SATURATION, EXCHANGED_CHANNELS = 0.6, 0.75, 0.9  # above, stretched channels
+CHANNEL_ORDERS = ((2, 1, 0), (1, 0, 2), (0, 2, 1), (1, 2, 0), (2, 0, 1))
+
+
+def make_unlike(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, share: float) -> tuple[tf.Tensor, tf.Tensor]:
+    """Makes a random selection of the images unlike all classes, and their labels even (arXiv 1812.04606).
+
+    Clouds with their shadows cover an image in part, or it is saturated, or its channels are exchanged, as in false
+    colours, or each is stretched by itself. The labels of covered images are even in so far as the clouds cover them.
+
+    Args:
+        images: (batch, height, width, 3) uint8, RGB, rendered as EuroSAT.
+        labels: (batch, classes) float32, probabilities.
+        seed: Two integers.
+        share: Share of the images that are changed, from 0 to 1.
+
+    Returns:
+        Images and labels of the same shapes and dtypes.
+    """
+    seeds = tf.unstack(tf.random.split(seed, 3))
+    indices = tf.where(tf.random.stateless_uniform(images.shape[:1], seeds[0]) < share)
+    pixels = tf.cast(tf.gather_nd(images, indices), "float32")
+    kind, gain, order = tf.unstack(tf.random.stateless_uniform((3, tf.shape(pixels)[0], 1, 1, 1), seeds[1]))
+    covered, opacity = _cover_with_clouds(pixels, seeds[2])
+    orders = tf.gather(tf.constant(CHANNEL_ORDERS), tf.cast(order[:, 0, 0, 0] * len(CHANNEL_ORDERS), "int32"))
+    exchanged = tf.transpose(tf.gather(tf.transpose(pixels, (0, 3, 1, 2)), orders, batch_dims=1), (0, 2, 3, 1))
+    mean, deviation = (reduce(pixels, (1, 2), keepdims=True) for reduce in (tf.reduce_mean, tf.math.reduce_std))
+    changed = 128 + 64 * (pixels - mean) / (deviation + 0.5)
+    for limit, version in (
+        (EXCHANGED_CHANNELS, exchanged),
+        (SATURATION, pixels * (3 + 5 * gain)),
+        (CLOUDS, covered),
+    ):
+        changed = tf.where(kind < limit, version, changed)
+    evenness = tf.where(kind < CLOUDS, tf.clip_by_value((opacity - 0.15) / 0.35, 0, 1), 1.0)[:, :, 0, 0]
+    old_labels = tf.gather_nd(labels, indices)
+    new_labels = old_labels * (1 - evenness) + evenness / labels.shape[1]
+    new_pixels = tf.saturate_cast(tf.round(changed), images.dtype)
+    return (
+        tf.tensor_scatter_nd_update(images, indices, new_pixels),
+        tf.tensor_scatter_nd_update(labels, indices, new_labels),
+    )
+
+
+def _cover_with_clouds(pixels: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Covers images with clouds, thin or thick, and with their shadows.
+
+    Returns:
+        Pixels (batch, height, width, 3) and the mean opacity of the clouds (batch, 1, 1, 1), from 0 to 1.
+    """
+    count, (height, width) = tf.shape(pixels)[0], pixels.shape[1:3]
+    seeds = tf.unstack(tf.random.split(seed, 2))
+    numbers = tf.random.stateless_uniform((6, count, 1, 1, 1), seeds[0])
+    smoothness, cover, sharpness, opacity, brightness, darkness = tf.unstack(numbers)
+    frequency = np.maximum(np.hypot(np.fft.fftfreq(height)[:, np.newaxis], np.fft.rfftfreq(width)), 1 / height)
+    response = tf.constant(frequency, "float32") ** -(1 + 1.5 * smoothness)
+    shapes = _filter_noise(tf.random.stateless_normal((count, 1, height, width), seeds[1]), response)
+    opacities = (0.45 + 0.55 * opacity) * tf.sigmoid((2 + 6 * sharpness) * (shapes - 1.5 + 3.5 * cover))
+    shadows = tf.roll(opacities, (height // 6, width // 10), (1, 2))
+    pixels = pixels * (1 - 0.6 * darkness * shadows)
+    white = (140 + 115 * brightness) * (1 + 0.06 * shapes)
+    return pixels * (1 - opacities) + white * opacities, tf.reduce_mean(opacities, (1, 2, 3), keepdims=True)
 
 
 def vary_pixels(images: tf.Tensor, seed: tf.Tensor, share: float, strength: tf.Tensor | float = 1.0) -> tf.Tensor:

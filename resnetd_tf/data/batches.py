@@ -6,7 +6,14 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from resnetd_tf.data.augmentation import apply_cutmix, flip_and_turn, vary_light, vary_open_water, vary_pixels
+from resnetd_tf.data.augmentation import (
+    apply_cutmix,
+    flip_and_turn,
+    make_unlike,
+    vary_light,
+    vary_open_water,
+    vary_pixels,
+)
 from resnetd_tf.data.splits import Split
 from resnetd_tf.errors import InputError
 
@@ -26,6 +33,7 @@ def training_batches(
     varied: float = 0.0,
     relit: float = 0.0,
     open_water: int | None = None,
+    unlike: float = 0.0,
     strength: Callable[[tf.Tensor], tf.Tensor | float] = lambda step: 1.0,
 ) -> tf.data.Dataset:
     """Makes endless batches for training: complete, shuffled anew each epoch, and augmented.
@@ -44,6 +52,7 @@ def training_batches(
             are flipped and turned.
         relit: Share of the images, from 0 to 1, whose light `augmentation.vary_light` changes; they must be RGB.
         open_water: Label of the images of open water. `augmentation.vary_open_water` changes the same share of them.
+        unlike: Share of the images, from 0 to 1, that `augmentation.make_unlike` changes; they must be RGB.
         strength: Function from the number of a step to the strength of `vary_pixels`, from 0 to 1.
 
     Returns:
@@ -65,6 +74,8 @@ def training_batches(
             images, labels = apply_cutmix(images, labels, seeds + 1, cutmix)
         if relit:  # after CutMix, since both parts of an image have the same light
             images = vary_light(images, seeds + 7, relit)
+        if unlike:
+            images, labels = make_unlike(images, labels, seeds + 13, unlike)
         if varied:
             images = vary_pixels(images, seeds, varied, strength(step))
         return images, labels

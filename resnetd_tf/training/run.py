@@ -321,16 +321,13 @@ def load_splits(settings: Settings, interpolation: str) -> Dataset:
             rendering=settings.rendering,
         ),
     )
-    if dataset.bands != 3 and settings.varied not in (0, RECIPES[settings.recipe]["varied"]):
-        raise InputError(
-            f"--varied={settings.varied} has no effect: pixels of images of {dataset.bands} bands are not varied; "
-            "leave it out"
-        )
-    if dataset.bands != 3 and settings.relit:
-        raise InputError(
-            f"--relit={settings.relit} has no effect: light of images of {dataset.bands} bands is not varied; "
-            "leave it out"
-        )
+    default_shares = {"varied": RECIPES[settings.recipe]["varied"], "relit": 0, "unlike": 0}
+    for name, default in default_shares.items():
+        share = getattr(settings, name)
+        if dataset.bands != 3 and share not in (0, default):
+            raise InputError(
+                f"--{name}={share} has no effect on images of {dataset.bands} bands, only on RGB; leave it out"
+            )
     count, batch_size = len(dataset.splits["train"]), settings.batch_size
     if count < batch_size:
         raise InputError(

@@ -146,6 +146,14 @@ class Settings:
         minimum=0,
         maximum=1,
     )
+    # arXiv 1812.04606
+    unlike: float = define_setting(
+        0.0,
+        "Share of the RGB training images that become unlike all classes, with even labels: clouds, saturation, false "
+        "colours. The classifier becomes unsure of such images.",
+        minimum=0,
+        maximum=1,
+    )
     # arXiv 1905.04899
     cutmix: float = define_setting(
         0.0,

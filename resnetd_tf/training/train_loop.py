@@ -283,13 +283,14 @@ def augmented_batches(run: Run, training: Split, first_step: int) -> tf.data.Dat
         settings.batch_size,
         first_step=first_step,
         **augmentation_arguments(run),
+        unlike=settings.unlike,
         # The strength rises, because at the start a network has enough to learn from unvaried images.
         strength=lambda step: tf.cast(step / total_steps, "float32"),
     )
 
 
 def augmentation_arguments(run: Run) -> dict[str, Any]:
-    """Returns the arguments of `batches.training_batches` that say how a run augments images."""
+    """Returns the arguments of `batches.training_batches` that say how a run varies images of its classes."""
     settings, classes = run.settings, run.dataset.classes
     return {
         "seed": settings.seed,

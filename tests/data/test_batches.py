@@ -151,12 +151,34 @@ def test_training_batches_vary_the_water_of_its_class_alone():
     assert (one_hot.numpy()[is_changed].argmax(1) == 9).all()
 
 
+def test_unlike_images_have_labels_as_even_as_they_are_covered():
+    images, labels = draw_patches(64), tf.one_hot(np.arange(64) % 10, 10)
+    changed, even = (each.numpy() for each in augmentation.make_unlike(tf.constant(images), labels, (0, 3), 1.0))
+    assert changed.dtype == np.uint8 and changed.shape == images.shape
+    np.testing.assert_allclose(even.sum(1), 1, atol=1e-5)
+    is_even = even.max(1) < 0.11
+    assert 0.5 < is_even.mean() < 0.95
+    changes = np.abs(changed.astype(float) - images).mean((1, 2, 3))
+    assert changes[is_even].min() > 5
+    assert changes[even.max(1) > 0.9].max() < 40  # few clouds, or thin ones
+    is_saturated = (changed > 250).mean((1, 2, 3)) > 0.5
+    assert is_saturated.any() and is_even[is_saturated].all()
+    some, some_labels = augmentation.make_unlike(tf.constant(images), labels, (0, 3), 0.25)
+    is_changed = (some.numpy() != images).any((1, 2, 3))
+    assert 0.1 < is_changed.mean() < 0.4
+    np.testing.assert_array_equal(some_labels.numpy()[~is_changed], labels.numpy()[~is_changed])
+    none, _ = augmentation.make_unlike(tf.constant(images), labels, (0, 3), 0.0)
+    np.testing.assert_array_equal(none, images)
+
+
 def test_relit_training_batches_are_the_same_in_a_resumed_run():
     split = Split(draw_patches(32), np.arange(32) % 10, tuple(map(str, range(10))), "all")
-    _, (pixels, _) = batches.training_batches(split, 10, 32, relit=1.0).take(2)
-    ((resumed, _),) = batches.training_batches(split, 10, 32, relit=1.0, first_step=1).take(1)
+    options = {"relit": 1.0, "unlike": 0.5, "open_water": 9}
+    _, (pixels, labels) = batches.training_batches(split, 10, 32, **options).take(2)
+    ((resumed, resumed_labels),) = batches.training_batches(split, 10, 32, **options, first_step=1).take(1)
     ((plain, _),) = batches.training_batches(split, 10, 32, first_step=1).take(1)
     np.testing.assert_array_equal(resumed, pixels)
+    np.testing.assert_array_equal(resumed_labels, labels)
     assert (resumed.numpy() != plain.numpy()).mean() > 0.5
 
 

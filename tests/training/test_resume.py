@@ -28,7 +28,7 @@ from resnetd_tf.training.optimizer import compile_classifier
 
 SMALLEST_SETTINGS = {"depth": 10, "dataset": "synthetic", "image_size": 32, "weights": "none", "batch_size": 700}
 SMALL = ("--epochs=2", "--weights=none", "--deterministic", "--checkpoint_minutes=0.005")
-SMALL += ("--average=0.75", "--relit=0.5", "--cutmix=0.5")
+SMALL += ("--average=0.75", "--relit=0.5", "--cutmix=0.5", "--unlike=0.2")
 
 
 def start(base, *arguments) -> subprocess.Popen:

@@ -318,10 +318,11 @@ def bands_folder(tmp_path_factory):
 
 def test_pixels_of_thirteen_bands_cannot_be_varied(bands_folder, tmp_path):
     settings = SMALL_SETTINGS | {"dataset": f"folder:{bands_folder}", "batch_size": 4}
-    with pytest.raises(InputError, match=r"--varied=0.5 has no effect: pixels of images of 13 bands"):
+    with pytest.raises(InputError, match=r"--varied=0.5 has no effect on images of 13 bands"):
         train(Settings(**settings, varied=0.5, output_dir=tmp_path / "model"))
-    with pytest.raises(InputError, match=r"--relit=0.5 has no effect: light of images of 13 bands"):
-        train(Settings(**settings, relit=0.5, output_dir=tmp_path / "model"))
+    for name in ("relit", "unlike"):
+        with pytest.raises(InputError, match=rf"--{name}=0.5 has no effect on images of 13 bands"):
+            train(Settings(**settings, **{name: 0.5}, output_dir=tmp_path / "model"))
 
 
 def test_images_of_thirteen_bands_are_mixed_but_not_varied(bands_folder, monkeypatch, tmp_path):

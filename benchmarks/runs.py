@@ -9,6 +9,8 @@ import subprocess
 import sys
 from collections.abc import Iterable
 
+import numpy as np
+
 from resnetd_tf.errors import InputError
 from resnetd_tf.training.settings import RECIPES
 
@@ -93,6 +95,15 @@ def evaluate_under_corruptions(base: pathlib.Path, split: str) -> dict:
         arguments = [f"--model={base}", "--corruptions", f"--split={split}", f"--output_dir={folder}"]
         _call(["evaluate.py", *arguments], base)
     return json.loads((folder / "corruptions.json").read_text(encoding="utf-8"))
+
+
+def find_wrong_images(base: pathlib.Path) -> np.ndarray:
+    """Returns which images of EuroSAT's validation split the run under `base` classifies wrongly, (n,) bool."""
+    from resnetd_tf.data import datasets
+    from resnetd_tf.saved import open_classifier
+
+    split = datasets.load_dataset("eurosat/rgb", splits=("validation",)).splits["validation"]
+    return open_classifier(base).predict(split.images).argmax(1) != split.labels
 
 
 def read_history(base: pathlib.Path) -> list[dict[str, float]]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from conftest import ROOT, needs_eurosat
 from PIL import Image
@@ -84,6 +85,7 @@ def trainings(name: str, *arguments: str, folder) -> list[dict[str, str]]:
     """The flags of train.py, by name, of each training that a benchmark asks for. Nothing is trained."""
     stubbed = f"""
 import json, sys
+import numpy as np
 from benchmarks import runs, {name} as benchmark
 def print_flags(base, own_flags, further_flags):
     print("asked:", json.dumps([*own_flags, *further_flags]))
@@ -91,6 +93,7 @@ def print_flags(base, own_flags, further_flags):
 runs.train_once = print_flags
 means = dict.fromkeys(("mean_accuracy", "calibration_error", "mean_calibration_error"), 0)
 runs.evaluate_under_corruptions = lambda *_: means
+runs.find_wrong_images = lambda *_: np.zeros(4, bool)
 runs.read_history = lambda *_: [{{"seconds": 1.0}}]
 benchmark.main()
 """
@@ -127,11 +130,22 @@ def test_few_images(tmp_path):
 
 
 def test_ablation(tmp_path):
-    """Each further training changes one setting of the recipe."""
+    """Each further training changes one setting of the recipe; the last but one changes four."""
     first, *ablations = trainings("ablation", "--image_size=32", "--depth=18", folder=tmp_path)
     assert first == {"recipe": "default", "image_size": "32", "depth": "18", "variant": "d", "weights": "none"}
     for settings in ablations:
-        assert first.items() <= settings.items() and len(settings) == 6
+        assert first.items() <= settings.items()
+    assert [len(settings) - len(first) for settings in ablations] == [1] * 9 + [4, 1]
+
+
+def test_wrong_images_are_compared_in_pairs():
+    from benchmarks import ablation
+
+    recipe = np.arange(20) < 8
+    assert ablation.compare_wrong_images(recipe, recipe) == "0, 0"
+    # Of eight images that one classifier alone has wrong, all eight are the recipe's: 2 * 0.5**8.
+    assert ablation.compare_wrong_images(np.zeros(20, bool), recipe) == "0, 8: p = 0.01"
+    assert ablation.compare_wrong_images(np.arange(20) >= 16, np.arange(20) < 4) == "4, 4: p = 1.00"
 
 
 @pytest.mark.parametrize(("name", "flag"), [("ablation", "varied"), ("few_images", "epochs"), ("table", "seed")])

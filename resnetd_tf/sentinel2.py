@@ -22,7 +22,7 @@ CLASSES = (
     "River",
     "SeaLake",
 )
-OPEN_WATER_CLASS = "SeaLake"  # its images show water alone; those of River also show the banks
+OPEN_WATER_CLASS = "SeaLake"  # nearly all of its images show water alone; those of River also show the banks
 
 # The bands of EuroSAT's 13-band files in their order. B8A is last there and follows B08 in Sentinel-2's products.
 BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B09", "B10", "B11", "B12", "B8A")

@@ -137,19 +137,21 @@ def vary_light(images: tf.Tensor, seed: tf.Tensor, share: float) -> tf.Tensor:
     return tf.where(is_varied < share, tf.saturate_cast(tf.round(pixels), images.dtype), images)
 
 
-# Grey levels of red, green and blue that open water gains at most from sun glint, from sediment and from bright ground.
+# Grey levels of red, green and blue that sun glint, sediment and bright ground each add to open water at most.
 WATER_TINTS = ((60.0, 60.0, 60.0), (70.0, 60.0, 30.0), (5.0, 50.0, 40.0))
+MAX_CALM_DEVIATION = 15.0  # grey levels; 95 % of EuroSAT's SeaLake patches have less in every colour
 
 
 def vary_open_water(images: tf.Tensor, is_water: tf.Tensor, seed: tf.Tensor, share: float) -> tf.Tensor:
     """Varies the colour of open water and the waves on it.
 
-    Glint of the sun, sediment and bright ground under shallow water brighten it, more at one side of the image than at
-    the other. Waves have a standard deviation of up to 5 grey levels; the highest ones may break and are white.
+    Glint of the sun, sediment and bright ground under shallow water brighten it, by up to 1.7 times `WATER_TINTS` at
+    one side. Waves have a standard deviation of up to 5 grey levels; the highest ones may break and are white.
+    Images that are uneven by more than `MAX_CALM_DEVIATION` show a shore or ships and stay as they are.
 
     Args:
         images: (batch, height, width, 3) uint8, RGB, rendered as EuroSAT.
-        is_water: (batch,) bool, which images show open water alone.
+        is_water: (batch,) bool, which images show open water.
         seed: Two integers.
         share: Share of these images that are varied, from 0 to 1.
 
@@ -157,6 +159,8 @@ def vary_open_water(images: tf.Tensor, is_water: tf.Tensor, seed: tf.Tensor, sha
         (batch, height, width, 3) uint8.
     """
     seeds = tf.unstack(tf.random.split(seed, 4))
+    deviation = tf.reduce_max(tf.math.reduce_std(tf.cast(images, "float32"), (1, 2)), -1)
+    is_water &= deviation < MAX_CALM_DEVIATION
     is_varied = is_water & (tf.random.stateless_uniform(is_water.shape, seeds[0]) < share)
     indices = tf.where(is_varied)
     originals = tf.gather_nd(images, indices)

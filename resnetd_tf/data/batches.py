@@ -51,7 +51,7 @@ def training_batches(
         varied: Share of the images, from 0 to 1, that `augmentation.vary_pixels` changes; they must be RGB. All images
             are flipped and turned.
         relit: Share of the images, from 0 to 1, whose light `augmentation.vary_light` changes; they must be RGB.
-        open_water: Label of the images of open water. `augmentation.vary_open_water` changes the same share of them.
+        open_water: Label of the images of open water. `augmentation.vary_open_water` changes the share `relit` of them.
         unlike: Share of the images, from 0 to 1, that `augmentation.make_unlike` changes; they must be RGB.
         strength: Function from the number of a step to the strength of `vary_pixels`, from 0 to 1.
 

@@ -86,6 +86,8 @@ def build_with_weights(weights: str, depth: int, variant: str) -> ImageNetClassi
     """
     try:
         checkpoint = checkpoints.read_checkpoint(weights, depth, variant)
+        if "fc.weight" not in checkpoint.tensors:
+            raise ValueError(f"weights {weights}: have no head for ImageNet's {IMAGENET_CLASSES} classes")
         published = pretrained.find_published(depth, variant)
         network = classifier.build_classifier(
             depth,

@@ -5,6 +5,7 @@ array (filters, bands, height, width).
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
@@ -42,6 +43,7 @@ class Checkpoint:
         variant: Variant of the network, or "b" for "base" too where the names of the tensors are the same.
         metadata: The metadata in the header of a classifier's .safetensors file; `None` for other files.
         exact: Whether the head and the first convolution must fit a network too.
+        licence: Licence of published weights.
     """
 
     source: str
@@ -54,11 +56,14 @@ class Checkpoint:
     variant: str = ""
     metadata: dict | None = None
     exact: bool = False
+    licence: str = ""
 
     @property
     def identity(self) -> dict:
-        """The source, the SHA-256 of the file and its revision on the hub, as entries of metadata.json."""
+        """The source, its licence, the SHA-256 of the file and its revision on the hub, as entries of metadata.json."""
         identity = {"weights_source": self.source}
+        if self.licence:
+            identity["weights_licence"] = self.licence
         if self.file and self.file.is_file():
             with self.file.open("rb") as file:
                 identity["weights_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
@@ -96,11 +101,11 @@ def read_checkpoint(weights: str | pathlib.Path, depth: int, variant: str, bands
         raise ValueError(_missing_file_message(path))
     if path.suffix in (".pt", ".bin"):
         raise ValueError(f"weights {path}: expected the ending .pth of a file that torch.save wrote; rename it")
-    readers = {
+    readers: dict[str, Callable[[pathlib.Path, str], Checkpoint]] = {
         ".keras": _read_keras,
         ".weights.h5": _read_weights_h5,
         ".safetensors": _read_safetensors,
-        ".pth": _read_pth,
+        ".pth": functools.partial(_read_pth, bands=bands),
     }
     reader = next((reader for ending, reader in readers.items() if path.name.endswith(ending)), None)
     if reader is None:
@@ -130,7 +135,7 @@ def statistics(weights: str | pathlib.Path, depth: int = 50, variant: str = "d",
     if weights in pretrained.SENTINEL2_NAMES:
         names = _names_of_bands(str(weights), bands)
         return pretrained.find_sentinel2(str(weights), depth, variant, names).statistics(names)
-    checkpoint = read_checkpoint(weights, depth, variant)
+    checkpoint = read_checkpoint(weights, depth, variant, bands)
     if checkpoint.statistics is None:
         raise ValueError(f"weights {weights}: the file does not tell what its images were normalised with")
     return checkpoint.statistics
@@ -166,7 +171,7 @@ def _check_architecture(weights: str | pathlib.Path, checkpoint: Checkpoint, dep
     if checkpoint.depth == depth and is_same_variant:
         return
     note = ""
-    is_state_dict = checkpoint.metadata is None and str(checkpoint.file).endswith(".safetensors")
+    is_state_dict = checkpoint.metadata is None and str(checkpoint.file).endswith((".safetensors", ".pth"))
     if is_state_dict and (checkpoint.depth, checkpoint.variant, variant) == (depth, "b", "base"):
         note = " (a state dict of base has the same names and shapes; those of timm and torchvision are b)"
     raise ValueError(
@@ -306,50 +311,7 @@ def _read_published(depth: int, variant: str) -> Checkpoint:
         file,
         depth=depth,
         variant=variant,
-    )
-
-
-# Published Sentinel-2 weights.
-
-
-def _names_of_bands(weights: str, count: int) -> tuple[str, ...]:
-    """Returns the names of the bands of images with 3 or 13 bands."""
-    names = {len(RGB_BANDS): RGB_BANDS, len(BANDS): BANDS}
-    if count not in names:
-        raise ValueError(f"weights {weights}: are for images of 3 or 13 bands, not of {count}")
-    return names[count]
-
-
-def _read_sentinel2(name: str, depth: int, variant: str, bands: tuple[str, ...]) -> Checkpoint:
-    """Reads published Sentinel-2 weights without their head, for images with these bands."""
-    published = pretrained.find_sentinel2(name, depth, variant, bands)
-    file = pretrained.fetch_from_hub(published.repository, published.file, published.revision, published.sha256)
-    reader = read_state_dict if file.suffix == ".pth" else safetensors.numpy.load_file
-    return _read_file(file, lambda file: _make_sentinel2_checkpoint(file, reader(file), published, bands))
-
-
-def _make_sentinel2_checkpoint(
-    file: pathlib.Path,
-    tensors: dict[str, np.ndarray],
-    published: pretrained.Sentinel2Weights,
-    bands: tuple[str, ...],
-) -> Checkpoint:
-    """Makes a checkpoint of published Sentinel-2 weights whose input channels are the given bands."""
-    tensors, _ = strip_prefix(tensors)
-    if input_bands(tensors) != len(published.bands):
-        raise ForeignModelError(
-            f"its first convolution takes {input_bands(tensors)} bands instead of {len(published.bands)}"
-        )
-    stem_name = _find_stem_name(tensors)
-    stem_kernel = tensors[stem_name][:, [published.bands.index(band) for band in bands]]
-    depth, variant = architecture_from_tensors(tensors)
-    return Checkpoint(
-        published.repository,
-        {name: tensor for name, tensor in tensors.items() if not name.startswith("fc.")} | {stem_name: stem_kernel},
-        published.statistics(bands),
-        file=file,
-        depth=depth,
-        variant=variant,
+        licence=published.licence,
     )
 
 
@@ -390,6 +352,51 @@ def convert_keras_applications(model: keras.Model) -> dict[str, np.ndarray]:
     return {
         _pytorch_tensor_name(modules, *name.split("/")): _to_pytorch_layout(value) for name, value in tensors.items()
     }
+
+
+# Published Sentinel-2 weights.
+
+
+def _names_of_bands(weights: str, count: int) -> tuple[str, ...]:
+    """Returns the names of the bands of images with 3 or 13 bands."""
+    names = {len(RGB_BANDS): RGB_BANDS, len(BANDS): BANDS}
+    if count not in names:
+        raise ValueError(f"weights {weights} were trained on Sentinel-2's bands; images of {count} bands have no names")
+    return names[count]
+
+
+def _read_sentinel2(name: str, depth: int, variant: str, bands: tuple[str, ...]) -> Checkpoint:
+    """Reads published Sentinel-2 weights without their head, for images with these bands."""
+    published = pretrained.find_sentinel2(name, depth, variant, bands)
+    file = pretrained.fetch_from_hub(published.repository, published.file, published.revision, published.sha256)
+    reader = read_state_dict if file.suffix == ".pth" else safetensors.numpy.load_file
+    return _read_file(file, lambda file: _make_sentinel2_checkpoint(file, reader(file), published, bands))
+
+
+def _make_sentinel2_checkpoint(
+    file: pathlib.Path,
+    tensors: dict[str, np.ndarray],
+    published: pretrained.Sentinel2Weights,
+    bands: tuple[str, ...],
+) -> Checkpoint:
+    """Makes a checkpoint of published Sentinel-2 weights whose input channels are the given bands."""
+    tensors, _ = strip_prefix(tensors)
+    if input_bands(tensors) != len(published.bands):
+        raise ForeignModelError(
+            f"its first convolution takes {input_bands(tensors)} bands instead of {len(published.bands)}"
+        )
+    stem_name = _find_stem_name(tensors)
+    stem_kernel = tensors[stem_name][:, [published.bands.index(band) for band in bands]]
+    depth, variant = architecture_from_tensors(tensors)
+    return Checkpoint(
+        published.repository,
+        {name: tensor for name, tensor in tensors.items() if not name.startswith("fc.")} | {stem_name: stem_kernel},
+        published.statistics(bands),
+        file=file,
+        depth=depth,
+        variant=variant,
+        licence=published.licence,
+    )
 
 
 # Keras's files: .keras with a network or a classifier of ours, and .weights.h5 with the weights of a network.
@@ -464,15 +471,20 @@ def _read_safetensors(path: pathlib.Path, source: str) -> Checkpoint:
     return _make_state_dict_checkpoint(path, source, tensors, header)
 
 
-def _read_pth(path: pathlib.Path, source: str) -> Checkpoint:
-    """Reads a state dict that `torch.save` wrote. Published Sentinel-2 weights are known by their SHA-256."""
+def _read_pth(path: pathlib.Path, source: str, bands: int) -> Checkpoint:
+    """Reads a state dict that `torch.save` wrote.
+
+    Published Sentinel-2 weights are known by their SHA-256, and cut to the bands of the images.
+    """
     with path.open("rb") as file:
         published = pretrained.identify_sentinel2(hashlib.file_digest(file, "sha256").hexdigest())
     tensors = read_state_dict(path)
     if published is None:
         return _make_state_dict_checkpoint(path, source, tensors, {})
-    bands = _names_of_bands(source, len(published.bands))
-    return _make_sentinel2_checkpoint(path, tensors, published, bands)
+    names = _names_of_bands(source, bands)
+    if missing := [band for band in names if band not in published.bands]:
+        raise ForeignModelError(f"it lacks {' '.join(missing)}, which the images have")
+    return _make_sentinel2_checkpoint(path, tensors, published, names)
 
 
 def read_classifier(path: pathlib.Path) -> Checkpoint:
@@ -606,7 +618,8 @@ def reorder_bands(tensors: dict[str, np.ndarray], names: tuple[str, ...] | None)
     if names is None:
         raise ForeignModelError(
             f"its first convolution takes {count} bands, in an order that the file does not tell (B8A is last in "
-            "EuroSAT, after B08 in TorchGeo); save it with their names in the order of the channels: "
+            "EuroSAT, after B08 in TorchGeo); give published weights by name, such as --weights=softcon, or save it "
+            "with the names of the bands in the order of the channels: "
             "safetensors.torch.save_file(tensors, path, {'bands': 'B01 B02 B03 ...'})"
         )
     padded = tuple(re.sub(r"^B(\d)$", r"B0\1", name) for name in names)

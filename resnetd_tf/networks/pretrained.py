@@ -118,11 +118,12 @@ class Sentinel2Weights:
         return Statistics(self.repository, tuple(mean), tuple(std), "uint8")
 
 
-ALL_BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
+# The order in products, where B8A follows B08. EuroSAT's order is `sentinel2.BANDS`.
+PRODUCT_BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
 
 
 def _torchgeo(
-    name: str, revision: str, sha256: str, bands: tuple[str, ...] = ALL_BANDS, licence: str = "CC-BY-4.0"
+    name: str, revision: str, sha256: str, bands: tuple[str, ...] = PRODUCT_BANDS, licence: str = "CC-BY-4.0"
 ) -> Sentinel2Weights:
     """Describes weights in a repository of TorchGeo's, for images of DN / 10,000."""
     mean, std = (0.0,) * len(bands), (10_000.0,) * len(bands)
@@ -146,8 +147,8 @@ def _seco(name: str, revision: str, sha256: str) -> Sentinel2Weights:
 
 
 # By name and depth; first those for red, green and blue alone, where there are both. Revisions, digests, bands and
-# normalisation are from TorchGeo 0.10's models/resnet.py, those of BigEarthNet from configilm 0.7.1's BENv2_utils.py
-# ("120_nearest").
+# normalisation are from TorchGeo's models/resnet.py (0.10), but for SeCo's levels, whose bands 0.10 exchanges. Those of
+# BigEarthNet are from configilm 0.7.1's BENv2_utils.py ("120_nearest").
 SENTINEL2 = {
     ("ssl4eo-moco", 18): (
         _torchgeo(
@@ -203,7 +204,7 @@ SENTINEL2 = {
             "B13_rn50_softcon.pth",
             "",
             "CC-BY-4.0",
-            ALL_BANDS,
+            PRODUCT_BANDS,
             (1612.9, 1397.6, 1322.3, 1373.1, 1561.0, 2108.4, 2390.7, 2318.7, 2581.0, 837.7, 22.0, 2195.2, 1537.4),
             (791.0, 854.3, 878.7, 1144.9, 1127.5, 1164.2, 1276.0, 1249.5, 1345.9, 577.5, 47.5, 1340.0, 1142.9),
         ),
@@ -236,10 +237,12 @@ def find_sentinel2(name: str, depth: int, variant: str, bands: tuple[str, ...]) 
     Raises:
         WeightsUnavailable: None were published for the network, or they lack a band.
     """
-    depths = [each for known, each in SENTINEL2 if known == name]
+    depths = [known_depth for known_name, known_depth in SENTINEL2 if known_name == name]
     if depth not in depths or not (variant == "b" or (variant == "base" and depth == 18)):
-        known = " or ".join(f"--depth={each}" for each in depths)
-        raise WeightsUnavailable(f"weights {name} were published for variant b: {known} --variant=b")
+        choices = " or ".join(map(str, depths))
+        raise WeightsUnavailable(
+            f"weights {name} are for depth {choices}, variant b; give --variant=b and --depth={choices}"
+        )
     candidates = SENTINEL2[name, depth]
     for weights in candidates:
         if set(bands) <= set(weights.bands):
@@ -252,8 +255,8 @@ def find_sentinel2(name: str, depth: int, variant: str, bands: tuple[str, ...]) 
 
 def identify_sentinel2(sha256: str) -> Sentinel2Weights | None:
     """Returns the published Sentinel-2 weights whose file has this SHA-256, if any has."""
-    known = (weights for candidates in SENTINEL2.values() for weights in candidates)
-    return next((weights for weights in known if weights.sha256 and sha256.startswith(weights.sha256)), None)
+    published = (weights for candidates in SENTINEL2.values() for weights in candidates)
+    return next((weights for weights in published if weights.sha256 and sha256.startswith(weights.sha256)), None)
 
 
 def is_packaged(path: pathlib.Path) -> bool:
@@ -321,13 +324,16 @@ def fetch_from_hub(
     except Exception as error:  # the network, the hub and the disk have many errors
         advice = f"and give it as --weights={file}"
         if revision:
-            advice = f"(hf download {repository} {file} --revision={revision}) and copy its cache, $HF_HOME, here"
+            cache = f"{huggingface_hub.constants.HF_HUB_CACHE}/models--{repository.replace('/', '--')}"
+            advice = (
+                f"(hf download {repository} {file} --revision={revision}) and copy that folder of its cache to {cache}"
+            )
         raise WeightsUnavailable(
             f"weights: cannot fetch {url} ({root_cause_text(error)}); fetch it where there is a network {advice}"
         ) from error
     blob = pathlib.Path(path).resolve()
-    with blob.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    with blob.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
     # The cache stores large files under their SHA-256.
     expected = blob.name if re.fullmatch(r"[0-9a-f]{64}", blob.name) else ""
     if not digest.startswith(expected) or not digest.startswith(sha256):

@@ -293,7 +293,8 @@ BUILDER_DOCSTRING = """{summary}
 
     Args:
         include_top: Whether to end in average pooling and a dense layer of `classes`.
-        weights: `None` for random weights, "imagenet" for {publisher}, or the path of a file.
+        weights: `None` for random weights, "imagenet" for {publisher}, a name of published Sentinel-2
+            weights (`pretrained.SENTINEL2_NAMES`), or the path of a file.
         input_tensor: Normalised images from `keras.Input` or from layers; `None` for an input of its own.
         input_shape: (height, width, bands), `None` for an open side; default (None, None, 3).
         pooling: Without the top: `None` for a feature map, "avg" or "max" for a vector of 2048 features.

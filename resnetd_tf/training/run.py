@@ -129,15 +129,16 @@ def set_up_run(
     Raises:
         InputError: The settings do not fit together, or the weights or the dataset cannot be read.
     """
-    # Which of the published Sentinel-2 weights are right depends on the images' bands.
-    is_for_bands = settings.weights in pretrained.SENTINEL2_NAMES
-    if is_for_bands:
+    # Published Sentinel-2 weights depend on the images' bands, and so are read after the images.
+    is_by_name = settings.weights in pretrained.SENTINEL2_NAMES
+    depends_on_bands = is_by_name or settings.weights.endswith(".pth")
+    if is_by_name:
         check_published_network(settings)
-    weights = None if is_for_bands else read_initial_weights(settings)
+    weights = None if depends_on_bands else read_initial_weights(settings)
     print(f"Device: {environment.describe_devices(environment_info['hardware'])}", flush=True)
-    settings = complete_settings(settings, from_scratch=weights is None and not is_for_bands)
+    settings = complete_settings(settings, from_scratch=weights is None and not depends_on_bands)
     dataset = load_splits(settings, weights.interpolation if weights else "bilinear")
-    if is_for_bands:
+    if depends_on_bands:
         weights = read_initial_weights(settings, dataset.bands)
     statistics = choose_statistics(dataset, weights)
     model = build_model(settings, dataset, statistics, strategy, weights=weights)
@@ -255,8 +256,8 @@ def read_initial_weights(settings: Settings, bands: int = 3) -> Checkpoint | Non
     if weights and settings.weights in ("auto", "imagenet"):
         published = pretrained.find_published(*network)
         note = f" (ImageNet top-1 {published.top1:.1f} %, {published.licence})"
-    if settings.weights in pretrained.SENTINEL2_NAMES:
-        note = f" ({settings.weights})"
+    elif weights and weights.licence:
+        note = f" ({weights.licence})"
     if weights and weights.image_size and weights.image_size != settings.image_size:
         size = weights.image_size
         note = f", of images of {size}x{size} pixels; --image_size={size} trains on that size too"

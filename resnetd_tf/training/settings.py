@@ -142,7 +142,7 @@ class Settings:
     relit: float = define_setting(
         0.0,
         "Share of the RGB training images whose light is varied: haze, atmospheric correction, sun, renderings of "
-        "viewers. This improves maps of L2A and of pictures.",
+        "viewers, and colour and waves of open water. This improves maps of L2A, of pictures and of coasts.",
         minimum=0,
         maximum=1,
     )

@@ -135,9 +135,11 @@ def test_the_colour_of_open_water_and_its_waves_are_varied():
     assert ((colours[:, 1] > 70) & (colours[:, 0] < 45)).any()  # bright ground under shallow water
     deviations = varied[is_water].astype(float).std((1, 2)).max(-1)
     assert deviations.min() < 1.5 and deviations.max() > 3  # calm and rough water
-    for water, share in ((is_water, 0.0), (np.zeros(64, bool), 1.0)):
-        unchanged = augmentation.vary_open_water(tf.constant(images), tf.constant(water), tf.constant([0, 1]), share)
-        np.testing.assert_array_equal(unchanged, images)
+    shores = images.copy()
+    shores[:, :12] = 120
+    for pixels, water, share in ((images, is_water, 0.0), (images, is_water & False, 1.0), (shores, is_water, 1.0)):
+        unchanged = augmentation.vary_open_water(tf.constant(pixels), tf.constant(water), tf.constant([0, 1]), share)
+        np.testing.assert_array_equal(unchanged, pixels)
 
 
 def test_training_batches_vary_the_water_of_its_class_alone():

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import hashlib
 import pickle
+import struct
 import sys
 import types
 import zipfile
@@ -119,21 +120,84 @@ class Harmful:
 
 def test_other_names_are_refused_and_not_called(write_pth, bad_input, capsys):
     path = write_pth({"conv1.weight": Harmful()})
-    with pytest.raises(ForeignModelError, match=r"names (__builtin__|builtins)\.print, which no state dict needs"):
+    with pytest.raises(
+        ForeignModelError, match=r"names (__builtin__|builtins)\.print, which is neither called nor read"
+    ):
         read_state_dict(path)
     assert not capsys.readouterr().out
-    assert ".print, which no state dict needs" in bad_input("train.py", "--dataset=synthetic", f"--weights={path}")
+    assert ".print, which is neither called nor read" in bad_input(
+        "train.py", "--dataset=synthetic", f"--weights={path}"
+    )
 
 
-def test_a_tensor_beyond_its_storage_is_refused(write_pth):
-    tensor = Tensor(Storage(np.zeros(4, "float32"), "0"), 2, (3,), (1,))
-    with pytest.raises(ValueError, match="lies beyond its storage of 4 numbers"):
-        read_state_dict(write_pth({"a": tensor}))
+# Files that nobody's PyTorch writes, made of the pickle's own operations.
+
+
+def text(value: str) -> bytes:
+    return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+
+def number(value: int) -> bytes:
+    encoded = pickle.encode_long(value)
+    return b"\x8a" + bytes([len(encoded)]) + encoded
+
+
+def stored(kind: str, key: str, count: int) -> bytes:
+    return (
+        b"(" + text("storage") + b"ctorch\n" + kind.encode() + b"\n" + text(key) + text("cpu") + number(count) + b"tQ"
+    )
+
+
+def tensor(storage: bytes, offset: bytes, shape: tuple[int, ...], strides: tuple[bytes, ...]) -> bytes:
+    sizes = b"".join(map(number, shape))
+    arguments = storage + offset + b"(" + sizes + b"t(" + b"".join(strides) + b"t\x89}t"
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + arguments + b"R"
+
+
+ONE = stored("FloatStorage", "0", 4)
+SCALAR = tensor(stored("LongStorage", "1", 1), number(0), (), ())
+HOSTILE = {
+    "a tensor beyond its storage": (tensor(ONE, number(2), (3,), (number(1),)), "lies beyond its storage of 4 numbers"),
+    "a tensor of one repeated number": (tensor(ONE, number(0), (5,), (number(0),)), "lies beyond its storage"),
+    "a negative stride": (tensor(ONE, number(3), (2,), (number(-1),)), "negative place"),
+    "a stride that would wrap": (tensor(ONE, number(0), (3,), (SCALAR,)), "negative place"),
+    "a changed tensor": (tensor(ONE, number(0), (4,), (number(1),)) + b"(" + number(1) + b"tb", "damaged|state"),
+    "a changed function": (
+        b"ctorch._utils\n_rebuild_tensor_v2\n(N}" + text("__call__") + text("x") + b"stb",
+        "attribute",
+    ),
+    "a large memo": (b"\x4er\x00\x00\x00\x7f", "counts 2130706432 objects"),
+    "a storage of another size": (
+        tensor(stored("FloatStorage", "0", 5), number(0), (4,), (number(1),)),
+        "16 bytes for 5",
+    ),
+    "a storage elsewhere": (tensor(stored("FloatStorage", "../0", 4), number(0), (4,), (number(1),)), "has the key"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_files_are_refused(tmp_path, kind):
+    value, message = HOSTILE[kind]
+    with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02}" + text("a") + value + b"s.")
+        archive.writestr("archive/data/0", np.arange(4, dtype="<f4").tobytes())
+        archive.writestr("archive/data/1", np.array([2**62 + 8], "<i8").tobytes())
+    with pytest.raises(Exception, match=message):
+        read_state_dict(tmp_path / "x.pth")
+
+
+def test_tensors_share_the_memory_of_their_storage(write_pth):
+    """PyTorch writes views of one buffer as one storage."""
+    storage = Storage(np.arange(8, dtype="float32"), "0")
+    halves = {name: Tensor(storage, offset, (4,), (1,)) for name, offset in (("a", 0), ("b", 4))}
+    tensors = read_state_dict(write_pth(halves))
+    addresses = [tensors[name].ctypes.data for name in halves]
+    assert addresses[1] - addresses[0] == 16 and tensors["b"].tolist() == [4, 5, 6, 7]
 
 
 def test_a_file_of_an_older_pytorch_is_refused(tmp_path):
     (tmp_path / "x.pth").write_bytes(pickle.dumps({"a": 1}))
-    with pytest.raises(ForeignModelError, match=r"PyTorch 1\.6 and later"):
+    with pytest.raises(ForeignModelError, match=r"PyTorch before 1\.6"):
         read_state_dict(tmp_path / "x.pth")
 
 
@@ -218,9 +282,9 @@ def test_seco_is_stretched_and_normalised_as_its_authors_do():
     [
         ("bigearthnet", 50, "b", 13, "lack B01 B09 B10, which the images have"),
         ("seco", 50, "b", 13, "lack B01 B05 B06"),
-        ("ssl4eo-moco", 50, "d", 3, "variant b: --depth=18 or --depth=50 --variant=b"),
-        ("softcon", 18, "b", 3, "variant b: --depth=50 --variant=b"),
-        ("ssl4eo-dino", 50, "b", 5, "3 or 13 bands, not of 5"),
+        ("ssl4eo-moco", 50, "d", 3, "for depth 18 or 50, variant b; give --variant=b"),
+        ("softcon", 18, "b", 3, "give --variant=b and --depth=50"),
+        ("ssl4eo-dino", 50, "b", 5, "images of 5 bands have no names"),
     ],
 )
 def test_weights_that_fit_no_image_or_network_are_refused(name, depth, variant, bands, message):
@@ -251,7 +315,7 @@ def test_training_from_weights_of_ten_bands(program, hub, tmp_path):
     arguments = ("--variant=b", "--weights=bigearthnet", "--freeze=backbone", *THREE_STEPS)
     result = program("train.py", *arguments, f"--output_dir={tmp_path / 'model'}", environment=hub(content))
     assert result.returncode == 0, result.stderr
-    assert "Weights: BIFOLD-BigEarthNetv2-0/resnet50-s2-v0.2.0 (bigearthnet)" in result.stdout
+    assert "Weights: BIFOLD-BigEarthNetv2-0/resnet50-s2-v0.2.0 (MIT)" in result.stdout
     trained = checkpoints.read_checkpoint(tmp_path / "model/run-1/model.keras", 50, "b")
     np.testing.assert_array_equal(trained.tensors["conv1.weight"], tensors["conv1.weight"][:, [2, 1, 0]])
     np.testing.assert_allclose(trained.statistics.mean[0], 1 + 588.41 * 254 / 2750, rtol=1e-5)

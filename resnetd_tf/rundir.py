@@ -16,9 +16,8 @@ import pathlib
 import re
 import secrets
 import shutil
+import sys
 from collections.abc import Callable, Iterator
-
-import tensorflow as tf
 
 from resnetd_tf.errors import InputError, first_line
 
@@ -58,7 +57,10 @@ def write_atomically(path: pathlib.Path) -> Iterator[pathlib.Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         temporary.replace(path)
-    except (OSError, tf.errors.OpError) as error:
+    except Exception as error:
+        tensorflow = sys.modules.get("tensorflow")  # its own errors occur only if it is imported
+        if not isinstance(error, (OSError, tensorflow.errors.OpError) if tensorflow else OSError):
+            raise
         reason = getattr(error, "strerror", None) or first_line(error).rsplit("; ", 1)[-1]
         raise InputError(f"cannot write {path}: {reason}; free space or give another place") from error
     finally:

@@ -30,6 +30,7 @@ flags.disclaim_key_flags()  # a flag that is defined here belongs to the program
 # The extra of setup.cfg that installs a module, for modules that labelling and mapping do not need.
 EXTRAS = {
     "ai_edge_litert": "tflite",
+    "geopandas": "geo",
     "grpc": "serving",
     "huggingface_hub": "train",
     "importlib_resources": "train",
@@ -164,7 +165,7 @@ def _use_command_names(text: str) -> str:
     """Returns a text with `map.py` and so on called `resnetd-map`, if this program is an installed command."""
     if not _program_name().startswith("resnetd-"):
         return text
-    return re.sub(r"(?:python )?(?<![\w./\\-])(train|evaluate|predict|map|export)\.py\b", r"resnetd-\1", text)
+    return re.sub(r"(?:python )?(?<![\w./\\-])(train|evaluate|predict|map|assess|export)\.py\b", r"resnetd-\1", text)
 
 
 def _set_help(module: str) -> None:

@@ -34,7 +34,7 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from rasterio.windows import Window
 
-from resnetd_tf import figures, metadata, sentinel2
+from resnetd_tf import figures, metadata
 from resnetd_tf.data import digital_numbers, images, rasters
 from resnetd_tf.data.rasters import AS_STORED, RasterOptions
 from resnetd_tf.errors import InputError, first_line
@@ -1128,22 +1128,10 @@ def _make_map_figure(aspect: float) -> tuple[Figure, np.ndarray]:
 
 
 def _scene_overview(scene: Scene) -> np.ndarray:
-    """Returns a scene's colours with at most `MAX_PICTURE_SIDE` pixels a side; grey where a colour is missing.
-
-    Returns:
-        (height, width, 3) uint8.
-    """
-    by_name = dict(zip(RGB_BANDS if len(scene.bands) == 3 else BANDS, scene.bands))
-    colours = [band for name in RGB_BANDS if (band := by_name[name])]
-    if len(colours) < 3:
-        colours = [next(band for band in scene.bands if band)] * 3
+    """Returns a scene's colours, (height, width, 3) uint8, with at most `MAX_PICTURE_SIDE` pixels a side."""
     factor = max(1, max(scene.grid.height, scene.grid.width) / MAX_PICTURE_SIDE)
     shape = (max(1, round(scene.grid.height / factor)), max(1, round(scene.grid.width / factor)))
-    pixels = rasters.read_bands(colours, scene.window, shape)
-    if scene.is_picture:
-        return pixels
-    dn = [band.digital_numbers(pixels[..., index]) for index, band in enumerate(colours)]
-    return sentinel2.render_colours(np.stack(dn, axis=-1))
+    return scene.read_colours(Window(0, 0, scene.grid.width, scene.grid.height), shape)
 
 
 def _draw_scale_bar(axes: Axes, grid: Grid) -> None:

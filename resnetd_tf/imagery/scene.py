@@ -19,6 +19,7 @@ from resnetd_tf.errors import InputError, damage_as_input_error
 from resnetd_tf.imagery.clouds import CloudMask
 from resnetd_tf.imagery.grid import WGS84, Grid, grid_centre, grid_outline
 from resnetd_tf.imagery.water import WaterIndex
+from resnetd_tf.sentinel2 import BANDS, RGB_BANDS, render_colours
 
 SAMPLE_PIXELS = 512  # pixels a side of the sample whose numbers are checked before a scene is mapped
 MIN_CACHE_BYTES = 2**25  # bytes of GDAL's cache of decoded blocks
@@ -146,6 +147,26 @@ class Scene:
         pixels[..., [index for index, band in enumerate(self.bands) if band]] = numbers
         return pixels, valid
 
+    def read_colours(self, window: Window, shape: tuple[int, int] | None = None) -> np.ndarray:
+        """Reads a window as a picture, grey where a colour is missing.
+
+        Args:
+            window: Columns and rows of the scene's grid.
+            shape: Height and width of the picture; `None` for the window's.
+
+        Returns:
+            (height, width, 3) uint8, rendered as EuroSAT's pictures.
+        """
+        by_name = dict(zip(RGB_BANDS if len(self.bands) == 3 else BANDS, self.bands))
+        colours = [band for name in RGB_BANDS if (band := by_name[name])]
+        if len(colours) < 3:
+            colours = [next(band for band in self.bands if band)] * 3
+        pixels = rasters.read_bands(colours, self._file_window(window), shape)
+        if self.is_picture:
+            return pixels
+        dn = [band.digital_numbers(pixels[..., index]) for index, band in enumerate(colours)]
+        return render_colours(np.stack(dn, axis=-1))
+
     def _file_window(self, window: Window) -> Window:
         """Returns a window of the scene's grid in columns and rows of the files."""
         return Window(
@@ -178,11 +199,11 @@ def crop_to_area(scene: Scene, area: str) -> Scene:
         raise InputError(f"--area={area}: {scene.name} is a part of a scene already; cut the whole scene")
     grid, extent = scene.grid, _grid_extent(scene.grid)
     outlines = []
-    for polygon in _read_polygons(area):
+    for polygon in read_polygons(area):
         for longitude_shift in range(-720, 721, 360):
             rings = [_clip_ring(ring + np.array((longitude_shift, 0)), extent) for ring in polygon]
             if len(rings[0]):
-                pixel_rings = [_degrees_to_pixels(ring, grid) for ring in rings if len(ring)]
+                pixel_rings = [degrees_to_pixels(ring, grid) for ring in rings if len(ring)]
                 box = [*pixel_rings[0].min(0).tolist(), *pixel_rings[0].max(0).tolist()]
                 outlines.append({"coordinates": pixel_rings, "bbox": box})
     # A field that is given twice has its area once.
@@ -216,20 +237,20 @@ def _grid_extent(grid: Grid) -> tuple[float, float, float, float]:
     longitudes = longitude + (longitudes - longitude + 180) % 360 - 180
     west, south, east, north = longitudes.min(), latitudes.min(), longitudes.max(), latitudes.max()
     for pole in (-90, 90):
-        column, row = _degrees_to_pixels(np.array([(longitude, pole)], "float64"), grid)[0]
+        column, row = degrees_to_pixels(np.array([(longitude, pole)], "float64"), grid)[0]
         if 0 <= column <= grid.width and 0 <= row <= grid.height:
             west, east = longitude - 180, longitude + 180
             south, north = min(south, pole), max(north, pole)
     return west - STEP_DEGREES, max(-90, south - STEP_DEGREES), east + STEP_DEGREES, min(90, north + STEP_DEGREES)
 
 
-def _degrees_to_pixels(points: np.ndarray, grid: Grid) -> np.ndarray:
+def degrees_to_pixels(points: np.ndarray, grid: Grid) -> np.ndarray:
     """Returns columns and rows (n, 2) of points (n, 2), longitudes and latitudes in degrees."""
     x, y = rasterio.warp.transform(WGS84, grid.crs, *points.T)
     return np.stack(~grid.transform * (np.array(x), np.array(y)), axis=-1)
 
 
-def _read_polygons(area: str) -> list[list[np.ndarray]]:
+def read_polygons(area: str) -> list[list[np.ndarray]]:
     """Reads the polygons of an area: for each its rings (n, 2) of longitude and latitude, the outer one first."""
     if pathlib.Path(area).suffix.lower() not in (".json", ".geojson"):
         return [[_box_ring(area)]]

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Command line
 #
-# Five programs stand at the top of the repository. `pip install resnetd_tf` installs the same programs as
-# `resnetd-train`, `resnetd-evaluate`, `resnetd-predict`, `resnetd-map` and `resnetd-export`. Bad input ends a program
-# with one line and exit code 2.
+# Six programs stand at the top of the repository. `pip install resnetd_tf` installs the same programs as
+# `resnetd-train`, `resnetd-evaluate`, `resnetd-predict`, `resnetd-map`, `resnetd-assess` and `resnetd-export`. Bad
+# input ends a program with one line and exit code 2.
 
 # %% [markdown]
 # ## train.py
@@ -28,6 +28,12 @@
 
 # %% language="bash"
 # python map.py --help
+
+# %% [markdown]
+# ## assess.py
+
+# %% language="bash"
+# python assess.py --help
 
 # %% [markdown]
 # ## export.py

@@ -54,8 +54,8 @@ with pathlib.Path("maps/tutorial_areas.csv").open(newline="") as file:
 
 # %% [markdown]
 # These areas count pixels of the map. They are not estimates of the true areas, because the map has errors, and
-# errors of one class do not cancel those of another. An estimate needs checked sample points;
-# [Limits](../explanation/limits.md) says more.
+# errors of one class do not cancel those of another. [Assess a map](../how-to/assess-a-map.md) shows how to estimate
+# areas with their uncertainty from places that you label.
 #
 # ## Where the map is uncertain
 #

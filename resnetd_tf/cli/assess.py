@@ -61,8 +61,8 @@ def design_sample(class_map, base: pathlib.Path) -> None:
             print(f"  {name:{width}}  {size:>5}  of {area:,.1f} ha")
     written = assessment.write_sample(class_map, places, base, scene, FLAGS.overwrite)
     print(f"Written: {', '.join(map(str, written))}")
-    print("Label them without looking at the map: write a class name into the column reference, for what most of the ")
-    print("outlined square is. Leave it empty where you cannot tell.")
+    print("Label them without looking at the map: write the class of most of the outlined square into the column")
+    print("reference, with the name above. Leave it empty where you cannot tell.")
     print(f"Then:    python assess.py {class_map.path} --reference={written[0]}")
 
 

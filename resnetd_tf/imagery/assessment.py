@@ -72,6 +72,12 @@ class ClassMap:
             sums += np.bincount(block[has_class], areas[has_class], minlength=len(sums))
         return sums
 
+    @property
+    def crs_text(self) -> str:
+        """The coordinate reference system as well-known text."""
+        assert self.grid.crs is not None
+        return self.grid.crs.to_wkt()
+
     @functools.cached_property
     def digest(self) -> str:
         """Digest of classes and places, by which a sample knows its map."""
@@ -104,10 +110,10 @@ def read_class_map(path: str | pathlib.Path, area: str | None = None) -> ClassMa
             f"{path}: has no coordinate reference system, so that its places cannot be found nor its areas measured; "
             "gdal_edit.py -a_srs gives it one"
         )
-    found = [int(value) for value in np.unique(values) if value != nodata]
+    mapped_values = [int(value) for value in np.unique(values) if value != nodata]
     names_by_value = {int(value): name for value, name in json.loads(tag).items()} if tag else categories
-    names_by_value = names_by_value or {value: str(value) for value in found}
-    if unknown := [value for value in found if value not in names_by_value]:
+    names_by_value = names_by_value or {value: str(value) for value in mapped_values}
+    if unknown := [value for value in mapped_values if value not in names_by_value]:
         raise InputError(f"{path}: has the value {unknown[0]}, which none of its classes has; is it the map's nodata?")
     if not 0 < len(names_by_value) < NO_CLASS:
         raise InputError(f"{path}: has {len(names_by_value)} classes; a map has 1 to {NO_CLASS - 1}")
@@ -150,7 +156,8 @@ def choose_sample_sizes(
     """Chooses how many places are drawn in each class.
 
     As many are drawn as give the overall accuracy this standard error if every class is `EXPECTED_ACCURACY` accurate
-    (equation 13). Each class gets `MIN_PLACES`, and the rest goes to the classes by their area.
+    (equation 13). Each class gets `MIN_PLACES`, but at most half of the places are shared out evenly. The rest goes to
+    the classes by their area.
 
     Args:
         class_map: The map.
@@ -163,7 +170,7 @@ def choose_sample_sizes(
     pixels = np.bincount(class_map.classes[class_map.classes != NO_CLASS], minlength=len(class_map.names))
     if total is None:
         total = math.ceil(EXPECTED_ACCURACY * (1 - EXPECTED_ACCURACY) / standard_error**2)
-    sizes = np.minimum(np.where(pixels > 0, min(MIN_PLACES, total // max(1, (pixels > 0).sum())), 0), pixels)
+    sizes = np.minimum(np.where(pixels > 0, min(MIN_PLACES, total // (2 * max(1, (pixels > 0).sum()))), 0), pixels)
     sizes = np.maximum(sizes, np.minimum(2, pixels))  # a standard error needs two places
     rest = max(0, total - int(sizes.sum()))
     # Classes whose share by area is below their least number keep that; the others share the rest.
@@ -328,7 +335,7 @@ def write_sample(
         "picture": picture_names,
         "map": [class_map.digest] * len(places),
     }
-    squares = geopandas.GeoSeries(_pixel_outlines(class_map.grid, places), crs=class_map.grid.crs.to_wkt())
+    squares = geopandas.GeoSeries(_pixel_outlines(class_map.grid, places), crs=class_map.crs_text)
     frame = geopandas.GeoDataFrame(columns, geometry=squares)
     with contextlib.ExitStack() as stack:  # either all of them appear or none
         temporaries = [stack.enter_context(rundir.write_atomically(path)) for path in written]
@@ -362,8 +369,8 @@ def draw_place(class_map: ClassMap, place: np.ndarray, scene: Scene) -> PIL.Imag
     """
     import shapely
 
-    (outline,) = _pixel_outlines(class_map.grid, place[np.newaxis])
-    x, y = shapely.get_coordinates(outline).T
+    (square,) = _pixel_outlines(class_map.grid, place[np.newaxis])
+    x, y = shapely.get_coordinates(square).T
     longitudes, latitudes = (np.array(each) for each in rasterio.warp.transform(class_map.grid.crs, WGS84, x, y))
     corners = degrees_to_pixels(np.stack((longitudes, latitudes), -1), scene.grid)  # columns and rows
     middle, side = corners[:-1].mean(0), np.ptp(corners, axis=0).max()
@@ -377,10 +384,13 @@ def draw_place(class_map: ClassMap, place: np.ndarray, scene: Scene) -> PIL.Imag
     pixels = scene.read_colours(Window(*start.tolist(), *(stop - start).tolist()))
     factor = max(1, PLACE_PICTURE_PIXELS // shown)
     picture = PIL.Image.fromarray(pixels).resize((pixels.shape[1] * factor, pixels.shape[0] * factor), 0)
-    line = [tuple(point) for point in ((corners - start) * factor).tolist()]
+    outline = (corners - start) * factor
     draw = PIL.ImageDraw.Draw(picture)
-    draw.line(line, fill="black", width=3)
-    draw.line(line, fill="yellow", width=1)
+    for colour, width in (("black", 4), ("yellow", 2)):
+        draw.line([tuple(point) for point in outline.tolist()], fill=colour, width=width, joint="curve")
+        for direction in ((1, 0), (-1, 0), (0, 1), (0, -1)):  # four strokes that point at a small square
+            near = outline.mean(0) + np.array(direction) * (np.ptp(outline, axis=0) / 2 + 8)
+            draw.line([*near.tolist(), *(near + 16 * np.array(direction)).tolist()], fill=colour, width=width)
     return picture
 
 
@@ -400,14 +410,18 @@ def read_reference(path: str | pathlib.Path, class_map: ClassMap, label: str = "
     Raises:
         InputError: The file cannot be read, is of another map, or has labels that are no classes of the map.
     """
+    import shapely
+
     frame = _read_places(path)
     if label not in frame.columns:
-        others = ", ".join(str(name) for name in frame.columns if name != "geometry")
-        raise InputError(f"{path}: has no {label}, but {others}; name the one with the reference classes by --label")
-    if "map" in frame.columns and (found := set(frame["map"].dropna()) - {class_map.digest}):
+        columns_text = ", ".join(str(name) for name in frame.columns if name != "geometry")
+        raise InputError(
+            f"{path}: has no {label}, but {columns_text}; name the one with the reference classes by --label"
+        )
+    if "map" in frame.columns and (other_maps := set(frame["map"].dropna()) - {"", class_map.digest}):
         raise InputError(
             f"{path}: was drawn from another map than {class_map.path} or from another --area (its map is "
-            f"{min(map(str, found))}, this one {class_map.digest})"
+            f"{min(map(str, other_maps))}, this one {class_map.digest})"
         )
     texts = ["" if value is None or value != value else str(value).strip() for value in frame[label]]
     index_by_name = {name: index for index, name in enumerate(class_map.names)}
@@ -416,9 +430,9 @@ def read_reference(path: str | pathlib.Path, class_map: ClassMap, label: str = "
             f"{path}: {', '.join(unknown[:3])} {'is no class' if len(unknown) == 1 else 'are no classes'} of the map; "
             f"it has {', '.join(class_map.names)}"
         )
-    points = frame.geometry.to_crs(class_map.grid.crs.to_wkt()).centroid
-    columns, rows = ~class_map.grid.transform * (points.x.to_numpy(), points.y.to_numpy())
-    columns, rows = np.floor(columns).astype(int), np.floor(rows).astype(int)
+    points = shapely.get_coordinates(shapely.centroid(frame.geometry.to_crs(class_map.crs_text).to_numpy()))
+    points[~np.isfinite(points)] = -1e18  # no place in the map's reference system, and so outside
+    columns, rows = (np.floor(each).astype(int) for each in ~class_map.grid.transform * tuple(points.T))
     inside = (columns >= 0) & (columns < class_map.grid.width) & (rows >= 0) & (rows < class_map.grid.height)
     mapped = np.full(len(frame), NO_CLASS)
     mapped[inside] = class_map.classes[rows[inside], columns[inside]]
@@ -447,10 +461,12 @@ def _read_places(path: str | pathlib.Path):
         if pathlib.Path(path).suffix.lower() != ".csv":
             frame = geopandas.read_file(path)
         else:
-            frame = pandas.read_csv(path, dtype={"reference": str}, keep_default_na=False)
+            frame = pandas.read_csv(path, dtype=str, keep_default_na=False)
             if missing := {"longitude", "latitude"} - set(frame.columns):
                 raise InputError(f"{path}: has no column {' and '.join(sorted(missing))}, in degrees")
-            points = geopandas.points_from_xy(frame["longitude"], frame["latitude"], crs="EPSG:4326")
+            points = geopandas.points_from_xy(
+                *(frame[name].astype(float) for name in ("longitude", "latitude")), crs=WGS84.to_wkt()
+            )
             frame = geopandas.GeoDataFrame(frame, geometry=points)
     if not len(frame) or frame.geometry.isna().any() or frame.geometry.is_empty.any():
         raise InputError(f"{path}: has {'no places' if not len(frame) else 'rows without a place'}")

@@ -64,6 +64,7 @@ UNLIKE_COLOUR = "#c8c8c8"  # cells that are unlike the training images
 SAMPLE_WINDOWS_PER_SIDE = 8  # windows a side that are looked at before a scene is mapped
 WARNING_SHARE = 1 / 3  # of the sampled windows that are unlike the training images: it is said first
 REFUSAL_SHARE = 0.9  # of the sampled windows: the scene is refused
+AREA_METHOD = "pixel count; assess.py estimates areas"
 MAX_PICTURE_SIDE = 900  # pixels of a scene in its picture
 
 
@@ -1029,7 +1030,7 @@ def _cell_areas(grid: Grid, valid_pixels: np.ndarray, stride: int) -> np.ndarray
 
 
 def areas_table(counts: np.ndarray, areas: np.ndarray, classes: Sequence[str], has_hectares: bool) -> str:
-    """Returns the areas as CSV: cells and hectares of each class, and its share of the area that is mapped.
+    """Returns the areas as CSV: cells and hectares of each class, its share of the area that is mapped, and the method.
 
     Args:
         counts: (classes,) int64, cells of each class.
@@ -1039,9 +1040,9 @@ def areas_table(counts: np.ndarray, areas: np.ndarray, classes: Sequence[str], h
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["class", "cells", "hectares", "share"])
+    writer.writerow(["class", "cells", "hectares", "share", "method"])
     for name, count, area in zip(classes, counts.tolist(), areas.tolist()):
-        writer.writerow([name, count, f"{area:.2f}" if has_hectares else "", f"{area / areas.sum():.6f}"])
+        writer.writerow([name, count, f"{area:.2f}" if has_hectares else "", f"{area / areas.sum():.6f}", AREA_METHOD])
     return text.getvalue()
 
 
@@ -1058,7 +1059,9 @@ def format_areas(areas: np.ndarray, classes: Sequence[str], has_hectares: bool) 
     name_width = max(len(name) for name, _ in rows)
     number = "{:>14,.2f} ha" if has_hectares else "{:>14,.0f} pixels"
     lines = [f"  {name:{name_width}}{number.format(area)}{100 * area / areas.sum():>7.1f} %" for name, area in rows]
-    if not has_hectares:
+    if has_hectares:
+        lines.append("  counted from the map with its errors; assess.py estimates areas with their uncertainty")
+    else:
         lines.append("  no hectares: the scene has no coordinate reference system (gdal_edit.py -a_srs gives it one)")
     return "\n".join(lines)
 

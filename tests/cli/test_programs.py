@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+import rasterio
 from conftest import ROOT, SMALLEST, THREE_STEPS
 from PIL import Image
 
@@ -18,7 +19,7 @@ from resnetd_tf.cli.program import EXTRAS, missing_module_message
 from resnetd_tf.data import synthetic
 from resnetd_tf.rundir import savedmodel_versions
 
-PROGRAMS = ("train", "evaluate", "predict", "map", "export")
+PROGRAMS = ("train", "evaluate", "predict", "map", "assess", "export")
 
 
 @pytest.mark.parametrize(
@@ -221,11 +222,15 @@ def test_maps_need_no_extra(run, tmp_path):
         ("evaluate", ("--dataset=eurosat/rgb",), "tensorflow_datasets", "train"),
         ("train", ("--dataset=synthetic",), "tensorboard", "train"),
         ("predict", ("--server=grpc://localhost:1", "patch.png"), "tensorflow_serving", "serving"),
+        ("assess", ("map.tif", "--design"), "geopandas", "geo"),
     ],
 )
 def test_a_program_names_the_extra_of_a_missing_module(run, name, flags, module, extra, tmp_path):
     flags += (f"--model={run}",) if name == "evaluate" else ()
     Image.fromarray(synthetic.draw_scenes(1)[0][0]).save(tmp_path / "patch.png")
+    profile = {"driver": "GTiff", "width": 4, "height": 4, "count": 1, "dtype": "uint8", "crs": "EPSG:32633"}
+    with rasterio.open(tmp_path / "map.tif", "w", **profile, transform=rasterio.Affine.scale(10)) as file:
+        file.write(np.zeros((4, 4), "uint8"), 1)
     result = run_without_extras(name, *flags, folder=tmp_path)
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1 and result.stderr.startswith(f"{name}.py: ")

@@ -43,8 +43,10 @@ def test_the_scale_bar_is_seen_on_white_ground(tmp_path):
 
 def test_the_table_is_printed_with_its_sum():
     text = landcover.format_areas(np.array([1234.5, 0, 0.5]), ("Forest", "River", "SeaLake"), True)
-    assert [line.split() for line in text.splitlines()] == [
+    *rows, note = text.splitlines()
+    assert [line.split() for line in rows] == [
         ["Forest", "1,234.50", "ha", "100.0", "%"],
         ["SeaLake", "0.50", "ha", "0.0", "%"],
         ["all", "1,235.00", "ha", "100.0", "%"],
     ]
+    assert "assess.py estimates" in note

@@ -1,0 +1,207 @@
+"""Accuracy of maps: samples, error matrices, and areas with their uncertainty."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import rasterio
+from PIL import Image
+from rasterio.transform import from_origin
+
+from resnetd_tf.errors import InputError
+from resnetd_tf.imagery import assessment
+
+geopandas = pytest.importorskip("geopandas")
+
+# The worked example of Olofsson et al. 2014, tables 8 and 9: deforestation, forest gain, stable forest, stable other.
+EXAMPLE = np.array([[66, 0, 5, 4], [0, 55, 8, 12], [1, 0, 153, 11], [2, 1, 9, 313]])
+EXAMPLE_PIXELS = np.array([200_000, 150_000, 3_200_000, 6_450_000])
+NAMES = ("deforestation", "gain", "forest", "other")
+
+
+def test_the_published_example():
+    """Areas and intervals to the printed hectare, accuracies to the printed digit."""
+    accuracy = assessment.estimate_accuracy(NAMES, EXAMPLE, EXAMPLE_PIXELS * 0.09)
+    intervals = 1.96 * accuracy.area_errors
+    assert accuracy.areas.round().tolist() == [21_158, 11_686, 285_770, 581_386]
+    assert intervals.round().tolist() == [6_158, 3_756, 15_510, 16_282]
+    assert accuracy.users_accuracies.round(2).tolist() == [0.88, 0.73, 0.93, 0.96]
+    assert (1.96 * accuracy.users_errors).round(2).tolist() == [0.07, 0.10, 0.04, 0.02]
+    assert accuracy.producers_accuracies.round(2).tolist() == [0.75, 0.85, 0.93, 0.96]
+    assert (1.96 * accuracy.producers_errors).round(2).tolist() == [0.21, 0.25, 0.03, 0.02]
+    assert round(accuracy.overall_accuracy, 3) == 0.947 and round(1.96 * accuracy.overall_error, 3) == 0.018
+    assert accuracy.shares[0].round(4).tolist() == [0.0176, 0, 0.0013, 0.0011]
+    text = assessment.format_accuracy(accuracy)
+    assert "overall accuracy: 94.7 ± 1.8 % of the area" in text and "581,386.2 ± 16,281.7 ha" in text
+
+
+def test_intervals_hold_the_true_areas():
+    """Of a thousand maps with known errors, 93 to 97 % have the true area of a class within its interval."""
+    generator = np.random.default_rng(0)
+    weights = np.array([0.6, 0.3, 0.1])
+    truth = np.array([[0.9, 0.07, 0.03], [0.1, 0.85, 0.05], [0.15, 0.1, 0.75]])  # of each class of the map
+    true_areas = 1000 * weights @ truth
+    is_held = []
+    for _ in range(1000):
+        counts = np.stack([generator.multinomial(size, shares) for size, shares in zip((180, 90, 60), truth)])
+        accuracy = assessment.estimate_accuracy(("a", "b", "c"), counts, 1000 * weights)
+        is_held.append(np.abs(accuracy.areas - true_areas) <= 1.96 * accuracy.area_errors)
+    held = np.mean(is_held, axis=0)
+    assert (held >= 0.93).all() and (held <= 0.97).all()
+
+
+def test_classes_without_places_are_refused():
+    counts = EXAMPLE.copy()
+    counts[1] = (0, 1, 0, 0)
+    with pytest.raises(InputError, match=r"gain is 1.5 % of the map and has 1 labelled place; .* at least two"):
+        assessment.estimate_accuracy(NAMES, counts, EXAMPLE_PIXELS)
+    # A class that is not on the map can be a reference class.
+    accuracy = assessment.estimate_accuracy(("a", "b"), [[8, 2], [0, 0]], [10.0, 0.0])
+    assert accuracy.areas.tolist() == [8, 2] and np.isnan(accuracy.users_accuracies[1])
+    assert "-" in assessment.format_accuracy(accuracy)
+
+
+def write_map(path, values, names=("a", "b", "c"), **profile):
+    """Writes a map of classes of 10 m in UTM zone 33, as map.py does."""
+    profile = {"crs": "EPSG:32633", "transform": from_origin(5e5, 5e6, 10, 10), "nodata": 255} | profile
+    height, width = values.shape
+    with rasterio.open(
+        path, "w", driver="GTiff", height=height, width=width, count=1, dtype=values.dtype, **profile
+    ) as file:
+        file.write(values, 1)
+        if names:
+            file.update_tags(classes=json.dumps(dict(enumerate(names))))
+    return path
+
+
+@pytest.fixture
+def class_map(tmp_path):
+    values = np.full((100, 80), 255, "uint8")
+    values[:60], values[60:90], values[90:99] = 0, 1, 2
+    return write_map(tmp_path / "m_landcover.tif", values)
+
+
+def test_areas_are_those_of_the_ground(class_map, tmp_path):
+    assert assessment.read_class_map(class_map).areas.tolist() == pytest.approx([48, 24, 7.2])
+    degrees = {"crs": "EPSG:4326", "transform": from_origin(15, 60, 1e-4, 1e-4)}
+    values = np.zeros((100, 100), "uint8")
+    areas = assessment.read_class_map(write_map(tmp_path / "degrees.tif", values, **degrees)).areas
+    # A degree of longitude has 55.8 km at 60 degrees north, a degree of latitude 111.4 km.
+    assert areas[0] == pytest.approx(55.8 * 111.4 / 100, rel=5e-3)
+
+
+def test_the_sample_is_drawn_by_class(class_map):
+    class_map = assessment.read_class_map(class_map)
+    sizes = assessment.choose_sample_sizes(class_map, total=300)
+    assert sizes.sum() == 300 and sizes.min() >= 50 and sizes[0] > sizes[1] > sizes[2]
+    assert abs(assessment.choose_sample_sizes(class_map, standard_error=0.02).sum() - 400) <= 1
+    assert assessment.choose_sample_sizes(class_map, total=12).tolist() == [7, 3, 2]
+    assert assessment.choose_sample_sizes(class_map, total=100_000).tolist() == [4800, 2400, 720]
+    places = assessment.draw_places(class_map, sizes, seed=1)
+    drawn = class_map.classes[places[:, 0], places[:, 1]]
+    assert np.bincount(drawn).tolist() == sizes.tolist()
+    assert len({tuple(place) for place in places.tolist()}) == 300
+    assert len(set(drawn[:30])) == 3  # The order does not tell the classes.
+    np.testing.assert_array_equal(places, assessment.draw_places(class_map, sizes, seed=1))
+    assert not np.array_equal(places, assessment.draw_places(class_map, sizes, seed=2))
+
+
+def label(sample, class_path, correct=lambda number: True):
+    """Labels a sample with the classes of its map, or the next class where it is to be wrong."""
+    with rasterio.open(class_path) as file:
+        names = list(json.loads(file.tags()["classes"]).values())
+        centres = sample.geometry.centroid
+        classes = [int(value[0]) for value in file.sample(zip(centres.x, centres.y))]
+    return [
+        names[index if correct(number) else (index + 1) % len(names)] for number, index in zip(sample["id"], classes)
+    ]
+
+
+def test_from_a_map_to_its_areas(program, class_map, tmp_path):
+    scene = np.zeros((3, 100, 80), "uint8") + np.arange(80, dtype="uint8")
+    scene_path = tmp_path / "scene.tif"
+    options = {"crs": "EPSG:32633", "transform": from_origin(5e5, 5e6, 10, 10), "photometric": "RGB"}
+    with rasterio.open(
+        scene_path, "w", driver="GTiff", height=100, width=80, count=3, dtype="uint8", **options
+    ) as file:
+        file.write(40 + scene)
+    arguments = ("assess.py", str(class_map), "--design", "--samples=60", f"--scene={scene_path}")
+    result = program(*arguments, "--rendering=eurosat")
+    assert result.returncode == 0, result.stderr
+    assert "60 places, drawn at random within each class" in result.stdout
+    sample = geopandas.read_file(tmp_path / "m_sample.gpkg")
+    assert list(sample["id"]) == list(range(1, 61)) and sample.crs.to_epsg() == 32633
+    assert sample.area.unique().tolist() == [100.0] and not sample["reference"].any()
+    with (tmp_path / "m_sample.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["picture"] for row in rows] == list(sample["picture"])
+    with Image.open(tmp_path / rows[0]["picture"]) as picture:
+        assert picture.size == (512, 512)
+    again = program(*arguments)
+    assert again.returncode == 2 and "may hold labels" in again.stderr
+
+    sample["reference"] = label(sample, class_map, lambda number: number % 5)
+    sample.loc[0, "reference"] = None
+    sample.to_file(tmp_path / "labelled.gpkg")
+    result = program("assess.py", str(class_map), f"--reference={tmp_path / 'labelled.gpkg'}")
+    assert result.returncode == 0, result.stderr
+    assert "59 labelled places; 1 without a label" in result.stdout
+    content = json.loads((tmp_path / "m_accuracy.json").read_text())
+    assert np.sum(content["counts"]) == 59 and sum(content["areas"]) == pytest.approx(79.2)
+    assert 0.6 < content["overall_accuracy"] < 0.95 and content["names"] == ["a", "b", "c"]
+    with (tmp_path / "m_accuracy.csv").open() as file:
+        assert [row["class"] for row in csv.DictReader(file)] == ["a", "b", "c"]
+    assert (tmp_path / "m_error_matrix.csv").read_text().startswith("map class,a,b,c\na,")
+    assert (tmp_path / "m_accuracy.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".geojson", ".shp"])
+def test_references_of_other_formats(class_map, tmp_path, suffix):
+    class_map = assessment.read_class_map(class_map)
+    places = assessment.draw_places(class_map, np.array([10, 10, 10]))
+    assessment.write_sample(class_map, places, tmp_path / "m")
+    sample = geopandas.read_file(tmp_path / "m_sample.gpkg")
+    sample["reference"] = label(sample, class_map.path)
+    path = tmp_path / f"labelled{suffix}"
+    if suffix == ".csv":
+        sample.drop(columns="geometry").to_csv(path, index=False)
+    else:
+        sample.to_crs("EPSG:4326").to_file(path)
+    counts, _ = assessment.read_reference(path, class_map)
+    assert counts.tolist() == np.diag([10, 10, 10]).tolist()
+
+
+def test_places_of_ones_own(class_map, tmp_path):
+    """Points from a field campaign: some lie outside, and nothing tells how they were drawn."""
+    points = geopandas.points_from_xy([15.0, 15.0005, 17.0], [45.15, 45.1505, 45.0], crs="EPSG:4326")
+    geopandas.GeoDataFrame({"cover": ["a", "b", "a"]}, geometry=points).to_file(tmp_path / "own.gpkg")
+    counts, note = assessment.read_reference(tmp_path / "own.gpkg", assessment.read_class_map(class_map), "cover")
+    assert counts.sum() == 2 and "1 outside of the map" in note and "not drawn by assess.py" in note
+
+
+def test_bad_maps_and_labels(bad_input, class_map, tmp_path):
+    def refuse(*arguments):
+        return bad_input("assess.py", *map(str, arguments))
+
+    assert "give --design" in refuse(class_map)
+    assert "give one map" in refuse("--design")
+    floats = write_map(tmp_path / "floats.tif", np.zeros((8, 8), "float32"), nodata=None)
+    assert "one band of whole numbers" in refuse(floats, "--design")
+    unplaced = write_map(tmp_path / "unplaced.tif", np.zeros((8, 8), "uint8"), crs=None)
+    assert "no coordinate reference system" in refuse(unplaced, "--design")
+    assert "no pixel has a class within --area" in refuse(class_map, "--design", "--area=1,1,2,2")
+    many = np.arange(400, dtype="uint16").reshape(20, 20)
+    assert "has 400 classes" in refuse(write_map(tmp_path / "many.tif", many, None, nodata=None), "--design")
+    odd = np.full((8, 8), 7, "uint8")
+    assert "has the value 7" in refuse(write_map(tmp_path / "odd.tif", odd), "--design")
+    (tmp_path / "labels.csv").write_text("longitude,latitude,reference,map\n15.0,45.15,x,\n")
+    assert "x is no class of the map; it has a, b, c" in refuse(class_map, f"--reference={tmp_path / 'labels.csv'}")
+    (tmp_path / "labels.csv").write_text("longitude,latitude,reference,map\n15.0,45.15,a,0123\n")
+    assert "drawn from another map" in refuse(class_map, f"--reference={tmp_path / 'labels.csv'}")
+    (tmp_path / "labels.csv").write_text("lon,lat,reference\n15.0,45.15,a\n")
+    assert "no column latitude and longitude" in refuse(class_map, f"--reference={tmp_path / 'labels.csv'}")
+    (tmp_path / "labels.csv").write_text("longitude,latitude,cover\n15.0,45.15,a\n")
+    assert "has no reference, but longitude" in refuse(class_map, f"--reference={tmp_path / 'labels.csv'}")
+    assert "no such file" in refuse(class_map, "--reference=missing.gpkg")
+    assert not list(tmp_path.glob("*_accuracy*"))

@@ -18,7 +18,7 @@ PAGES = sorted(
     [path for pattern in ("*.md", "docs/**/*.md", *(f"{name}/*.md" for name in FOLDERS)) for path in ROOT.glob(pattern)]
     + NOTEBOOKS
 )
-PROGRAMS = ("train", "evaluate", "predict", "map", "assess", "export")
+PROGRAMS = ("train", "evaluate", "predict", "map", "assess", "patches", "export")
 SOURCES = ("resnetd_tf", "benchmarks", "docs", "samples", "tests")
 PYTHON_FILES = {path.name for folder in SOURCES for path in (ROOT / folder).rglob("*.py")}
 PYTHON_FILES |= {path.name for path in ROOT.glob("*.py")}

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Command line
 #
-# Six programs stand at the top of the repository. `pip install resnetd_tf` installs the same programs as
-# `resnetd-train`, `resnetd-evaluate`, `resnetd-predict`, `resnetd-map`, `resnetd-assess` and `resnetd-export`. Bad
-# input ends a program with one line and exit code 2.
+# Seven programs stand at the top of the repository. `pip install resnetd_tf` installs the same programs as
+# `resnetd-train`, `resnetd-evaluate`, `resnetd-predict`, `resnetd-patches`, `resnetd-map`, `resnetd-assess` and
+# `resnetd-export`. Bad input ends a program with one line and exit code 2.
 
 # %% [markdown]
 # ## train.py
@@ -22,6 +22,12 @@
 
 # %% language="bash"
 # python predict.py --help
+
+# %% [markdown]
+# ## patches.py
+
+# %% language="bash"
+# python patches.py --help
 
 # %% [markdown]
 # ## map.py

@@ -17,7 +17,8 @@
 # The three classes of this tutorial are *land*, *shore* and *water*. To have patches of them, the next cell cuts
 # `samples/scene.tif` into squares of 32 x 32 pixels. The normalised difference water index (NDWI), computed from
 # green and near infrared, decides the class: a square is shore where 10 to 90 % of its pixels have a positive index.
-# With your own data, you would draw the classes by hand.
+# With your own data, you would draw polygons by hand, and `patches.py` would cut the patches
+# ([Prepare data](../how-to/prepare-data.md#patches-from-polygons)).
 
 # %%
 import pathlib

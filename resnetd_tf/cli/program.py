@@ -167,7 +167,9 @@ def _use_command_names(text: str) -> str:
     """Returns a text with `map.py` and so on called `resnetd-map`, if this program is an installed command."""
     if not _program_name().startswith("resnetd-"):
         return text
-    return re.sub(r"(?:python )?(?<![\w./\\-])(train|evaluate|predict|map|assess|export)\.py\b", r"resnetd-\1", text)
+    return re.sub(
+        r"(?:python )?(?<![\w./\\-])(train|evaluate|predict|map|assess|patches|export)\.py\b", r"resnetd-\1", text
+    )
 
 
 def _set_help(module: str) -> None:

@@ -19,7 +19,7 @@ from resnetd_tf.cli.program import EXTRAS, missing_module_message
 from resnetd_tf.data import synthetic
 from resnetd_tf.rundir import savedmodel_versions
 
-PROGRAMS = ("train", "evaluate", "predict", "map", "assess", "export")
+PROGRAMS = ("train", "evaluate", "predict", "map", "assess", "patches", "export")
 
 
 @pytest.mark.parametrize(

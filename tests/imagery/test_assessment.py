@@ -42,13 +42,13 @@ def test_intervals_hold_the_true_areas():
     weights = np.array([0.6, 0.3, 0.1])
     truth = np.array([[0.9, 0.07, 0.03], [0.1, 0.85, 0.05], [0.15, 0.1, 0.75]])  # of each class of the map
     true_areas = 1000 * weights @ truth
-    is_held = []
+    contains_truth = []
     for _ in range(1000):
         counts = np.stack([generator.multinomial(size, shares) for size, shares in zip((180, 90, 60), truth)])
         accuracy = assessment.estimate_accuracy(("a", "b", "c"), counts, 1000 * weights)
-        is_held.append(np.abs(accuracy.areas - true_areas) <= 1.96 * accuracy.area_errors)
-    held = np.mean(is_held, axis=0)
-    assert (held >= 0.93).all() and (held <= 0.97).all()
+        contains_truth.append(np.abs(accuracy.areas - true_areas) <= 1.96 * accuracy.area_errors)
+    coverage = np.mean(contains_truth, axis=0)
+    assert (coverage >= 0.93).all() and (coverage <= 0.97).all()
 
 
 def test_classes_without_places_are_refused():
@@ -138,8 +138,8 @@ def test_from_a_map_to_its_areas(program, class_map, tmp_path):
     assert [row["picture"] for row in rows] == list(sample["picture"])
     with Image.open(tmp_path / rows[0]["picture"]) as picture:
         assert picture.size == (512, 512)
-    again = program(*arguments)
-    assert again.returncode == 2 and "may hold labels" in again.stderr
+    second_result = program(*arguments)
+    assert second_result.returncode == 2 and "may hold labels" in second_result.stderr
 
     sample["reference"] = label(sample, class_map, lambda number: number % 5)
     sample.loc[0, "reference"] = None

@@ -1,0 +1,381 @@
+"""Patches of one's own classes, cut from scenes where polygons or points say what is there.
+
+`read_labels` reads polygons or points, `cut_patches` cuts windows of scenes, `split_by_place` keeps neighbours on one
+side, and `write_patches` writes a folder that `--dataset=folder:PATH` takes.
+"""
+
+import contextlib
+import pathlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import PIL.Image
+import rasterio
+import rasterio.features
+import rasterio.warp
+from rasterio.windows import Window
+
+from resnetd_tf import rundir
+from resnetd_tf.errors import InputError, damage_as_input_error
+from resnetd_tf.imagery.grid import WGS84
+from resnetd_tf.imagery.scene import Scene
+from resnetd_tf.imagery.sliding_window import render_window
+from resnetd_tf.sentinel2 import BANDS
+
+if TYPE_CHECKING:
+    import geopandas
+
+SPLIT_SHARES = {"train": 0.7, "validation": 0.2, "test": 0.1}
+SPLIT_ORDER = ("train", "test", "validation")  # each class gets a place in every split, in this order
+KILOMETRES_PER_DEGREE = 111.2
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labelled polygons or points.
+
+    Attributes:
+        frame: Their shapes in one coordinate reference system, with their class numbers in the column "label".
+        classes: Names of the classes.
+    """
+
+    frame: "geopandas.GeoDataFrame"
+    classes: tuple[str, ...]
+
+
+@dataclass
+class Losses:
+    """What gave no patch, by class.
+
+    Attributes:
+        outside: Shapes that no scene shows.
+        impure: Polygons in which no window belongs to the class.
+        hidden: Windows with clouds or without data.
+    """
+
+    outside: list[int]
+    impure: list[int]
+    hidden: list[int]
+
+    def describe(self, label: int) -> str:
+        """Returns what gave no patch of a class as a sentence."""
+        return (
+            f"{self.outside[label]} shapes lie outside of the scenes, {self.impure[label]} are too small or mixed for "
+            f"the size and --purity, and {self.hidden[label]} windows have clouds or no data"
+        )
+
+
+@dataclass
+class LabelledPatches:
+    """Patches with their classes and places.
+
+    Attributes:
+        classes: Names of the classes.
+        losses: What gave no patch.
+        images: Patches (size, size, bands), as a classifier takes them.
+        labels: The class of each patch.
+        shapes: The polygon or point of each patch, by its position in the file.
+        centres: Longitude and latitude of each patch.
+        outlines: The outline of each patch, (4, 2) longitudes and latitudes.
+    """
+
+    classes: tuple[str, ...]
+    losses: Losses
+    images: list[np.ndarray] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    shapes: list[int] = field(default_factory=list)
+    centres: list[tuple[float, float]] = field(default_factory=list)
+    outlines: list[np.ndarray] = field(default_factory=list)
+
+
+def read_labels(path: str | pathlib.Path, attribute: str) -> Labels:
+    """Reads labelled polygons or points.
+
+    Args:
+        path: A GeoPackage, GeoJSON, Shapefile or whatever else geopandas reads.
+        attribute: The attribute with the classes. Shapes without a class are left out.
+
+    Raises:
+        InputError: The file cannot be read, has no such attribute, or has shapes that cannot be used.
+    """
+    import geopandas
+    import shapely
+
+    if not pathlib.Path(path).exists():
+        raise InputError(f"{path}: no such file")
+    with damage_as_input_error(f"{path}: cannot be read as polygons or points"):
+        frame = geopandas.read_file(path)
+    if attribute not in frame.columns or attribute == "geometry":
+        names = ", ".join(str(name) for name in frame.columns if name != "geometry")
+        raise InputError(f"{path}: has no attribute {attribute}, but {names}; name the one with the classes by --label")
+    if frame.crs is None:
+        raise InputError(f"{path}: has no coordinate reference system; give it one, as QGIS does under Set Layer CRS")
+    texts = [_class_text(value) for value in frame[attribute]]
+    is_labelled = (
+        np.array([bool(text) for text in texts]) & ~(frame.geometry.isna() | frame.geometry.is_empty).to_numpy()
+    )
+    classes = tuple(sorted({text for text, is_kept in zip(texts, is_labelled) if is_kept}))
+    if len(classes) < 2:
+        raise InputError(f"{path}: its attribute {attribute} has {len(classes)} classes; a classifier needs two")
+    for name in classes:
+        if any(sign in name for sign in "/\\\n") or name in (".", "..") or name[0] == ".":
+            raise InputError(f"{path}: the class {name!r} cannot be the name of a folder; rename it")
+    shapes = frame.geometry[is_labelled]
+    for index, reason in zip(shapes.index, shapely.is_valid_reason(shapes.to_numpy())):
+        if reason != "Valid Geometry":
+            raise InputError(
+                f"{path}: shape {index + 1} is not valid ({reason}); mend it, as QGIS does with Fix geometries"
+            )
+    kinds = set(shapes.geom_type) - {"Polygon", "MultiPolygon", "Point"}
+    if kinds:
+        raise InputError(f"{path}: holds {', '.join(sorted(kinds))}; give polygons or points")
+    numbers = [classes.index(text) for text, is_kept in zip(texts, is_labelled) if is_kept]
+    labels = Labels(geopandas.GeoDataFrame({"label": numbers}, geometry=shapes), classes)
+    _check_overlaps(path, labels)
+    return labels
+
+
+def _class_text(value) -> str:
+    """Returns the value of an attribute as the name of a class; empty for no value."""
+    if value is None or value != value:
+        return ""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+
+
+def _check_overlaps(path: str | pathlib.Path, labels: Labels) -> None:
+    """Raises InputError if polygons of different classes lie over each other."""
+    import shapely
+
+    shapes, numbers = labels.frame.geometry.to_numpy(), labels.frame["label"].to_numpy()
+    tree = shapely.STRtree(shapes)
+    for first, second in tree.query(shapes, predicate="intersects").T.tolist():
+        if numbers[first] >= numbers[second]:
+            continue
+        shared_area = shapely.area(shapely.intersection(shapes[first], shapes[second]))
+        if shared_area > 1e-6 * min(shapely.area(shapes[first]), shapely.area(shapes[second])):
+            numbered = [labels.frame.index[index] + 1 for index in (first, second)]
+            names = [labels.classes[numbers[index]] for index in (first, second)]
+            raise InputError(
+                f"{path}: shapes {numbered[0]} ({names[0]}) and {numbered[1]} ({names[1]}) overlap; every place has "
+                "one class"
+            )
+
+
+def cut_patches(labels: Labels, scenes: Sequence[Scene], size: int = 64, purity: float = 0.8) -> LabelledPatches:
+    """Cuts windows of scenes inside polygons, and around points.
+
+    Windows of a polygon lie on a lattice of half their size, which is centred on the polygon. A smaller polygon gets
+    one window in its middle. A window belongs to the class of its polygon if enough of it lies in polygons of this
+    class.
+
+    Args:
+        labels: The polygons or points.
+        scenes: The scenes. Places that several scenes show give patches of each.
+        size: Side of a patch in pixels of 10 m.
+        purity: Least share of a window that lies in polygons of its class, from 0 to 1; of no account for points.
+
+    Raises:
+        InputError: A scene has no coordinate reference system, or is damaged.
+    """
+    count = len(labels.classes)
+    losses = Losses([0] * count, [0] * count, [0] * count)
+    patches = LabelledPatches(labels.classes, losses)
+    shown, pure = set(), set()
+    for scene in scenes:
+        if scene.grid.crs is None:
+            raise InputError(f"{scene.name}: has no coordinate reference system, so that no place is found in it")
+        frame = labels.frame.to_crs(scene.grid.crs.to_wkt())
+        shapes, numbers = frame.geometry.to_numpy(), frame["label"].to_numpy()
+        outline = (scene.grid.height, scene.grid.width)
+        areas = [(shape, number + 1) for shape, number in zip(shapes, numbers) if shape.geom_type != "Point"]
+        classes = np.zeros(outline, "uint16")
+        if areas:
+            rasterio.features.rasterize(areas, out=classes, transform=scene.grid.transform)
+        for index, shape, number in zip(frame.index, shapes, numbers.tolist()):
+            windows = _lattice_windows(shape, scene, size)
+            if windows:
+                shown.add(index)
+            for window in windows:
+                column, row = int(window.col_off), int(window.row_off)
+                inside = classes[row : row + size, column : column + size] == number + 1
+                if shape.geom_type != "Point" and inside.mean() < purity:
+                    continue
+                pure.add(index)
+                pixels, valid = scene.read(window)
+                if not valid.all():
+                    losses.hidden[number] += 1
+                    continue
+                _add_patch(patches, render_window(pixels, scene.is_picture), number, index, window, scene)
+    for index, number in zip(labels.frame.index, labels.frame["label"].tolist()):
+        if index not in shown:
+            losses.outside[number] += 1
+        elif index not in pure:
+            losses.impure[number] += 1
+    return patches
+
+
+def _lattice_windows(shape, scene: Scene, size: int) -> list[Window]:
+    """Returns the windows over a polygon, or around a point, that lie within a scene."""
+    place = shape if shape.geom_type == "Point" else None
+    inverse = ~scene.grid.transform
+    west, south, east, north = shape.bounds
+    columns, rows = inverse * (np.array([west, west, east, east]), np.array([south, north, south, north]))
+    starts = []
+    for low, high in ((columns.min(), columns.max()), (rows.min(), rows.max())):
+        extent = 0.0 if place is not None else high - low
+        steps = max(0, int((extent - size) // (size // 2)))
+        first = (low + high) / 2 - (size + steps * (size // 2)) / 2
+        starts.append([round(first + step * (size // 2)) for step in range(steps + 1)])
+    return [
+        Window(column, row, size, size)
+        for row in starts[1]
+        for column in starts[0]
+        if 0 <= column <= scene.grid.width - size and 0 <= row <= scene.grid.height - size
+    ]
+
+
+def _add_patch(
+    patches: LabelledPatches, image: np.ndarray, label: int, shape: int, window: Window, scene: Scene
+) -> None:
+    """Adds a patch with its place."""
+    corners = np.array([(0, 0), (1, 0), (1, 1), (0, 1)]) * window.width + (window.col_off, window.row_off)
+    x, y = scene.grid.transform * tuple(corners.T)
+    degrees = np.stack(rasterio.warp.transform(scene.grid.crs, WGS84, x, y), axis=-1)
+    patches.images.append(image)
+    patches.labels.append(label)
+    patches.shapes.append(shape)
+    patches.centres.append(tuple(degrees.mean(0).tolist()))
+    patches.outlines.append(degrees)
+
+
+# Splits by place.
+
+
+def split_by_place(patches: LabelledPatches, block_km: float = 1.0, seed: int = 0) -> list[str]:
+    """Divides patches into train, validation and test, so that neighbours are on one side.
+
+    Patches of one polygon, and of one block of the ground, stay together.
+
+    Args:
+        patches: The patches.
+        block_km: Side of a block in kilometres; 0 keeps polygons alone together.
+        seed: Seed of the random numbers.
+
+    Returns:
+        The split of each patch.
+
+    Raises:
+        InputError: A class lies in fewer than three places, so that not every split can have it.
+    """
+    labels, places = np.array(patches.labels), _find_places(patches, block_km)
+    generator = np.random.default_rng(seed)
+    place_count = int(places.max()) + 1
+    counts = np.zeros((place_count, len(patches.classes)), int)
+    np.add.at(counts, (places, labels), 1)
+    splits: dict[int, str] = {}
+    for label in np.argsort((counts > 0).sum(0)).tolist():
+        for split in SPLIT_ORDER:
+            if any(counts[place, label] for place, chosen in splits.items() if chosen == split):
+                continue
+            free = [place for place in generator.permutation(place_count).tolist() if place not in splits]
+            free = [place for place in free if counts[place, label]]
+            if not free:
+                number = int((counts[:, label] > 0).sum())
+                if not number:
+                    raise InputError(f"{patches.classes[label]} has no patch: {patches.losses.describe(label)}")
+                raise InputError(
+                    f"{patches.classes[label]} lies in {number} place{'' if number == 1 else 's'} of {block_km:g} km; "
+                    "train, validation and test need one each: draw more polygons elsewhere, or give a smaller "
+                    "--block_km"
+                )
+            choose = max if split == "train" else min
+            splits[choose(free, key=lambda place: counts[place, label])] = split
+    for place in generator.permutation(place_count).tolist():
+        if place not in splits:
+            sums = dict.fromkeys(SPLIT_SHARES, 0)
+            for other, split in splits.items():
+                sums[split] += int(counts[other].sum())
+            splits[place] = min(SPLIT_SHARES, key=lambda split: sums[split] / SPLIT_SHARES[split])
+    return [splits[place] for place in places.tolist()]
+
+
+def _find_places(patches: LabelledPatches, block_km: float) -> np.ndarray:
+    """Numbers the places of patches, (n,): patches that share a polygon or a block are in one place."""
+    import shapely
+
+    _, places = np.unique(patches.shapes, return_inverse=True)
+    pairs = []
+    if block_km:
+        longitudes, latitudes = np.array(patches.centres).T
+        scale = KILOMETRES_PER_DEGREE / block_km
+        blocks = np.floor(np.stack((longitudes * np.cos(np.radians(latitudes.mean())), latitudes), 1) * scale)
+        _, blocks = np.unique(blocks, axis=0, return_inverse=True)
+        pairs += list(zip(range(len(blocks)), np.unique(blocks, return_index=True)[1][blocks].tolist()))
+    # Windows that show the same ground belong together wherever the blocks end.
+    outlines = shapely.polygons(np.array(patches.outlines))
+    pairs += shapely.STRtree(outlines).query(outlines, predicate="overlaps").T.tolist()
+    for first, second in pairs:
+        if places[first] != places[second]:
+            places[places == places[first]] = places[second]
+    return np.unique(places, return_inverse=True)[1]
+
+
+# The folder.
+
+
+def write_patches(patches: LabelledPatches, splits: Sequence[str], folder: pathlib.Path) -> None:
+    """Writes patches as FOLDER/SPLIT/CLASS/NAME, and their outlines as FOLDER/patches.gpkg.
+
+    Patches of three bands are PNG files, those of 13 bands GeoTIFF files of digital numbers.
+
+    Raises:
+        InputError: The folder exists, or cannot be written.
+    """
+    import geopandas
+    import shapely
+
+    rundir.require_absent(folder)
+    names = []
+    with rundir.write_atomically(folder) as temporary:
+        for index, (image, label, split) in enumerate(zip(patches.images, patches.labels, splits)):
+            suffix = "png" if image.shape[-1] == 3 else "tif"
+            name = f"{split}/{patches.classes[label]}/{patches.shapes[index] + 1}_{index + 1:05}.{suffix}"
+            names.append(name)
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+            _write_patch(temporary / name, image)
+        columns = {
+            "name": names,
+            "class": [patches.classes[label] for label in patches.labels],
+            "split": list(splits),
+            "shape": [shape + 1 for shape in patches.shapes],
+        }
+        outlines = geopandas.GeoSeries(list(shapely.polygons(np.array(patches.outlines))), crs=WGS84.to_wkt())
+        geopandas.GeoDataFrame(columns, geometry=outlines).to_file(temporary / "patches.gpkg", driver="GPKG")
+
+
+def _write_patch(path: pathlib.Path, image: np.ndarray) -> None:
+    if path.suffix == ".png":
+        PIL.Image.fromarray(image).save(path)
+        return
+    height, width, count = image.shape
+    profile = {"driver": "GTiff", "height": height, "width": width, "count": count, "dtype": image.dtype}
+    with contextlib.suppress(rasterio.errors.NotGeoreferencedWarning), rasterio.open(path, "w", **profile) as file:
+        file.write(np.moveaxis(image, -1, 0))
+        file.descriptions = BANDS
+
+
+def format_counts(patches: LabelledPatches, splits: Sequence[str]) -> str:
+    """Returns a table of the patches of each class and split, and of what gave none."""
+    width = max(5, *map(len, patches.classes))
+    header = ("train", "validation", "test", "outside", "too small or mixed", "clouds or no data")
+    lines = [f"{'class':{width}}  " + "  ".join(header)]
+    labels, splits_array = np.array(patches.labels, int), np.array(splits)
+    for label, name in enumerate(patches.classes):
+        numbers = [int(((labels == label) & (splits_array == split)).sum()) for split in SPLIT_SHARES]
+        numbers += [losses[label] for losses in (patches.losses.outside, patches.losses.impure, patches.losses.hidden)]
+        lines.append(f"{name:{width}}  " + "  ".join(f"{n:>{len(title)}}" for n, title in zip(numbers, header)))
+    lines.append("outside: shapes that no scene shows; too small or mixed: shapes without a window of their class;")
+    lines.append("clouds or no data: windows that were left out")
+    return "\n".join(lines)

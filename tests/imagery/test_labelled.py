@@ -1,0 +1,177 @@
+"""Patches of one's own classes, cut where polygons or points say what is there."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import rasterio
+from PIL import Image
+from rasterio.transform import from_origin
+
+from resnetd_tf.data import datasets
+from resnetd_tf.errors import InputError
+from resnetd_tf.imagery import labelled
+from resnetd_tf.imagery.products import open_scene
+
+geopandas = pytest.importorskip("geopandas")
+import shapely  # noqa: E402 - the extra geo has both
+
+WEST, NORTH = 500_000, 5_000_000  # of the scene, in UTM zone 33
+
+
+def box(column, row, width, height):
+    """A box of pixels of the scene as a polygon in its coordinates."""
+    return shapely.box(WEST + 10 * column, NORTH - 10 * (row + height), WEST + 10 * (column + width), NORTH - 10 * row)
+
+
+@pytest.fixture
+def scene_path(tmp_path):
+    """A scene of 640 x 640 pixels whose left half is brighter; a corner has no data."""
+    pixels = np.random.default_rng(0).integers(700, 900, (4, 640, 640)).astype("uint16")
+    pixels[:, :, :320] += 800
+    pixels[:, 600:, :40] = 0
+    path = tmp_path / "scene.tif"
+    profile = {"crs": "EPSG:32633", "transform": from_origin(WEST, NORTH, 10, 10), "dtype": "uint16", "nodata": 0}
+    with rasterio.open(path, "w", driver="GTiff", width=640, height=640, count=4, **profile) as file:
+        file.write(pixels)
+        file.descriptions = ("B04", "B03", "B02", "B08")
+    return path
+
+
+def write_labels(path, shapes, classes, crs="EPSG:32633"):
+    frame = geopandas.GeoDataFrame({"cover": classes}, geometry=shapes, crs="EPSG:32633")
+    frame.to_crs(crs).to_file(path)
+    return path
+
+
+def test_windows_of_polygons(scene_path, tmp_path):
+    """A square of 128 pixels gives nine windows; one of 70 gives one; one of 40 is too small."""
+    shapes = [
+        box(0, 0, 128, 128),
+        box(400, 0, 70, 70),
+        box(500, 300, 40, 40),
+        box(0, 560, 80, 80),
+        box(0, 3000, 99, 99),
+    ]
+    labels = labelled.read_labels(
+        write_labels(tmp_path / "x.gpkg", shapes, ["bright", "dark", "dark", "bright", "dark"]), "cover"
+    )
+    patches = labelled.cut_patches(labels, [open_scene(scene_path)])
+    assert patches.classes == ("bright", "dark")
+    assert np.bincount(patches.labels).tolist() == [9, 1] and patches.shapes == [0] * 9 + [1]
+    assert vars(patches.losses) == {"outside": [0, 1], "impure": [0, 1], "hidden": [1, 0]}
+    means = [image.mean() for image in patches.images]
+    assert min(means[:9]) > 130 > means[9] and patches.images[0].shape == (64, 64, 3)
+    with rasterio.open(scene_path) as file:
+        expected = file.read((1, 2, 3), window=((0, 64), (0, 64))).astype(float).mean() * 254 / 2750 + 1
+    assert means[0] == pytest.approx(expected, abs=0.5)
+    assert patches.centres[0] == pytest.approx((15.0041, 45.1506), abs=1e-3)
+
+
+def test_purity(scene_path, tmp_path):
+    """A polygon that covers three quarters of its window."""
+    shapes = [box(100, 100, 64, 48), box(400, 100, 64, 64)]
+    labels = labelled.read_labels(write_labels(tmp_path / "x.gpkg", shapes, ["a", "b"]), "cover")
+    scene = open_scene(scene_path)
+    assert labelled.cut_patches(labels, [scene], purity=0.8).labels == [1]
+    assert labelled.cut_patches(labels, [scene], purity=0.7).labels == [0, 1]
+
+
+def test_points_in_degrees_and_two_scenes(scene_path, tmp_path):
+    points = [shapely.Point(WEST + 1000, NORTH - 1000), shapely.Point(WEST + 5000, NORTH - 1000)]
+    labels = labelled.read_labels(write_labels(tmp_path / "x.geojson", points, [1, 2], "EPSG:4326"), "cover")
+    scene = open_scene(scene_path)
+    patches = labelled.cut_patches(labels, [scene, scene], size=32)
+    assert labels.classes == ("1", "2") and patches.labels == [0, 1, 0, 1] and patches.shapes == [0, 1, 0, 1]
+    assert patches.images[0].shape == (32, 32, 3) and patches.images[0].mean() > patches.images[1].mean() + 50
+
+
+def draw_patches(count=200, seed=0):
+    """Patches at random places of 20 x 20 km, in polygons of up to three, without images."""
+    generator = np.random.default_rng(seed)
+    centres = 15 + generator.random((count, 2)) * 0.18
+    patches = labelled.LabelledPatches(("a", "b", "c"), labelled.Losses([0] * 3, [2] * 3, [0] * 3))
+    for index, centre in enumerate(centres):
+        patches.labels.append(int(generator.integers(3)))
+        patches.shapes.append(index // 3)
+        patches.centres.append(tuple(centre))
+        corners = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * 0.003
+        patches.outlines.append(centre + corners)
+        patches.images.append(np.zeros((8, 8, 3), "uint8"))
+    return patches
+
+
+def test_neighbours_are_in_one_split():
+    patches = draw_patches(60)
+    splits = np.array(labelled.split_by_place(patches, block_km=0))
+    shapes, labels = np.array(patches.shapes), np.array(patches.labels)
+    for shape in np.unique(shapes):
+        assert len(set(splits[shapes == shape])) == 1
+    outlines = shapely.polygons(np.array(patches.outlines))
+    for first, second in shapely.STRtree(outlines).query(outlines, predicate="overlaps").T:
+        assert splits[first] == splits[second]
+    for label in range(3):
+        assert set(splits[labels == label]) == {"train", "validation", "test"}
+    assert splits.tolist() == labelled.split_by_place(patches, block_km=0)
+
+
+def test_blocks_stay_together():
+    patches = draw_patches(60)
+    patches.shapes = list(range(60))
+    patches.outlines = [outline.mean(0) + (outline - outline.mean(0)) / 100 for outline in patches.outlines]
+    splits = np.array(labelled.split_by_place(patches, block_km=3.0))
+    shares = [(splits == name).mean() for name in ("train", "validation", "test")]
+    assert np.abs(np.array(shares) - (0.7, 0.2, 0.1)).max() < 0.15
+    kilometres = np.array(patches.centres) * 111.2
+    kilometres[:, 0] *= np.cos(np.radians(np.mean(np.array(patches.centres)[:, 1])))
+    blocks = np.floor(kilometres / 3).astype(int)
+    for block in np.unique(blocks, axis=0):
+        assert len(set(splits[(blocks == block).all(1)])) == 1
+
+
+def test_too_few_places_for_three_splits():
+    patches = draw_patches(9)
+    patches.labels = [0] * 6 + [1] * 3
+    with pytest.raises(InputError, match=r"c has no patch: 0 shapes .*, 2 are too small or mixed"):
+        labelled.split_by_place(patches, block_km=0)
+    patches = dataclasses.replace(patches, classes=("a", "b"))
+    with pytest.raises(InputError, match=r"b lies in 1 place of 0 km; .* draw more polygons"):
+        labelled.split_by_place(patches, block_km=0)
+
+
+def test_from_polygons_to_a_dataset(program, scene_path, tmp_path):
+    """The folder has three splits, which train.py takes as they are."""
+    shapes = [box(column, row, 64, 64) for column in (0, 128, 360, 480) for row in (0, 128, 256, 384)]
+    labels = write_labels(tmp_path / "x.gpkg", shapes, ["bright"] * 8 + ["dark"] * 8)
+    arguments = ("patches.py", str(labels), f"--scenes={scene_path}", "--label=cover", "--block_km=0")
+    result = program(*arguments, f"--output={tmp_path / 'mine'}")
+    assert result.returncode == 0 and not result.stderr, result.stderr
+    assert "16 patches" in result.stdout
+    dataset = datasets.load_dataset(f"folder:{tmp_path / 'mine'}")
+    assert dataset.classes == ("bright", "dark")
+    assert sum(len(split) for split in dataset.splits.values()) == 16
+    assert all(set(split.labels) == {0, 1} for split in dataset.splits.values())
+    outlines = geopandas.read_file(tmp_path / "mine/patches.gpkg")
+    assert len(outlines) == 16 and set(outlines["split"]) == {"train", "validation", "test"}
+    with Image.open(tmp_path / "mine" / outlines["name"][0]) as picture:
+        assert picture.size == (64, 64)
+
+
+def test_bad_labels(bad_input, scene_path, tmp_path):
+    def refuse(shapes, classes, **options):
+        path = write_labels(tmp_path / "bad.gpkg", shapes, classes)
+        flags = {"label": "cover", "scenes": scene_path, "output": tmp_path / "out"} | options
+        return bad_input("patches.py", str(path), *(f"--{name}={value}" for name, value in flags.items()))
+
+    square, neighbour = box(0, 0, 64, 64), box(32, 0, 64, 64)
+    assert "shapes 1 (a) and 2 (b) overlap" in refuse([square, neighbour], ["a", "b"])
+    assert "has no attribute crop, but cover" in refuse([square, neighbour], ["a", "b"], label="crop")
+    assert "has 1 classes" in refuse([square, neighbour], ["a", "a"])
+    assert "cannot be the name of a folder" in refuse([square, neighbour], ["a/b", "c"])
+    bow = shapely.Polygon([(0, 0), (1, 1), (1, 0), (0, 1)])
+    assert "shape 1 is not valid (Self-intersection" in refuse([bow, box(99, 0, 9, 9)], ["a", "b"])
+    line = shapely.LineString([(0, 0), (1, 1)])
+    assert "holds LineString" in refuse([line, square], ["a", "b"])
+    assert "a lies in 1 place" in refuse([square, box(200, 0, 64, 64)], ["a", "b"])
+    assert "give --label" in bad_input("patches.py", "x.gpkg", f"--scenes={scene_path}", "--output=out")
+    assert not (tmp_path / "out").exists()

@@ -587,7 +587,7 @@ def map_paths(base: pathlib.Path, probabilities: bool, applicability: bool) -> d
     """
     if not base.name:
         raise InputError(f"--output={base}: give what the names of files begin with, as maps/june")
-    names = ["landcover.tif", "landcover.tif.aux.xml", "landcover.png", "areas.csv"]
+    names = ["landcover.tif", "landcover.tif.aux.xml", "landcover.png", "areas.csv", "landcover.qml", "landcover.sld"]
     names += ["probability.tif"] if probabilities else []
     names += ["applicability.tif"] if applicability else []
     return {name: base.with_name(f"{base.name}_{name}") for name in names}
@@ -832,6 +832,7 @@ def write_class_map(path: pathlib.Path, classified: _ClassifiedScene) -> None:
     # Compressed, the classes of all pixels of a whole Sentinel-2 tile take two megabytes.
     _write_cog(path, profile, "MODE", add_colours_and_names, rows, in_memory=True)
     _write_category_names(path, classified.names)
+    _write_styles(path, classified.names)
 
 
 def _classify_pixels(classified: _ClassifiedScene, row: int, window: Window) -> np.ndarray:
@@ -980,6 +981,33 @@ def _write_category_names(path: pathlib.Path, classes: Sequence[str]) -> None:
         ElementTree.SubElement(table, "Entry", c1=str(red), c2=str(green), c3=str(blue), c4="255")
     text = ElementTree.tostring(root, encoding="unicode")
     path.with_name(f"{path.name}.aux.xml").write_text(text + "\n", encoding="utf-8")
+
+
+def _write_styles(path: pathlib.Path, classes: Sequence[str]) -> None:
+    """Writes the styles of a map: a .qml, which QGIS applies to the map beside it, and a .sld for map servers.
+
+    The legends have the classes alone; that of the GeoTIFF's colour table would have 256 rows.
+    """
+    colours = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in class_colours(classes)]
+    style = ElementTree.Element("qgis", styleCategories="Symbology")
+    pipe = ElementTree.SubElement(style, "pipe")
+    renderer = ElementTree.SubElement(pipe, "rasterrenderer", type="paletted", band="1", opacity="1", alphaBand="-1")
+    palette = ElementTree.SubElement(renderer, "colorPalette")
+    descriptor = ElementTree.Element("StyledLayerDescriptor", version="1.0.0", xmlns="http://www.opengis.net/sld")
+    layer = ElementTree.SubElement(descriptor, "NamedLayer")
+    ElementTree.SubElement(layer, "Name").text = path.stem
+    rule = ElementTree.SubElement(
+        ElementTree.SubElement(ElementTree.SubElement(layer, "UserStyle"), "FeatureTypeStyle"), "Rule"
+    )
+    symbolizer = ElementTree.SubElement(rule, "RasterSymbolizer")
+    colour_map = ElementTree.SubElement(symbolizer, "ColorMap", type="values")
+    for index, (name, colour) in enumerate(zip(classes, colours)):
+        ElementTree.SubElement(palette, "paletteEntry", value=str(index), color=colour, alpha="255", label=name)
+        ElementTree.SubElement(colour_map, "ColorMapEntry", color=colour, quantity=str(index), label=name, opacity="1")
+    for suffix, root in ((".qml", style), (".sld", descriptor)):
+        ElementTree.indent(root)
+        text = ElementTree.tostring(root, encoding="unicode", xml_declaration=True)
+        path.with_suffix(suffix).write_text(text + "\n", encoding="utf-8")
 
 
 # The areas of the classes, in a file and as printed.

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import resource
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -68,8 +69,21 @@ def written_map(tmp_path_factory):
 
 
 def test_the_files_of_a_map(written_map):
-    names = ("landcover.tif", "landcover.tif.aux.xml", "landcover.png", "areas.csv", "probability.tif")
+    names = ["landcover.tif", "landcover.tif.aux.xml", "landcover.png", "landcover.qml", "landcover.sld", "areas.csv"]
+    names.append("probability.tif")
     assert {path.name for path in written_map[1].iterdir()} == {f"a_{name}" for name in names}
+
+
+def test_styles_name_and_colour_the_classes(written_map):
+    """A style for QGIS and one for map servers; neither has the 256 colours of the GeoTIFF."""
+    namespace = "{http://www.opengis.net/sld}"
+    for suffix, entry, value in ((".qml", "paletteEntry", "value"), (".sld", f"{namespace}ColorMapEntry", "quantity")):
+        root = ElementTree.parse(written_map[1] / f"a_landcover{suffix}").getroot()
+        entries = list(root.iter(entry))
+        assert [each.get("label") for each in entries] == list(colour_classifier().classes)
+        assert [each.get(value) for each in entries] == [str(index) for index in range(len(entries))]
+        colours = [tuple(bytes.fromhex(each.get("color")[1:])) for each in entries]
+        assert colours == landcover.class_colours(colour_classifier().classes)
 
 
 @pytest.mark.parametrize("name", ["landcover", "probability"])
@@ -395,7 +409,7 @@ def test_a_full_disk_is_one_line_and_publishes_nothing(tmp_path, monkeypatch, ki
     assert capfd.readouterr().err == "" and "\n" not in str(refusal.value)
     assert not list((tmp_path / "maps").glob("a_*"))
     write_map(colour_classifier(), scene, tmp_path / "maps/a", options)
-    assert len(list((tmp_path / "maps").iterdir())) == 5
+    assert len(list((tmp_path / "maps").iterdir())) == 7
 
 
 @pytest.mark.parametrize("name", ["landcover.tif", "probability.tif"])

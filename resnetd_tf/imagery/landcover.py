@@ -13,6 +13,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import shutil
 import tempfile
 import time
@@ -27,6 +28,7 @@ import rasterio
 import rasterio.errors
 import rasterio.io
 import rasterio.shutil
+import rasterio.warp
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
@@ -39,9 +41,9 @@ from resnetd_tf.data import digital_numbers, images, rasters
 from resnetd_tf.data.rasters import AS_STORED, RasterOptions
 from resnetd_tf.errors import InputError, first_line
 from resnetd_tf.imagery import clouds, gradcam, patches, readings, sliding_window
-from resnetd_tf.imagery.grid import Grid
+from resnetd_tf.imagery.grid import WGS84, Grid, grid_centre
 from resnetd_tf.imagery.products import Source, classify_source, find_single_source, find_sources, open_source
-from resnetd_tf.imagery.scene import SAMPLE_PIXELS, Scene, crop_to_area
+from resnetd_tf.imagery.scene import SAMPLE_PIXELS, Scene, crop_to_area, degrees_to_pixels
 from resnetd_tf.imagery.water import WATER_CLASSES, water_class_mask
 from resnetd_tf.process import silence_stderr
 from resnetd_tf.saved import SavedClassifier, WindowClassifier, open_window_classifier
@@ -64,6 +66,8 @@ UNLIKE_COLOUR = "#c8c8c8"  # cells that are unlike the training images
 SAMPLE_WINDOWS_PER_SIDE = 8  # windows a side that are looked at before a scene is mapped
 WARNING_SHARE = 1 / 3  # of the sampled windows that are unlike the training images: it is said first
 REFUSAL_SHARE = 0.9  # of the sampled windows: the scene is refused
+MAX_TITLE = 70  # letters of a scene's name over its picture
+ACQUISITION_DATE = re.compile(r"(\d{4})(\d{2})(\d{2})T\d{6}")  # in the names of products
 AREA_METHOD = "pixel count; assess.py estimates areas"
 MAX_PICTURE_SIDE = 900  # pixels of a scene in its picture
 
@@ -487,6 +491,7 @@ class _ClassifiedScene:
         dissimilarity: (rows, columns) float32, how unlike the training images each cell is; NaN where it is not known.
         is_unlike: (rows, columns) bool, the cells that are unlike the training images.
         pixel_classes: (height, width) uint8, the classes of the scene's pixels; `None` for a map of cells.
+        model: Name of the classifier.
     """
 
     scene: Scene
@@ -498,6 +503,7 @@ class _ClassifiedScene:
     dissimilarity: np.ndarray
     is_unlike: np.ndarray
     pixel_classes: np.ndarray | None = None
+    model: str = ""
 
     @property
     def unlike_share(self) -> float:
@@ -668,7 +674,15 @@ def _classify_scene(
     if options.applicability == "mask":
         classes[is_unlike] = NODATA
     classified = _ClassifiedScene(
-        scene, classifier.classes, options.stride, probabilities, valid_pixels, classes, dissimilarity, is_unlike
+        scene,
+        classifier.classes,
+        options.stride,
+        probabilities,
+        valid_pixels,
+        classes,
+        dissimilarity,
+        is_unlike,
+        model=classifier.summary.partition(",")[0],
     )
     if not options.full_resolution:
         return classified
@@ -1142,9 +1156,48 @@ def draw_map(path: pathlib.Path, classified: _ClassifiedScene) -> None:
     ]
     if is_unlike.any():
         handles.append(Patch(color=UNLIKE_COLOUR, label="unlike the training images"))
+    if ((classes == NODATA) & ~is_unlike).any():
+        handles.append(Patch(facecolor="white", edgecolor="0.6", label="no data, clouds or below\n--min_probability"))
     figure.legend(handles=handles, loc="outside right upper", frameon=False)
+    date = ACQUISITION_DATE.search(scene.name)
+    title = pathlib.Path(scene.name).name[:MAX_TITLE] + (f", {'-'.join(date.groups())}" if date else "")
+    figure.suptitle(figures.escape_mathtext(title), fontsize="medium")
+    scene_axes.set_title("scene", fontsize="small")
+    map_axes.set_title(figures.escape_mathtext(f"land cover by {classified.model}"), fontsize="small")
     _draw_scale_bar(scene_axes, scene.grid)
+    if scene.grid.crs is not None:
+        _draw_coordinates(scene_axes, scene.grid)
+        _draw_north(scene_axes, scene.grid)
     figure.savefig(path, dpi=110)
+
+
+def _draw_coordinates(axes: Axes, grid: Grid) -> None:
+    """Writes longitudes below and latitudes left of a scene, for its corners at the lower left and upper right."""
+    x, y = grid.transform * (np.array([0, grid.width]), np.array([grid.height, 0]))
+    longitudes, latitudes = rasterio.warp.transform(grid.crs, WGS84, x, y)
+    east_west = [f"{abs(value):.3f}° {'W' if value < 0 else 'E'}" for value in longitudes]
+    north_south = [f"{abs(value):.3f}° {'S' if value < 0 else 'N'}" for value in latitudes]
+    axes.set_xticks([0, grid.width], east_west, fontsize="x-small")
+    axes.set_yticks([grid.height, 0], north_south, fontsize="x-small", rotation=90)
+    for labels, sides in ((axes.get_xticklabels(), ("left", "right")), (axes.get_yticklabels(), ("bottom", "top"))):
+        for label, side in zip(labels, sides):
+            label.set(**{"ha" if side in ("left", "right") else "va": side})
+
+
+def _draw_north(axes: Axes, grid: Grid) -> None:
+    """Draws an arrow to the north in the upper right corner of a scene."""
+    longitude, latitude = grid_centre(grid)
+    south, north = degrees_to_pixels(np.array([(longitude, latitude), (longitude, latitude + 0.01)]), grid)
+    direction = (north - south) / np.hypot(*(north - south))
+    length = 0.06 * max(grid.width, grid.height)
+    middle = np.array((grid.width - 1.2 * length, 1.2 * length))
+    start, end = middle - direction * length / 2, middle + direction * length / 2
+    for colour, width in (("black", 5), ("white", 2)):
+        arrow = {"arrowstyle": "-|>", "color": colour, "linewidth": width, "shrinkA": 0, "shrinkB": 0}
+        axes.annotate("", end, start, arrowprops=arrow)
+    edge = [withStroke(linewidth=2.5, foreground="black")]
+    x, y = start - direction * length / 3
+    axes.text(x, y, "N", color="white", ha="center", va="center", path_effects=edge)
 
 
 def _make_map_figure(aspect: float) -> tuple[Figure, np.ndarray]:

@@ -8,6 +8,7 @@ Examples:
     python map.py S2B_MSIL1C_20240601.SAFE --output=maps/june
     python map.py --model=saved_models/mine S2B_MSIL1C_20240601.zip --area=14.1,44.5,14.6,44.8
     python map.py T33UUP_B02.jp2 T33UUP_B03.jp2 T33UUP_B04.jp2 --stride=16 --probabilities
+    python map.py --before=june.SAFE --after=september.SAFE --output=maps/summer
     python map.py --server=grpc://localhost:8500 --model_name=resnet50d products --output=maps/
 """
 
@@ -23,7 +24,11 @@ FLAGS = flags.FLAGS
 
 
 def map_scenes(paths: list[str]) -> None:
-    if not paths:
+    if bool(FLAGS.before) != bool(FLAGS.after):
+        raise InputError("--before and --after belong together; give both scenes")
+    if FLAGS.before and (paths or not FLAGS.output):
+        raise InputError("with --before and --after give --output, and no other scene")
+    if not paths and not FLAGS.before:
         raise InputError("no scene given; name products, raster files, pictures or folders of them")
     classifier = program.open_model_or_server(sys.stdout)
     from resnetd_tf.imagery import landcover
@@ -44,6 +49,12 @@ def map_scenes(paths: list[str]) -> None:
         missing=FLAGS.missing,
         raster_options=dataclasses.replace(program.raster_options_from_flags(), level=FLAGS.level),
     )
+    if FLAGS.before:
+        program.refuse_flags("beside --before", "explain")
+        from resnetd_tf.imagery import change
+
+        change.map_change(classifier, FLAGS.before, FLAGS.after, options, FLAGS.output)
+        return
     landcover.map_scenes(
         classifier,
         paths,
@@ -71,6 +82,8 @@ def define_flags() -> None:
         "Start of the names of a map's files, or a folder if it ends with /; default the scene's name in the current "
         "folder.",
     )
+    flags.DEFINE_list("before", None, "The earlier of two scenes whose land cover is compared, or its band files.")
+    flags.DEFINE_list("after", None, "The later one. Change is written where both maps have a class.")
     flags.DEFINE_string(
         "area", None, "Part of the scene to map: W,S,E,N in degrees (W > E across 180 degrees), or a .geojson file."
     )

@@ -180,10 +180,10 @@ def open_scene_for(
         use_water_index=use_water_index,
         raster_options=raster_options,
     )
-    return _open_source_for(classifier, find_single_source(paths), options)
+    return open_source_for(classifier, find_single_source(paths), options)
 
 
-def _open_source_for(classifier: SavedClassifier, source: Source, options: MapOptions) -> Scene:
+def open_source_for(classifier: SavedClassifier, source: Source, options: MapOptions) -> Scene:
     """Opens one of the scenes that `find_sources` returns, as `open_scene_for` does."""
     fill = patches.missing_band_values(classifier, options.missing)
     if classifier.bands not in (3, len(BANDS)):
@@ -248,7 +248,7 @@ def map_scenes(
             continue
         try:
             if kind == "unreadable":  # before maps are named: a file that is no scene gets no map
-                _open_source_for(classifier, source, options)
+                open_source_for(classifier, source, options)
             sources.append(source)
         except InputError as error:
             failures.append(str(error))
@@ -261,7 +261,7 @@ def map_scenes(
     window_classifier = open_window_classifier(classifier, options.runtime, trust) if sources else None
     for source, name in zip(sources, outputs):
         try:
-            scene = _open_source_for(classifier, source, options)
+            scene = open_source_for(classifier, source, options)
             assert window_classifier is not None
             print(f"{scene.name}: {scene.description}; classified {window_classifier.summary}", flush=True)
             result = write_map(classifier, scene, name, options, window_classifier)
@@ -565,7 +565,7 @@ def write_map(
             _require_writable_targets(targets, options.overwrite)  # classifying may have taken hours
             all_targets = map_paths(base, probabilities=True, applicability=True)
             obsolete = set(all_targets.values()).difference(targets.values())
-            _publish_files(folder, targets, obsolete if options.overwrite else ())
+            publish_files(folder, targets, obsolete if options.overwrite else ())
     print(f"Written: {', '.join(str(path) for path in targets.values())}")
     print(format_areas(areas, classifier.classes, scene.grid.crs is not None), flush=True)
     if knows_dissimilarity:
@@ -791,7 +791,7 @@ def _write_map_files(folder: pathlib.Path, classified: _ClassifiedScene, options
     return areas
 
 
-def _publish_files(folder: pathlib.Path, targets: dict[str, pathlib.Path], obsolete: Collection[pathlib.Path]) -> None:
+def publish_files(folder: pathlib.Path, targets: dict[str, pathlib.Path], obsolete: Collection[pathlib.Path]) -> None:
     """Gives every file of a map its name or none: after a failure every earlier file has its name again.
 
     Args:
@@ -821,20 +821,44 @@ def _publish_files(folder: pathlib.Path, targets: dict[str, pathlib.Path], obsol
 
 
 def write_class_map(path: pathlib.Path, classified: _ClassifiedScene) -> None:
-    """Writes the map of classes, with their colours; their names go into the .aux.xml beside it.
+    """Writes the map of classes, with names, colours and styles.
 
     Args:
         path: The file.
         classified: The scene and the classes of its cells.
     """
     grid, stride, pixel_classes = classified.scene.grid, classified.stride, classified.pixel_classes
-    classes = classified.classes if pixel_classes is None else pixel_classes
-    rows_at_once = 1 if pixel_classes is None else stride
+    legend = dict(zip(classified.names, class_colours(classified.names)))
+    if pixel_classes is None:
+        write_classes(path, classified.classes, legend, "land cover", _georeference(grid, stride))
+    else:
+        write_classes(path, pixel_classes, legend, "land cover", _georeference(grid, 1), rows_at_once=stride)
+
+
+def write_classes(
+    path: pathlib.Path,
+    classes: np.ndarray,
+    legend: dict[str, tuple[int, int, int]],
+    description: str,
+    georeference: dict,
+    rows_at_once: int = 1,
+) -> None:
+    """Writes classes as a cloud-optimised GeoTIFF; their names go into the .aux.xml beside it, styles into two files.
+
+    Args:
+        path: The file.
+        classes: (height, width) uint8, positions in the legend; `NODATA` where there is none.
+        legend: Names of the classes, with red, green and blue from 0 to 255.
+        description: Name of the band.
+        georeference: Coordinate reference system and transform, as `rasterio.open` takes them.
+        rows_at_once: Rows that are written together.
+    """
+    names = list(legend)
 
     def add_colours_and_names(file: rasterio.io.DatasetWriter) -> None:
-        file.write_colormap(1, {index: (*rgb, 255) for index, rgb in enumerate(class_colours(classified.names))})
-        file.update_tags(classes=json.dumps(dict(enumerate(classified.names))))
-        file.set_band_description(1, "land cover")
+        file.write_colormap(1, {index: (*rgb, 255) for index, rgb in enumerate(legend.values())})
+        file.update_tags(classes=json.dumps(dict(enumerate(names))))
+        file.set_band_description(1, description)
 
     def rows() -> Iterator[tuple[Window, np.ndarray]]:
         for start in range(0, len(classes), rows_at_once):
@@ -842,11 +866,10 @@ def write_class_map(path: pathlib.Path, classified: _ClassifiedScene) -> None:
             yield Window(0, start, values.shape[1], len(values)), values[np.newaxis]
 
     profile = {"height": classes.shape[0], "width": classes.shape[1], "count": 1, "dtype": "uint8", "nodata": NODATA}
-    profile |= _georeference(grid, stride if pixel_classes is None else 1)
     # Compressed, the classes of all pixels of a whole Sentinel-2 tile take two megabytes.
-    _write_cog(path, profile, "MODE", add_colours_and_names, rows, in_memory=True)
-    _write_category_names(path, classified.names)
-    _write_styles(path, classified.names)
+    _write_cog(path, profile | georeference, "MODE", add_colours_and_names, rows, in_memory=True)
+    _write_category_names(path, legend)
+    _write_styles(path, legend)
 
 
 def _classify_pixels(classified: _ClassifiedScene, row: int, window: Window) -> np.ndarray:
@@ -980,7 +1003,7 @@ def _file_has_values(path: pathlib.Path, rows: Iterable[tuple[Window, np.ndarray
     return True
 
 
-def _write_category_names(path: pathlib.Path, classes: Sequence[str]) -> None:
+def _write_category_names(path: pathlib.Path, legend: dict[str, tuple[int, int, int]]) -> None:
     """Writes names and colours of the classes into the .aux.xml of a map, where GDAL looks for them first.
 
     A GeoTIFF has no place for names, and always 256 colours, which QGIS would list.
@@ -988,21 +1011,20 @@ def _write_category_names(path: pathlib.Path, classes: Sequence[str]) -> None:
     root = ElementTree.Element("PAMDataset")
     band = ElementTree.SubElement(root, "PAMRasterBand", band="1")
     names = ElementTree.SubElement(band, "CategoryNames")
-    for name in classes:
+    for name in legend:
         ElementTree.SubElement(names, "Category").text = name
     table = ElementTree.SubElement(band, "ColorTable")
-    for red, green, blue in class_colours(classes):
+    for red, green, blue in legend.values():
         ElementTree.SubElement(table, "Entry", c1=str(red), c2=str(green), c3=str(blue), c4="255")
     text = ElementTree.tostring(root, encoding="unicode")
     path.with_name(f"{path.name}.aux.xml").write_text(text + "\n", encoding="utf-8")
 
 
-def _write_styles(path: pathlib.Path, classes: Sequence[str]) -> None:
+def _write_styles(path: pathlib.Path, legend: dict[str, tuple[int, int, int]]) -> None:
     """Writes the styles of a map: a .qml, which QGIS applies to the map beside it, and a .sld for map servers.
 
     The legends have the classes alone; that of the GeoTIFF's colour table would have 256 rows.
     """
-    colours = ["#{:02x}{:02x}{:02x}".format(*colour) for colour in class_colours(classes)]
     style = ElementTree.Element("qgis", styleCategories="Symbology")
     pipe = ElementTree.SubElement(style, "pipe")
     renderer = ElementTree.SubElement(pipe, "rasterrenderer", type="paletted", band="1", opacity="1", alphaBand="-1")
@@ -1015,7 +1037,8 @@ def _write_styles(path: pathlib.Path, classes: Sequence[str]) -> None:
     )
     symbolizer = ElementTree.SubElement(rule, "RasterSymbolizer")
     colour_map = ElementTree.SubElement(symbolizer, "ColorMap", type="values")
-    for index, (name, colour) in enumerate(zip(classes, colours)):
+    for index, (name, rgb) in enumerate(legend.items()):
+        colour = "#{:02x}{:02x}{:02x}".format(*rgb)
         ElementTree.SubElement(palette, "paletteEntry", value=str(index), color=colour, alpha="255", label=name)
         ElementTree.SubElement(colour_map, "ColorMapEntry", color=colour, quantity=str(index), label=name, opacity="1")
     for suffix, root in ((".qml", style), (".sld", descriptor)):

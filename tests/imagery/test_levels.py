@@ -9,7 +9,7 @@ from scenes import colour_classifier, draw_fields, write_scene
 import resnetd_tf
 from resnetd_tf.data.rasters import RasterOptions
 from resnetd_tf.errors import InputError
-from resnetd_tf.imagery.landcover import MapOptions, _open_source_for, open_scene_for
+from resnetd_tf.imagery.landcover import MapOptions, open_scene_for, open_source_for
 from resnetd_tf.imagery.products import find_single_source
 from resnetd_tf.sentinel2 import AIR_DN, RGB_BANDS
 
@@ -27,7 +27,7 @@ def draw_ground() -> np.ndarray:
 def open_numbers(folder, numbers, options=NO_BANDS, name="scene.tif"):
     path = write_scene(folder / name, np.asarray(numbers).astype("uint16"))
     classifier = dataclasses.replace(colour_classifier(), metadata={"dataset": "eurosat/rgb"})
-    return _open_source_for(classifier, find_single_source([path]), MapOptions(raster_options=options))
+    return open_source_for(classifier, find_single_source([path]), MapOptions(raster_options=options))
 
 
 def read_all(scene) -> np.ndarray:

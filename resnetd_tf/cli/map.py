@@ -40,6 +40,7 @@ def map_scenes(paths: list[str]) -> None:
         min_probability=FLAGS.min_probability,
         full_resolution=FLAGS.resolution == "scene",
         probabilities=FLAGS.probabilities,
+        polygons=FLAGS.polygons,
         overwrite=FLAGS.overwrite,
         area=FLAGS.area,
         keep_clouds=FLAGS.clouds == "keep",
@@ -126,6 +127,7 @@ def define_flags() -> None:
         "resolution", "cells", ["cells", "scene"], "Write one pixel for each cell of the map, or the scene's pixels."
     )
     flags.DEFINE_bool("probabilities", False, "Write the probabilities of all classes too.")
+    flags.DEFINE_bool("polygons", False, "Write the classes as polygons too, as a GeoPackage.")
     flags.DEFINE_string(
         "explain",
         None,

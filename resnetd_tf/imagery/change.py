@@ -155,20 +155,22 @@ def write_change(
     if not is_known.any():
         raise InputError("nothing to compare: nowhere have both maps a class")
     codes = before.astype(int) * len(names) + after
-    found = np.unique(codes[is_known])
-    is_change = found // len(names) != found % len(names)
-    found = np.concatenate((found[~is_change], found[is_change]))
-    if len(found) > MAX_CHANGES:
-        raise InputError(f"{len(found)} kinds of change, of which a map can hold {MAX_CHANGES}; use fewer classes")
+    change_codes = np.unique(codes[is_known])
+    is_change = change_codes // len(names) != change_codes % len(names)
+    change_codes = np.concatenate((change_codes[~is_change], change_codes[is_change]))
+    if len(change_codes) > MAX_CHANGES:
+        raise InputError(
+            f"{len(change_codes)} kinds of change, of which a map can hold {MAX_CHANGES}; use fewer classes"
+        )
     colours = landcover.class_colours(names)
     legend = {}
-    for code in found.tolist():
+    for code in change_codes.tolist():
         old, new = divmod(code, len(names))
         light = tuple(round(value + UNCHANGED_LIGHTNESS * (255 - value)) for value in colours[new])
         name = f"{names[old]} stays" if old == new else f"{names[old]} to {names[new]}"
         legend[name] = light if old == new else colours[new]
     positions = np.full(len(names) ** 2, NODATA, "uint8")
-    positions[found] = np.arange(len(found))
+    positions[change_codes] = np.arange(len(change_codes))
     values = np.where(is_known, positions[np.where(is_known, codes, 0)], NODATA).astype("uint8")
     hectares = _hectares(grid, np.where(is_known, codes, -1), cell_shares, len(names))
     tif, table, picture = (targets[end] for end in ("_change.tif", "_change.csv", "_change.png"))

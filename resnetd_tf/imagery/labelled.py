@@ -295,8 +295,8 @@ def split_by_place(patches: LabelledPatches, block_km: float = 1.0, seed: int = 
     for place in generator.permutation(place_count).tolist():
         if place not in splits:
             sums = dict.fromkeys(SPLIT_SHARES, 0)
-            for other, split in splits.items():
-                sums[split] += int(counts[other].sum())
+            for chosen_place, split in splits.items():
+                sums[split] += int(counts[chosen_place].sum())
             splits[place] = min(SPLIT_SHARES, key=lambda split: sums[split] / SPLIT_SHARES[split])
     return [splits[place] for place in places.tolist()]
 

@@ -26,6 +26,7 @@ import matplotlib
 import numpy as np
 import rasterio
 import rasterio.errors
+import rasterio.features
 import rasterio.io
 import rasterio.shutil
 import rasterio.warp
@@ -82,6 +83,7 @@ class MapOptions:
         min_probability: Cells whose most probable class is less probable stay empty; from 0 to 1.
         full_resolution: Whether the map has the pixels of the scene instead of cells.
         probabilities: Whether the probabilities of all classes are written too.
+        polygons: Whether the classes are written as polygons too, which needs the extra "geo".
         overwrite: Whether files of an earlier map are replaced.
         area: The part of each scene to map, "W,S,E,N" in degrees or a GeoJSON file; `None` for all of it.
         keep_clouds: Whether clouds, their shadows and snow are mapped like land.
@@ -101,6 +103,7 @@ class MapOptions:
     min_probability: float = 0.0
     full_resolution: bool = False
     probabilities: bool = False
+    polygons: bool = False
     overwrite: bool = False
     area: str | None = None
     keep_clouds: bool = False
@@ -543,7 +546,9 @@ def write_map(
     base = pathlib.Path(output)
     window_classifier = window_classifier or open_window_classifier(classifier, options.runtime)
     knows_dissimilarity = window_classifier.knows_dissimilarity and options.applicability != "off"
-    targets = map_paths(base, options.probabilities, knows_dissimilarity)
+    targets = map_paths(base, options.probabilities, knows_dissimilarity, options.polygons)
+    if options.polygons:
+        import geopandas  # noqa: F401 - classifying may take hours before it is missed
     start_time = time.monotonic()
     with _write_errors_as_input_errors(base):
         _require_writable_targets(targets, options.overwrite)
@@ -563,7 +568,7 @@ def write_map(
                 areas = _write_map_files(folder, classified, options)
             cells = _most_probable_cells(classified.probabilities, classes)
             _require_writable_targets(targets, options.overwrite)  # classifying may have taken hours
-            all_targets = map_paths(base, probabilities=True, applicability=True)
+            all_targets = map_paths(base, probabilities=True, applicability=True, polygons=True)
             obsolete = set(all_targets.values()).difference(targets.values())
             publish_files(folder, targets, obsolete if options.overwrite else ())
     print(f"Written: {', '.join(str(path) for path in targets.values())}")
@@ -580,13 +585,16 @@ def write_map(
     }
 
 
-def map_paths(base: pathlib.Path, probabilities: bool, applicability: bool) -> dict[str, pathlib.Path]:
+def map_paths(
+    base: pathlib.Path, probabilities: bool, applicability: bool, polygons: bool = False
+) -> dict[str, pathlib.Path]:
     """Returns the files of a map, by their names in its working folder.
 
     Args:
         base: The path that the files' paths begin with.
         probabilities: Whether the probabilities of all classes are among them.
         applicability: Whether the dissimilarity from the training images is among them.
+        polygons: Whether the polygons of the classes are among them.
 
     Raises:
         InputError: The path has no name.
@@ -596,6 +604,7 @@ def map_paths(base: pathlib.Path, probabilities: bool, applicability: bool) -> d
     names = ["landcover.tif", "landcover.tif.aux.xml", "landcover.png", "areas.csv", "landcover.qml", "landcover.sld"]
     names += ["probability.tif"] if probabilities else []
     names += ["applicability.tif"] if applicability else []
+    names += ["landcover.gpkg"] if polygons else []
     return {name: base.with_name(f"{base.name}_{name}") for name in names}
 
 
@@ -788,6 +797,8 @@ def _write_map_files(folder: pathlib.Path, classified: _ClassifiedScene, options
         write_probability_map(folder / "probability.tif", classified)
     if options.applicability != "off" and not np.isnan(classified.dissimilarity).all():
         write_applicability_map(folder / "applicability.tif", classified)
+    if options.polygons:
+        write_polygons(folder / "landcover.gpkg", classified)
     return areas
 
 
@@ -931,6 +942,26 @@ def write_applicability_map(path: pathlib.Path, classified: _ClassifiedScene) ->
     profile = {"height": shape[0], "width": shape[1], "count": 1, "dtype": "float32", "nodata": np.nan}
     profile |= _georeference(classified.scene.grid, classified.stride)
     _write_cog(path, profile, "AVERAGE", add_name, rows, in_memory=True)
+
+
+def write_polygons(path: pathlib.Path, classified: _ClassifiedScene) -> None:
+    """Writes neighbouring pixels of one class as a polygon, with the name of the class and the hectares."""
+    import geopandas
+    import shapely.geometry
+
+    pixel_classes, grid = classified.pixel_classes, classified.scene.grid
+    classes, stride = (classified.classes, classified.stride) if pixel_classes is None else (pixel_classes, 1)
+    transform = _georeference(grid, stride)["transform"]
+    classes = np.ascontiguousarray(classes)
+    shapes = list(rasterio.features.shapes(classes, classes != NODATA, transform=transform))
+    polygons = [shapely.geometry.shape(geometry) for geometry, _ in shapes]
+    columns: dict[str, list] = {"class": [classified.names[int(value)] for _, value in shapes]}
+    if grid.pixel_hectares is not None:
+        hectares_per_unit = grid.pixel_hectares / abs(grid.transform.determinant)
+        columns["hectares"] = [round(polygon.area * hectares_per_unit, 4) for polygon in polygons]
+    crs = grid.crs.to_wkt() if grid.crs else None
+    frame = geopandas.GeoDataFrame(columns, geometry=geopandas.GeoSeries(polygons, crs=crs))
+    frame.to_file(path, driver="GPKG", layer="landcover")
 
 
 def class_colours(classes: Sequence[str]) -> list[tuple[int, int, int]]:

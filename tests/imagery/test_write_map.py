@@ -86,6 +86,28 @@ def test_styles_name_and_colour_the_classes(written_map):
         assert colours == landcover.class_colours(colour_classifier().classes)
 
 
+@pytest.mark.parametrize("full_resolution", [False, True])
+def test_polygons_cover_what_is_mapped(tmp_path, full_resolution):
+    geopandas = pytest.importorskip("geopandas")
+    pixels = draw_fields(320, 256)
+    pixels[:, 200:] = 0  # no data
+    scene = open_scene_for(colour_classifier(), [write_scene(tmp_path / "scene.tif", pixels, nodata=0)])
+    options = MapOptions(polygons=True, full_resolution=full_resolution)
+    write_map(colour_classifier(), scene, tmp_path / "m", options)
+    polygons = geopandas.read_file(tmp_path / "m_landcover.gpkg")
+    with rasterio.open(tmp_path / "m_landcover.tif") as file:
+        classes = file.read(1)
+        assert polygons.crs.to_wkt() == file.crs.to_wkt() or polygons.crs.to_epsg() == file.crs.to_epsg()
+        centres = [file.xy(*place) for place in np.argwhere(classes != 255)[::50].tolist()]
+    pixel_area = 0.01 if full_resolution else 10.24
+    for index, name in enumerate(CLASSES):
+        assert polygons.loc[polygons["class"] == name, "hectares"].sum() == pytest.approx(
+            (classes == index).sum() * pixel_area
+        )
+    points = geopandas.points_from_xy(*np.transpose(centres), crs=polygons.crs)
+    assert all(polygons.contains(point).sum() == 1 for point in points)
+
+
 @pytest.mark.parametrize("name", ["landcover", "probability"])
 def test_maps_are_cloud_optimised(written_map, name):
     valid, errors, warnings = cog_validate(written_map[1] / f"a_{name}.tif", quiet=True)

@@ -153,8 +153,9 @@ def _check_overlaps(path: str | pathlib.Path, labels: Labels) -> None:
     for first, second in tree.query(shapes, predicate="intersects").T.tolist():
         if numbers[first] >= numbers[second]:
             continue
+        smaller_area = min(shapely.area(shapes[first]), shapely.area(shapes[second]))  # 0 for a point
         shared_area = shapely.area(shapely.intersection(shapes[first], shapes[second]))
-        if shared_area > 1e-6 * min(shapely.area(shapes[first]), shapely.area(shapes[second])):
+        if shared_area > 1e-6 * smaller_area or not smaller_area:
             numbered = [labels.frame.index[index] + 1 for index in (first, second)]
             names = [labels.classes[numbers[index]] for index in (first, second)]
             raise InputError(
@@ -269,6 +270,9 @@ def split_by_place(patches: LabelledPatches, block_km: float = 1.0, seed: int = 
     Raises:
         InputError: A class lies in fewer than three places, so that not every split can have it.
     """
+    for label, name in enumerate(patches.classes):
+        if label not in patches.labels:
+            raise InputError(f"{name} has no patch: {patches.losses.describe(label)}")
     labels, places = np.array(patches.labels), _find_places(patches, block_km)
     generator = np.random.default_rng(seed)
     place_count = int(places.max()) + 1
@@ -283,8 +287,6 @@ def split_by_place(patches: LabelledPatches, block_km: float = 1.0, seed: int = 
             free = [place for place in free if counts[place, label]]
             if not free:
                 number = int((counts[:, label] > 0).sum())
-                if not number:
-                    raise InputError(f"{patches.classes[label]} has no patch: {patches.losses.describe(label)}")
                 raise InputError(
                     f"{patches.classes[label]} lies in {number} place{'' if number == 1 else 's'} of {block_km:g} km; "
                     "train, validation and test need one each: draw more polygons elsewhere, or give a smaller "
@@ -313,9 +315,11 @@ def _find_places(patches: LabelledPatches, block_km: float) -> np.ndarray:
         blocks = np.floor(np.stack((longitudes * np.cos(np.radians(latitudes.mean())), latitudes), 1) * scale)
         _, blocks = np.unique(blocks, axis=0, return_inverse=True)
         pairs += list(zip(range(len(blocks)), np.unique(blocks, return_index=True)[1][blocks].tolist()))
-    # Windows that show the same ground belong together wherever the blocks end.
-    outlines = shapely.polygons(np.array(patches.outlines))
-    pairs += shapely.STRtree(outlines).query(outlines, predicate="overlaps").T.tolist()
+    # Windows that show the same ground belong together wherever the blocks end; those that only touch do not.
+    corners = np.array(patches.outlines)
+    middles = corners.mean(axis=1, keepdims=True)
+    outlines = shapely.polygons(middles + 0.99 * (corners - middles))
+    pairs += shapely.STRtree(outlines).query(outlines, predicate="intersects").T.tolist()
     for first, second in pairs:
         if places[first] != places[second]:
             places[places == places[first]] = places[second]

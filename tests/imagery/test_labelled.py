@@ -170,6 +170,9 @@ def test_bad_labels(bad_input, scene_path, tmp_path):
     assert "cannot be the name of a folder" in refuse([square, neighbour], ["a/b", "c"])
     bow = shapely.Polygon([(0, 0), (1, 1), (1, 0), (0, 1)])
     assert "shape 1 is not valid (Self-intersection" in refuse([bow, box(99, 0, 9, 9)], ["a", "b"])
+    assert "overlap" in refuse([square, shapely.Point(WEST + 100, NORTH - 100)], ["a", "b"])
+    far = [box(9000, 0, 64, 64), box(9900, 0, 64, 64)]
+    assert "a has no patch: 1 shapes lie outside" in refuse(far, ["a", "b"])
     line = shapely.LineString([(0, 0), (1, 1)])
     assert "holds LineString" in refuse([line, square], ["a", "b"])
     assert "a lies in 1 place" in refuse([square, box(200, 0, 64, 64)], ["a", "b"])

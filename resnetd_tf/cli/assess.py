@@ -10,6 +10,8 @@ Examples:
 """
 
 import pathlib
+import re
+import shlex
 
 from absl import flags
 
@@ -27,19 +29,33 @@ def assess(arguments: list[str]) -> None:
     from resnetd_tf.imagery import assessment
 
     class_map = assessment.read_class_map(arguments[0], FLAGS.area)
-    base = pathlib.Path(FLAGS.output or arguments[0].removesuffix(".tif").removesuffix("_landcover"))
+    base = name_outputs(arguments[0], FLAGS.output)
     if FLAGS.design:
         program.refuse_flags("beside --design", "label")
         design_sample(class_map, base)
     else:
         program.refuse_flags("beside --reference", "scene", "samples", "standard_error", "seed")
+        program.refuse_flags("beside --reference", "bands", "offset", "scale", "rendering")
         estimate(class_map, base)
+
+
+def name_outputs(map_path: str, output: str | None) -> pathlib.Path:
+    """Returns what the names of the files begin with: the name of the map, or what the user says."""
+    name = re.sub("(_landcover)?[.]tiff?$", "", pathlib.Path(map_path).name, flags=re.IGNORECASE)
+    if output is None:
+        return pathlib.Path(map_path).with_name(name)
+    base = pathlib.Path(output) / name if output.endswith("/") else pathlib.Path(output)
+    if not base.name or base.is_dir():
+        raise InputError(f"--output={output}: give what the names of files begin with, as maps/june")
+    return base
 
 
 def design_sample(class_map, base: pathlib.Path) -> None:
     """Draws places, writes them, and prints what to do with them."""
     from resnetd_tf.imagery import assessment
 
+    if not FLAGS.standard_error > 0:
+        raise InputError(f"--standard_error={FLAGS.standard_error}: give a number such as 0.02")
     if FLAGS.samples is not None:
         program.refuse_flags("beside --samples", "standard_error")
     scene = None
@@ -47,23 +63,28 @@ def design_sample(class_map, base: pathlib.Path) -> None:
         program.import_tensorflow()
         from resnetd_tf.imagery import products
 
-        options = program.raster_options_from_flags()
         source = products.find_single_source(FLAGS.scene)
-        scene = products.open_source(source, raster_options=options, keep_clouds=True)
+        raster_options = program.raster_options_from_flags()
+        scene = products.open_source(source, raster_options=raster_options, keep_clouds=True)
+        if scene.grid.crs is None:
+            raise InputError(f"{scene.name}: has no coordinate reference system, so that no place is found in it")
     else:
         program.refuse_flags("without --scene", "bands", "offset", "scale", "rendering")
     sizes = assessment.choose_sample_sizes(class_map, FLAGS.standard_error, FLAGS.samples)
     places = assessment.draw_places(class_map, sizes, FLAGS.seed)
+    is_census = len(places) == class_map.pixel_counts.sum()
+    how = "every pixel of the map" if is_census else "drawn at random within each class"
     width = max(map(len, class_map.names))
-    print(f"{len(places)} places, drawn at random within each class:")
+    print(f"{len(places)} places, {how}:")
     for name, size, area in zip(class_map.names, sizes.tolist(), class_map.areas.tolist()):
-        if area:
-            print(f"  {name:{width}}  {size:>5}  of {area:,.1f} ha")
+        print(f"  {name:{width}}  {size:>5}  of {area:,.1f} ha")
     written = assessment.write_sample(class_map, places, base, scene, FLAGS.overwrite)
     print(f"Written: {', '.join(map(str, written))}")
     print("Label them without looking at the map: write the class of most of the outlined square into the column")
-    print("reference, with the name above. Leave it empty where you cannot tell.")
-    print(f"Then:    python assess.py {class_map.path} --reference={written[0]}")
+    print("reference, with one of these names. Leave it empty where you cannot tell.")
+    command = ["python", "assess.py", str(class_map.path), f"--reference={written[0]}"]
+    command += [f"--area={FLAGS.area}"] if FLAGS.area else []
+    print(f"Then:    {shlex.join(command)}")
 
 
 def estimate(class_map, base: pathlib.Path) -> None:
@@ -71,16 +92,19 @@ def estimate(class_map, base: pathlib.Path) -> None:
     from resnetd_tf.imagery import assessment
 
     counts, note = assessment.read_reference(FLAGS.reference, class_map, FLAGS.label)
-    accuracy = assessment.estimate_accuracy(class_map.names, counts, class_map.areas)
+    accuracy = assessment.estimate_accuracy(class_map.names, counts, class_map.areas, class_map.pixel_counts)
     print(f"{class_map.path}: {note}")
     print(assessment.format_accuracy(accuracy))
-    print(f"Written: {', '.join(assessment.write_accuracy(accuracy, class_map, base, FLAGS.overwrite))}")
+    source = {"reference": FLAGS.reference, "area": FLAGS.area, "places": note}
+    print(f"Written: {', '.join(assessment.write_accuracy(accuracy, class_map, base, source, FLAGS.overwrite))}")
 
 
 def define_flags() -> None:
     flags.DEFINE_bool("design", False, "Draw places to label.")
     flags.DEFINE_string(
-        "reference", None, "Labelled places: a GeoPackage, GeoJSON or Shapefile, or a CSV with longitude and latitude."
+        "reference",
+        None,
+        "Labelled places: a GeoPackage, GeoJSON or Shapefile, or a CSV with longitude and latitude in degrees.",
     )
     flags.DEFINE_string("label", "reference", "Attribute or column with the reference classes.")
     flags.DEFINE_float(
@@ -90,7 +114,12 @@ def define_flags() -> None:
         lower_bound=0.001,
         upper_bound=0.2,
     )
-    flags.DEFINE_integer("samples", None, "Number of places to draw, instead.", lower_bound=2)
+    flags.DEFINE_integer(
+        "samples",
+        None,
+        "Number of places to draw, in place of --standard_error; at least two of each class.",
+        lower_bound=2,
+    )
     flags.DEFINE_integer("seed", 0, "Seed of the random numbers.", lower_bound=0)
     flags.DEFINE_string("area", None, "Part of the map to assess: W,S,E,N in degrees, or a .geojson file.")
     flags.DEFINE_list("scene", None, "The scene of the map, to draw a picture of each place from.")

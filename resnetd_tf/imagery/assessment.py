@@ -5,6 +5,7 @@ places are drawn at random within each class of the map, somebody labels them wi
 the map counts by its area.
 """
 
+import collections
 import contextlib
 import csv
 import dataclasses
@@ -12,8 +13,10 @@ import functools
 import hashlib
 import io
 import json
+import logging
 import math
 import pathlib
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,9 +31,11 @@ from matplotlib.figure import Figure
 from rasterio.windows import Window
 
 from resnetd_tf import figures, rundir
-from resnetd_tf.errors import InputError, damage_as_input_error
+from resnetd_tf.data import rasters
+from resnetd_tf.errors import InputError, damage_as_input_error, first_line
 from resnetd_tf.imagery.grid import WGS84, Grid, file_grid
 from resnetd_tf.imagery.scene import Scene, degrees_to_pixels, read_polygons
+from resnetd_tf.imagery.vectors import read_shapes
 
 NO_CLASS = 255  # in `ClassMap.classes`
 INTERVAL_ERRORS = 1.96  # standard errors to each side in an interval of 95 %
@@ -38,6 +43,9 @@ DEFAULT_STANDARD_ERROR = 0.02  # of the overall accuracy
 EXPECTED_ACCURACY = 0.8  # of each class, before any place is labelled
 MIN_PLACES = 50  # in each class: Olofsson et al. 2014, section 5.1.1
 AREA_BLOCK = 64  # pixels a side that have one area
+MAX_AREA_RATIO = 1.1  # of the largest to the smallest pixel
+CENTRE_TOLERANCE = 0.1  # pixels between a drawn place and the centre of its pixel
+SAMPLE_LAYER = "sample"
 # The picture of a place: pixels of the scene that it shows at least, and pixels of the picture at most.
 PLACE_PIXELS, PLACE_PICTURE_PIXELS = 64, 512
 PLACE_SURROUNDINGS = 3  # sides of the map's pixel that the picture shows
@@ -52,16 +60,26 @@ class ClassMap:
         names: Names of the classes.
         classes: (height, width) uint8, indices of the names; `NO_CLASS` where there is none.
         grid: The pixels of the map.
+        counted_hectares: (classes,) float64, the area of each class as `map.py` counted it, which leaves out what cells
+            on the edges show of other ground; `None` if it is not known.
     """
 
     path: pathlib.Path
     names: tuple[str, ...]
     classes: np.ndarray
     grid: Grid
+    counted_hectares: np.ndarray | None = None
+
+    @functools.cached_property
+    def pixel_counts(self) -> np.ndarray:
+        """Number of pixels of each class, (classes,) int64."""
+        return np.bincount(self.classes[self.classes != NO_CLASS], minlength=len(self.names))
 
     @functools.cached_property
     def areas(self) -> np.ndarray:
         """Area of each class, (classes,) float64, in hectares."""
+        if self.counted_hectares is not None:
+            return self.counted_hectares
         hectares = self.grid.pixel_hectares_in_cells(AREA_BLOCK)
         assert hectares is not None
         sums = np.zeros(len(self.names))
@@ -92,39 +110,72 @@ def read_class_map(path: str | pathlib.Path, area: str | None = None) -> ClassMa
         path: A raster file of one band of whole numbers, such as `map.py` writes. Names come from its tag "classes" or
             from its category names; without both, the numbers are the names.
         area: The part of the map that counts: "W,S,E,N" in degrees, or a GeoJSON file of polygons; `None` for all.
+            Pixels belong to it by their centres.
 
     Raises:
-        InputError: The file is no map of classes, has no coordinate reference system, or none of it lies in the area.
+        InputError: The file is no map of classes, has no coordinate reference system or pixels of unequal area, or none
+            of it lies in the area.
     """
-    with damage_as_input_error(f"{path}: cannot be read as a map"), rasterio.open(path) as file:
-        grid, nodata = file_grid(file), file.nodata
+    with (
+        damage_as_input_error(f"{path}: cannot be read as a map of classes"),
+        rasters.ignore_missing_georeference(),
+        rasterio.open(path) as file,
+    ):
+        grid = file_grid(file)
         if file.count != 1 or not np.issubdtype(file.dtypes[0], np.integer):
             raise InputError(
-                f"{path}: has {file.count} bands of {file.dtypes[0]}; a map of classes has one band of whole numbers, "
-                "such as MAP_landcover.tif"
+                f"{path}: bands: {file.count}, of type {file.dtypes[0]}; a map of classes has one band of whole "
+                "numbers, such as MAP_landcover.tif"
             )
-        values, tag = file.read(1), file.tags().get("classes")
-        categories = _read_category_names(pathlib.Path(path))
+        values, is_mapped, tags = file.read(1), file.read_masks(1) > 0, file.tags()
+        names_by_value = (
+            _names_in_tag(tags["classes"]) if "classes" in tags else _read_category_names(pathlib.Path(path))
+        )
+        counted_hectares = json.loads(tags.get("hectares", "null"))
     if grid.crs is None:
         raise InputError(
             f"{path}: has no coordinate reference system, so that its places cannot be found nor its areas measured; "
             "gdal_edit.py -a_srs gives it one"
         )
-    mapped_values = [int(value) for value in np.unique(values) if value != nodata]
-    names_by_value = {int(value): name for value, name in json.loads(tag).items()} if tag else categories
+    _check_pixel_areas(path, grid)
+    mapped_values = np.unique(values[is_mapped]).tolist()
     names_by_value = names_by_value or {value: str(value) for value in mapped_values}
     if unknown := [value for value in mapped_values if value not in names_by_value]:
-        raise InputError(f"{path}: has the value {unknown[0]}, which none of its classes has; is it the map's nodata?")
-    if not 0 < len(names_by_value) < NO_CLASS:
-        raise InputError(f"{path}: has {len(names_by_value)} classes; a map has 1 to {NO_CLASS - 1}")
+        raise InputError(
+            f"{path}: has the value {unknown[0]}, which none of its classes has; if it means no data, say so with "
+            f"gdal_edit.py -a_nodata {unknown[0]}"
+        )
+    if len(names_by_value) >= NO_CLASS:
+        raise InputError(f"{path}: has {len(names_by_value)} classes; a map of classes has at most {NO_CLASS - 1}")
+    if repeated := [name for name, count in collections.Counter(names_by_value.values()).items() if count > 1]:
+        raise InputError(f"{path}: two of its classes have the name {repeated[0]}; give each a name of its own")
     classes = np.full(values.shape, NO_CLASS, "uint8")
     for index, value in enumerate(names_by_value):
-        classes[values == value] = index
+        classes[is_mapped & (values == value)] = index
     if area:
         classes[~_pixels_in_area(area, grid)] = NO_CLASS
     if (classes == NO_CLASS).all():
         raise InputError(f"{path}: no pixel has a class" + (f" within --area={area}" if area else ""))
-    return ClassMap(pathlib.Path(path), tuple(names_by_value.values()), classes, grid)
+    counted = (
+        None if area or not counted_hectares else np.array([counted_hectares[name] for name in names_by_value.values()])
+    )
+    return ClassMap(pathlib.Path(path), tuple(names_by_value.values()), classes, grid, counted)
+
+
+def _names_in_tag(tag: str) -> dict[int, str]:
+    """Returns the names in the tag "classes" of a map, by the numbers of the classes."""
+    return {int(value): name.strip() for value, name in json.loads(tag).items()}
+
+
+def _check_pixel_areas(path: str | pathlib.Path, grid: Grid) -> None:
+    """Raises InputError if some pixels have much more area than others: a sample would favour the small ones."""
+    hectares = grid.pixel_hectares_in_cells(max(1, min(grid.width, grid.height) // 8))
+    assert hectares is not None
+    if hectares.max() > MAX_AREA_RATIO * hectares.min():
+        raise InputError(
+            f"{path}: its pixels have {hectares.min():.4g} to {hectares.max():.4g} ha, but each is drawn with the same "
+            "chance; bring it into an equal-area projection, as with gdalwarp -t_srs EPSG:6933 -r near"
+        )
 
 
 def _read_category_names(path: pathlib.Path) -> dict[int, str]:
@@ -136,7 +187,7 @@ def _read_category_names(path: pathlib.Path) -> dict[int, str]:
         return {}
     with damage_as_input_error(f"{auxiliary}: cannot be read"):
         categories = ElementTree.parse(auxiliary).iterfind("./PAMRasterBand[@band='1']/CategoryNames/Category")
-        return {value: category.text for value, category in enumerate(categories) if category.text}
+        return {value: category.text.strip() for value, category in enumerate(categories) if category.text}
 
 
 def _pixels_in_area(area: str, grid: Grid) -> np.ndarray:
@@ -167,7 +218,7 @@ def choose_sample_sizes(
     Returns:
         (classes,) int64. No class has more places than pixels.
     """
-    pixels = np.bincount(class_map.classes[class_map.classes != NO_CLASS], minlength=len(class_map.names))
+    pixels = class_map.pixel_counts
     if total is None:
         total = math.ceil(EXPECTED_ACCURACY * (1 - EXPECTED_ACCURACY) / standard_error**2)
     sizes = np.minimum(np.where(pixels > 0, min(MIN_PLACES, total // (2 * max(1, (pixels > 0).sum()))), 0), pixels)
@@ -248,22 +299,29 @@ class MapAccuracy:
     overall_error: float
 
 
-def estimate_accuracy(names: Sequence[str], counts: np.ndarray, mapped_areas: np.ndarray) -> MapAccuracy:
+def estimate_accuracy(
+    names: Sequence[str], counts: np.ndarray, mapped_areas: np.ndarray, pixel_counts: np.ndarray | None = None
+) -> MapAccuracy:
     """Estimates the accuracy of a map and the areas of its classes (Olofsson et al. 2014, equations 1 to 11).
+
+    The variances have the finite population correction of Cochran 1977, section 5.3.
 
     Args:
         names: Names of the classes.
         counts: (classes, classes) places by their class on the map (rows) and their reference class (columns). Places
             are drawn at random within each class of the map.
         mapped_areas: (classes,) areas of the classes on the map, in any unit.
+        pixel_counts: (classes,) pixels of the classes on the map. Errors are smaller where many of them are labelled,
+            and zero where all are; `None` for a map that is much larger than the sample.
 
     Raises:
-        InputError: A class of the map has fewer than two places.
+        InputError: A class of the map has fewer than two places, and more pixels than places.
     """
     counts, mapped_areas = np.asarray(counts), np.asarray(mapped_areas, "float64")
     totals = counts.sum(1)
-    for name, total, area in zip(names, totals.tolist(), mapped_areas.tolist()):
-        if area and total < 2:
+    unlabelled_shares = np.ones(len(totals)) if pixel_counts is None else 1 - totals / np.maximum(pixel_counts, 1)
+    for name, total, area, unlabelled in zip(names, totals.tolist(), mapped_areas.tolist(), unlabelled_shares.tolist()):
+        if area and total < 2 and unlabelled:
             raise InputError(
                 f"{name} is {100 * area / mapped_areas.sum():.2g} % of the map and has {total} labelled "
                 f"place{'' if total == 1 else 's'}; a standard error needs at least two in every class of the map"
@@ -272,6 +330,7 @@ def estimate_accuracy(names: Sequence[str], counts: np.ndarray, mapped_areas: np
         weights = mapped_areas / mapped_areas.sum()
         row_shares = np.where(totals[:, np.newaxis] > 0, counts / np.maximum(totals, 1)[:, np.newaxis], 0)
         variances = row_shares * (1 - row_shares) / np.maximum(totals - 1, 1)[:, np.newaxis]
+        variances = variances * unlabelled_shares[:, np.newaxis]
         shares = weights[:, np.newaxis] * row_shares
         users = np.where(totals > 0, np.diag(row_shares), np.nan)
         reference_shares = shares.sum(0)
@@ -319,11 +378,15 @@ def write_sample(
     """
     import geopandas
 
+    logging.getLogger("pyogrio").setLevel(logging.WARNING)
     package, table, folder = (base.with_name(base.name + end) for end in ("_sample.gpkg", "_sample.csv", "_places"))
     written = [package, table, *([folder] if scene else [])]
-    for path in written:
+    for path in (package, table, folder):
         if path.exists() and not overwrite:
             raise InputError(f"{path} exists and may hold labels; give another --output, or --overwrite")
+    stray = [path.name for path in folder.glob("*") if not re.fullmatch(r"\d{4,}\.png", path.name)]
+    if stray:
+        raise InputError(f"{folder} holds {stray[0]}, which is no picture of a place; give another --output")
     longitudes, latitudes = pixel_centres(class_map, places)
     numbers = range(1, len(places) + 1)
     picture_names = [f"{folder.name}/{number:04}.png" for number in numbers] if scene else [""] * len(places)
@@ -339,15 +402,16 @@ def write_sample(
     frame = geopandas.GeoDataFrame(columns, geometry=squares)
     with contextlib.ExitStack() as stack:  # either all of them appear or none
         temporaries = [stack.enter_context(rundir.write_atomically(path)) for path in written]
-        frame.to_file(temporaries[0], driver="GPKG", layer="sample")
+        try:
+            frame.to_file(temporaries[0], driver="GPKG", layer=SAMPLE_LAYER)
+        except Exception as error:  # pyogrio's errors of a full disk have no common class
+            raise OSError(first_line(error)) from error
         frame.drop(columns="geometry").to_csv(temporaries[1], index=False)
         if scene:
             temporaries[2].mkdir()
             for number, place in zip(numbers, places):
-                picture = draw_place(class_map, place, scene)
-                picture.save(temporaries[2] / f"{number:04}.png")
-            if folder.exists():
-                shutil.rmtree(folder)
+                draw_place(class_map, place, scene).save(temporaries[2] / f"{number:04}.png")
+        shutil.rmtree(folder, ignore_errors=True)  # pictures of an earlier sample
     return written
 
 
@@ -379,7 +443,7 @@ def draw_place(class_map: ClassMap, place: np.ndarray, scene: Scene) -> PIL.Imag
     size = np.array((scene.grid.width, scene.grid.height))
     start = np.clip(start, 0, np.maximum(size - shown, 0))
     stop = np.minimum(start + shown, size)
-    if not ((middle >= 0) & (middle <= size)).all():
+    if not ((corners.max(0) > 0) & (corners.min(0) < size)).all():
         raise InputError(f"{scene.name} does not show {longitudes[0]:.5f}, {latitudes[0]:.5f}; give the map's scene")
     pixels = scene.read_colours(Window(*start.tolist(), *(stop - start).tolist()))
     factor = max(1, PLACE_PICTURE_PIXELS // shown)
@@ -389,7 +453,7 @@ def draw_place(class_map: ClassMap, place: np.ndarray, scene: Scene) -> PIL.Imag
     for colour, width in (("black", 4), ("yellow", 2)):
         draw.line([tuple(point) for point in outline.tolist()], fill=colour, width=width, joint="curve")
         for direction in ((1, 0), (-1, 0), (0, 1), (0, -1)):  # four strokes that point at a small square
-            near = outline.mean(0) + np.array(direction) * (np.ptp(outline, axis=0) / 2 + 8)
+            near = outline[:4].mean(0) + np.array(direction) * (np.ptp(outline, axis=0) / 2 + 8)
             draw.line([*near.tolist(), *(near + 16 * np.array(direction)).tolist()], fill=colour, width=width)
     return picture
 
@@ -412,67 +476,64 @@ def read_reference(path: str | pathlib.Path, class_map: ClassMap, label: str = "
     """
     import shapely
 
-    frame = _read_places(path)
-    if label not in frame.columns:
-        columns_text = ", ".join(str(name) for name in frame.columns if name != "geometry")
+    frame = read_shapes(path, label, SAMPLE_LAYER)
+    digests = {str(digest).strip() for digest in frame["map"].dropna()} - {""} if "map" in frame.columns else set()
+    if digests - {class_map.digest}:
         raise InputError(
-            f"{path}: has no {label}, but {columns_text}; name the one with the reference classes by --label"
+            f"{path}: was drawn from another map than {class_map.path}, or from another --area (its map is "
+            f"{min(digests - {class_map.digest})}, this one {class_map.digest})"
         )
-    if "map" in frame.columns and (other_maps := set(frame["map"].dropna()) - {"", class_map.digest}):
+    index_by_name = {name.casefold(): index for index, name in enumerate(class_map.names)}
+    texts = [text.casefold() for text in frame[label]]
+    if unknown := sorted({text for text in frame[label] if text and text.casefold() not in index_by_name}):
         raise InputError(
-            f"{path}: was drawn from another map than {class_map.path} or from another --area (its map is "
-            f"{min(map(str, other_maps))}, this one {class_map.digest})"
+            f"{path}: {', '.join(unknown[:3])} {'is no class' if len(unknown) == 1 else 'are no classes'} of the map, "
+            f"which has {', '.join(class_map.names)}; leave places empty that you cannot tell"
         )
-    texts = ["" if value is None or value != value else str(value).strip() for value in frame[label]]
-    index_by_name = {name: index for index, name in enumerate(class_map.names)}
-    if unknown := sorted({text for text in texts if text and text not in index_by_name}):
-        raise InputError(
-            f"{path}: {', '.join(unknown[:3])} {'is no class' if len(unknown) == 1 else 'are no classes'} of the map; "
-            f"it has {', '.join(class_map.names)}"
-        )
+    if frame.geometry.isna().any() or frame.geometry.is_empty.any():
+        raise InputError(f"{path}: has rows without a place")
     points = shapely.get_coordinates(shapely.centroid(frame.geometry.to_crs(class_map.crs_text).to_numpy()))
     points[~np.isfinite(points)] = -1e18  # no place in the map's reference system, and so outside
-    columns, rows = (np.floor(each).astype(int) for each in ~class_map.grid.transform * tuple(points.T))
+    positions = np.stack(~class_map.grid.transform * tuple(points.T), axis=-1)
+    columns, rows = np.floor(positions).astype(int).T
     inside = (columns >= 0) & (columns < class_map.grid.width) & (rows >= 0) & (rows < class_map.grid.height)
     mapped = np.full(len(frame), NO_CLASS)
     mapped[inside] = class_map.classes[rows[inside], columns[inside]]
+    if digests:
+        _check_drawn_places(path, positions, mapped)
     references = np.array([index_by_name.get(text, NO_CLASS) for text in texts], int)
     is_counted = (mapped != NO_CLASS) & (references != NO_CLASS)
     counts = np.zeros((len(class_map.names),) * 2, "int64")
     np.add.at(counts, (mapped[is_counted], references[is_counted]), 1)
+    unlabelled, outside = int((references == NO_CLASS).sum()), int(((references != NO_CLASS) & ~is_counted).sum())
     notes = [f"{counts.sum()} labelled places"]
-    if unlabelled := int((references == NO_CLASS).sum()):
-        notes.append(f"{unlabelled} without a label")
-    if outside := int(((references != NO_CLASS) & ~is_counted).sum()):
-        notes.append(f"{outside} outside of the map or where it is empty")
-    if "map" not in frame.columns:
-        notes.append("not drawn by assess.py: right only if they are a random sample within each class")
+    notes += [f"{unlabelled} without a label"] if unlabelled else []
+    notes += [f"{outside} outside of the map or where it is empty"] if outside else []
+    if not digests:
+        notes.append("not drawn by assess.py: right only if they are a random sample of the map or within each class")
+    if not counts.sum():
+        raise InputError(f"{path}: no place counts: {'; '.join(notes[1:])}")
     return counts, "; ".join(notes)
 
 
-def _read_places(path: str | pathlib.Path):
-    """Reads labelled places as a geopandas.GeoDataFrame."""
-    import geopandas
-    import pandas
+def _check_drawn_places(path: str | pathlib.Path, positions: np.ndarray, mapped: np.ndarray) -> None:
+    """Raises InputError unless drawn places lie on the centres of pixels with a class, each once.
 
-    if not pathlib.Path(path).exists():
-        raise InputError(f"{path}: no such file")
-    with damage_as_input_error(f"{path}: cannot be read as places"):
-        if pathlib.Path(path).suffix.lower() != ".csv":
-            frame = geopandas.read_file(path)
-        else:
-            frame = pandas.read_csv(path, dtype=str, keep_default_na=False)
-            if missing := {"longitude", "latitude"} - set(frame.columns):
-                raise InputError(f"{path}: has no column {' and '.join(sorted(missing))}, in degrees")
-            points = geopandas.points_from_xy(
-                *(frame[name].astype(float) for name in ("longitude", "latitude")), crs=WGS84.to_wkt()
-            )
-            frame = geopandas.GeoDataFrame(frame, geometry=points)
-    if not len(frame) or frame.geometry.isna().any() or frame.geometry.is_empty.any():
-        raise InputError(f"{path}: has {'no places' if not len(frame) else 'rows without a place'}")
-    if frame.crs is None:
-        raise InputError(f"{path}: has no coordinate reference system; give it one, as QGIS does under Set Layer CRS")
-    return frame
+    Args:
+        path: Their file.
+        positions: (n, 2) columns and rows, with fractions.
+        mapped: (n,) classes of the map.
+    """
+    moved = (np.abs(positions - np.floor(positions) - 0.5).max(1) > CENTRE_TOLERANCE) | (mapped == NO_CLASS)
+    if moved.any():
+        raise InputError(
+            f"{path}: {int(moved.sum())} of {len(moved)} places have been moved since they were drawn, first row "
+            f"{int(moved.argmax()) + 1}; have longitude and latitude been rounded? Take them from the drawn sample"
+        )
+    _, first_rows = np.unique(np.floor(positions), axis=0, return_index=True)
+    if len(first_rows) < len(positions):
+        repeated = min(set(range(len(positions))) - set(first_rows.tolist()))
+        raise InputError(f"{path}: row {repeated + 1} repeats an earlier place; keep one row for each place")
 
 
 # Results: printed, in files, and on a page.
@@ -495,7 +556,16 @@ def format_accuracy(accuracy: MapAccuracy) -> str:
             f"{name:{width}}  {users:>16}  {producers:>19}  {accuracy.mapped_areas[index]:>13,.1f} ha  "
             f"{accuracy.areas[index]:,.1f} ± {interval:,.1f} ha"
         )
-    lines.append("± is half of an interval of 95 %")
+    lines.append("± gives the 95 % confidence interval")
+    few = [
+        name
+        for name, row, area in zip(accuracy.names, accuracy.counts, accuracy.mapped_areas)
+        if area and (row.sum() < MIN_PLACES or row.max() == row.sum())
+    ]
+    if few:
+        lines.append(
+            f"too narrow for {', '.join(few)}: fewer than {MIN_PLACES} labelled places, or no error among them"
+        )
     return "\n".join(lines)
 
 
@@ -504,9 +574,16 @@ def _format_share(share: float, error: float) -> str:
 
 
 def write_accuracy(
-    accuracy: MapAccuracy, class_map: ClassMap, base: pathlib.Path, overwrite: bool = False
+    accuracy: MapAccuracy, class_map: ClassMap, base: pathlib.Path, source: dict, overwrite: bool = False
 ) -> list[str]:
     """Writes BASE_accuracy.json, .csv (a row for each class) and .png, and BASE_error_matrix.csv (shares of the area).
+
+    Args:
+        accuracy: The accuracy.
+        class_map: The map.
+        base: Start of the names.
+        source: Further entries of the JSON file, such as the file of the labels.
+        overwrite: Whether earlier files may be replaced.
 
     Returns:
         The paths of the files.
@@ -515,17 +592,20 @@ def write_accuracy(
         InputError: A file exists, or cannot be written.
     """
     ends = ("_accuracy.json", "_accuracy.csv", "_error_matrix.csv", "_accuracy.png")
-    content, table, matrix, page = (base.with_name(base.name + end) for end in ends)
-    for path in (content, table, matrix, page):
+    paths = [base.with_name(base.name + end) for end in ends]
+    for path in paths:
         if path.exists() and not overwrite:
             raise InputError(f"{path} exists; give another --output, or --overwrite")
-    rundir.write_json(content, {"map": str(class_map.path), "map_digest": class_map.digest, **_as_json(accuracy)})
-    rundir.write_text(table, _classes_as_csv(accuracy))
+    content = {"map": str(class_map.path), "map_digest": class_map.digest, **source, **_as_json(accuracy)}
     rows = [["map class", *accuracy.names]]
     rows += [[name, *(f"{share:.6f}" for share in shares)] for name, shares in zip(accuracy.names, accuracy.shares)]
-    rundir.write_text(matrix, _as_csv(rows))
-    figures.save_figure(draw_accuracy(accuracy, class_map.path.name), page)
-    return [str(path) for path in (content, table, matrix, page)]
+    with contextlib.ExitStack() as stack:  # either all of them appear or none
+        temporaries = [stack.enter_context(rundir.write_atomically(path)) for path in paths]
+        rundir.write_json(temporaries[0], content)
+        rundir.write_text(temporaries[1], _classes_as_csv(accuracy))
+        rundir.write_text(temporaries[2], _as_csv(rows))
+        draw_accuracy(accuracy, class_map.path.name).savefig(temporaries[3], format="png", dpi=120)
+    return [str(path) for path in paths]
 
 
 def _as_json(accuracy: MapAccuracy) -> dict:

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import json
 import pathlib
 import tempfile
 from collections.abc import Sequence
@@ -176,7 +177,9 @@ def write_change(
     tif, table, picture = (targets[end] for end in ("_change.tif", "_change.csv", "_change.png"))
     with tempfile.TemporaryDirectory(dir=tif.parent) as name:
         folder, georeference = pathlib.Path(name), {"crs": grid.crs, "transform": grid.transform}
-        landcover.write_classes(folder / tif.name, values, legend, "change of land cover", georeference)
+        kinds = zip(legend, hectares.ravel()[change_codes].round(4).tolist())
+        tags = {"hectares": json.dumps(dict(kinds))}
+        landcover.write_classes(folder / tif.name, values, legend, "change of land cover", georeference, tags)
         (folder / table.name).write_text(_as_csv(names, hectares), encoding="utf-8")
         draw_change(folder / picture.name, values, legend)
         landcover.publish_files(folder, {path.name: path for path in targets.values()}, ())

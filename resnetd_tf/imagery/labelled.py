@@ -18,10 +18,11 @@ import rasterio.warp
 from rasterio.windows import Window
 
 from resnetd_tf import rundir
-from resnetd_tf.errors import InputError, damage_as_input_error
+from resnetd_tf.errors import InputError
 from resnetd_tf.imagery.grid import WGS84
 from resnetd_tf.imagery.scene import Scene
 from resnetd_tf.imagery.sliding_window import render_window
+from resnetd_tf.imagery.vectors import read_shapes
 from resnetd_tf.sentinel2 import BANDS
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def read_labels(path: str | pathlib.Path, attribute: str) -> Labels:
     """Reads labelled polygons or points.
 
     Args:
-        path: A GeoPackage, GeoJSON, Shapefile or whatever else geopandas reads.
+        path: A file of polygons or points, as `vectors.read_shapes` takes it.
         attribute: The attribute with the classes. Shapes without a class are left out.
 
     Raises:
@@ -103,19 +104,10 @@ def read_labels(path: str | pathlib.Path, attribute: str) -> Labels:
     import geopandas
     import shapely
 
-    if not pathlib.Path(path).exists():
-        raise InputError(f"{path}: no such file")
-    with damage_as_input_error(f"{path}: cannot be read as polygons or points"):
-        frame = geopandas.read_file(path)
-    if attribute not in frame.columns or attribute == "geometry":
-        names = ", ".join(str(name) for name in frame.columns if name != "geometry")
-        raise InputError(f"{path}: has no attribute {attribute}, but {names}; name the one with the classes by --label")
-    if frame.crs is None:
-        raise InputError(f"{path}: has no coordinate reference system; give it one, as QGIS does under Set Layer CRS")
-    texts = [_class_text(value) for value in frame[attribute]]
-    is_labelled = (
-        np.array([bool(text) for text in texts]) & ~(frame.geometry.isna() | frame.geometry.is_empty).to_numpy()
-    )
+    frame = read_shapes(path, attribute)
+    texts = frame[attribute].tolist()
+    has_shape = ~(frame.geometry.isna() | frame.geometry.is_empty).to_numpy()
+    is_labelled = np.array([bool(text) for text in texts]) & has_shape
     classes = tuple(sorted({text for text, is_kept in zip(texts, is_labelled) if is_kept}))
     if len(classes) < 2:
         raise InputError(f"{path}: its attribute {attribute} has {len(classes)} classes; a classifier needs two")
@@ -135,13 +127,6 @@ def read_labels(path: str | pathlib.Path, attribute: str) -> Labels:
     labels = Labels(geopandas.GeoDataFrame({"label": numbers}, geometry=shapes), classes)
     _check_overlaps(path, labels)
     return labels
-
-
-def _class_text(value) -> str:
-    """Returns the value of an attribute as the name of a class; empty for no value."""
-    if value is None or value != value:
-        return ""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
 
 
 def _check_overlaps(path: str | pathlib.Path, labels: Labels) -> None:

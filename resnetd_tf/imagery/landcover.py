@@ -67,6 +67,7 @@ UNLIKE_COLOUR = "#c8c8c8"  # cells that are unlike the training images
 SAMPLE_WINDOWS_PER_SIDE = 8  # windows a side that are looked at before a scene is mapped
 WARNING_SHARE = 1 / 3  # of the sampled windows that are unlike the training images: it is said first
 REFUSAL_SHARE = 0.9  # of the sampled windows: the scene is refused
+ROWS_AT_ONCE = 64  # rows of a map that are written together
 MAX_TITLE = 70  # letters of a scene's name over its picture
 ACQUISITION_DATE = re.compile(r"(\d{4})(\d{2})(\d{2})T\d{6}")  # in the names of products
 AREA_METHOD = "pixel count; assess.py estimates areas"
@@ -783,13 +784,13 @@ def _most_probable_cells(probabilities: np.ndarray, classes: np.ndarray) -> dict
 def _write_map_files(folder: pathlib.Path, classified: _ClassifiedScene, options: MapOptions) -> np.ndarray:
     """Writes all files of a map into its working folder; returns the areas of the classes as `class_areas` does."""
     scene, names, classes = classified.scene, classified.names, classified.classes
-    write_class_map(folder / "landcover.tif", classified)
-    draw_map(folder / "landcover.png", classified)
-    images.verify_picture(str(folder / "landcover.png"))
     if classified.pixel_classes is None:
         areas = class_areas(scene.grid, classes, classified.valid_pixels, classified.stride, len(names))
     else:
         areas = class_areas_of_pixels(classified, classified.pixel_classes)
+    write_class_map(folder / "landcover.tif", classified, areas)
+    draw_map(folder / "landcover.png", classified)
+    images.verify_picture(str(folder / "landcover.png"))
     counts = np.bincount(classes[classes != NODATA], minlength=len(names))
     table = areas_table(counts, areas, names, scene.grid.crs is not None)
     (folder / "areas.csv").write_text(table, encoding="utf-8")
@@ -831,19 +832,20 @@ def publish_files(folder: pathlib.Path, targets: dict[str, pathlib.Path], obsole
 # The maps of classes and of probabilities are cloud-optimised GeoTIFFs that QGIS opens with names and colours.
 
 
-def write_class_map(path: pathlib.Path, classified: _ClassifiedScene) -> None:
+def write_class_map(path: pathlib.Path, classified: _ClassifiedScene, areas: np.ndarray) -> None:
     """Writes the map of classes, with names, colours and styles.
 
     Args:
         path: The file.
         classified: The scene and the classes of its cells.
+        areas: (classes,) float64, as `class_areas` returns them.
     """
-    grid, stride, pixel_classes = classified.scene.grid, classified.stride, classified.pixel_classes
+    grid, stride, classes = classified.scene.grid, classified.stride, classified.classes
+    if classified.pixel_classes is not None:
+        stride, classes = 1, classified.pixel_classes
     legend = dict(zip(classified.names, class_colours(classified.names)))
-    if pixel_classes is None:
-        write_classes(path, classified.classes, legend, "land cover", _georeference(grid, stride))
-    else:
-        write_classes(path, pixel_classes, legend, "land cover", _georeference(grid, 1), rows_at_once=stride)
+    tags = {"hectares": json.dumps(dict(zip(classified.names, areas.round(4).tolist())))} if grid.crs else {}
+    write_classes(path, classes, legend, "land cover", _georeference(grid, stride), tags)
 
 
 def write_classes(
@@ -852,7 +854,7 @@ def write_classes(
     legend: dict[str, tuple[int, int, int]],
     description: str,
     georeference: dict,
-    rows_at_once: int = 1,
+    tags: dict[str, str],
 ) -> None:
     """Writes classes as a cloud-optimised GeoTIFF; their names go into the .aux.xml beside it, styles into two files.
 
@@ -862,18 +864,18 @@ def write_classes(
         legend: Names of the classes, with red, green and blue from 0 to 255.
         description: Name of the band.
         georeference: Coordinate reference system and transform, as `rasterio.open` takes them.
-        rows_at_once: Rows that are written together.
+        tags: Further tags of the file; "hectares" says the area of each class, for `assess.py`.
     """
     names = list(legend)
 
     def add_colours_and_names(file: rasterio.io.DatasetWriter) -> None:
         file.write_colormap(1, {index: (*rgb, 255) for index, rgb in enumerate(legend.values())})
-        file.update_tags(classes=json.dumps(dict(enumerate(names))))
+        file.update_tags(classes=json.dumps(dict(enumerate(names))), **tags)
         file.set_band_description(1, description)
 
     def rows() -> Iterator[tuple[Window, np.ndarray]]:
-        for start in range(0, len(classes), rows_at_once):
-            values = classes[start : start + rows_at_once]
+        for start in range(0, len(classes), ROWS_AT_ONCE):
+            values = classes[start : start + ROWS_AT_ONCE]
             yield Window(0, start, values.shape[1], len(values)), values[np.newaxis]
 
     profile = {"height": classes.shape[0], "width": classes.shape[1], "count": 1, "dtype": "uint8", "nodata": NODATA}

@@ -172,6 +172,84 @@ def test_references_of_other_formats(class_map, tmp_path, suffix):
     assert counts.tolist() == np.diag([10, 10, 10]).tolist()
 
 
+def test_spreadsheets_may_use_semicolons_and_decimal_commas(class_map, tmp_path):
+    text = "longitude;latitude;cover;note\n15,0;45,15; A ;x\n15,0001;45,15;b;\n;;;\n"
+    (tmp_path / "own.csv").write_text(text, encoding="utf-8-sig")
+    counts, _ = assessment.read_reference(tmp_path / "own.csv", assessment.read_class_map(class_map), "cover")
+    assert counts.sum() == 2 and counts[:, 0].sum() == counts[:, 1].sum() == 1
+
+
+def test_numbers_of_classes_may_be_stored_as_floats(tmp_path):
+    path = write_map(tmp_path / "m.tif", np.arange(64, dtype="uint8").reshape(8, 8) % 2, None)
+    points = geopandas.points_from_xy([500_005, 500_015], [4_999_995, 4_999_995], crs="EPSG:32633")
+    geopandas.GeoDataFrame({"n": [0.0, 1.0]}, geometry=points).to_file(tmp_path / "own.gpkg")
+    counts, _ = assessment.read_reference(tmp_path / "own.gpkg", assessment.read_class_map(path), "n")
+    assert counts.tolist() == [[1, 0], [0, 1]]
+
+
+@pytest.mark.parametrize("fault", ["moved", "repeated"])
+def test_drawn_places_are_taken_as_they_were_drawn(class_map, tmp_path, fault):
+    class_map = assessment.read_class_map(class_map)
+    assessment.write_sample(class_map, assessment.draw_places(class_map, np.array([5, 5, 5])), tmp_path / "m")
+    with (tmp_path / "m_sample.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        row["reference"] = "a"
+    if fault == "moved":
+        rows[0]["longitude"] = f"{float(rows[0]['longitude']):.3f}"
+    else:
+        rows.append(rows[1])
+    with (tmp_path / "labels.csv").open("w") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    with pytest.raises(InputError, match="been rounded" if fault == "moved" else "repeats an earlier place"):
+        assessment.read_reference(tmp_path / "labels.csv", class_map)
+
+
+def test_a_class_that_is_visited_whole_has_no_error():
+    counts, pixels = np.array([[30, 10], [0, 1]]), np.array([4000, 1])
+    accuracy = assessment.estimate_accuracy(("a", "b"), counts, pixels * 0.01, pixels)
+    assert accuracy.users_errors[1] == 0 and accuracy.users_errors[0] > 0
+    everything = assessment.estimate_accuracy(("a", "b"), np.array([[30, 10], [0, 1]]), [0.4, 0.01], np.array([40, 1]))
+    assert everything.overall_error == 0 and everything.area_errors.tolist() == [0, 0]
+    assert "too narrow for a, b" in assessment.format_accuracy(accuracy)
+
+
+def test_masked_pixels_are_no_class(tmp_path):
+    path = write_map(tmp_path / "m.tif", np.zeros((8, 8), "uint8"), nodata=None)
+    with rasterio.open(path, "r+") as file:
+        file.write_mask(np.arange(64).reshape(8, 8) >= 16)
+    assert assessment.read_class_map(path).pixel_counts.tolist() == [48, 0, 0]
+
+
+def test_areas_are_those_that_the_map_counts(tmp_path):
+    """Cells on the edge of a scene cover other ground too."""
+    path = write_map(tmp_path / "m.tif", np.zeros((8, 8), "uint8"))
+    with rasterio.open(path, "r+") as file:
+        file.update_tags(hectares=json.dumps({"a": 0.6, "b": 0, "c": 0}))
+    assert assessment.read_class_map(path).areas.tolist() == [0.6, 0, 0]
+
+
+def test_a_picture_of_a_cell_that_reaches_beyond_the_scene(program, tmp_path):
+    path = write_map(tmp_path / "m.tif", np.zeros((3, 3), "uint8"), transform=from_origin(5e5, 5e6, 320, 320))
+    options = {"crs": "EPSG:32633", "transform": from_origin(5e5, 5e6, 10, 10), "photometric": "RGB", "dtype": "uint8"}
+    with rasterio.open(tmp_path / "s.tif", "w", driver="GTiff", height=70, width=70, count=3, **options) as file:
+        file.write(np.full((3, 70, 70), 90, "uint8"))
+    arguments = ("assess.py", str(path), "--design", f"--scene={tmp_path / 's.tif'}", "--rendering=eurosat")
+    result = program(*arguments)
+    assert result.returncode == 0, result.stderr
+    assert "9 places, every pixel of the map" in result.stdout and not result.stderr
+    assert len(list((tmp_path / "m_places").iterdir())) == 9
+    result = program("assess.py", str(path), "--design", "--overwrite", "--area=15.0,45.0,15.006,45.2")
+    assert result.returncode == 0 and "--area=15.0,45.0,15.006,45.2" in result.stdout.splitlines()[-1]
+    assert not (tmp_path / "m_places").exists()
+    (tmp_path / "m_places").mkdir()
+    (tmp_path / "m_places/notes.txt").write_text("mine")
+    result = program("assess.py", str(path), "--design", "--overwrite")
+    assert result.returncode == 2 and "holds notes.txt" in result.stderr
+
+
 def test_places_of_ones_own(class_map, tmp_path):
     """Points from a field campaign: some lie outside, and nothing tells how they were drawn."""
     points = geopandas.points_from_xy([15.0, 15.0005, 17.0], [45.15, 45.1505, 45.0], crs="EPSG:4326")
@@ -196,12 +274,31 @@ def test_bad_maps_and_labels(bad_input, class_map, tmp_path):
     odd = np.full((8, 8), 7, "uint8")
     assert "has the value 7" in refuse(write_map(tmp_path / "odd.tif", odd), "--design")
     (tmp_path / "labels.csv").write_text("longitude,latitude,reference,map\n15.0,45.15,x,\n")
-    assert "x is no class of the map; it has a, b, c" in refuse(class_map, f"--reference={tmp_path / 'labels.csv'}")
+    assert "x is no class of the map, which has a, b, c" in refuse(class_map, f"--reference={tmp_path / 'labels.csv'}")
     (tmp_path / "labels.csv").write_text("longitude,latitude,reference,map\n15.0,45.15,a,0123\n")
     assert "drawn from another map" in refuse(class_map, f"--reference={tmp_path / 'labels.csv'}")
     (tmp_path / "labels.csv").write_text("lon,lat,reference\n15.0,45.15,a\n")
     assert "no column latitude and longitude" in refuse(class_map, f"--reference={tmp_path / 'labels.csv'}")
     (tmp_path / "labels.csv").write_text("longitude,latitude,cover\n15.0,45.15,a\n")
-    assert "has no reference, but longitude" in refuse(class_map, f"--reference={tmp_path / 'labels.csv'}")
+    assert "has no attribute reference, but longitude" in refuse(class_map, f"--reference={tmp_path / 'labels.csv'}")
+    (tmp_path / "labels.csv").write_text("longitude,latitude,reference\nx,45.15,a\n")
+    assert "row 2 has the longitude 'x'" in refuse(class_map, f"--reference={tmp_path / 'labels.csv'}")
+    (tmp_path / "labels.csv").write_text("longitude,latitude,reference\n15.0,45.15,\n16.0,45.15,a\n")
+    message = refuse(class_map, f"--reference={tmp_path / 'labels.csv'}")
+    assert "no place counts: 1 without a label; 1 outside of the map" in message
     assert "no such file" in refuse(class_map, "--reference=missing.gpkg")
+    assert "--standard_error=nan" in refuse(class_map, "--design", "--standard_error=nan")
+    assert "give what the names of files begin with" in refuse(class_map, "--design", "--output=.")
+    assert "--bands has no effect beside --reference" in refuse(class_map, "--reference=x.gpkg", "--bands=B04")
+    twins = write_map(tmp_path / "twins.tif", np.zeros((8, 8), "uint8"), ("a", "b", "a"))
+    assert "two of its classes have the name a" in refuse(twins, "--design")
+    degrees = {"crs": "EPSG:4326", "transform": from_origin(15, 70, 0.5, 0.5)}
+    wide = write_map(tmp_path / "wide.tif", np.zeros((60, 60), "uint8"), **degrees)
+    assert "equal-area projection" in refuse(wide, "--design")
+    empty = write_map(tmp_path / "empty.tif", np.full((8, 8), 255, "uint8"))
+    assert "no pixel has a class" in refuse(empty, "--design")
+    mistagged = write_map(tmp_path / "mistagged.tif", np.zeros((8, 8), "uint8"), None)
+    with rasterio.open(mistagged, "r+") as file:
+        file.update_tags(classes="forest,water")
+    assert "cannot be read as a map of classes" in refuse(mistagged, "--design")
     assert not list(tmp_path.glob("*_accuracy*"))

@@ -73,9 +73,9 @@ def design_sample(class_map, base: pathlib.Path) -> None:
     sizes = assessment.choose_sample_sizes(class_map, FLAGS.standard_error, FLAGS.samples)
     places = assessment.draw_places(class_map, sizes, FLAGS.seed)
     is_census = len(places) == class_map.pixel_counts.sum()
-    how = "every pixel of the map" if is_census else "drawn at random within each class"
+    selection = "every pixel of the map" if is_census else "drawn at random within each class"
     width = max(map(len, class_map.names))
-    print(f"{len(places)} places, {how}:")
+    print(f"{len(places)} places, {selection}:")
     for name, size, area in zip(class_map.names, sizes.tolist(), class_map.areas.tolist()):
         print(f"  {name:{width}}  {size:>5}  of {area:,.1f} ha")
     written = assessment.write_sample(class_map, places, base, scene, FLAGS.overwrite)

@@ -31,7 +31,7 @@ def assess(arguments: list[str]) -> None:
     class_map = assessment.read_class_map(arguments[0], FLAGS.area)
     base = name_outputs(arguments[0], FLAGS.output)
     if FLAGS.design:
-        program.refuse_flags("beside --design", "label")
+        program.refuse_flags("beside --design", "label", "layer")
         design_sample(class_map, base)
     else:
         program.refuse_flags("beside --reference", "scene", "samples", "standard_error", "seed")
@@ -91,7 +91,7 @@ def estimate(class_map, base: pathlib.Path) -> None:
     """Estimates accuracy and areas from labelled places, prints and writes them."""
     from resnetd_tf.imagery import assessment
 
-    counts, note = assessment.read_reference(FLAGS.reference, class_map, FLAGS.label)
+    counts, note = assessment.read_reference(FLAGS.reference, class_map, FLAGS.label, FLAGS.layer)
     accuracy = assessment.estimate_accuracy(class_map.names, counts, class_map.areas, class_map.pixel_counts)
     print(f"{class_map.path}: {note}")
     print(assessment.format_accuracy(accuracy))
@@ -106,6 +106,7 @@ def define_flags() -> None:
         None,
         "Labelled places: a GeoPackage, GeoJSON or Shapefile, or a CSV with longitude and latitude in degrees.",
     )
+    flags.DEFINE_string("layer", None, "Layer of the labelled places, if their file has several.")
     flags.DEFINE_string("label", "reference", "Attribute or column with the reference classes.")
     flags.DEFINE_float(
         "standard_error",

@@ -54,7 +54,7 @@ def map_scenes(paths: list[str]) -> None:
         program.refuse_flags("beside --before", "explain")
         from resnetd_tf.imagery import change
 
-        change.map_change(classifier, FLAGS.before, FLAGS.after, options, FLAGS.output)
+        change.map_change(classifier, FLAGS.before, FLAGS.after, options, FLAGS.output, FLAGS.trust)
         return
     landcover.map_scenes(
         classifier,

@@ -9,6 +9,7 @@ Examples:
 
 import dataclasses
 import pathlib
+import shlex
 
 from absl import flags
 
@@ -31,7 +32,7 @@ def cut(arguments: list[str]) -> None:
 
     folder = pathlib.Path(FLAGS.output)
     rundir.require_absent(folder)
-    labels = labelled.read_labels(arguments[0], FLAGS.label)
+    labels = labelled.read_labels(arguments[0], FLAGS.label, FLAGS.layer)
     raster_options = dataclasses.replace(program.raster_options_from_flags(), level=FLAGS.level)
     bands = BANDS if FLAGS.all_bands else RGB_BANDS
     scenes = []
@@ -45,12 +46,15 @@ def cut(arguments: list[str]) -> None:
     labelled.write_patches(patches, splits, folder)
     print(labelled.format_counts(patches, splits))
     print(f"Written: {folder}, {len(splits)} patches; their outlines: {folder / 'patches.gpkg'}")
-    print(f"Train:   python train.py --weights=eurosat --variant=d --image_size={FLAGS.size} --dataset=folder:{folder}")
+    weights = "none" if FLAGS.all_bands else "eurosat"
+    command = ["python", "train.py", "--variant=d", f"--weights={weights}", f"--image_size={FLAGS.size}"]
+    print(f"Train:   {shlex.join([*command, f'--dataset=folder:{folder}'])}")
 
 
 def define_flags() -> None:
     flags.DEFINE_list("scenes", None, "Scenes, as map.py takes them, separated by commas.")
     flags.DEFINE_string("label", None, "Attribute of the polygons or points with their classes.")
+    flags.DEFINE_string("layer", None, "Layer of the polygons or points, if their file has several.")
     flags.DEFINE_string("output", None, "Folder to write; it must not exist.")
     flags.DEFINE_integer("size", 64, "Side of a patch in pixels of 10 m.", lower_bound=8, upper_bound=1024)
     flags.DEFINE_float(

@@ -13,7 +13,6 @@ import functools
 import hashlib
 import io
 import json
-import logging
 import math
 import pathlib
 import re
@@ -32,10 +31,10 @@ from rasterio.windows import Window
 
 from resnetd_tf import figures, rundir
 from resnetd_tf.data import rasters
-from resnetd_tf.errors import InputError, damage_as_input_error, first_line
+from resnetd_tf.errors import InputError, damage_as_input_error
 from resnetd_tf.imagery.grid import WGS84, Grid, file_grid
 from resnetd_tf.imagery.scene import Scene, degrees_to_pixels, read_polygons
-from resnetd_tf.imagery.vectors import read_shapes
+from resnetd_tf.imagery.vectors import read_shapes, write_geopackage
 
 NO_CLASS = 255  # in `ClassMap.classes`
 INTERVAL_ERRORS = 1.96  # standard errors to each side in an interval of 95 %
@@ -378,7 +377,6 @@ def write_sample(
     """
     import geopandas
 
-    logging.getLogger("pyogrio").setLevel(logging.WARNING)
     package, table, folder = (base.with_name(base.name + end) for end in ("_sample.gpkg", "_sample.csv", "_places"))
     written = [package, table, *([folder] if scene else [])]
     for path in (package, table, folder):
@@ -402,10 +400,7 @@ def write_sample(
     frame = geopandas.GeoDataFrame(columns, geometry=squares)
     with contextlib.ExitStack() as stack:  # either all of them appear or none
         temporaries = [stack.enter_context(rundir.write_atomically(path)) for path in written]
-        try:
-            frame.to_file(temporaries[0], driver="GPKG", layer=SAMPLE_LAYER)
-        except Exception as error:  # pyogrio's errors of a full disk have no common class
-            raise OSError(first_line(error)) from error
+        write_geopackage(frame, temporaries[0], SAMPLE_LAYER)
         frame.drop(columns="geometry").to_csv(temporaries[1], index=False)
         if scene:
             temporaries[2].mkdir()
@@ -458,7 +453,9 @@ def draw_place(class_map: ClassMap, place: np.ndarray, scene: Scene) -> PIL.Imag
     return picture
 
 
-def read_reference(path: str | pathlib.Path, class_map: ClassMap, label: str = "reference") -> tuple[np.ndarray, str]:
+def read_reference(
+    path: str | pathlib.Path, class_map: ClassMap, label: str = "reference", layer: str | None = None
+) -> tuple[np.ndarray, str]:
     """Reads labelled places and counts them by their class on the map and their reference class.
 
     Args:
@@ -466,6 +463,7 @@ def read_reference(path: str | pathlib.Path, class_map: ClassMap, label: str = "
         class_map: The map.
         label: The attribute or column with the reference classes: names of the map's classes, or nothing where nobody
             has labelled yet.
+        layer: The layer of the file, if it has several.
 
     Returns:
         counts: (classes, classes) int64, rows are classes of the map.
@@ -476,7 +474,7 @@ def read_reference(path: str | pathlib.Path, class_map: ClassMap, label: str = "
     """
     import shapely
 
-    frame = read_shapes(path, label, SAMPLE_LAYER)
+    frame = read_shapes(path, label, layer or SAMPLE_LAYER)
     digests = {str(digest).strip() for digest in frame["map"].dropna()} - {""} if "map" in frame.columns else set()
     if digests - {class_map.digest}:
         raise InputError(

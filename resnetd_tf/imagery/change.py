@@ -8,6 +8,7 @@ import pathlib
 import tempfile
 from collections.abc import Sequence
 
+import matplotlib
 import numpy as np
 import rasterio
 from matplotlib.colors import ListedColormap
@@ -25,8 +26,8 @@ from resnetd_tf.imagery.scene import Scene
 from resnetd_tf.saved import SavedClassifier, open_window_classifier
 
 ALIGNMENT_TOLERANCE = 0.01  # pixels by which two grids may be off
-UNCHANGED_LIGHTNESS = 0.65  # share of white in the colours of what has not changed
-MAX_CHANGES = 254  # kinds of change in a map of 8 bits
+UNCHANGED_COLOUR, OTHER_COLOUR = (225, 225, 225), (90, 90, 90)
+MAX_KINDS = 253  # kinds of change in a map of 8 bits; smaller ones are put together
 MAX_LEGEND = 20  # kinds of change in the legend of the picture
 
 
@@ -36,6 +37,7 @@ def map_change(
     after: Sequence[str | pathlib.Path],
     options: MapOptions,
     output: str | pathlib.Path,
+    trust: bool = False,
 ) -> dict[str, pathlib.Path]:
     """Maps two scenes of one place, and writes what has changed from the one to the other.
 
@@ -48,6 +50,7 @@ def map_change(
         after: The later scene.
         options: How both are opened and mapped.
         output: What the names of all files begin with.
+        trust: Whether the model may hold what no classifier of this package does.
 
     Returns:
         The files of the change, by the end of their names.
@@ -56,31 +59,47 @@ def map_change(
         InputError: The scenes do not lie on one grid, a scene cannot be mapped, or a file exists.
     """
     base = pathlib.Path(output)
+    if not base.name or str(output).endswith("/") or base.is_dir():
+        raise InputError(f"--output={output}: give what the names of files begin with, as maps/summer")
     ends = ("_change.tif", "_change.tif.aux.xml", "_change.qml", "_change.sld", "_change.csv", "_change.png")
     targets = {end: base.with_name(base.name + end) for end in ends}
-    for path in targets.values():
-        if path.exists() and not options.overwrite:
-            raise InputError(f"{path} exists; give another --output, or --overwrite")
-    scenes = align_scenes(
-        *(landcover.open_source_for(classifier, find_single_source(paths), options) for paths in (before, after))
-    )
-    window_classifier = open_window_classifier(classifier, options.runtime)
-    maps = []
-    for scene, name in zip(scenes, ("before", "after")):
+    map_bases = [base.with_name(f"{base.name}_{name}") for name in ("before", "after")]
+    for files in (
+        targets,
+        *(landcover.map_paths(each, options.probabilities, True, options.polygons) for each in map_bases),
+    ):
+        landcover.require_writable_targets(files, options.overwrite)  # before hours of classifying
+    sources = [find_single_source(paths) for paths in (before, after)]
+    scenes = align_scenes(*(landcover.open_source_for(classifier, source, options) for source in sources))
+    window_classifier = open_window_classifier(classifier, options.runtime, trust)
+    maps, valid_pixels = [], []
+    for scene, map_base in zip(scenes, map_bases):
         print(f"{scene.name}: {scene.description}; classified {window_classifier.summary}", flush=True)
-        map_base = base.with_name(f"{base.name}_{name}")
-        landcover.write_map(classifier, scene, map_base, options, window_classifier)
+        result = landcover.write_map(classifier, scene, map_base, options, window_classifier)
+        valid_pixels.append(result["valid_pixels"])
         with rasterio.open(map_base.with_name(f"{map_base.name}_landcover.tif")) as file:
             maps.append(file.read(1))
             grid = Grid(file.crs, file.transform, file.width, file.height)
-    stride = 1 if options.full_resolution else options.stride
-    # The last cells of a map reach beyond the scene.
-    sides = [
-        np.minimum(stride, side - stride * np.arange(-(-side // stride))) / stride
-        for side in (scene.grid.height, scene.grid.width)
-    ]
-    write_change(classifier.classes, maps[0], maps[1], grid, targets, np.outer(*sides))
+    cell_hectares = scenes[0].grid.pixel_hectares_in_cells(options.stride)
+    assert cell_hectares is not None
+    hectares = np.minimum(*valid_pixels) * cell_hectares
+    is_known = (maps[0] != NODATA) & (maps[1] != NODATA)
+    if options.full_resolution:
+        hectares = _share_among_pixels(hectares, is_known, options.stride)
+    with landcover.write_errors_as_input_errors(base):
+        write_change(classifier.classes, maps[0], maps[1], hectares, grid, targets)
     return targets
+
+
+def _share_among_pixels(cell_hectares: np.ndarray, is_known: np.ndarray, stride: int) -> np.ndarray:
+    """Shares the area of each cell among its pixels that are known, (height, width) float32."""
+    width = is_known.shape[1]
+    shares = np.zeros(is_known.shape, "float32")
+    for row, areas in enumerate(cell_hectares):
+        known = is_known[row * stride : (row + 1) * stride]
+        counts = np.add.reduceat(known.sum(0), np.arange(0, width, stride))
+        shares[row * stride : (row + 1) * stride] = known * (areas / np.maximum(counts, 1)).repeat(stride)[:width]
+    return shares
 
 
 def align_scenes(before: Scene, after: Scene) -> tuple[Scene, Scene]:
@@ -90,7 +109,10 @@ def align_scenes(before: Scene, after: Scene) -> tuple[Scene, Scene]:
         InputError: Their pixels do not lie on one grid, or they show no common ground.
     """
     first, second = before.grid, after.grid
-    if first.crs is None or first.crs != second.crs:
+    for scene in (before, after):
+        if scene.grid.crs is None:
+            raise InputError(f"{scene.name}: has no coordinate reference system, by which to compare two dates")
+    if first.crs != second.crs:
         raise InputError(
             f"{after.name} is in {second.crs}, {before.name} in {first.crs}; bring one onto the grid of the other with "
             "gdalwarp"
@@ -135,9 +157,9 @@ def write_change(
     names: Sequence[str],
     before: np.ndarray,
     after: np.ndarray,
+    hectares: np.ndarray,
     grid: Grid,
     targets: dict[str, pathlib.Path],
-    cell_shares: np.ndarray,
 ) -> None:
     """Writes the change between two maps where both have a class.
 
@@ -145,57 +167,64 @@ def write_change(
         names: Names of the classes.
         before: (height, width) uint8, classes of the earlier map; `NODATA` where there is none.
         after: (height, width) uint8, classes of the later map.
+        hectares: (height, width), the area of each pixel of the maps that both scenes show.
         grid: The pixels of both maps.
         targets: The files, by the end of their names.
-        cell_shares: (height, width) float64, the share of each pixel of the maps that lies within the scenes.
 
     Raises:
-        InputError: Nowhere have both a class, or there are too many kinds of change.
+        InputError: Nowhere have both a class.
+        OSError: A file cannot be written.
     """
+    count = len(names)
     is_known = (before != NODATA) & (after != NODATA)
     if not is_known.any():
         raise InputError("nothing to compare: nowhere have both maps a class")
-    codes = before.astype(int) * len(names) + after
-    change_codes = np.unique(codes[is_known])
-    is_change = change_codes // len(names) != change_codes % len(names)
-    change_codes = np.concatenate((change_codes[~is_change], change_codes[is_change]))
-    if len(change_codes) > MAX_CHANGES:
-        raise InputError(
-            f"{len(change_codes)} kinds of change, of which a map can hold {MAX_CHANGES}; use fewer classes"
-        )
-    colours = landcover.class_colours(names)
-    legend = {}
-    for code in change_codes.tolist():
-        old, new = divmod(code, len(names))
-        light = tuple(round(value + UNCHANGED_LIGHTNESS * (255 - value)) for value in colours[new])
-        name = f"{names[old]} stays" if old == new else f"{names[old]} to {names[new]}"
-        legend[name] = light if old == new else colours[new]
-    positions = np.full(len(names) ** 2, NODATA, "uint8")
-    positions[change_codes] = np.arange(len(change_codes))
-    values = np.where(is_known, positions[np.where(is_known, codes, 0)], NODATA).astype("uint8")
-    hectares = _hectares(grid, np.where(is_known, codes, -1), cell_shares, len(names))
+    codes = before.astype("uint16") * count + after
+    areas = np.bincount(codes[is_known], hectares[is_known], minlength=count**2)
+    kinds = np.flatnonzero(np.bincount(codes[is_known], minlength=count**2))
+    is_change = kinds // count != kinds % count
+    kinds = np.concatenate((kinds[~is_change], sorted(kinds[is_change], key=lambda kind: -areas[kind]))).astype(int)
+    legend = _make_legend(names, kinds[:MAX_KINDS], len(kinds) > MAX_KINDS)
+    positions = np.full(count**2, NODATA, "uint8")
+    positions[kinds] = np.minimum(np.arange(len(kinds)), MAX_KINDS)  # the smallest kinds are one
+    values = np.full(before.shape, NODATA, "uint8")
+    values[is_known] = positions[codes[is_known]]
+    legend_areas = np.bincount(positions[kinds], areas[kinds], minlength=len(legend))
     tif, table, picture = (targets[end] for end in ("_change.tif", "_change.csv", "_change.png"))
     with tempfile.TemporaryDirectory(dir=tif.parent) as name:
         folder, georeference = pathlib.Path(name), {"crs": grid.crs, "transform": grid.transform}
-        kinds = zip(legend, hectares.ravel()[change_codes].round(4).tolist())
-        tags = {"hectares": json.dumps(dict(kinds))}
+        tags = {"hectares": json.dumps(dict(zip(legend, legend_areas.round(4).tolist())))}
         landcover.write_classes(folder / tif.name, values, legend, "change of land cover", georeference, tags)
-        (folder / table.name).write_text(_as_csv(names, hectares), encoding="utf-8")
+        (folder / table.name).write_text(_as_csv(names, areas.reshape(count, count)), encoding="utf-8")
         draw_change(folder / picture.name, values, legend)
         landcover.publish_files(folder, {path.name: path for path in targets.values()}, ())
-    changed = 100 * (hectares.sum() - np.trace(hectares)) / hectares.sum()
+    changed = areas[kinds[kinds // count != kinds % count]].sum() / max(areas.sum(), 1e-9)
     print(f"Written: {', '.join(map(str, targets.values()))}")
     print(
-        f"  {changed:.1f} % of the area that both maps show has another class; counted from the maps with their errors"
+        f"  {100 * changed:.1f} % of the area that both maps show has another class; counted from the maps, with errors"
     )
 
 
-def _hectares(grid: Grid, codes: np.ndarray, cell_shares: np.ndarray, count: int) -> np.ndarray:
-    """Returns the area from each class to each, (classes, classes) float64, in hectares."""
-    pixel_hectares = grid.pixel_hectares
-    assert pixel_hectares is not None
-    shares = np.bincount(codes[codes >= 0], cell_shares[codes >= 0], minlength=count**2)
-    return shares.reshape(count, count) * pixel_hectares
+def _make_legend(names: Sequence[str], kinds: np.ndarray, has_others: bool) -> dict[str, tuple[int, int, int]]:
+    """Returns names and colours of kinds of change: grey for what stays, and the strongest for what covers most."""
+    palette = matplotlib.colormaps["tab20"]
+    legend: dict[str, tuple[int, int, int]] = {}
+    changes = 0
+    for kind in kinds.tolist():
+        old, new = divmod(kind, len(names))
+        name = f"{names[old]} stays" if old == new else f"{names[old]} to {names[new]}"
+        if name in legend:  # classes may have "to" in their names
+            name = f"{name} ({old} to {new})"
+        if old == new:
+            legend[name] = UNCHANGED_COLOUR
+        else:
+            # The even colours of the palette are strong, the odd ones pale.
+            red, green, blue, _ = palette((2 * changes) % 20 + (changes // 10) % 2)
+            legend[name] = (round(255 * red), round(255 * green), round(255 * blue))
+            changes += 1
+    if has_others:
+        legend["other changes"] = OTHER_COLOUR
+    return legend
 
 
 def _as_csv(names: Sequence[str], hectares: np.ndarray) -> str:
@@ -218,7 +247,9 @@ def draw_change(path: pathlib.Path, values: np.ndarray, legend: dict[str, tuple[
     axes.imshow(np.where(shown == NODATA, len(legend), shown), cmap=colours, vmin=-0.5, vmax=len(legend) + 0.5)
     axes.set(xticks=[], yticks=[], title="change of land cover")
     counts = np.bincount(values[values != NODATA], minlength=len(legend))
-    largest = np.argsort(-counts)[:MAX_LEGEND]
-    handles = [Patch(color=colours(index), label=figures.escape_mathtext(list(legend)[index])) for index in largest]
-    figure.legend(handles=handles, loc="outside right upper", frameon=False)
+    names = list(legend)
+    changes = [index for index in np.argsort(-counts) if not names[index].endswith(" stays")][:MAX_LEGEND]
+    handles = [Patch(color=colours(index), label=figures.escape_mathtext(names[index])) for index in changes]
+    handles.append(Patch(color="#{:02x}{:02x}{:02x}".format(*UNCHANGED_COLOUR), label="stays"))
+    figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize="small")
     figure.savefig(path, dpi=110)

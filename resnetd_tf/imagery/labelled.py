@@ -18,11 +18,11 @@ import rasterio.warp
 from rasterio.windows import Window
 
 from resnetd_tf import rundir
-from resnetd_tf.errors import InputError
+from resnetd_tf.errors import InputError, damage_as_input_error
 from resnetd_tf.imagery.grid import WGS84
 from resnetd_tf.imagery.scene import Scene
 from resnetd_tf.imagery.sliding_window import render_window
-from resnetd_tf.imagery.vectors import read_shapes
+from resnetd_tf.imagery.vectors import read_shapes, write_geopackage
 from resnetd_tf.sentinel2 import BANDS
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 SPLIT_SHARES = {"train": 0.7, "validation": 0.2, "test": 0.1}
 SPLIT_ORDER = ("train", "test", "validation")  # each class gets a place in every split, in this order
 KILOMETRES_PER_DEGREE = 111.2
+MAX_OVERLAP = 0.01  # of the smaller of two shapes, by which drawn borders may overlap
+SPLIT_ATTEMPTS = 50  # orders in which places are given to splits
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Labels:
     """Labelled polygons or points.
 
     Attributes:
-        frame: Their shapes in one coordinate reference system, with their class numbers in the column "label".
+        frame: Polygons and points in one coordinate reference system, with their class numbers in the column "label".
         classes: Names of the classes.
     """
 
@@ -91,12 +93,13 @@ class LabelledPatches:
     outlines: list[np.ndarray] = field(default_factory=list)
 
 
-def read_labels(path: str | pathlib.Path, attribute: str) -> Labels:
+def read_labels(path: str | pathlib.Path, attribute: str, layer: str | None = None) -> Labels:
     """Reads labelled polygons or points.
 
     Args:
         path: A file of polygons or points, as `vectors.read_shapes` takes it.
         attribute: The attribute with the classes. Shapes without a class are left out.
+        layer: The layer of the file, if it has several.
 
     Raises:
         InputError: The file cannot be read, has no such attribute, or has shapes that cannot be used.
@@ -104,7 +107,7 @@ def read_labels(path: str | pathlib.Path, attribute: str) -> Labels:
     import geopandas
     import shapely
 
-    frame = read_shapes(path, attribute)
+    frame = read_shapes(path, attribute, layer)
     texts = frame[attribute].tolist()
     has_shape = ~(frame.geometry.isna() | frame.geometry.is_empty).to_numpy()
     is_labelled = np.array([bool(text) for text in texts]) & has_shape
@@ -114,39 +117,35 @@ def read_labels(path: str | pathlib.Path, attribute: str) -> Labels:
     for name in classes:
         if any(sign in name for sign in "/\\\n") or name in (".", "..") or name[0] == ".":
             raise InputError(f"{path}: the class {name!r} cannot be the name of a folder; rename it")
-    shapes = frame.geometry[is_labelled]
-    for index, reason in zip(shapes.index, shapely.is_valid_reason(shapes.to_numpy())):
+    kept = geopandas.GeoDataFrame({"class": texts, "row": range(1, len(frame) + 1)}, geometry=frame.geometry.to_numpy())
+    kept = kept.set_crs(frame.crs)[is_labelled].explode(ignore_index=True)  # parts of a shape may lie far apart
+    for row, reason in zip(kept["row"], shapely.is_valid_reason(kept.geometry.to_numpy())):
         if reason != "Valid Geometry":
-            raise InputError(
-                f"{path}: shape {index + 1} is not valid ({reason}); mend it, as QGIS does with Fix geometries"
-            )
-    kinds = set(shapes.geom_type) - {"Polygon", "MultiPolygon", "Point"}
-    if kinds:
+            raise InputError(f"{path}: shape {row} is not valid ({reason}); mend it, as QGIS does with Fix geometries")
+    if kinds := set(kept.geom_type) - {"Polygon", "Point"}:
         raise InputError(f"{path}: holds {', '.join(sorted(kinds))}; give polygons or points")
-    numbers = [classes.index(text) for text, is_kept in zip(texts, is_labelled) if is_kept]
-    labels = Labels(geopandas.GeoDataFrame({"label": numbers}, geometry=shapes), classes)
-    _check_overlaps(path, labels)
-    return labels
+    kept["label"] = [classes.index(text) for text in kept["class"]]
+    _check_overlaps(path, kept)
+    return Labels(kept, classes)
 
 
-def _check_overlaps(path: str | pathlib.Path, labels: Labels) -> None:
-    """Raises InputError if polygons of different classes lie over each other."""
+def _check_overlaps(path: str | pathlib.Path, frame: "geopandas.GeoDataFrame") -> None:
+    """Raises InputError if shapes of different classes lie over each other by more than a sliver."""
     import shapely
 
-    shapes, numbers = labels.frame.geometry.to_numpy(), labels.frame["label"].to_numpy()
-    tree = shapely.STRtree(shapes)
-    for first, second in tree.query(shapes, predicate="intersects").T.tolist():
+    shapes, numbers = frame.geometry.to_numpy(), frame["label"].to_numpy()
+    pairs = []
+    for first, second in shapely.STRtree(shapes).query(shapes, predicate="intersects").T.tolist():
         if numbers[first] >= numbers[second]:
             continue
         smaller_area = min(shapely.area(shapes[first]), shapely.area(shapes[second]))  # 0 for a point
         shared_area = shapely.area(shapely.intersection(shapes[first], shapes[second]))
-        if shared_area > 1e-6 * smaller_area or not smaller_area:
-            numbered = [labels.frame.index[index] + 1 for index in (first, second)]
-            names = [labels.classes[numbers[index]] for index in (first, second)]
-            raise InputError(
-                f"{path}: shapes {numbered[0]} ({names[0]}) and {numbered[1]} ({names[1]}) overlap; every place has "
-                "one class"
-            )
+        if shared_area > MAX_OVERLAP * smaller_area or not smaller_area:
+            names = [f"{frame['row'][index]} ({frame['class'][index]})" for index in (first, second)]
+            pairs.append(" and ".join(names))
+    if pairs:
+        rest = f", and {len(pairs) - 3} more pairs" if len(pairs) > 3 else ""
+        raise InputError(f"{path}: shapes {'; '.join(pairs[:3])}{rest} overlap; every place has one class")
 
 
 def cut_patches(labels: Labels, scenes: Sequence[Scene], size: int = 64, purity: float = 0.8) -> LabelledPatches:
@@ -172,7 +171,8 @@ def cut_patches(labels: Labels, scenes: Sequence[Scene], size: int = 64, purity:
     for scene in scenes:
         if scene.grid.crs is None:
             raise InputError(f"{scene.name}: has no coordinate reference system, so that no place is found in it")
-        frame = labels.frame.to_crs(scene.grid.crs.to_wkt())
+        with damage_as_input_error(f"{scene.name}: the places of the labels cannot be found in it"):
+            frame = labels.frame.to_crs(scene.grid.crs.to_wkt())
         shapes, numbers = frame.geometry.to_numpy(), frame["label"].to_numpy()
         outline = (scene.grid.height, scene.grid.width)
         areas = [(shape, number + 1) for shape, number in zip(shapes, numbers) if shape.geom_type != "Point"]
@@ -204,14 +204,16 @@ def cut_patches(labels: Labels, scenes: Sequence[Scene], size: int = 64, purity:
 
 def _lattice_windows(shape, scene: Scene, size: int) -> list[Window]:
     """Returns the windows over a polygon, or around a point, that lie within a scene."""
-    place = shape if shape.geom_type == "Point" else None
-    inverse = ~scene.grid.transform
     west, south, east, north = shape.bounds
-    columns, rows = inverse * (np.array([west, west, east, east]), np.array([south, north, south, north]))
+    columns, rows = ~scene.grid.transform * (np.array([west, west, east, east]), np.array([south, north, south, north]))
+    if not np.isfinite((columns, rows)).all():  # no place in the scene's projection
+        return []
     starts = []
-    for low, high in ((columns.min(), columns.max()), (rows.min(), rows.max())):
-        extent = 0.0 if place is not None else high - low
-        steps = max(0, int((extent - size) // (size // 2)))
+    for positions, side in ((columns, scene.grid.width), (rows, scene.grid.height)):
+        low, high = np.clip((positions.min(), positions.max()), 0, side)
+        if shape.geom_type == "Point":
+            low = high = positions[0]
+        steps = max(0, int((high - low - size) // (size // 2)))
         first = (low + high) / 2 - (size + steps * (size // 2)) / 2
         starts.append([round(first + step * (size // 2)) for step in range(steps + 1)])
     return [
@@ -229,6 +231,7 @@ def _add_patch(
     corners = np.array([(0, 0), (1, 0), (1, 1), (0, 1)]) * window.width + (window.col_off, window.row_off)
     x, y = scene.grid.transform * tuple(corners.T)
     degrees = np.stack(rasterio.warp.transform(scene.grid.crs, WGS84, x, y), axis=-1)
+    degrees[:, 0] = degrees[0, 0] + (degrees[:, 0] - degrees[0, 0] + 180) % 360 - 180  # across 180 degrees
     patches.images.append(image)
     patches.labels.append(label)
     patches.shapes.append(shape)
@@ -259,33 +262,54 @@ def split_by_place(patches: LabelledPatches, block_km: float = 1.0, seed: int = 
         if label not in patches.labels:
             raise InputError(f"{name} has no patch: {patches.losses.describe(label)}")
     labels, places = np.array(patches.labels), _find_places(patches, block_km)
-    generator = np.random.default_rng(seed)
-    place_count = int(places.max()) + 1
-    counts = np.zeros((place_count, len(patches.classes)), int)
+    counts = np.zeros((int(places.max()) + 1, len(patches.classes)), int)
     np.add.at(counts, (places, labels), 1)
+    for label, number in enumerate((counts > 0).sum(0).tolist()):
+        if number < len(SPLIT_SHARES):
+            raise InputError(
+                f"{patches.classes[label]} lies in {number} place{'' if number == 1 else 's'}; train, validation and "
+                "test need one each: draw more polygons elsewhere"
+                + (", or give a smaller --block_km" if block_km else "")
+            )
+    generator = np.random.default_rng(seed)
+    for _ in range(SPLIT_ATTEMPTS):
+        splits = _assign_places(counts, generator)
+        if splits is not None:
+            return [splits[place] for place in places.tolist()]
+    raise InputError(
+        "the places cannot be divided so that train, validation and test have every class, because places hold several "
+        "classes: draw more polygons elsewhere" + (", or give a smaller --block_km" if block_km else "")
+    )
+
+
+def _assign_places(counts: np.ndarray, generator: np.random.Generator) -> dict[int, str] | None:
+    """Gives places to splits in a random order; `None` if a split lacks a class then.
+
+    Args:
+        counts: (places, classes) patches.
+        generator: The random numbers.
+    """
     splits: dict[int, str] = {}
+    sums = dict.fromkeys(SPLIT_SHARES, 0)
+
+    def assign(place: int, split: str) -> None:
+        splits[place] = split
+        sums[split] += int(counts[place].sum())
+
+    order = generator.permutation(len(counts)).tolist()
     for label in np.argsort((counts > 0).sum(0)).tolist():
         for split in SPLIT_ORDER:
-            if any(counts[place, label] for place, chosen in splits.items() if chosen == split):
+            if any(counts[place, label] for place, assigned in splits.items() if assigned == split):
                 continue
-            free = [place for place in generator.permutation(place_count).tolist() if place not in splits]
-            free = [place for place in free if counts[place, label]]
+            free = [place for place in order if place not in splits and counts[place, label]]
             if not free:
-                number = int((counts[:, label] > 0).sum())
-                raise InputError(
-                    f"{patches.classes[label]} lies in {number} place{'' if number == 1 else 's'} of {block_km:g} km; "
-                    "train, validation and test need one each: draw more polygons elsewhere, or give a smaller "
-                    "--block_km"
-                )
+                return None
             choose = max if split == "train" else min
-            splits[choose(free, key=lambda place: counts[place, label])] = split
-    for place in generator.permutation(place_count).tolist():
+            assign(choose(free, key=lambda place: counts[place, label]), split)
+    for place in order:
         if place not in splits:
-            sums = dict.fromkeys(SPLIT_SHARES, 0)
-            for chosen_place, split in splits.items():
-                sums[split] += int(counts[chosen_place].sum())
-            splits[place] = min(SPLIT_SHARES, key=lambda split: sums[split] / SPLIT_SHARES[split])
-    return [splits[place] for place in places.tolist()]
+            assign(place, min(SPLIT_SHARES, key=lambda split: sums[split] / SPLIT_SHARES[split]))
+    return splits
 
 
 def _find_places(patches: LabelledPatches, block_km: float) -> np.ndarray:
@@ -303,7 +327,7 @@ def _find_places(patches: LabelledPatches, block_km: float) -> np.ndarray:
     # Windows that show the same ground belong together wherever the blocks end; those that only touch do not.
     corners = np.array(patches.outlines)
     middles = corners.mean(axis=1, keepdims=True)
-    outlines = shapely.polygons(middles + 0.99 * (corners - middles))
+    outlines = shapely.polygons(middles + 0.999 * (corners - middles))
     pairs += shapely.STRtree(outlines).query(outlines, predicate="intersects").T.tolist()
     for first, second in pairs:
         if places[first] != places[second]:
@@ -341,7 +365,7 @@ def write_patches(patches: LabelledPatches, splits: Sequence[str], folder: pathl
             "shape": [shape + 1 for shape in patches.shapes],
         }
         outlines = geopandas.GeoSeries(list(shapely.polygons(np.array(patches.outlines))), crs=WGS84.to_wkt())
-        geopandas.GeoDataFrame(columns, geometry=outlines).to_file(temporary / "patches.gpkg", driver="GPKG")
+        write_geopackage(geopandas.GeoDataFrame(columns, geometry=outlines), temporary / "patches.gpkg", "patches")
 
 
 def _write_patch(path: pathlib.Path, image: np.ndarray) -> None:

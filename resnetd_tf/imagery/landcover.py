@@ -42,9 +42,10 @@ from resnetd_tf.data import digital_numbers, images, rasters
 from resnetd_tf.data.rasters import AS_STORED, RasterOptions
 from resnetd_tf.errors import InputError, first_line
 from resnetd_tf.imagery import clouds, gradcam, patches, readings, sliding_window
-from resnetd_tf.imagery.grid import WGS84, Grid, grid_centre
+from resnetd_tf.imagery.grid import WGS84, Grid, grid_centre, grid_outline
 from resnetd_tf.imagery.products import Source, classify_source, find_single_source, find_sources, open_source
 from resnetd_tf.imagery.scene import SAMPLE_PIXELS, Scene, crop_to_area, degrees_to_pixels
+from resnetd_tf.imagery.vectors import write_geopackage
 from resnetd_tf.imagery.water import WATER_CLASSES, water_class_mask
 from resnetd_tf.process import silence_stderr
 from resnetd_tf.saved import SavedClassifier, WindowClassifier, open_window_classifier
@@ -68,7 +69,7 @@ SAMPLE_WINDOWS_PER_SIDE = 8  # windows a side that are looked at before a scene 
 WARNING_SHARE = 1 / 3  # of the sampled windows that are unlike the training images: it is said first
 REFUSAL_SHARE = 0.9  # of the sampled windows: the scene is refused
 ROWS_AT_ONCE = 64  # rows of a map that are written together
-MAX_TITLE = 70  # letters of a scene's name over its picture
+LETTERS_PER_INCH = 8  # of the title over a map
 ACQUISITION_DATE = re.compile(r"(\d{4})(\d{2})(\d{2})T\d{6}")  # in the names of products
 AREA_METHOD = "pixel count; assess.py estimates areas"
 MAX_PICTURE_SIDE = 900  # pixels of a scene in its picture
@@ -522,10 +523,10 @@ def write_map(
     options: MapOptions = MapOptions(),
     window_classifier: WindowClassifier | None = None,
 ) -> dict:
-    """Maps a scene, and writes OUTPUT_landcover.tif, its .aux.xml, OUTPUT_landcover.png and OUTPUT_areas.csv.
+    """Maps a scene, and writes OUTPUT_landcover.tif, its .aux.xml, .qml, .sld and .png, and OUTPUT_areas.csv.
 
-    `options.probabilities` adds OUTPUT_probability.tif, and a classifier with an applicability score
-    OUTPUT_applicability.tif. Either every file is written or none is. Classified rows are
+    `options.probabilities` adds OUTPUT_probability.tif, `options.polygons` OUTPUT_landcover.gpkg, and a classifier with
+    an applicability score OUTPUT_applicability.tif. Either every file is written or none is. Classified rows are
     kept in the folder OUTPUT.unfinished meanwhile: where an earlier call was interrupted, the same call resumes it.
 
     Args:
@@ -537,8 +538,9 @@ def write_map(
 
     Returns:
         "cells", the number of cells with a class; "unlike_share", the share of the cells with data that are unlike the
-        training images; "seconds"; "shares" of the mapped area by class name; and
-        "most_probable_cells", row and column of the cell in which each class of the map is most probable.
+        training images; "seconds"; "valid_pixels", (rows, columns), pixels of each cell that are data; "shares" of the
+        mapped area by class name; and "most_probable_cells", row and column of the cell in which each class of the map
+        is most probable.
 
     Raises:
         InputError: A file exists or cannot be written, a scene cannot be read, or there are too many classes.
@@ -551,8 +553,8 @@ def write_map(
     if options.polygons:
         import geopandas  # noqa: F401 - classifying may take hours before it is missed
     start_time = time.monotonic()
-    with _write_errors_as_input_errors(base):
-        _require_writable_targets(targets, options.overwrite)
+    with write_errors_as_input_errors(base):
+        require_writable_targets(targets, options.overwrite)
         with _lock_unfinished_folder(base) as folder:
             if knows_dissimilarity:
                 _check_applicability(window_classifier, scene, options)
@@ -565,10 +567,10 @@ def write_map(
                     f"the training images ({100 * unlike_share:.0f} %)"
                 )
             # libtiff prints what it also raises; `silence_stderr` drops that of an InputError alone.
-            with silence_stderr(), _write_errors_as_input_errors(base):
+            with silence_stderr(), write_errors_as_input_errors(base):
                 areas = _write_map_files(folder, classified, options)
             cells = _most_probable_cells(classified.probabilities, classes)
-            _require_writable_targets(targets, options.overwrite)  # classifying may have taken hours
+            require_writable_targets(targets, options.overwrite)  # classifying may have taken hours
             all_targets = map_paths(base, probabilities=True, applicability=True, polygons=True)
             obsolete = set(all_targets.values()).difference(targets.values())
             publish_files(folder, targets, obsolete if options.overwrite else ())
@@ -581,6 +583,7 @@ def write_map(
         "cells": int((classes != NODATA).sum()),
         "unlike_share": unlike_share,
         "seconds": time.monotonic() - start_time,
+        "valid_pixels": np.array(classified.valid_pixels),
         "shares": dict(zip(classifier.classes, (areas / areas.sum()).tolist())),
         "most_probable_cells": {classifier.classes[index]: cell for index, cell in sorted(cells.items())},
     }
@@ -609,7 +612,7 @@ def map_paths(
     return {name: base.with_name(f"{base.name}_{name}") for name in names}
 
 
-def _require_writable_targets(targets: dict[str, pathlib.Path], overwrite: bool) -> None:
+def require_writable_targets(targets: dict[str, pathlib.Path], overwrite: bool) -> None:
     """Raises InputError if a file exists and must not be replaced."""
     for path in targets.values():
         if path.is_dir() or (path.exists() and not overwrite):
@@ -649,7 +652,7 @@ def _lock_unfinished_folder(base: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def _write_errors_as_input_errors(base: pathlib.Path) -> Iterator[None]:
+def write_errors_as_input_errors(base: pathlib.Path) -> Iterator[None]:
     """Turns errors of writing, such as a full disk, into an InputError of one line."""
     try:
         yield
@@ -956,14 +959,27 @@ def write_polygons(path: pathlib.Path, classified: _ClassifiedScene) -> None:
     transform = _georeference(grid, stride)["transform"]
     classes = np.ascontiguousarray(classes)
     shapes = list(rasterio.features.shapes(classes, classes != NODATA, transform=transform))
-    polygons = [shapely.geometry.shape(geometry) for geometry, _ in shapes]
+    # Cells on the edge reach beyond the scene, or beyond the wanted area.
+    extent = shapely.geometry.Polygon([grid.transform * point for point in grid_outline(grid.width, grid.height, 1)])
+    if classified.scene.outlines:
+        extent = extent.intersection(_outlines_as_polygons(classified.scene))
+    polygons = [shapely.geometry.shape(geometry).intersection(extent) for geometry, _ in shapes]
     columns: dict[str, list] = {"class": [classified.names[int(value)] for _, value in shapes]}
     if grid.pixel_hectares is not None:
         hectares_per_unit = grid.pixel_hectares / abs(grid.transform.determinant)
         columns["hectares"] = [round(polygon.area * hectares_per_unit, 4) for polygon in polygons]
     crs = grid.crs.to_wkt() if grid.crs else None
     frame = geopandas.GeoDataFrame(columns, geometry=geopandas.GeoSeries(polygons, crs=crs))
-    frame.to_file(path, driver="GPKG", layer="landcover")
+    write_geopackage(frame[~frame.geometry.is_empty], path, "landcover")
+
+
+def _outlines_as_polygons(scene: Scene):
+    """Returns the outlines of a part of a scene as one shape in the coordinates of its grid."""
+    import shapely
+
+    to_grid = scene.grid.transform * rasterio.Affine.translation(-scene.column_offset, -scene.row_offset)
+    rings = [[np.stack(to_grid * tuple(ring.T), -1) for ring in each["coordinates"]] for each in scene.outlines]
+    return shapely.union_all([shapely.Polygon(outer, holes).buffer(0) for outer, *holes in rings])
 
 
 def class_colours(classes: Sequence[str]) -> list[tuple[int, int, int]]:
@@ -1216,10 +1232,11 @@ def draw_map(path: pathlib.Path, classified: _ClassifiedScene) -> None:
         handles.append(Patch(facecolor="white", edgecolor="0.6", label="no data, clouds or below\n--min_probability"))
     figure.legend(handles=handles, loc="outside right upper", frameon=False)
     date = ACQUISITION_DATE.search(scene.name)
-    title = pathlib.Path(scene.name).name[:MAX_TITLE] + (f", {'-'.join(date.groups())}" if date else "")
-    figure.suptitle(figures.escape_mathtext(title), fontsize="medium")
-    scene_axes.set_title("scene", fontsize="small")
-    map_axes.set_title(figures.escape_mathtext(f"land cover by {classified.model}"), fontsize="small")
+    date_text = f", {'-'.join(date.groups())}" if date else ""
+    letters = int(LETTERS_PER_INCH * figure.get_figwidth()) - len(date_text)
+    figure.suptitle(figures.escape_mathtext(pathlib.Path(scene.name).name[:letters] + date_text), fontsize="medium")
+    map_title = f"land cover by {pathlib.Path(classified.model).name}"
+    figure.text(0.99, 0.01, figures.escape_mathtext(map_title), ha="right", va="bottom", fontsize="x-small")
     _draw_scale_bar(scene_axes, scene.grid)
     if scene.grid.crs is not None:
         _draw_coordinates(scene_axes, scene.grid)
@@ -1233,8 +1250,11 @@ def _draw_coordinates(axes: Axes, grid: Grid) -> None:
     longitudes, latitudes = rasterio.warp.transform(grid.crs, WGS84, x, y)
     east_west = [f"{abs(value):.3f}° {'W' if value < 0 else 'E'}" for value in longitudes]
     north_south = [f"{abs(value):.3f}° {'S' if value < 0 else 'N'}" for value in latitudes]
-    axes.set_xticks([0, grid.width], east_west, fontsize="x-small")
-    axes.set_yticks([grid.height, 0], north_south, fontsize="x-small", rotation=90)
+    # On a narrow side there is room for one coordinate.
+    columns = slice(0, 2 if 3 * grid.width > grid.height else 1)
+    rows = slice(0, 2 if 3 * grid.height > grid.width else 1)
+    axes.set_xticks([0, grid.width][columns], east_west[columns], fontsize="x-small")
+    axes.set_yticks([grid.height, 0][rows], north_south[rows], fontsize="x-small", rotation=90)
     for labels, sides in ((axes.get_xticklabels(), ("left", "right")), (axes.get_yticklabels(), ("bottom", "top"))):
         for label, side in zip(labels, sides):
             label.set(**{"ha" if side in ("left", "right") else "va": side})
@@ -1243,9 +1263,11 @@ def _draw_coordinates(axes: Axes, grid: Grid) -> None:
 def _draw_north(axes: Axes, grid: Grid) -> None:
     """Draws an arrow to the north in the upper right corner of a scene."""
     longitude, latitude = grid_centre(grid)
-    south, north = degrees_to_pixels(np.array([(longitude, latitude), (longitude, latitude + 0.01)]), grid)
+    south, north = degrees_to_pixels(np.array([(longitude, latitude - 0.01), (longitude, latitude)]), grid)
     direction = (north - south) / np.hypot(*(north - south))
-    length = 0.06 * max(grid.width, grid.height)
+    length = 0.08 * min(grid.width, grid.height)
+    if not np.isfinite(direction).all():  # at a pole
+        return
     middle = np.array((grid.width - 1.2 * length, 1.2 * length))
     start, end = middle - direction * length / 2, middle + direction * length / 2
     for colour, width in (("black", 5), ("white", 2)):

@@ -5,7 +5,7 @@ import pathlib
 import warnings
 from typing import TYPE_CHECKING
 
-from resnetd_tf.errors import InputError, damage_as_input_error
+from resnetd_tf.errors import InputError, damage_as_input_error, first_line
 
 if TYPE_CHECKING:
     import geopandas
@@ -20,7 +20,7 @@ def read_shapes(path: str | pathlib.Path, attribute: str, layer: str | None = No
         path: A GeoPackage, GeoJSON, Shapefile or whatever else geopandas reads; or a CSV of points, with the columns
             longitude and latitude in degrees.
         attribute: The attribute or column with the classes.
-        layer: The layer to read if the file has one of this name and others.
+        layer: The layer to read, if the file has one of this name.
 
     Returns:
         The shapes with the attribute as text; empty where there is no value.
@@ -38,7 +38,12 @@ def read_shapes(path: str | pathlib.Path, attribute: str, layer: str | None = No
     else:
         with damage_as_input_error(f"{path}: cannot be read as polygons or points"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a file with several layers
-            layers = geopandas.list_layers(path)["name"].tolist()
+            table = geopandas.list_layers(path)
+            layers = table.loc[table["geometry_type"].notna(), "name"].tolist()
+            if layer not in layers and len(layers) > 1:
+                raise InputError(f"{path}: has the layers {', '.join(layers)}; name one by --layer")
+            if not layers:
+                raise InputError(f"{path}: has no polygons and no points")
             frame = geopandas.read_file(path, layer=layer if layer in layers else layers[0])
     columns = [str(name) for name in frame.columns if name != "geometry"]
     if attribute not in columns:
@@ -79,5 +84,20 @@ def _read_points(path: str | pathlib.Path) -> "geopandas.GeoDataFrame":
         if numbers.isna().any():
             row = int(numbers.isna().to_numpy().argmax())
             raise InputError(f"{path}: row {row + 2} has the {name} {texts[row]!r}; give degrees, such as 14.25")
+        if numbers.abs().max() > (90 if name == "latitude" else 540):
+            raise InputError(f"{path}: has the {name} {numbers[numbers.abs().idxmax()]:g}; are the columns exchanged?")
         degrees.append(numbers)
     return geopandas.GeoDataFrame(frame, geometry=geopandas.points_from_xy(*degrees, crs="EPSG:4326"))
+
+
+def write_geopackage(frame: "geopandas.GeoDataFrame", path: pathlib.Path, layer: str) -> None:
+    """Writes shapes as a GeoPackage.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    logging.getLogger("pyogrio").setLevel(logging.WARNING)
+    try:
+        frame.to_file(path, driver="GPKG", layer=layer)
+    except Exception as error:  # pyogrio's errors of a full disk have no common class
+        raise OSError(first_line(error)) from error

@@ -6,12 +6,14 @@ import json
 import numpy as np
 import pytest
 import rasterio
+import rasterio.crs
 from products import ORIGIN
 from rasterio.transform import from_origin
 from scenes import CLASSES, colour_classifier, draw_fields, write_scene
 
 from resnetd_tf.errors import InputError
 from resnetd_tf.imagery import assessment, change
+from resnetd_tf.imagery.grid import Grid
 from resnetd_tf.imagery.landcover import NODATA, MapOptions
 
 OPTIONS = MapOptions(stride=32)
@@ -56,16 +58,46 @@ def test_changes_are_those_between_the_maps(changed):
     )
 
 
-def test_hectares_of_change(changed):
-    """Cells on the edge count as far as the scenes reach: 336 pixels are ten cells and a half."""
-    _, targets = changed
+def test_hectares_of_change_are_those_of_the_maps(changed):
+    """Cells on the edge and cells with less data count as far as both scenes have data."""
+    folder, targets = changed
     with targets["_change.csv"].open() as file:
         header, *rows = csv.reader(file)
     assert header == ["before, in hectares", *CLASSES] and [row[0] for row in rows] == list(CLASSES)
     hectares = np.array([[float(value) for value in row[1:]] for row in rows])
+    with (folder / "maps/c_after_areas.csv").open() as file:
+        mapped = {row["class"]: float(row["hectares"]) for row in csv.DictReader(file)}
+    assert hectares.sum(0) == pytest.approx([mapped[name] for name in CLASSES], abs=0.05)
     with rasterio.open(targets["_change.tif"]) as file:
-        known = (file.read(1) != NODATA).sum(0)
-    assert hectares.sum() == pytest.approx(10.24 * (known[:10].sum() + known[10] / 2))
+        assert sum(json.loads(file.tags()["hectares"]).values()) == pytest.approx(hectares.sum(), abs=0.05)
+
+
+def test_change_in_the_pixels_of_the_scenes(changed, tmp_path):
+    folder, _ = changed
+    options = MapOptions(stride=32, full_resolution=True, overwrite=True)
+    paths = [str(folder / f"{name}.tif") for name in ("before", "after")]
+    targets = change.map_change(colour_classifier(), paths[:1], paths[1:], options, tmp_path / "c")
+    with rasterio.open(targets["_change.tif"]) as file:
+        assert file.res == (10, 10) and file.shape == (384, 336)
+        tag = json.loads(file.tags()["hectares"])
+    with (tmp_path / "c_after_areas.csv").open() as file:
+        assert sum(float(row["hectares"]) for row in csv.DictReader(file)) == pytest.approx(sum(tag.values()), abs=0.05)
+
+
+def test_many_kinds_of_change(tmp_path):
+    """Kinds that do not fit into 8 bits are put together; classes whose names make equal kinds are told apart."""
+    names = ("a", "a to b", "b to c", "c", *(f"n{index}" for index in range(14)))
+    before, after = np.meshgrid(np.arange(18, dtype="uint8"), np.arange(18, dtype="uint8"), indexing="ij")
+    hectares = 2.0 - np.arange(324).reshape(18, 18) / 1000
+    grid = Grid(rasterio.crs.CRS.from_epsg(32633), from_origin(5e5, 5e6, 100, 100), 18, 18)
+    ends = ("_change.tif", "_change.tif.aux.xml", "_change.qml", "_change.sld", "_change.csv", "_change.png")
+    change.write_change(names, before, after, hectares, grid, {end: tmp_path / f"x{end}" for end in ends})
+    with rasterio.open(tmp_path / "x_change.tif") as file:
+        legend, values = json.loads(file.tags()["classes"]), file.read(1)
+        tag = json.loads(file.tags()["hectares"])
+    assert len(legend) == 254 and legend["253"] == "other changes" and (values == 253).sum() == 324 - 253
+    assert sum(tag.values()) == pytest.approx(hectares.sum(), abs=0.1)
+    assert "a to b to c" in legend.values() and len(set(legend.values())) == 254
 
 
 def test_a_sample_of_changes_can_be_drawn(changed):
@@ -80,10 +112,24 @@ def test_all_files_are_written(changed):
     folder, targets = changed
     assert all(path.is_file() for path in targets.values())
     assert len(list((folder / "maps").iterdir())) == len(targets) + 2 * 6
+    paths = [str(folder / f"{name}.tif") for name in ("before", "after")]
     with pytest.raises(InputError, match=r"c_change\.tif exists"):
-        change.map_change(
-            colour_classifier(), [str(folder / "before.tif")], [str(folder / "after.tif")], OPTIONS, folder / "maps/c"
-        )
+        change.map_change(colour_classifier(), paths[:1], paths[1:], OPTIONS, folder / "maps/c")
+
+
+def test_existing_files_are_found_before_anything_is_classified(changed, tmp_path):
+    folder, _ = changed
+    paths = [str(folder / f"{name}.tif") for name in ("before", "after")]
+    (tmp_path / "z_after_areas.csv").touch()
+    with pytest.raises(InputError, match=r"z_after_areas\.csv exists"):
+        change.map_change(colour_classifier(), paths[:1], paths[1:], OPTIONS, tmp_path / "z")
+    (tmp_path / "y_change.png").mkdir()
+    with pytest.raises(InputError, match=r"y_change\.png exists"):
+        options = MapOptions(stride=32, overwrite=True)
+        change.map_change(colour_classifier(), paths[:1], paths[1:], options, tmp_path / "y")
+    with pytest.raises(InputError, match="give what the names of files begin with"):
+        change.map_change(colour_classifier(), paths[:1], paths[1:], OPTIONS, ".")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["y_change.png", "z_after_areas.csv"]
 
 
 @pytest.mark.parametrize(

@@ -135,8 +135,54 @@ def test_too_few_places_for_three_splits():
     with pytest.raises(InputError, match=r"c has no patch: 0 shapes .*, 2 are too small or mixed"):
         labelled.split_by_place(patches, block_km=0)
     patches = dataclasses.replace(patches, classes=("a", "b"))
-    with pytest.raises(InputError, match=r"b lies in 1 place of 0 km; .* draw more polygons"):
+    with pytest.raises(InputError, match=r"a lies in 2 places; .* draw more polygons elsewhere$"):
         labelled.split_by_place(patches, block_km=0)
+    with pytest.raises(InputError, match="or give a smaller --block_km"):
+        labelled.split_by_place(patches, block_km=1)
+
+
+def test_places_are_divided_in_whatever_order_works():
+    """Three places hold two of the classes each: only some orders leave each split every class."""
+    patches = draw_patches(9)
+    pairs = [(0, 2), (1, 2), (0, 1), (0, 1), (0, 2), (1, 2)]
+    patches = dataclasses.replace(
+        patches,
+        labels=[label for pair in pairs for label in pair],
+        shapes=[place for place in range(6) for _ in range(2)],
+        centres=[(15 + place, 45.0) for place in range(6) for _ in range(2)],
+        outlines=[
+            np.array([(0, 0), (1, 0), (1, 1), (0, 1)]) * 0.01 + (15 + place, 45) for place in range(6) for _ in range(2)
+        ],
+    )
+    splits = np.array(labelled.split_by_place(patches, block_km=0))
+    for label in range(3):
+        assert set(splits[np.array(patches.labels) == label]) == {"train", "validation", "test"}
+
+
+def test_shapes_without_a_class_and_of_several_parts(scene_path, tmp_path):
+    """A shape without a class lies between others; two squares far apart are one multipolygon."""
+    parts = shapely.MultiPolygon([box(0, 0, 70, 70), box(200, 400, 70, 70)])
+    labels = labelled.read_labels(
+        write_labels(
+            tmp_path / "x.gpkg", [box(500, 0, 70, 70), box(500, 200, 70, 70), parts], ["dark", None, "bright"]
+        ),
+        "cover",
+    )
+    patches = labelled.cut_patches(labels, [open_scene(scene_path)])
+    assert patches.labels == [1, 0, 0] and len(set(patches.shapes)) == 3
+    assert patches.images[0].mean() < 90 < patches.images[1].mean()
+
+
+def test_polygons_over_the_edge_and_out_of_the_projection(scene_path, tmp_path):
+    shapes = [box(-40, 0, 110, 70), shapely.Point(WEST + 5_000, NORTH - 1_000)]
+    labels = labelled.read_labels(write_labels(tmp_path / "x.gpkg", shapes, ["a", "b"]), "cover")
+    assert labelled.cut_patches(labels, [open_scene(scene_path)]).labels == [0, 1]
+    far = geopandas.GeoDataFrame(
+        {"cover": ["a", "b"]}, geometry=[shapely.Point(-75, -37), shapely.Point(15, 45)], crs=4326
+    )
+    far.to_file(tmp_path / "far.gpkg")
+    labels = labelled.read_labels(tmp_path / "far.gpkg", "cover")
+    assert labelled.cut_patches(labels, [open_scene(scene_path)]).losses.outside == [1, 1]
 
 
 def test_from_polygons_to_a_dataset(program, scene_path, tmp_path):

@@ -117,16 +117,20 @@ def read_labels(path: str | pathlib.Path, attribute: str, layer: str | None = No
     for name in classes:
         if any(sign in name for sign in "/\\\n") or name in (".", "..") or name[0] == ".":
             raise InputError(f"{path}: the class {name!r} cannot be the name of a folder; rename it")
-    kept = geopandas.GeoDataFrame({"class": texts, "row": range(1, len(frame) + 1)}, geometry=frame.geometry.to_numpy())
-    kept = kept.set_crs(frame.crs)[is_labelled].explode(ignore_index=True)  # parts of a shape may lie far apart
-    for row, reason in zip(kept["row"], shapely.is_valid_reason(kept.geometry.to_numpy())):
+    labelled_frame = geopandas.GeoDataFrame(
+        {"class": texts, "row": range(1, len(frame) + 1)}, geometry=frame.geometry.to_numpy()
+    )
+    labelled_frame = labelled_frame.set_crs(frame.crs)[is_labelled].explode(
+        ignore_index=True
+    )  # parts of a shape may lie far apart
+    for row, reason in zip(labelled_frame["row"], shapely.is_valid_reason(labelled_frame.geometry.to_numpy())):
         if reason != "Valid Geometry":
             raise InputError(f"{path}: shape {row} is not valid ({reason}); mend it, as QGIS does with Fix geometries")
-    if kinds := set(kept.geom_type) - {"Polygon", "Point"}:
+    if kinds := set(labelled_frame.geom_type) - {"Polygon", "Point"}:
         raise InputError(f"{path}: holds {', '.join(sorted(kinds))}; give polygons or points")
-    kept["label"] = [classes.index(text) for text in kept["class"]]
-    _check_overlaps(path, kept)
-    return Labels(kept, classes)
+    labelled_frame["label"] = [classes.index(text) for text in labelled_frame["class"]]
+    _check_overlaps(path, labelled_frame)
+    return Labels(labelled_frame, classes)
 
 
 def _check_overlaps(path: str | pathlib.Path, frame: "geopandas.GeoDataFrame") -> None:

@@ -874,5 +874,11 @@ def write_tensors(
         further_entries: Other entries of the header.
     """
     header = {HEADER_KEY: json.dumps(metadata), **(further_entries or {})}
-    content = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    path.write_bytes(safetensors.numpy.save(content, header))
+    content = safetensors.numpy.save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, header)
+    # safetensors writes the entries of the header in any order; equal classifiers get equal files.
+    start = 8 + int.from_bytes(content[:8], "little")
+    ordered = json.loads(content[8:start])
+    ordered["__metadata__"] = dict(sorted(ordered["__metadata__"].items()))
+    text = json.dumps(ordered, separators=(",", ":"), ensure_ascii=False).encode()
+    text = text.ljust(-(-len(text) // 8) * 8)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[start:])

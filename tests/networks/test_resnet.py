@@ -75,7 +75,7 @@ def test_a_network_of_open_size_takes_any_size():
         ({"output_stride": 4}, "output stride 4"),
         ({"pooling": "sum"}, "pooling 'sum'"),
         ({"weights": "no/such.weights.h5"}, "no such file"),
-        ({"weights": __file__}, "expected a .keras, .weights.h5 or .safetensors"),
+        ({"weights": __file__}, "expected a .keras, .weights.h5, .safetensors or .pth"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):

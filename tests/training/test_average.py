@@ -36,7 +36,7 @@ def run(monkeypatch):
 
 
 def test_weights_of_the_last_part_are_averaged(run):
-    average = WeightAverage(run, run.dataset.splits["train"], total_steps=8)
+    average = WeightAverage(run, run.dataset.splits["train"])
     expected = []
     for step in range(1, 9):
         for weight in run.model.trainable_weights:
@@ -56,7 +56,7 @@ def test_weights_of_the_last_part_are_averaged(run):
 
 def test_statistics_are_the_mean_of_training_batches(run):
     """The first normalisation is tested, whose inputs depend on one convolution alone."""
-    average = WeightAverage(run, run.dataset.splits["train"], total_steps=8)
+    average = WeightAverage(run, run.dataset.splits["train"])
     average.update_if_due(6)
     averaged = average.compute_model()
     network = averaged.layers[-1]

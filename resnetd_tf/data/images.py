@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import logging
 import pathlib
 import threading
 import warnings
@@ -49,8 +48,6 @@ TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 JPEG2000_SIGNATURES = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
 # First colours of TIFFs that are pictures, which Pillow converts to RGB.
 PICTURE_COLOUR_NAMES = {"red", "palette", "cyan", "Y"}
-
-logging.getLogger("rasterio").setLevel(logging.CRITICAL)  # an InputError reports what cannot be read
 
 
 @dataclass(frozen=True)

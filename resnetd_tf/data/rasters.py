@@ -6,6 +6,7 @@ Patches and scenes are read alike, from any file that GDAL opens: a file of seve
 import contextlib
 import functools
 import json
+import logging
 import math
 import pathlib
 import re
@@ -40,6 +41,8 @@ AS_EUROSAT = "eurosat"  # the rendering whose grey levels are taken as they are
 TRUE_COLOUR = "true colour of 8 bits"  # start of the description of a picture that becomes digital numbers
 AS_THEY_ARE = "picture of 8 bits: colours as they are"  # start of the description of such a picture
 MAX_REFLECTANCE_SCALE = 0.5  # a smaller declared scale gives reflectances, a larger one digital numbers
+
+logging.getLogger("rasterio").setLevel(logging.CRITICAL)  # an InputError reports what cannot be read
 
 
 @dataclass(frozen=True)

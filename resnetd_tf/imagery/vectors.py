@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 CSV_SUFFIXES = (".csv", ".txt", ".tsv")
 
+logging.getLogger("pyogrio").setLevel(logging.WARNING)
+
 
 def read_shapes(path: str | pathlib.Path, attribute: str, layer: str | None = None) -> "geopandas.GeoDataFrame":
     """Reads shapes with the attribute that names their classes.
@@ -30,7 +32,6 @@ def read_shapes(path: str | pathlib.Path, attribute: str, layer: str | None = No
     """
     import geopandas
 
-    logging.getLogger("pyogrio").setLevel(logging.WARNING)
     if not pathlib.Path(path).exists():
         raise InputError(f"{path}: no such file")
     if pathlib.Path(path).suffix.lower() in CSV_SUFFIXES:
@@ -96,7 +97,6 @@ def write_geopackage(frame: "geopandas.GeoDataFrame", path: pathlib.Path, layer:
     Raises:
         OSError: The file cannot be written.
     """
-    logging.getLogger("pyogrio").setLevel(logging.WARNING)
     try:
         frame.to_file(path, driver="GPKG", layer=layer)
     except Exception as error:  # pyogrio's errors of a full disk have no common class

@@ -86,6 +86,13 @@ def test_a_bad_flag_ends_the_process_with_one_line(program_process, name):
     assert result.stderr.startswith(f"{name}.py: ") and result.stderr.count("\n") == 1
 
 
+def test_a_file_that_is_no_raster_ends_the_process_with_one_line(program_process, tmp_path):
+    (tmp_path / "map.tif").write_text("no map")
+    result = program_process("assess.py", str(tmp_path / "map.tif"), "--design")
+    assert result.returncode == 2
+    assert result.stderr.startswith("assess.py: ") and result.stderr.count("\n") == 1
+
+
 @contextlib.contextmanager
 def limit_file_size(bytes: int):
     """Lets this process write no file larger than that."""

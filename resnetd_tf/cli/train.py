@@ -5,17 +5,30 @@ Examples:
     python train.py --variant=d --image_size=64 --weights=none
     python train.py --variant=d --weights=imagenet --freeze=backbone
     python train.py --dataset=folder:my_patches --epochs=20 --output_dir=saved_models/mine
+    python train.py --weights=eurosat --image_size=64 --dataset=labels:fields.gpkg --scenes=SCENE.SAFE --label=crop
     python train.py --variant=d --resume
 """
 
+import dataclasses
+import typing
+
 from absl import flags
 
-from resnetd_tf.cli import program
+from resnetd_tf.cli import patches, program
+
+LABELS_PREFIX = "labels:"
 
 
 def train(arguments: list[str]) -> None:
     settings = program.settings_from_flags()
     program.import_tensorflow()
+    if settings.dataset.startswith(LABELS_PREFIX):
+        folder = patches.training_folder(settings.dataset.removeprefix(LABELS_PREFIX), settings.base, settings.seed)
+        # The patches are rendered; their files need no flags.
+        unset: dict[str, typing.Any] = dict.fromkeys(patches.RASTER_FLAGS)
+        settings = dataclasses.replace(settings, dataset=f"folder:{folder}", **unset)
+    else:
+        program.refuse_flags("without --dataset=labels:FILE", *patches.LABEL_FLAGS)
     import tensorboard  # noqa: F401 - tf.summary would miss it only after the first epoch
 
     from resnetd_tf.training import run
@@ -25,6 +38,7 @@ def train(arguments: list[str]) -> None:
 
 def main() -> None:
     program.define_settings_flags()
+    patches.define_label_flags()
     flags.DEFINE_bool(
         "resume", False, "Resume the newest unfinished run with this base path; if there is none, start one."
     )

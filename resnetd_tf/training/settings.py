@@ -64,7 +64,8 @@ class Settings:
     depth: int = define_setting(50, "Number of layers of the network", choices=DEPTHS)
     dataset: str = define_setting(
         "eurosat/rgb",
-        "Dataset: eurosat/rgb, eurosat/all (13 bands), synthetic, folder:PATH or the name of a TFDS dataset.",
+        "Dataset: eurosat/rgb, eurosat/all (13 bands), synthetic, folder:PATH (one folder of images per class), "
+        "labels:FILE (polygons or points, with --scenes and --label) or the name of a TFDS dataset.",
     )
     data_dir: str | None = define_setting(
         None, "Folder of the TFDS datasets; default $TFDS_DATA_DIR, else ~/tensorflow_datasets."

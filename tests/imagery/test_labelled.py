@@ -1,6 +1,7 @@
 """Patches of one's own classes, cut where polygons or points say what is there."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -201,6 +202,47 @@ def test_from_polygons_to_a_dataset(program, scene_path, tmp_path):
     assert len(outlines) == 16 and set(outlines["split"]) == {"train", "validation", "test"}
     with Image.open(tmp_path / "mine" / outlines["name"][0]) as picture:
         assert picture.size == (64, 64)
+
+
+def test_training_on_polygons(program, scene_path, tmp_path):
+    """train.py cuts the patches beside its model, once for the same polygons and scenes."""
+    shapes = [box(column, row, 64, 64) for column in (0, 128, 360, 480) for row in (0, 128, 256, 384)]
+    labels = write_labels(tmp_path / "x.gpkg", shapes, ["bright"] * 8 + ["dark"] * 8)
+    network = ("--depth=10", "--image_size=32", "--weights=none", "--epochs=1", "--batch_size=4")
+    arguments = (f"--dataset=labels:{labels}", f"--scenes={scene_path}", "--label=cover", "--block_km=0")
+    for is_first in (True, False):
+        result = program("train.py", *network, *arguments, f"--output_dir={tmp_path / 'model'}")
+        assert result.returncode == 0, result.stderr
+        assert ("cut by an earlier run" in result.stdout) != is_first
+    (folder,) = tmp_path.glob("model-patches-*")
+    metadata = json.loads((tmp_path / "model/run-2/metadata.json").read_text())
+    assert metadata["dataset"] == f"folder:{folder}" and metadata["classes"] == ["bright", "dark"]
+
+
+def test_labels_flags_need_polygons(bad_input):
+    assert "--purity has no effect without --dataset=labels:FILE" in bad_input("train.py", "--purity=0.5")
+    assert "give --scenes" in bad_input("train.py", "--dataset=labels:x.gpkg", "--label=cover")
+
+
+def test_neighbours_promise_too_much():
+    """Each place has features of its own, which tell nothing of its class."""
+    generator = np.random.default_rng(0)
+    places, labels = np.repeat(np.arange(40), 5), np.repeat(np.arange(40) % 2, 5)
+    features = generator.normal(size=(40, 64))[places] + 0.1 * generator.normal(size=(200, 64))
+    corners = np.array([(0, 0), (1, 0), (1, 1), (0, 1)]) * 1e-4
+    outlines = [corners + np.array((place / 10, index * 1e-3)) for index, place in enumerate(places)]
+    patches = labelled.LabelledPatches(
+        ("a", "b"),
+        labelled.Losses([0, 0], [0, 0], [0, 0]),
+        labels=labels.tolist(),
+        shapes=places.tolist(),
+        centres=[tuple(outline.mean(0)) for outline in outlines],
+        outlines=outlines,
+    )
+    by_place, at_random = labelled.compare_with_random_splits(patches, features, 0)
+    assert by_place < 0.65 and at_random > 0.95
+    patches.shapes = list(range(200))
+    assert labelled.compare_with_random_splits(patches, features, 0) is None
 
 
 def test_bad_labels(bad_input, scene_path, tmp_path):

@@ -1,13 +1,14 @@
 """Maps the land cover of scenes with a trained classifier.
 
-A scene is a Sentinel-2 product (a .SAFE folder or its .zip), a GeoTIFF, one file for each band, or a true-colour
-picture. The map is written as a GeoTIFF, a picture and a table of areas.
+A scene is a Sentinel-2 product (a .SAFE folder or its .zip), a GeoTIFF, one file for each band, a true-colour picture,
+or a STAC item. The map is written as a GeoTIFF, a picture and a table of areas.
 
 Examples:
     python map.py samples/scene.tif --output=maps/wachapreague
     python map.py S2B_MSIL1C_20240601.SAFE --output=maps/june
     python map.py --model=saved_models/mine S2B_MSIL1C_20240601.zip --area=14.1,44.5,14.6,44.8
     python map.py T33UUP_B02.jp2 T33UUP_B03.jp2 T33UUP_B04.jp2 --stride=16 --probabilities
+    python map.py stac:sentinel-2-l2a --area=14.1,44.5,14.2,44.6 --date=2024-06-01/2024-06-30 --output=maps/june
     python map.py --before=june.SAFE --after=september.SAFE --output=maps/summer
     python map.py --server=grpc://localhost:8500 --model_name=resnet50d products --output=maps/
 """
@@ -32,6 +33,7 @@ def map_scenes(paths: list[str]) -> None:
         raise InputError("no scene given; name products, raster files, pictures or folders of them")
     classifier = program.open_model_or_server(sys.stdout)
     from resnetd_tf.imagery import landcover
+    from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
 
     options = landcover.MapOptions.for_classifier(
         classifier,
@@ -50,15 +52,23 @@ def map_scenes(paths: list[str]) -> None:
         missing=FLAGS.missing,
         raster_options=dataclasses.replace(program.raster_options_from_flags(), level=FLAGS.level),
     )
+
+    def fetch(scenes: list[str]) -> list[str]:
+        output = FLAGS.output or ""
+        prefix = output if output.endswith("/") or not output else f"{output}_"
+        bands = BANDS if classifier.bands == len(BANDS) else RGB_BANDS
+        return program.fetch_remote_scenes(scenes, prefix, bands, FLAGS.area, overwrite=FLAGS.overwrite)
+
     if FLAGS.before:
         program.refuse_flags("beside --before", "explain")
         from resnetd_tf.imagery import change
 
-        change.map_change(classifier, FLAGS.before, FLAGS.after, options, FLAGS.output, FLAGS.trust)
+        before, after = fetch(FLAGS.before), fetch(FLAGS.after)
+        change.map_change(classifier, before, after, options, FLAGS.output, FLAGS.trust)
         return
     landcover.map_scenes(
         classifier,
-        paths,
+        fetch(paths),
         options,
         output=FLAGS.output,
         explain=FLAGS.explain,
@@ -69,6 +79,7 @@ def map_scenes(paths: list[str]) -> None:
 
 def define_flags() -> None:
     program.define_imagery_flags()
+    program.define_stac_flags()
     flags.DEFINE_integer(
         "window",
         None,

@@ -7,24 +7,15 @@ Examples:
     python train.py --weights=eurosat --image_size=64 --dataset=folder:my_patches
 """
 
-import dataclasses
-import hashlib
 import pathlib
 import shlex
-from typing import TYPE_CHECKING
 
-import numpy as np
 from absl import flags
 
-from resnetd_tf.cli import program
+from resnetd_tf.cli import labels, program
 from resnetd_tf.errors import InputError
 
-if TYPE_CHECKING:
-    from resnetd_tf.imagery.labelled import LabelledPatches
-
 FLAGS = flags.FLAGS
-LABEL_FLAGS = ("scenes", "label", "layer", "patch_size", "purity", "block_km", "all_bands", "clouds", "level")
-RASTER_FLAGS = ("bands", "offset", "scale", "rendering")
 
 
 def cut(arguments: list[str]) -> None:
@@ -34,112 +25,17 @@ def cut(arguments: list[str]) -> None:
         raise InputError("give --output; see --help")
     program.import_tensorflow()
     folder = pathlib.Path(FLAGS.output)
-    cut_folder(arguments[0], folder, FLAGS.seed)
+    labels.cut_folder(arguments[0], folder, FLAGS.seed)
     weights = "none" if FLAGS.all_bands else "eurosat"
     command = ["python", "train.py", f"--weights={weights}", f"--image_size={FLAGS.patch_size}"]
     print(f"Train:   {shlex.join([*command, f'--dataset=folder:{folder}'])}")
 
 
-def cut_folder(path: str, folder: pathlib.Path, seed: int) -> None:
-    """Cuts patches as the flags say, writes them as a folder, and prints how many each class has.
-
-    Args:
-        path: File of the polygons or points.
-        folder: The folder to write.
-        seed: Seed of the random numbers that divide the places.
-
-    Raises:
-        InputError: The folder exists, a flag is missing, or the labels or the scenes cannot be used.
-    """
-    for name in ("scenes", "label"):
-        if not FLAGS[name].value:
-            raise InputError(f"give --{name}; see --help")
-    from resnetd_tf import rundir
-    from resnetd_tf.imagery import labelled, products
-    from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
-
-    rundir.require_absent(folder)
-    labels = labelled.read_labels(path, FLAGS.label, FLAGS.layer)
-    raster_options = dataclasses.replace(program.raster_options_from_flags(), level=FLAGS.level)
-    bands = BANDS if FLAGS.all_bands else RGB_BANDS
-    scenes = []
-    for source in products.find_sources(FLAGS.scenes):
-        keep_levels = FLAGS.rendering is None
-        scene = products.open_source(source, bands, raster_options, FLAGS.clouds == "keep", keep_levels=keep_levels)
-        print(f"{scene.name}: {scene.description}", flush=True)
-        scenes.append(scene)
-    patches = labelled.cut_patches(labels, scenes, FLAGS.patch_size, FLAGS.purity)
-    splits = labelled.split_by_place(patches, FLAGS.block_km, seed)
-    labelled.write_patches(patches, splits, folder)
-    print(labelled.format_counts(patches, splits))
-    if not FLAGS.all_bands:
-        _print_comparison(patches)
-    print(f"Written: {folder}, {len(splits)} patches; their outlines: {folder / 'patches.gpkg'}")
-
-
-def _print_comparison(patches: "LabelledPatches") -> None:
-    """Prints what random splits would promise."""
-    from resnetd_tf import saved
-    from resnetd_tf.imagery import labelled
-    from resnetd_tf.networks.classifier import make_inference_function
-
-    network = saved.eurosat().network
-    assert network is not None
-    infer, images = make_inference_function(network), np.stack(patches.images)
-    features = np.concatenate([infer(images[start : start + 128])[1] for start in range(0, len(images), 128)])
-    if accuracies := labelled.compare_with_random_splits(patches, features, FLAGS.block_km):
-        by_place, at_random = (f"{100 * accuracy:.1f} %" for accuracy in accuracies)
-        print(
-            f"Splits by place: a linear classifier of the packaged network's features is right for {by_place} of "
-            f"patches in other places, and with random splits for {at_random}"
-        )
-
-
-def training_folder(path: str, base: str, seed: int) -> pathlib.Path:
-    """Returns the folder of patches for a training, and cuts them unless an earlier run has cut the same ones.
-
-    Args:
-        path: File of the polygons or points.
-        base: Base path of the model. The folder lies beside it.
-        seed: Seed of the random numbers that divide the places.
-
-    Raises:
-        InputError: As `cut_folder`.
-    """
-    labels = pathlib.Path(path)
-    content = labels.read_bytes() if labels.is_file() else path.encode()
-    values = {name: FLAGS[name].value for name in (*LABEL_FLAGS, *RASTER_FLAGS)}
-    digest = hashlib.sha256(content + repr((values, seed)).encode()).hexdigest()
-    folder = pathlib.Path(f"{base}-patches-{digest[:8]}")
-    if folder.is_dir():
-        print(f"Patches: {folder}, cut by an earlier run from the same polygons and scenes")
-    else:
-        cut_folder(path, folder, seed)
-    return folder
-
-
-def define_label_flags() -> None:
-    """Defines the flags that say which patches are cut from which scenes."""
-    flags.DEFINE_list("scenes", None, "Scenes, as map.py takes them, separated by commas.")
-    flags.DEFINE_string("label", None, "Attribute of the polygons or points with their classes.")
-    flags.DEFINE_string("layer", None, "Layer of the polygons or points, if their file has several.")
-    flags.DEFINE_integer("patch_size", 64, "Side of a patch in pixels of 10 m.", lower_bound=8, upper_bound=1024)
-    flags.DEFINE_float(
-        "purity", 0.8, "Least share of a patch that lies in polygons of its class.", lower_bound=0, upper_bound=1
-    )
-    flags.DEFINE_float(
-        "block_km", 1.0, "Side in kilometres of the blocks whose patches stay in one split.", lower_bound=0
-    )
-    flags.DEFINE_bool("all_bands", False, "Use all 13 bands instead of the colours.")
-    flags.DEFINE_enum("clouds", "mask", ["mask", "keep"], "Leave out clouds where a product has a mask of them.")
-    flags.DEFINE_enum("level", None, ["L1C", "L2A"], "Level of the bands; default what the product or its name says.")
-
-
 def define_flags() -> None:
-    define_label_flags()
+    labels.define_label_flags()
     flags.DEFINE_string("output", None, "Folder to write; it must not exist.")
     flags.DEFINE_integer("seed", 0, "Seed of the random numbers that divide the places.", lower_bound=0)
-    program.define_settings_flags(*RASTER_FLAGS)
+    program.define_settings_flags(*labels.RASTER_FLAGS)
 
 
 def main() -> None:

@@ -38,6 +38,9 @@ EXTRAS = {
     "onnxruntime": "onnx",
     "openvino": "openvino",
     "pandas": "geo",
+    "planetary_computer": "stac",
+    "pystac": "stac",
+    "pystac_client": "stac",
     "requests": "train",
     "scipy": "train",
     "shapely": "geo",
@@ -46,6 +49,8 @@ EXTRAS = {
     "tensorflow_serving": "serving",
     "tf2onnx": "onnx",
 }
+
+STAC_FLAGS = ("date", "max_cloud", "stac_api")
 
 FLAG_DEFINERS: dict[type, Callable] = {
     str: flags.DEFINE_string,
@@ -319,6 +324,55 @@ def raster_options_from_flags() -> "RasterOptions":
     values = flags.FLAGS
     bands = tuple(values.bands.split(",")) if values.bands else None
     return RasterOptions(bands, values.scale, values.offset, rendering=values.rendering)
+
+
+def define_stac_flags() -> None:
+    """Defines the flags of a search for scenes."""
+    flags.DEFINE_string(
+        "date", None, "Of a search stac:COLLECTION: a day, or two with a slash between, 2024-06-01/2024-08-31."
+    )
+    flags.DEFINE_float(
+        "max_cloud", 20, "Of a search: greatest share of clouds of an item in per cent.", lower_bound=0, upper_bound=100
+    )
+    flags.DEFINE_string("stac_api", None, "Of a search: address of the STAC API; default Earth Search.")
+
+
+def fetch_remote_scenes(
+    paths: list[str], prefix: str, required_bands: typing.Sequence[str], area: str | None, *, overwrite: bool = False
+) -> list[str]:
+    """Fetches the scenes that are STAC items or searches, and returns the paths of all scenes on this machine.
+
+    Args:
+        paths: Scenes: paths, addresses of items, or searches "stac:COLLECTION".
+        prefix: Start of the paths of the fetched files.
+        required_bands: The bands that a classifier takes.
+        area: The area to read, as `stac.fetch_scene` takes it.
+        overwrite: Whether files of the same name are replaced.
+
+    Raises:
+        InputError: A scene cannot be fetched, or flags of a search are given without one.
+    """
+    from resnetd_tf.imagery import stac
+
+    values = flags.FLAGS
+    if not any(path.startswith(stac.SEARCH_PREFIX) for path in paths):
+        refuse_flags(f"without a search {stac.SEARCH_PREFIX}COLLECTION", *STAC_FLAGS)
+
+    def fetch(path: str) -> str:
+        fetched_path = stac.fetch_scene(
+            path,
+            prefix,
+            required_bands=required_bands,
+            area=area,
+            date=values.date,
+            max_cloud=values.max_cloud,
+            api=values.stac_api or stac.EARTH_SEARCH,
+            keep_clouds=values.clouds == "keep",
+            overwrite=overwrite,
+        )
+        return str(fetched_path)
+
+    return [fetch(path) if stac.is_remote(path) else path for path in paths]
 
 
 def refuse_flags(circumstance: str, *names: str) -> None:

@@ -14,7 +14,7 @@ import typing
 
 from absl import flags
 
-from resnetd_tf.cli import patches, program
+from resnetd_tf.cli import labels, program
 
 LABELS_PREFIX = "labels:"
 
@@ -23,12 +23,12 @@ def train(arguments: list[str]) -> None:
     settings = program.settings_from_flags()
     program.import_tensorflow()
     if settings.dataset.startswith(LABELS_PREFIX):
-        folder = patches.training_folder(settings.dataset.removeprefix(LABELS_PREFIX), settings.base, settings.seed)
+        folder = labels.training_folder(settings.dataset.removeprefix(LABELS_PREFIX), settings.base, settings.seed)
         # The patches are rendered; their files need no flags.
-        unset: dict[str, typing.Any] = dict.fromkeys(patches.RASTER_FLAGS)
+        unset: dict[str, typing.Any] = dict.fromkeys(labels.RASTER_FLAGS)
         settings = dataclasses.replace(settings, dataset=f"folder:{folder}", **unset)
     else:
-        program.refuse_flags("without --dataset=labels:FILE", *patches.LABEL_FLAGS)
+        program.refuse_flags("without --dataset=labels:FILE", *labels.LABEL_FLAGS)
     import tensorboard  # noqa: F401 - tf.summary would miss it only after the first epoch
 
     from resnetd_tf.training import run
@@ -38,7 +38,7 @@ def train(arguments: list[str]) -> None:
 
 def main() -> None:
     program.define_settings_flags()
-    patches.define_label_flags()
+    labels.define_label_flags()
     flags.DEFINE_bool(
         "resume", False, "Resume the newest unfinished run with this base path; if there is none, start one."
     )

@@ -686,7 +686,7 @@ def _read_stac_bands(path: pathlib.Path, count: int) -> list[dict]:
         asset = _read_stac_assets(tuple(items)).get(path.name) if items else None
         if asset:
             with damage_as_input_error(f"{path}: its STAC item cannot be read", "; remove or mend it"):
-                return [_merge_stac_band(asset, position) for position in range(count)]
+                return [merge_stac_band(asset, position) for position in range(count)]
     return [{}] * count
 
 
@@ -706,7 +706,7 @@ def _read_stac_assets(items: tuple[tuple[pathlib.Path, int], ...]) -> dict[str, 
     return assets
 
 
-def _merge_stac_band(asset: dict, position: int) -> dict:
+def merge_stac_band(asset: dict, position: int) -> dict:
     """Merges all that an asset says of the band at a position, from 0; without the prefixes of STAC's extensions."""
     merged = {key: asset[f"raster:{key}"] for key in ("scale", "offset") if f"raster:{key}" in asset}
     for key in ("eo:bands", "raster:bands", "bands"):

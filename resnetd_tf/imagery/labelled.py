@@ -50,6 +50,12 @@ class Labels:
     frame: "geopandas.GeoDataFrame"
     classes: tuple[str, ...]
 
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """West, south, east and north of all shapes in degrees."""
+        west, south, east, north = self.frame.to_crs(WGS84.to_wkt()).total_bounds.tolist()
+        return west, south, east, north
+
 
 @dataclass
 class Losses:

@@ -81,7 +81,7 @@ def find_sources(paths: Sequence[str | pathlib.Path]) -> list[Source]:
     for text in paths:
         path = pathlib.Path(text)
         if not path.exists():
-            advice = "addresses are not read; download the file" if "://" in str(text) else "give another"
+            advice = "of addresses only STAC items are read" if "://" in str(text) else "give another"
             raise InputError(f"{text}: no such file or folder; {advice}")
         if path.is_dir():
             sources += _find_in_folder(path)

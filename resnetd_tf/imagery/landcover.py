@@ -20,6 +20,7 @@ import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import filelock
 import matplotlib
@@ -49,7 +50,10 @@ from resnetd_tf.imagery.vectors import write_geopackage
 from resnetd_tf.imagery.water import WATER_CLASSES, water_class_mask
 from resnetd_tf.process import silence_stderr
 from resnetd_tf.saved import SavedClassifier, WindowClassifier, open_window_classifier
-from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
+from resnetd_tf.sentinel2 import BANDS, RGB_BANDS, parse_band_name
+
+if TYPE_CHECKING:
+    import xarray
 
 NODATA = 255  # the class of cells without a class, in maps of 8 bits
 CLASS_COLOURS = {
@@ -362,16 +366,47 @@ class LandCover:
         probabilities: (rows, columns, classes) float32, from 0 to 1.
         dissimilarity: (rows, columns) float32, how unlike the training images each cell is, above 1 for unlike; NaN
             where it is not known.
+        class_names: Names of the classes in the order of their indices.
+        grid: The cells of the map.
     """
 
     classes: np.ndarray
     probabilities: np.ndarray
     dissimilarity: np.ndarray
+    class_names: tuple[str, ...]
+    grid: Grid
+
+    def to_xarray(self) -> "xarray.Dataset":
+        """Returns the arrays with the coordinates of their cells, as rioxarray keeps them.
+
+        The flags of "classes" have the names of the classes, as the CF conventions define them.
+        """
+        import rioxarray  # noqa: F401 - adds `rio` to datasets
+        import xarray
+
+        columns, rows = np.arange(self.grid.width) + 0.5, np.arange(self.grid.height) + 0.5
+        x, _ = self.grid.transform * (columns, np.full(len(columns), 0.5))
+        _, y = self.grid.transform * (np.full(len(rows), 0.5), rows)
+        flags = {
+            "flag_values": np.arange(len(self.class_names), dtype="uint8"),
+            "flag_meanings": " ".join(name.replace(" ", "_") for name in self.class_names),
+            "_FillValue": np.uint8(NODATA),
+        }
+        dataset = xarray.Dataset(
+            {
+                "classes": (("y", "x"), self.classes, flags),
+                "probabilities": (("class", "y", "x"), np.moveaxis(self.probabilities, -1, 0)),
+                "dissimilarity": (("y", "x"), self.dissimilarity),
+            },
+            coords={"class": list(self.class_names), "y": y, "x": x},
+        )
+        dataset = dataset.rio.write_transform(self.grid.transform)
+        return dataset.rio.write_crs(self.grid.crs.to_wkt()) if self.grid.crs else dataset
 
 
 def map_scene(
     classifier: SavedClassifier,
-    scene: Scene | np.ndarray | str | pathlib.Path,
+    scene: "Scene | np.ndarray | xarray.DataArray | str | pathlib.Path",
     *,
     window: int | None = None,
     stride: int | None = None,
@@ -384,7 +419,8 @@ def map_scene(
     Args:
         classifier: A classifier of RGB, or of EuroSAT's 13 bands.
         scene: A scene that `open_scene_for` opened, a path for it, or pixels of 10 m as `patches.select_bands` takes
-            them. Pixels of an array have no data where all bands are 0, or where the mask of a masked array is set.
+            them. Pixels of an array have no data where all bands are 0, or where the mask of a masked array is set. Or
+            a `DataArray` (band, y, x) with rioxarray's coordinates, whose bands have names; it is read as a GeoTIFF is.
         window: Side of the classified windows in pixels; `None` for the side of the training's patches.
         stride: Side of the map's cells in pixels, a divisor of the window's side; `None` for half a window.
         min_probability: Cells whose most probable class is less probable have none; from 0 to 1.
@@ -398,6 +434,16 @@ def map_scene(
     check_class_count(classifier.classes)
     if isinstance(scene, str | pathlib.Path):
         scene = open_scene_for(classifier, [scene])
+    elif not isinstance(scene, Scene | np.ndarray):
+        with _write_data_array(scene) as path:
+            return map_scene(
+                classifier,
+                path,
+                window=window,
+                stride=stride,
+                min_probability=min_probability,
+                applicability=applicability,
+            )
     source = _scene_from_array(classifier, scene, checked) if isinstance(scene, np.ndarray) else scene
     options = MapOptions.for_classifier(classifier, window, stride, min_probability=min_probability)
     shape = sliding_window.map_shape(source, options.stride)
@@ -417,7 +463,29 @@ def map_scene(
     classes = most_probable_classes(probabilities, valid, min_probability)
     if applicability == "mask":
         classes[_find_unlike_cells(source, classifier.classes, probabilities, dissimilarity)] = NODATA
-    return LandCover(classes, probabilities, dissimilarity)
+    georeference = _georeference(source.grid, options.stride)
+    grid = Grid(georeference["crs"], georeference["transform"], shape[1], shape[0])
+    return LandCover(classes, probabilities, dissimilarity, classifier.classes, grid)
+
+
+@contextlib.contextmanager
+def _write_data_array(array: "xarray.DataArray") -> Iterator[pathlib.Path]:
+    """Writes an array (band, y, x) as a GeoTIFF, and gives its path.
+
+    Raises:
+        InputError: The array has no such dimensions.
+    """
+    import rioxarray  # noqa: F401 - adds `rio` to arrays
+
+    if array.ndim != 3 or set(array.dims[1:]) != {"y", "x"}:
+        raise InputError(f"the scene: an array of {' x '.join(map(str, array.dims))}; give band x y x x")
+    names = [str(name) for name in array[array.dims[0]].values.tolist()]
+    if any(map(parse_band_name, names)):
+        array = array.assign_attrs(long_name=tuple(names))
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "scene.tif")
+        array.rio.to_raster(path)
+        yield path
 
 
 class _ArrayScene:

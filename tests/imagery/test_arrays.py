@@ -28,6 +28,32 @@ def test_a_map_of_an_array_is_that_of_its_file(tmp_path):
     assert imagery.map_scene(colour_classifier(), pixels, stride=64).classes.shape == (5, 4)
 
 
+def test_data_arrays(tmp_path):
+    """An array with coordinates is mapped as its GeoTIFF is, and the map has coordinates too."""
+    rioxarray = pytest.importorskip("rioxarray")
+    dn = np.random.default_rng(0).integers(700, 2700, (3, 320, 256), "uint16")
+    dn[1] += 300
+    dn[2] += 600
+    path = tmp_path / "scene.tif"
+    profile = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 500_000, 0, -10, 5_000_000), "nodata": 0}
+    with rasterio.open(path, "w", driver="GTiff", width=256, height=320, count=3, dtype="uint16", **profile) as file:
+        file.write(dn)
+        file.descriptions = RGB_BANDS
+    array = rioxarray.open_rasterio(path).assign_coords(band=list(RGB_BANDS))
+    array.attrs.pop("long_name")
+    from_file = imagery.map_scene(colour_classifier(), path)
+    from_array = imagery.map_scene(colour_classifier(), array)
+    np.testing.assert_array_equal(from_array.classes, from_file.classes)
+    dataset = from_array.to_xarray()
+    assert dataset["classes"].rio.crs.to_epsg() == 32633 and dataset["classes"].shape == (10, 8)
+    assert dataset["classes"].rio.transform() == rasterio.Affine(320, 0, 500_000, 0, -320, 5_000_000)
+    assert float(dataset.x[0]) == 500_160 and float(dataset.y[-1]) == 5_000_000 - 3200 + 160
+    assert dataset["probabilities"].dims == ("class", "y", "x")
+    assert dataset["classes"].attrs["flag_meanings"].split() == list(colour_classifier().classes)
+    with pytest.raises(InputError, match="an array of y x x; give band x y x x"):
+        imagery.map_scene(colour_classifier(), array[0])
+
+
 def test_an_area_of_a_scene(tmp_path):
     path = write_scene(tmp_path / "scene.tif", draw_fields(640, 640))
     with rasterio.open(path) as file:

@@ -10,6 +10,8 @@ Every file gets a temporary name first. Nothing that exists is overwritten.
 """
 
 import contextlib
+import csv
+import io
 import json
 import math
 import pathlib
@@ -17,7 +19,7 @@ import re
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from resnetd_tf.errors import InputError, first_line
 
@@ -75,6 +77,13 @@ def write_text(path: pathlib.Path, text: str) -> None:
     """Writes a text file; on failure nothing changes on disk."""
     with write_atomically(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_csv(path: pathlib.Path, rows: Iterable[Iterable]) -> None:
+    """Writes a table as CSV; on failure nothing changes on disk."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def write_json(path: pathlib.Path, content: dict) -> None:

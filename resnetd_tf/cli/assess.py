@@ -34,8 +34,8 @@ def assess(arguments: list[str]) -> None:
         program.refuse_flags("beside --design", "label", "layer")
         design_sample(class_map, base)
     else:
-        program.refuse_flags("beside --reference", "scene", "samples", "standard_error", "seed")
-        program.refuse_flags("beside --reference", "bands", "offset", "scale", "rendering")
+        design_flags = ("scene", "samples", "standard_error", "seed", "bands", "offset", "scale", "rendering")
+        program.refuse_flags("beside --reference", *design_flags)
         estimate(class_map, base)
 
 
@@ -66,8 +66,7 @@ def design_sample(class_map, base: pathlib.Path) -> None:
         source = products.find_single_source(FLAGS.scene)
         raster_options = program.raster_options_from_flags()
         scene = products.open_source(source, raster_options=raster_options, keep_clouds=True)
-        if scene.grid.crs is None:
-            raise InputError(f"{scene.name}: has no coordinate reference system, so that no place is found in it")
+        scene.require_crs()
     else:
         program.refuse_flags("without --scene", "bands", "offset", "scale", "rendering")
     sizes = assessment.choose_sample_sizes(class_map, FLAGS.standard_error, FLAGS.samples)

@@ -7,11 +7,9 @@ the map counts by its area.
 
 import collections
 import contextlib
-import csv
 import dataclasses
 import functools
 import hashlib
-import io
 import json
 import math
 import pathlib
@@ -227,7 +225,10 @@ def choose_sample_sizes(
     wanted = class_map.areas / class_map.areas.sum() * total
     excess = np.maximum(wanted - sizes, 0)
     if excess.sum():
-        sizes = np.minimum(sizes + np.floor(rest * excess / excess.sum() + 0.5).astype(int), pixels)
+        shares = rest * excess / excess.sum()
+        added = np.floor(shares).astype(int)
+        added[np.argsort(added - shares, kind="stable")[: rest - int(added.sum())]] += 1  # the largest remainders
+        sizes = np.minimum(sizes + added, pixels)
     return sizes
 
 
@@ -600,8 +601,8 @@ def write_accuracy(
     with contextlib.ExitStack() as stack:  # either all of them appear or none
         temporaries = [stack.enter_context(rundir.write_atomically(path)) for path in paths]
         rundir.write_json(temporaries[0], content)
-        rundir.write_text(temporaries[1], _classes_as_csv(accuracy))
-        rundir.write_text(temporaries[2], _as_csv(rows))
+        rundir.write_csv(temporaries[1], _class_rows(accuracy))
+        rundir.write_csv(temporaries[2], rows)
         draw_accuracy(accuracy, class_map.path.name).savefig(temporaries[3], format="png", dpi=120)
     return [str(path) for path in paths]
 
@@ -611,20 +612,15 @@ def _as_json(accuracy: MapAccuracy) -> dict:
     return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()}
 
 
-def _classes_as_csv(accuracy: MapAccuracy) -> str:
+def _class_rows(accuracy: MapAccuracy) -> list[list]:
+    """Returns the rows of a table of the classes, the first one with its titles."""
     header = ["class", "places", "mapped_ha", "estimated_ha", "estimated_ha_error", "users_accuracy"]
     header += ["users_accuracy_error", "producers_accuracy", "producers_accuracy_error"]
     columns = [accuracy.names, accuracy.counts.sum(1), accuracy.mapped_areas, accuracy.areas, accuracy.area_errors]
     columns += [accuracy.users_accuracies, accuracy.users_errors]
     columns += [accuracy.producers_accuracies, accuracy.producers_errors]
     rows = [["" if value != value else value for value in row] for row in zip(*columns)]
-    return _as_csv([header, *([f"{v:.6g}" if isinstance(v, float) else v for v in row] for row in rows)])
-
-
-def _as_csv(rows: list[list]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
+    return [header, *([f"{v:.6g}" if isinstance(v, float) else v for v in row] for row in rows)]
 
 
 def draw_accuracy(accuracy: MapAccuracy, title: str) -> Figure:

@@ -1,8 +1,6 @@
 """Change of land cover between two scenes of one place: both are mapped on one grid, and the maps are compared."""
 
-import csv
 import dataclasses
-import io
 import json
 import pathlib
 import tempfile
@@ -16,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from rasterio.windows import Window
 
-from resnetd_tf import figures
+from resnetd_tf import figures, rundir
 from resnetd_tf.errors import InputError
 from resnetd_tf.imagery import landcover
 from resnetd_tf.imagery.grid import Grid
@@ -195,7 +193,8 @@ def write_change(
         folder, georeference = pathlib.Path(name), {"crs": grid.crs, "transform": grid.transform}
         tags = {"hectares": json.dumps(dict(zip(legend, legend_areas.round(4).tolist())))}
         landcover.write_classes(folder / tif.name, values, legend, "change of land cover", georeference, tags)
-        (folder / table.name).write_text(_as_csv(names, areas.reshape(count, count)), encoding="utf-8")
+        rows = ([name, *(f"{value:.2f}" for value in row)] for name, row in zip(names, areas.reshape(count, count)))
+        rundir.write_csv(folder / table.name, [["before, in hectares", *names], *rows])
         draw_change(folder / picture.name, values, legend)
         landcover.publish_files(folder, {path.name: path for path in targets.values()}, ())
     changed = areas[kinds[kinds // count != kinds % count]].sum() / max(areas.sum(), 1e-9)
@@ -227,14 +226,6 @@ def _make_legend(names: Sequence[str], kinds: np.ndarray, has_others: bool) -> d
     return legend
 
 
-def _as_csv(names: Sequence[str], hectares: np.ndarray) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["before, in hectares", *names])
-    writer.writerows([name, *(f"{value:.2f}" for value in row)] for name, row in zip(names, hectares))
-    return text.getvalue()
-
-
 def draw_change(path: pathlib.Path, values: np.ndarray, legend: dict[str, tuple[int, int, int]]) -> None:
     """Draws a map of change with the kinds of change that cover most."""
     step = max(1, max(values.shape) // landcover.MAX_PICTURE_SIDE)
@@ -247,8 +238,8 @@ def draw_change(path: pathlib.Path, values: np.ndarray, legend: dict[str, tuple[
     axes.imshow(np.where(shown == NODATA, len(legend), shown), cmap=colours, vmin=-0.5, vmax=len(legend) + 0.5)
     axes.set(xticks=[], yticks=[], title="change of land cover")
     counts = np.bincount(values[values != NODATA], minlength=len(legend))
-    names = list(legend)
-    changes = [index for index in np.argsort(-counts) if not names[index].endswith(" stays")][:MAX_LEGEND]
+    names, all_colours = list(legend), list(legend.values())
+    changes = [index for index in np.argsort(-counts) if all_colours[index] != UNCHANGED_COLOUR][:MAX_LEGEND]
     handles = [Patch(color=colours(index), label=figures.escape_mathtext(names[index])) for index in changes]
     handles.append(Patch(color="#{:02x}{:02x}{:02x}".format(*UNCHANGED_COLOUR), label="stays"))
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize="small")

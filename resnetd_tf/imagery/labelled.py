@@ -182,10 +182,9 @@ def cut_patches(labels: Labels, scenes: Sequence[Scene], size: int = 64, purity:
     patches = LabelledPatches(labels.classes, losses)
     shown, pure = set(), set()
     for scene in scenes:
-        if scene.grid.crs is None:
-            raise InputError(f"{scene.name}: has no coordinate reference system, so that no place is found in it")
+        scene_crs = scene.require_crs()
         with damage_as_input_error(f"{scene.name}: the places of the labels cannot be found in it"):
-            frame = labels.frame.to_crs(scene.grid.crs.to_wkt())
+            frame = labels.frame.to_crs(scene_crs.to_wkt())
         shapes, numbers = frame.geometry.to_numpy(), frame["label"].to_numpy()
         outline = (scene.grid.height, scene.grid.width)
         areas = [(shape, number + 1) for shape, number in zip(shapes, numbers) if shape.geom_type != "Point"]

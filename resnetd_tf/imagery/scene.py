@@ -11,6 +11,7 @@ from math import ceil, floor
 import numpy as np
 import rasterio
 import rasterio.warp
+from rasterio.crs import CRS
 from rasterio.windows import Window
 
 from resnetd_tf.data import rasters
@@ -99,6 +100,12 @@ class Scene:
         rows_below = dataset.height - self.row_offset - self.grid.height
         columns_right = dataset.width - self.column_offset - self.grid.width
         return self.row_offset, rows_below, self.column_offset, columns_right
+
+    def require_crs(self) -> CRS:
+        """Returns the coordinate reference system; raises InputError if the scene has none."""
+        if self.grid.crs is None:
+            raise InputError(f"{self.name}: has no coordinate reference system, so that no place is found in it")
+        return self.grid.crs
 
     def read_water(self, window: Window) -> np.ndarray | None:
         """Returns which pixels of a window of the scene's grid are water; `None` without an index.

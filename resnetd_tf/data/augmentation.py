@@ -146,7 +146,7 @@ def vary_open_water(images: tf.Tensor, is_water: tf.Tensor, seed: tf.Tensor, sha
     """Varies the colour of open water and the waves on it.
 
     Glint of the sun, sediment and bright ground under shallow water brighten it, by up to 1.7 times `WATER_TINTS` at
-    one side. Waves have a standard deviation of up to 5 grey levels; the highest ones may break and are white.
+    one side. Waves have a standard deviation of up to 6 grey levels; the highest ones may break and are white.
     Images that are uneven by more than `MAX_CALM_DEVIATION` show a shore or ships and stay as they are.
 
     Args:
@@ -174,27 +174,32 @@ def vary_open_water(images: tf.Tensor, is_water: tf.Tensor, seed: tf.Tensor, sha
     ramp = 1 + slope * (rows * tf.sin(2 * np.pi * angle) + columns * tf.cos(2 * np.pi * angle))
     waves = _draw_waves(originals, seeds[3])
     white = tf.where(has_waves < 0.3, 12 * breaking, 0.0) * tf.nn.relu(waves - 1.8)
-    waves = tf.where(has_waves < 0.6, 5 * wave_height**1.5, 0.3) * waves
+    waves = tf.where(has_waves < 0.8, 6 * wave_height, 0.3) * waves
     pixels = tf.round(tf.cast(originals, "float32") + tint * ramp + waves + white)
     return tf.tensor_scatter_nd_update(images, indices, tf.saturate_cast(pixels, images.dtype))
 
 
 def _draw_waves(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Draws waves of one length, 2.5 to 16 pixels, and mostly of one direction in each image.
+    """Draws the texture of a water surface, mostly of one direction in each image.
+
+    Some images have waves of one length, 2.5 to 16 pixels. Most have waves of all lengths, as an open ocean: each
+    octave has about as much energy as the next one.
 
     Returns:
         (batch, height, width, 3) float32 of mean 0 and standard deviation 1; its channels differ a little.
     """
     count, (height, width, channels) = tf.shape(images)[0], images.shape[1:]
     seeds = tf.unstack(tf.random.split(seed, 3))
-    length, direction, order = tf.unstack(tf.random.stateless_uniform((3, count, 1, 1, 1), seeds[0]))
+    numbers = tf.random.stateless_uniform((5, count, 1, 1, 1), seeds[0])
+    length, direction, order, slope, has_all_lengths = tf.unstack(numbers)
     rows, columns = np.fft.fftfreq(height)[:, np.newaxis], np.fft.rfftfreq(width)
-    frequency = tf.constant(np.maximum(np.hypot(rows, columns), 1e-3), "float32")
+    frequency = tf.constant(np.maximum(np.hypot(rows, columns), 1 / height), "float32")
     angle = tf.constant(np.arctan2(rows, columns), "float32")
     octaves = tf.math.log(frequency * 2.5 * 6.4**length) / np.log(2)
-    response = tf.exp(-2 * octaves**2) * (0.1 + order * tf.cos(angle - 2 * np.pi * direction) ** 4)
+    response = tf.where(has_all_lengths < 0.65, frequency ** -(1.2 * slope), tf.exp(-2 * octaves**2))
+    response *= 0.1 + order * tf.cos(angle - 2 * np.pi * direction) ** 4
     noise = tf.random.stateless_normal((count, 1, height, width), seeds[1])
-    noise += 0.5 * tf.random.stateless_normal((count, channels, height, width), seeds[2])
+    noise += 0.35 * tf.random.stateless_normal((count, channels, height, width), seeds[2])
     return _filter_noise(noise, response)
 
 

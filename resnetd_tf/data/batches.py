@@ -34,6 +34,7 @@ def training_batches(
     relit: float = 0.0,
     open_water: int | None = None,
     unlike: float = 0.0,
+    teacher: Callable[[tf.Tensor], tf.Tensor] | None = None,
     strength: Callable[[tf.Tensor], tf.Tensor | float] = lambda step: 1.0,
 ) -> tf.data.Dataset:
     """Makes endless batches for training: complete, shuffled anew each epoch, and augmented.
@@ -53,6 +54,8 @@ def training_batches(
         relit: Share of the images, from 0 to 1, whose light `augmentation.vary_light` changes; they must be RGB.
         open_water: Label of the images of open water. `augmentation.vary_open_water` changes the share `relit` of them.
         unlike: Share of the images, from 0 to 1, that `augmentation.make_unlike` changes; they must be RGB.
+        teacher: Function from images to probabilities (batch, classes), which are averaged with the labels. It sees the
+            images after CutMix, before water, light and pixels are varied.
         strength: Function from the number of a step to the strength of `vary_pixels`, from 0 to 1.
 
     Returns:
@@ -67,11 +70,15 @@ def training_batches(
         indices = tf.random.experimental.index_shuffle(positions, tf.stack([seed, epoch]), len(split) - 1)
         images, labels = gather(indices)
         seeds = tf.stack([seed, step])
+        originals = images
         if relit and open_water is not None:
             images = vary_open_water(images, labels[:, open_water] == 1, seeds + 11, relit)
-        images = flip_and_turn(images, seeds)
+        images, originals = flip_and_turn(images, seeds), flip_and_turn(originals, seeds)
         if cutmix:
+            originals, _ = apply_cutmix(originals, labels, seeds + 1, cutmix)
             images, labels = apply_cutmix(images, labels, seeds + 1, cutmix)
+        if teacher is not None:
+            labels = (labels + teacher(originals)) / 2
         if relit:  # after CutMix, since both parts of an image have the same light
             images = vary_light(images, seeds + 7, relit)
         if unlike:

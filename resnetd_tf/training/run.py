@@ -9,6 +9,7 @@ import shlex
 import shutil
 import sys
 import time
+from collections.abc import Callable
 
 import filelock
 import keras
@@ -27,11 +28,11 @@ from resnetd_tf.errors import InputError, damage_as_input_error, first_line
 from resnetd_tf.evaluation import metrics, report
 from resnetd_tf.evaluation.metrics import Evaluation
 from resnetd_tf.metadata import read_metadata
-from resnetd_tf.networks import checkpoints, classifier, pretrained
+from resnetd_tf.networks import checkpoints, classifier, layers, pretrained
 from resnetd_tf.networks.checkpoints import Checkpoint
 from resnetd_tf.normalization import EUROSAT_ALL, EUROSAT_RGB, Statistics, measure_statistics, statistics_from_metadata
 from resnetd_tf.process import Termination
-from resnetd_tf.saved import open_classifier, read_model_metadata
+from resnetd_tf.saved import open_classifier, open_keras_model, read_model_metadata
 from resnetd_tf.training import checkpoint
 from resnetd_tf.training.checkpoint import Progress
 from resnetd_tf.training.optimizer import compile_classifier
@@ -141,6 +142,7 @@ def set_up_run(
     if depends_on_bands:
         weights = read_initial_weights(settings, dataset.bands)
     statistics = choose_statistics(dataset, weights)
+    teacher = open_teachers(settings, dataset)
     model = build_model(settings, dataset, statistics, strategy, weights=weights)
     run_metadata = {
         **describe_run(settings, statistics, dataset, weights),
@@ -160,6 +162,7 @@ def set_up_run(
         progress=Progress(threads=environment.thread_count()),
         termination=termination,
         start_time=start_time,
+        teacher=teacher,
     )
 
 
@@ -218,6 +221,7 @@ def restore_run(
         progress=progress,
         termination=termination,
         start_time=start_time - progress.wall_seconds,
+        teacher=open_teachers(settings, dataset),
     )
 
 
@@ -340,6 +344,37 @@ def load_splits(settings: Settings, interpolation: str) -> Dataset:
     sizes = (f"{len(split)} {name} ({split.slice})" for name, split in dataset.splits.items())
     print(f"Data: {dataset.name}, images: {', '.join(sizes)}")
     return dataset
+
+
+def open_teachers(settings: Settings, dataset: Dataset) -> Callable[[tf.Tensor], tf.Tensor] | None:
+    """Opens the classifiers of `settings.teacher`.
+
+    Returns:
+        Function from images (batch, height, width, bands) to the mean of their probabilities (batch, classes) float32;
+        `None` without teachers.
+
+    Raises:
+        InputError: A teacher cannot be opened as a Keras model, or has other classes or bands than the dataset.
+    """
+    if settings.teacher is None:
+        return None
+    precision = "bfloat16" if settings.precision == "bfloat16" else "float32"
+    networks = []
+    for name in settings.teacher.split(","):
+        path, network = open_keras_model(name)
+        teacher = open_classifier(path)
+        teacher.check_bands(dataset.name, dataset.bands)
+        if teacher.classes != dataset.classes:
+            raise InputError(
+                f"--teacher={name}: its classes are {', '.join(teacher.classes)}, those of {dataset.name} are "
+                f"{', '.join(dataset.classes)}"
+            )
+        networks.append(layers.fold_batch_norm(network, precision))
+
+    def mean_probabilities(images: tf.Tensor) -> tf.Tensor:
+        return tf.add_n([tf.cast(network(images, training=False), "float32") for network in networks]) / len(networks)
+
+    return mean_probabilities
 
 
 def choose_statistics(dataset: Dataset, weights: Checkpoint | None) -> Statistics:

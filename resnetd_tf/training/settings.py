@@ -162,6 +162,12 @@ class Settings:
         minimum=0,
         maximum=1,
     )
+    # arXiv 1503.02531
+    teacher: str | None = define_setting(
+        None,
+        "Classifiers, separated by commas, whose probabilities are averaged with the labels. They see training images "
+        "before their water, light and pixels are varied.",
+    )
     # arXiv 1812.01187, section 5.2
     label_smoothing: float = define_setting(
         None, "Probability that is spread evenly over all classes.", minimum=0, below=1

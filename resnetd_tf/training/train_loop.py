@@ -7,7 +7,7 @@ import math
 import pathlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,7 @@ class Run:
         progress: How far the run has come.
         termination: The signals that ask this process to end.
         start_time: Time at which the run was started, s since the epoch, moved by the time between its processes.
+        teacher: Function from images to the probabilities of `settings.teacher`; `None` without teachers.
     """
 
     folder: pathlib.Path
@@ -57,6 +58,7 @@ class Run:
     progress: Progress
     termination: Termination
     start_time: float
+    teacher: Callable[[tf.Tensor], tf.Tensor] | None = None
 
     @property
     def savedmodel_path(self) -> pathlib.Path:
@@ -284,6 +286,7 @@ def augmented_batches(run: Run, training: Split, first_step: int) -> tf.data.Dat
         first_step=first_step,
         **augmentation_arguments(run),
         unlike=settings.unlike,
+        teacher=run.teacher,
         # The strength rises, because at the start a network has enough to learn from unvaried images.
         strength=lambda step: tf.cast(step / total_steps, "float32"),
     )

@@ -20,6 +20,7 @@ import sklearn.metrics
 import tensorflow as tf
 import tifffile
 from conftest import ROOT, SMALLEST, THREE_STEPS
+from PIL import Image
 from tensorboard.compat.proto import event_pb2
 
 from resnetd_tf.data import batches, datasets, synthetic
@@ -397,3 +398,28 @@ def test_estimate_of_short_epochs(capsys, steps):
 def test_estimate_of_a_resumed_run(capsys):
     count_steps(40, is_resumed=True, steps_left=540)
     assert "for what is left of 10 epochs" in capsys.readouterr().out
+
+
+def test_a_teacher_labels_the_images(one_epoch, tmp_path):
+    teacher = one_epoch.folder / "model.keras"
+    settings = SMALL_SETTINGS | {"dataset": "synthetic", "teacher": str(teacher)}
+    train(Settings(**settings, output_dir=tmp_path / "model"))
+    metadata = json.loads((tmp_path / "model/run-1/metadata.json").read_text())
+    assert metadata["teacher"] == str(teacher) and metadata["best_epoch"] == 1
+
+
+def test_a_teacher_of_other_images(bands_folder, tmp_path):
+    for index in range(20):
+        path = tmp_path / f"pictures/{'ab'[index % 2]}/{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((32, 32, 3), index, "uint8")).save(path)
+    pictures = f"folder:{tmp_path / 'pictures'}"
+    for dataset, name, message in (
+        (pictures, "eurosat", "its classes are AnnualCrop, .*, those of .* are a, b"),
+        (f"folder:{bands_folder}", "eurosat", "takes 3 bands, .* has 13"),
+        (pictures, "missing.keras", "missing.keras"),
+    ):
+        settings = SMALL_SETTINGS | {"dataset": dataset, "teacher": name, "batch_size": 4}
+        with pytest.raises(InputError, match=message):
+            train(Settings(**settings, output_dir=tmp_path / "other"))
+    assert not (tmp_path / "other").exists()

@@ -4,8 +4,10 @@ import dataclasses
 import hashlib
 import pathlib
 import tempfile
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import filelock
 import numpy as np
 from absl import flags
 
@@ -13,7 +15,7 @@ from resnetd_tf.cli import program
 from resnetd_tf.errors import InputError
 
 if TYPE_CHECKING:
-    from resnetd_tf.imagery.labelled import LabelledPatches
+    from resnetd_tf.imagery.labelled import LabelledPatches, Labels
 
 FLAGS = flags.FLAGS
 flags.disclaim_key_flags()  # a flag that is defined here belongs to the program that asks for it
@@ -36,20 +38,37 @@ def cut_folder(path: str, folder: pathlib.Path, seed: int) -> None:
     Raises:
         InputError: The folder exists, a flag is missing, or the labels or the scenes cannot be used.
     """
+    from resnetd_tf import rundir
+
+    rundir.require_absent(folder)
+    _cut_labels(_read_labels(path), folder, seed)
+
+
+def _read_labels(path: str) -> "Labels":
+    """Reads the polygons or points.
+
+    Raises:
+        InputError: A flag is missing, or the file cannot be used.
+    """
+    from resnetd_tf.imagery import labelled
+
     for name in ("scenes", "label"):
         if not FLAGS[name].value:
             raise InputError(f"give --{name}; see --help")
-    from resnetd_tf import rundir
+    return labelled.read_labels(path, FLAGS.label, FLAGS.layer)
+
+
+def _cut_labels(labels: "Labels", folder: pathlib.Path, seed: int) -> None:
+    """Cuts patches of labels, as `cut_folder` does."""
     from resnetd_tf.imagery import labelled, products
     from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
 
-    rundir.require_absent(folder)
-    labels = labelled.read_labels(path, FLAGS.label, FLAGS.layer)
     raster_options = dataclasses.replace(program.raster_options_from_flags(), level=FLAGS.level)
     bands = BANDS if FLAGS.all_bands else RGB_BANDS
     area = ",".join(f"{degrees:.6f}" for degrees in labels.bounds)
     with tempfile.TemporaryDirectory() as fetched_folder:
-        paths = program.fetch_remote_scenes(FLAGS.scenes, f"{fetched_folder}/", bands, area)
+        program.check_search_flags(FLAGS.scenes)
+        paths = program.fetch_remote_scenes(FLAGS.scenes, f"{fetched_folder}/", bands, area, margin=FLAGS.patch_size)
         scenes = []
         for source in products.find_sources(paths):
             keep_levels = FLAGS.rendering is None
@@ -74,7 +93,8 @@ def _print_comparison(patches: "LabelledPatches") -> None:
     network = saved.eurosat().network
     assert network is not None
     infer, images = make_inference_function(network), np.stack(patches.images)
-    features = np.concatenate([infer(images[start : start + 128])[1] for start in range(0, len(images), 128)])
+    size = max(1, 128 * 64**2 // FLAGS.patch_size**2)
+    features = np.concatenate([infer(images[start : start + size])[1] for start in range(0, len(images), size)])
     if accuracies := labelled.compare_with_random_splits(patches, features, FLAGS.block_km):
         by_place, at_random = (f"{100 * accuracy:.1f} %" for accuracy in accuracies)
         print(
@@ -94,16 +114,26 @@ def training_folder(path: str, base: str, seed: int) -> pathlib.Path:
     Raises:
         InputError: As `cut_folder`.
     """
-    labels = pathlib.Path(path)
-    content = labels.read_bytes() if labels.is_file() else path.encode()
+    labels = _read_labels(path)
     values = {name: FLAGS[name].value for name in (*LABEL_FLAGS, *RASTER_FLAGS)}
-    digest = hashlib.sha256(content + repr((values, seed)).encode()).hexdigest()
+    shapes = labels.frame.to_wkb().to_csv()
+    digest = hashlib.sha256(repr((values, seed, shapes, _list_files(FLAGS.scenes))).encode()).hexdigest()
     folder = pathlib.Path(f"{base}-patches-{digest[:8]}")
-    if folder.is_dir():
-        print(f"Patches: {folder}, cut by an earlier run from the same polygons and scenes")
-    else:
-        cut_folder(path, folder, seed)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = folder.with_name(f".{folder.name}.lock")
+    with filelock.FileLock(lock):  # another run may cut the same patches at this moment
+        if folder.is_dir():
+            print(f"Patches: {folder}, cut by an earlier run from the same shapes and scenes")
+        else:
+            _cut_labels(labels, folder, seed)
+    lock.unlink(missing_ok=True)
     return folder
+
+
+def _list_files(scenes: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Lists the files of scenes on this machine, each with its size and the time of its last change."""
+    files = [file for scene in map(pathlib.Path, scenes) for file in (scene, *sorted(scene.rglob("*")))]
+    return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
 
 
 def define_label_flags() -> None:

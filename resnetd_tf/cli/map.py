@@ -29,6 +29,8 @@ def map_scenes(paths: list[str]) -> None:
         raise InputError("--before and --after belong together; give both scenes")
     if FLAGS.before and (paths or not FLAGS.output):
         raise InputError("with --before and --after give --output, and no other scene")
+    if FLAGS.before and any(path.startswith("stac:") for path in FLAGS.before + FLAGS.after):
+        raise InputError("--before and --after take no searches, which would have one --date; give addresses of items")
     if not paths and not FLAGS.before:
         raise InputError("no scene given; name products, raster files, pictures or folders of them")
     classifier = program.open_model_or_server(sys.stdout)
@@ -57,8 +59,11 @@ def map_scenes(paths: list[str]) -> None:
         output = FLAGS.output or ""
         prefix = output if output.endswith("/") or not output else f"{output}_"
         bands = BANDS if classifier.bands == len(BANDS) else RGB_BANDS
-        return program.fetch_remote_scenes(scenes, prefix, bands, FLAGS.area, overwrite=FLAGS.overwrite)
+        return program.fetch_remote_scenes(
+            scenes, prefix, bands, FLAGS.area, margin=options.window, overwrite=FLAGS.overwrite
+        )
 
+    program.check_search_flags(paths)
     if FLAGS.before:
         program.refuse_flags("beside --before", "explain")
         from resnetd_tf.imagery import change

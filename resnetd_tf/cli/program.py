@@ -42,12 +42,14 @@ EXTRAS = {
     "pystac": "stac",
     "pystac_client": "stac",
     "requests": "train",
+    "rioxarray": "geo",
     "scipy": "train",
     "shapely": "geo",
     "tensorboard": "train",
     "tensorflow_datasets": "train",
     "tensorflow_serving": "serving",
     "tf2onnx": "onnx",
+    "xarray": "geo",
 }
 
 STAC_FLAGS = ("date", "max_cloud", "stac_api")
@@ -337,8 +339,22 @@ def define_stac_flags() -> None:
     flags.DEFINE_string("stac_api", None, "Of a search: address of the STAC API; default Earth Search.")
 
 
+def check_search_flags(paths: typing.Sequence[str]) -> None:
+    """Raises InputError if flags of a search are given, and none of these scenes is a search."""
+    from resnetd_tf.imagery import stac
+
+    if not any(path.startswith(stac.SEARCH_PREFIX) for path in paths):
+        refuse_flags(f"without a search {stac.SEARCH_PREFIX}COLLECTION", *STAC_FLAGS)
+
+
 def fetch_remote_scenes(
-    paths: list[str], prefix: str, required_bands: typing.Sequence[str], area: str | None, *, overwrite: bool = False
+    paths: list[str],
+    prefix: str,
+    required_bands: typing.Sequence[str],
+    area: str | None,
+    *,
+    margin: int = 0,
+    overwrite: bool = False,
 ) -> list[str]:
     """Fetches the scenes that are STAC items or searches, and returns the paths of all scenes on this machine.
 
@@ -347,16 +363,15 @@ def fetch_remote_scenes(
         prefix: Start of the paths of the fetched files.
         required_bands: The bands that a classifier takes.
         area: The area to read, as `stac.fetch_scene` takes it.
+        margin: Pixels around the area that windows reach into.
         overwrite: Whether files of the same name are replaced.
 
     Raises:
-        InputError: A scene cannot be fetched, or flags of a search are given without one.
+        InputError: A scene cannot be fetched.
     """
     from resnetd_tf.imagery import stac
 
     values = flags.FLAGS
-    if not any(path.startswith(stac.SEARCH_PREFIX) for path in paths):
-        refuse_flags(f"without a search {stac.SEARCH_PREFIX}COLLECTION", *STAC_FLAGS)
 
     def fetch(path: str) -> str:
         fetched_path = stac.fetch_scene(
@@ -367,6 +382,7 @@ def fetch_remote_scenes(
             date=values.date,
             max_cloud=values.max_cloud,
             api=values.stac_api or stac.EARTH_SEARCH,
+            margin=max(stac.MARGIN, margin),
             keep_clouds=values.clouds == "keep",
             overwrite=overwrite,
         )

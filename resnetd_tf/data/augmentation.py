@@ -182,8 +182,8 @@ def vary_open_water(images: tf.Tensor, is_water: tf.Tensor, seed: tf.Tensor, sha
 def _draw_waves(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Draws the texture of a water surface, mostly of one direction in each image.
 
-    Some images have waves of one length, 2.5 to 16 pixels. Most have waves of all lengths, as an open ocean: each
-    octave has about as much energy as the next one.
+    Some images have waves of one length, 2.5 to 16 pixels. Most have waves of all lengths, as an open ocean: from more
+    energy in short waves to about as much in each octave.
 
     Returns:
         (batch, height, width, 3) float32 of mean 0 and standard deviation 1; its channels differ a little.
@@ -196,7 +196,7 @@ def _draw_waves(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     frequency = tf.constant(np.maximum(np.hypot(rows, columns), 1 / height), "float32")
     angle = tf.constant(np.arctan2(rows, columns), "float32")
     octaves = tf.math.log(frequency * 2.5 * 6.4**length) / np.log(2)
-    response = tf.where(has_all_lengths < 0.65, frequency ** -(1.2 * slope), tf.exp(-2 * octaves**2))
+    response = tf.where(has_all_lengths < 0.65, frequency ** -(0.4 + 0.8 * slope), tf.exp(-2 * octaves**2))
     response *= 0.1 + order * tf.cos(angle - 2 * np.pi * direction) ** 4
     noise = tf.random.stateless_normal((count, 1, height, width), seeds[1])
     noise += 0.35 * tf.random.stateless_normal((count, channels, height, width), seeds[2])
@@ -276,10 +276,10 @@ def _cover_with_clouds(pixels: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, t
     frequency = np.maximum(np.hypot(np.fft.fftfreq(height)[:, np.newaxis], np.fft.rfftfreq(width)), 1 / height)
     response = tf.constant(frequency, "float32") ** -(1 + 1.5 * smoothness)
     shapes = _filter_noise(tf.random.stateless_normal((count, 1, height, width), seeds[1]), response)
-    opacities = (0.45 + 0.55 * opacity) * tf.sigmoid((2 + 6 * sharpness) * (shapes - 1.5 + 3.5 * cover))
+    opacities = (0.25 + 0.75 * opacity) * tf.sigmoid((2 + 6 * sharpness) * (shapes - 1.5 + 3.5 * cover))
     shadows = tf.roll(opacities, (height // 6, width // 10), (1, 2))
     pixels = pixels * (1 - 0.6 * darkness * shadows)
-    white = (140 + 115 * brightness) * (1 + 0.06 * shapes)
+    white = (80 + 175 * brightness) * (1 + 0.06 * shapes)
     return pixels * (1 - opacities) + white * opacities, tf.reduce_mean(opacities, (1, 2, 3), keepdims=True)
 
 

@@ -77,7 +77,7 @@ def training_batches(
         if cutmix:
             originals, _ = apply_cutmix(originals, labels, seeds + 1, cutmix)
             images, labels = apply_cutmix(images, labels, seeds + 1, cutmix)
-        if teacher is not None:
+        if teacher is not None:  # otherwise TensorFlow computes nothing of the originals
             labels = (labels + teacher(originals)) / 2
         if relit:  # after CutMix, since both parts of an image have the same light
             images = vary_light(images, seeds + 7, relit)

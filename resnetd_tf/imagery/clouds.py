@@ -25,6 +25,7 @@ from resnetd_tf.imagery.grid import Grid, warp_to_grid
 # Classes of L2A's scene classification: cloud shadow, cloud of medium and high probability, thin cirrus, snow.
 HIDDEN_CLASSES = (3, 8, 9, 10, 11)
 LAST_CLASS = 11
+CLOUDS_TAG = "clouds"  # tag of a file from which clouds are taken out already; it says how
 ROWS_AT_ONCE = 1024  # rows that are read at once to measure a share
 # Patterns of the masks' files, the best first, with what each mask shows and what it lacks.
 SCENE_CLASSIFICATION = re.compile(r"_SCL_[26]0m\.jp2$")
@@ -212,17 +213,20 @@ def _read_polygon(element: ElementTree.Element) -> dict:
     return {"type": "Polygon", "coordinates": rings}
 
 
-def describe_clouds(mask: CloudMask | None, window: Window, keep: bool) -> str:
+def describe_clouds(mask: CloudMask | None, window: Window, keep: bool, note: str = "") -> str:
     """Says whether clouds of a scene are mapped, and which share of it a mask hides.
 
     Args:
         mask: The scene's mask; `None` where it has none.
         window: The pixels that are mapped, in the files' grid.
         keep: Whether the user wants clouds mapped.
+        note: What the scene's file says of clouds that are taken out already.
 
     Raises:
         InputError: The mask is damaged.
     """
+    if note:
+        return note
     if keep:
         return "clouds are mapped like land, as --clouds=keep says"
     if mask is None:

@@ -52,9 +52,12 @@ class Labels:
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:
-        """West, south, east and north of all shapes in degrees."""
-        west, south, east, north = self.frame.to_crs(WGS84.to_wkt()).total_bounds.tolist()
-        return west, south, east, north
+        """West, south, east and north of all shapes in degrees, a little enlarged; west is greater across 180."""
+        boxes = self.frame.to_crs(WGS84.to_wkt()).bounds.to_numpy()
+        turns = np.rint((boxes[:, 0] - boxes[0, 0]) / 360)[:, np.newaxis] * (360, 0, 360, 0)
+        (west, south), (east, north) = (boxes - turns)[:, :2].min(0), (boxes - turns)[:, 2:].max(0)
+        west, east = ((float(degrees) + 180) % 360 - 180 for degrees in (west - 0.001, east + 0.001))
+        return west, max(-90.0, float(south) - 0.001), east, min(90.0, float(north) + 0.001)
 
 
 @dataclass

@@ -17,10 +17,10 @@ import re
 import shutil
 import tempfile
 import time
+import typing
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import filelock
 import matplotlib
@@ -52,7 +52,7 @@ from resnetd_tf.process import silence_stderr
 from resnetd_tf.saved import SavedClassifier, WindowClassifier, open_window_classifier
 from resnetd_tf.sentinel2 import BANDS, RGB_BANDS, parse_band_name
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     import xarray
 
 NODATA = 255  # the class of cells without a class, in maps of 8 bits
@@ -212,7 +212,7 @@ def open_source_for(classifier: SavedClassifier, source: Source, options: MapOpt
     )
     if options.area is not None:
         scene = crop_to_area(scene, options.area)
-    summary = clouds.describe_clouds(scene.cloud_mask, scene.window, options.keep_clouds)
+    summary = clouds.describe_clouds(scene.cloud_mask, scene.window, options.keep_clouds, scene.cloud_note)
     return dataclasses.replace(scene, description=f"{scene.description}; {summary}")
 
 
@@ -380,10 +380,15 @@ class LandCover:
         """Returns the arrays with the coordinates of their cells, as rioxarray keeps them.
 
         The flags of "classes" have the names of the classes, as the CF conventions define them.
+
+        Raises:
+            InputError: The scene is rotated.
         """
         import rioxarray  # noqa: F401 - adds `rio` to datasets
         import xarray
 
+        if self.grid.transform.b or self.grid.transform.d:
+            raise InputError("the map is rotated, so that its rows and columns have no coordinates; use write_map")
         columns, rows = np.arange(self.grid.width) + 0.5, np.arange(self.grid.height) + 0.5
         x, _ = self.grid.transform * (columns, np.full(len(columns), 0.5))
         _, y = self.grid.transform * (np.full(len(rows), 0.5), rows)
@@ -425,26 +430,31 @@ def map_scene(
         stride: Side of the map's cells in pixels, a divisor of the window's side; `None` for half a window.
         min_probability: Cells whose most probable class is less probable have none; from 0 to 1.
         applicability: "mask" leaves cells empty that are unlike the training images, "off" does not.
-        checked: Whether an array of uint16 is refused if its numbers can hardly be digital numbers, such as grey levels
-            or numbers with an offset in them.
+        checked: Whether a NumPy array of uint16 is refused if its numbers can hardly be digital numbers, such as grey
+            levels or numbers with an offset in them.
 
     Raises:
         InputError: The classifier cannot map the scene, or a number is outside its range.
     """
     check_class_count(classifier.classes)
-    if isinstance(scene, str | pathlib.Path):
-        scene = open_scene_for(classifier, [scene])
-    elif not isinstance(scene, Scene | np.ndarray):
-        with _write_data_array(scene) as path:
-            return map_scene(
-                classifier,
-                path,
-                window=window,
-                stride=stride,
-                min_probability=min_probability,
-                applicability=applicability,
-            )
-    source = _scene_from_array(classifier, scene, checked) if isinstance(scene, np.ndarray) else scene
+    with contextlib.ExitStack() as exit_stack:
+        if hasattr(scene, "dims"):
+            scene = exit_stack.enter_context(_open_data_array(classifier, typing.cast("xarray.DataArray", scene)))
+        if isinstance(scene, str | pathlib.Path):
+            scene = open_scene_for(classifier, [scene])
+        source = _scene_from_array(classifier, scene, checked) if isinstance(scene, np.ndarray) else scene
+        return _map_source(classifier, source, window, stride, min_probability, applicability)
+
+
+def _map_source(
+    classifier: SavedClassifier,
+    source: "Scene | _ArrayScene",
+    window: int | None,
+    stride: int | None,
+    min_probability: float,
+    applicability: str,
+) -> LandCover:
+    """Maps an open scene to arrays, as `map_scene` does."""
     options = MapOptions.for_classifier(classifier, window, stride, min_probability=min_probability)
     shape = sliding_window.map_shape(source, options.stride)
     probabilities, valid = np.empty((*shape, len(classifier.classes)), "float32"), np.empty(shape, "bool")
@@ -469,23 +479,41 @@ def map_scene(
 
 
 @contextlib.contextmanager
-def _write_data_array(array: "xarray.DataArray") -> Iterator[pathlib.Path]:
-    """Writes an array (band, y, x) as a GeoTIFF, and gives its path.
+def _open_data_array(classifier: SavedClassifier, array: "xarray.DataArray") -> Iterator[Scene]:
+    """Opens an array (band, y, x) as a scene, by way of a GeoTIFF.
 
     Raises:
-        InputError: The array has no such dimensions.
+        InputError: The array has no such dimensions, uneven coordinates, or cannot be opened as a GeoTIFF.
     """
     import rioxarray  # noqa: F401 - adds `rio` to arrays
 
-    if array.ndim != 3 or set(array.dims[1:]) != {"y", "x"}:
-        raise InputError(f"the scene: an array of {' x '.join(map(str, array.dims))}; give band x y x x")
-    names = [str(name) for name in array[array.dims[0]].values.tolist()]
-    if any(map(parse_band_name, names)):
-        array = array.assign_attrs(long_name=tuple(names))
+    names = [str(name) for name in array.dims]
+    if len(names) != 3 or not {"y", "x"} < set(names):
+        raise InputError(f"the scene: an array of {' x '.join(names)}; give band x y x x")
+    array = array.transpose(..., "y", "x")
+    for name in ("y", "x"):
+        steps = np.diff(array[name].values.astype(float)) if name in array.coords else np.ones(1)
+        if len(steps) and not np.allclose(steps, steps[0], rtol=1e-3, atol=0):
+            raise InputError(f"the scene: its coordinates {name} are uneven; resample it to a grid first")
+    array = array.assign_attrs(long_name=_band_names(array))
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "scene.tif")
-        array.rio.to_raster(path)
-        yield path
+        try:
+            array.rio.to_raster(path)
+            scene = open_scene_for(classifier, [path])
+        except InputError as error:
+            raise InputError(str(error).replace(str(path), "the scene")) from error
+        yield dataclasses.replace(scene, name="the scene")
+
+
+def _band_names(array: "xarray.DataArray") -> tuple[str, ...]:
+    """Returns the names of the bands of an array: its coordinates, or the file's names at the numbers they are."""
+    coordinates = [str(name) for name in array[array.dims[0]].values.tolist()]
+    file_names = array.attrs.get("long_name")
+    if any(map(parse_band_name, coordinates)) or isinstance(file_names, str) or file_names is None:
+        return tuple(coordinates)
+    is_selection = all(name.isdigit() and 0 < int(name) <= len(file_names) for name in coordinates)
+    return tuple(file_names[int(name) - 1] for name in coordinates) if is_selection else tuple(coordinates)
 
 
 class _ArrayScene:

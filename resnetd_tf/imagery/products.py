@@ -379,6 +379,7 @@ def open_source(
         water_index=water_index,
         files=rasters.file_fingerprints(datasets, *mask_files),
         outside_mask=outside_mask,
+        cloud_note=datasets[0].tags().get(clouds.CLOUDS_TAG, ""),
     )
 
 

@@ -72,6 +72,7 @@ class Scene:
             column and row, then the greatest.
         files: The files it is read from, each with its size in bytes and the time of its last change.
         outside_mask: Where white pixels lie outside of a polygon that was cut out; `None` if there is none.
+        cloud_note: What its file says of clouds that are taken out already; empty if it says nothing.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Scene:
     outlines: tuple[dict, ...] = ()
     files: tuple[tuple[str, int, float], ...] = ()
     outside_mask: OutsideMask | None = None
+    cloud_note: str = ""
 
     @property
     def window(self) -> Window:

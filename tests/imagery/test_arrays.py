@@ -50,8 +50,14 @@ def test_data_arrays(tmp_path):
     assert float(dataset.x[0]) == 500_160 and float(dataset.y[-1]) == 5_000_000 - 3200 + 160
     assert dataset["probabilities"].dims == ("class", "y", "x")
     assert dataset["classes"].attrs["flag_meanings"].split() == list(colour_classifier().classes)
+    as_read = rioxarray.open_rasterio(path)
+    for variant in (as_read[::-1], as_read.sel(band=[3, 1, 2]), array.transpose("band", "x", "y")):
+        land_cover = imagery.map_scene(colour_classifier(), variant)
+        np.testing.assert_array_equal(land_cover.classes, from_file.classes)
     with pytest.raises(InputError, match="an array of y x x; give band x y x x"):
         imagery.map_scene(colour_classifier(), array[0])
+    with pytest.raises(InputError, match="its coordinates x are uneven"):
+        imagery.map_scene(colour_classifier(), array[:, :, np.arange(200) ** 2 // 200])
 
 
 def test_an_area_of_a_scene(tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
@@ -217,6 +218,28 @@ def test_training_on_polygons(program, scene_path, tmp_path):
     (folder,) = tmp_path.glob("model-patches-*")
     metadata = json.loads((tmp_path / "model/run-2/metadata.json").read_text())
     assert metadata["dataset"] == f"folder:{folder}" and metadata["classes"] == ["bright", "dark"]
+
+
+def test_patches_are_cut_anew_when_labels_or_scenes_change(bad_input, scene_path, tmp_path):
+    """The classes of a Shapefile lie in another file than its polygons."""
+    shapes = [box(column, row, 64, 64) for column in (0, 128, 360, 480) for row in (0, 128, 256)]
+    arguments = (f"--dataset=labels:{tmp_path / 'x.shp'}", f"--scenes={scene_path}", "--label=cover", "--block_km=0")
+    counts = []
+    for classes, time in ((["a"] * 6 + ["b"] * 6, None), (["b"] * 6 + ["a"] * 6, None), (["b"] * 6 + ["a"] * 6, 1e9)):
+        write_labels(tmp_path / "x.shp", shapes, classes)
+        if time:
+            os.utime(scene_path, (time, time))
+        message = bad_input("train.py", *arguments, "--weights=none", f"--output_dir={tmp_path / 'model'}")
+        assert "batch size 32 is larger than the training split" in message  # the patches are cut by then
+        counts.append(len(list(tmp_path.glob("model-patches-*"))))
+    assert counts == [1, 2, 3] and not list(tmp_path.glob(".*.lock"))
+
+
+def test_bounds_across_180_degrees(tmp_path):
+    shapes = [shapely.Point(179.95, -17), shapely.Point(-179.95, -17.1)]
+    geopandas.GeoDataFrame({"cover": ["a", "b"]}, geometry=shapes, crs=4326).to_file(tmp_path / "x.gpkg")
+    west, south, east, north = labelled.read_labels(tmp_path / "x.gpkg", "cover").bounds
+    np.testing.assert_allclose((west, south, east, north), (179.949, -17.101, -179.949, -16.999), atol=1e-6)
 
 
 def test_labels_flags_need_polygons(bad_input):

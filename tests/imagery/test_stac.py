@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 import rasterio
 from rasterio.transform import from_origin
+from rasterio.windows import Window
 
 pytest.importorskip("pystac_client")
 from resnetd_tf.errors import InputError
 from resnetd_tf.imagery import stac
+from resnetd_tf.imagery.products import open_scene
+from resnetd_tf.sentinel2 import RGB_BANDS
 
 WEST, NORTH, SIDE = 500_000, 5_000_000, 1024  # of the items, in UTM zone 33
 AREA = "15.02,45.10,15.04,45.12"
@@ -183,7 +186,7 @@ def test_offset_and_scale_of_an_item(tmp_path):
         numbers, _ = read(stac.fetch_scene(str(item), f"{tmp_path}/{index}_", area=AREA))
         assert expected <= numbers.min() and numbers.max() < expected + 100, index
     bad = write_item(tmp_path, "bad", fields={"raster:bands": [{"scale": "x"}]})
-    with pytest.raises(InputError, match="its scale x and offset None cannot be used"):
+    with pytest.raises(InputError, match=r"bad: cannot be read as a STAC item .*'x'"):
         stac.fetch_scene(str(bad), f"{tmp_path}/bad_", area=AREA)
 
 
@@ -196,7 +199,7 @@ def test_a_mosaic_takes_the_clearest_pixels(tmp_path, capsys):
     with served(data) as (address, requests):
         options = {"area": AREA, "date": "2024-06-01/2024-06-30", "api": address}
         path = stac.fetch_scene("stac:sentinel-2-l2a", f"{tmp_path}/", **options)
-        kept, _ = read(stac.fetch_scene("stac:sentinel-2-l2a", f"{tmp_path}/kept_", keep_clouds=True, **options))
+        clouds_kept, _ = read(stac.fetch_scene("stac:sentinel-2-l2a", f"{tmp_path}/kept_", keep_clouds=True, **options))
         with pytest.raises(InputError, match="none with at most 1 % clouds"):
             stac.fetch_scene("stac:sentinel-2-l2a", f"{tmp_path}/x", max_cloud=1, **options)
         with pytest.raises(InputError, match="a search needs --area and --date"):
@@ -207,7 +210,7 @@ def test_a_mosaic_takes_the_clearest_pixels(tmp_path, capsys):
     numbers, file = read(path)
     column = round((WEST + 2200 - file.bounds.left) / 10)  # where the clouds end
     assert numbers[:, :, : column - 1].min() >= 3000 and numbers[:, :, column + 1 :].max() < 1100
-    assert kept.max() < 1100
+    assert clouds_kept.max() < 1100
     assert "2 items, clearest (2024-06-01), second (2024-06-01)" in capsys.readouterr().out
 
 
@@ -218,8 +221,9 @@ def test_maps_of_items(program, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "L2A (by its name): added" in result.stdout and "NDWI" in result.stdout
     assert (tmp_path / "maps/june_landcover.tif").is_file()
-    again = program(*arguments, "--applicability=off")
-    assert again.returncode == 2 and "exists" in again.stderr
+    assert "left out by the scene classification" in result.stdout
+    repeated = program(*arguments, "--applicability=off")
+    assert repeated.returncode == 2 and "exists" in repeated.stderr
 
 
 def test_bad_items(tmp_path, bad_input):
@@ -251,6 +255,86 @@ def test_bad_items(tmp_path, bad_input):
         assert "secret" not in str(caught.value)
     assert not list(tmp_path.glob("x*"))
     assert "--date has no effect without a search" in bad_input("map.py", "scene.tif", "--date=2024-06-01")
+    searches = ("--before=stac:c", "--after=stac:c", "--date=2024", f"--output={tmp_path}/x")
+    assert "take no searches" in bad_input("map.py", *searches)
+    (tmp_path / "five.json").write_text("5")
+    assert "five.json" in bad_input("map.py", str(tmp_path / "five.json"))
+
+
+def test_the_offset_is_subtracted_once_though_the_name_has_a_baseline(tmp_path):
+    name = "S2B_MSIL2A_20250302T095029_N0511_R079_T33UXP_20250302T104753"
+    item = write_item(tmp_path, name, properties={"s2:processing_baseline": "05.11"})
+    path = stac.fetch_scene(str(item), f"{tmp_path}/", area=AREA)
+    pixels, valid = open_scene(path).read(Window(0, 0, 64, 64))
+    assert valid.all() and pixels.min() >= 500 and pixels.max() < 600
+    reduced = write_item(tmp_path, "reduced", level=300, properties={"s2:processing_baseline": "05.11"})
+    with pytest.raises(InputError, match="100 % of its B02 is below -250 DN by the offset -1000"):
+        stac.fetch_scene(str(reduced), f"{tmp_path}/x", area=AREA)
+
+
+def rewrite(item, band, change, **profile):
+    """Replaces the pixels of an item's file, by a function of the old ones."""
+    path = item.parent / f"{band}.tif"
+    with rasterio.open(path) as file:
+        pixels, old_profile = change(file.read(1)), file.profile
+    with rasterio.open(path, "w", **{**old_profile, "driver": "GTiff", "dtype": pixels.dtype, **profile}) as file:
+        file.write(pixels, 1)
+        return file
+
+
+def test_what_the_files_of_an_item_say(tmp_path):
+    """Water may be 0 in the near infrared; NaN is no data; scale and offset may be those of the file."""
+    item = write_item(tmp_path, "item")
+    rewrite(item, "nir", np.zeros_like)
+    numbers, _ = read(stac.fetch_scene(str(item), f"{tmp_path}/zero_", area=AREA))
+    assert numbers[0].min() >= 1500 and numbers[3].max() == 1
+    item = write_item(tmp_path, "scaled")
+    for band in ("red", "green", "blue", "nir"):
+        rewrite(item, band, lambda pixels: np.where(pixels % 2, pixels / 10_000, np.nan).astype("float32"), nodata=None)
+    with pytest.raises(InputError, match=r"has numbers up to 0\.16, reflectances of which the item says no scale"):
+        stac.fetch_scene(str(item), f"{tmp_path}/x", area=AREA)
+    for band in ("red", "green", "blue", "nir"):
+        with rasterio.open(item.parent / f"{band}.tif", "r+") as file:
+            file.scales, file.offsets = (10_000,), (-1000,)
+    numbers, _ = read(stac.fetch_scene(str(item), f"{tmp_path}/file_", area=AREA))
+    assert numbers.min() == 0 and numbers[numbers > 0].min() >= 500 and numbers.max() < 600
+
+
+def test_a_file_is_kept_where_nothing_clear_is_found(tmp_path):
+    item = write_item(tmp_path, "item")
+    path = stac.fetch_scene(str(item), f"{tmp_path}/", area=AREA)
+    rewrite(item, "scl", lambda pixels: np.full_like(pixels, 9))
+    with pytest.raises(InputError, match="no item shows a clear pixel"):
+        stac.fetch_scene(str(item), f"{tmp_path}/", area=AREA, overwrite=True)
+    assert path.is_file()
+    with pytest.raises(InputError, match="does not reach there"):
+        stac.fetch_scene(str(item), f"{tmp_path}/new/", area="14.0,44.5,14.1,44.6")
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_area_is_cut_to_the_items(tmp_path):
+    numbers, _ = read(stac.fetch_scene(str(write_item(tmp_path, "item")), f"{tmp_path}/", area="10,40,20,50"))
+    assert numbers.shape == (4, SIDE, SIDE)
+
+
+def test_boxes_of_searches_across_180_degrees(tmp_path):
+    assert stac._search_box("179.9,-17,-179.9,-16.9") == [179.9, -17, -179.9, -16.9]
+    parts = [[[(179.9, 1), (180, 1), (180, 2), (179.9, 1)]], [[(-180, 1), (-179.9, 1), (-180, 2), (-180, 1)]]]
+    path = tmp_path / "area.geojson"
+    path.write_text(json.dumps({"type": "MultiPolygon", "coordinates": parts}))
+    assert stac._search_box(str(path)) == [179.9, 1, -179.9, 2]
+
+
+def test_items_that_lack_what_others_have_are_left_out(tmp_path):
+    items = [
+        stac._read_item(item)
+        for name in ("a", "b")
+        for item in stac._find_items(str(write_item(tmp_path, name)), None, None, 20, "")
+    ]
+    del items[0].assets["B04"]
+    selected, bands = stac._select_items("search", items, RGB_BANDS)
+    assert [item.name for item in selected] == ["b"] and bands == ["B02", "B03", "B04", "B08"]
+    assert not stac.is_remote(str(tmp_path / "a/red.tif"))
 
 
 def test_azure_addresses_are_signed(tmp_path, monkeypatch):
@@ -271,6 +355,6 @@ def test_azure_addresses_are_signed(tmp_path, monkeypatch):
         "href": "https://sentinel2l2a01.blob.core.windows.net/sentinel2-l2/B02.tif"
     }
     item.write_text(json.dumps(content))
-    (found,) = stac._find_items(str(item), None, None, 20, "")
-    address = stac._read_item(found).assets["B02"].address
+    (signed_item,) = stac._find_items(str(item), None, None, 20, "")
+    address = stac._read_item(signed_item).assets["B02"].address
     assert address.endswith("B02.tif?sig=sentinel2l2a01.sentinel2-l2")

@@ -81,7 +81,8 @@ def find_sources(paths: Sequence[str | pathlib.Path]) -> list[Source]:
     for text in paths:
         path = pathlib.Path(text)
         if not path.exists():
-            advice = "of addresses only STAC items are read" if "://" in str(text) else "give another"
+            is_address = "://" in str(text)
+            advice = "map.py reads addresses of STAC items alone; download the file" if is_address else "give another"
             raise InputError(f"{text}: no such file or folder; {advice}")
         if path.is_dir():
             sources += _find_in_folder(path)

@@ -119,14 +119,11 @@ def training_folder(path: str, base: str, seed: int) -> pathlib.Path:
     shapes = labels.frame.to_wkb().to_csv()
     digest = hashlib.sha256(repr((values, seed, shapes, _list_files(FLAGS.scenes))).encode()).hexdigest()
     folder = pathlib.Path(f"{base}-patches-{digest[:8]}")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = folder.with_name(f".{folder.name}.lock")
-    with filelock.FileLock(lock):  # another run may cut the same patches at this moment
+    with filelock.FileLock(pathlib.Path(tempfile.gettempdir()) / f"{folder.name}.lock"):  # another run may cut them too
         if folder.is_dir():
             print(f"Patches: {folder}, cut by an earlier run from the same shapes and scenes")
         else:
             _cut_labels(labels, folder, seed)
-    lock.unlink(missing_ok=True)
     return folder
 
 

@@ -25,7 +25,7 @@ from resnetd_tf import rundir
 from resnetd_tf.data.rasters import MAX_REFLECTANCE_SCALE, ignore_missing_georeference, merge_stac_band
 from resnetd_tf.errors import InputError, damage_as_input_error, first_line
 from resnetd_tf.imagery.clouds import CLOUDS_TAG, HIDDEN_CLASSES
-from resnetd_tf.imagery.grid import PIXEL_METRES, Grid, file_grid
+from resnetd_tf.imagery.grid import PIXEL_METRES, Grid, common_grid, file_grid
 from resnetd_tf.imagery.scene import degrees_to_pixels, read_polygons
 from resnetd_tf.sentinel2 import BANDS, BASELINE_OFFSET_DN, RGB_BANDS, parse_band_name
 
@@ -358,18 +358,12 @@ def _area_grid(items: Sequence[Item], area: str | None, margin: int) -> Grid:
     Raises:
         InputError: The area lies outside of the items.
     """
+    name = items[0].name
     with _open(items[0].assets["B04"].address) as dataset:
-        stored_grid, name = file_grid(dataset), items[0].name
-    metres = abs(stored_grid.transform.a) * stored_grid.metres_per_unit
+        grid, stored_pixels = common_grid([dataset]), dataset.width * dataset.height
+    metres = PIXEL_METRES * (grid.width * grid.height / stored_pixels) ** 0.5
     if metres > MAX_GROUND_METRES:
         print(f"{name}: its pixels have {metres:.0f} m; the classifier knows ground of 10 m, expect little")
-    step = PIXEL_METRES / metres
-    grid = Grid(
-        stored_grid.crs,
-        stored_grid.transform * rasterio.Affine.scale(step),
-        round(stored_grid.width / step),
-        round(stored_grid.height / step),
-    )
     if area is None:
         return grid
     boxes = [",".join(map(str, item.box)) for item in items[1:] if item.box]

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import rasterio
 from rasterio.transform import from_origin
+from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 pytest.importorskip("pystac_client")
@@ -310,6 +311,19 @@ def test_a_file_is_kept_where_nothing_clear_is_found(tmp_path):
     with pytest.raises(InputError, match="does not reach there"):
         stac.fetch_scene(str(item), f"{tmp_path}/new/", area="14.0,44.5,14.1,44.6")
     assert not (tmp_path / "new").exists()
+
+
+def test_files_in_degrees_are_brought_into_metres(tmp_path):
+    item = write_item(tmp_path, "item")
+    for band in ("red", "green", "blue", "nir", "scl"):
+        path = item.parent / f"{band}.tif"
+        with rasterio.open(path) as file, WarpedVRT(file, crs="EPSG:4326") as warped:
+            pixels, profile = warped.read(1), warped.profile
+        with rasterio.open(path, "w", **{**profile, "driver": "GTiff"}) as file:
+            file.write(pixels, 1)
+    numbers, file = read(stac.fetch_scene(str(item), f"{tmp_path}/", area=AREA))
+    assert file.crs.to_epsg() == 32633 and file.res == (10, 10)
+    assert numbers[:, 70:-70, 70:-70].min() > 1400
 
 
 def test_an_area_is_cut_to_the_items(tmp_path):

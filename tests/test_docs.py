@@ -115,8 +115,8 @@ def test_commands_for_samples_can_be_pasted_in_a_fresh_clone(page):
     paths = [] if page in NOTEBOOKS else re.findall(r'"([^"\s]+\.(?:jpg|png|tif|SAFE))"', page_code(page))
     for line in code_lines(page):
         for arguments in re.findall(r"python (?:predict|map)\.py (.+)", line):
-            words = arguments.partition("#")[0].split()
-            paths += [path for path in words if not path.startswith(("--", "stac:", "https:"))]
+            parts = arguments.partition("#")[0].split()
+            paths += [path for path in parts if not path.startswith(("--", "stac:", "https:"))]
     paths += re.findall(r"\bsamples/[\w/.*-]*\w", page_code(page))
     for path in paths:
         assert list(ROOT.glob(path)), path

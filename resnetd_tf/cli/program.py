@@ -339,12 +339,17 @@ def define_stac_flags() -> None:
     flags.DEFINE_string("stac_api", None, "Of a search: address of the STAC API; default Earth Search.")
 
 
-def check_search_flags(paths: typing.Sequence[str]) -> None:
-    """Raises InputError if flags of a search are given, and none of these scenes is a search."""
+def has_search(paths: typing.Sequence[str]) -> bool:
+    """Returns whether one of these scenes is a search in a STAC catalogue."""
     from resnetd_tf.imagery import stac
 
-    if not any(path.startswith(stac.SEARCH_PREFIX) for path in paths):
-        refuse_flags(f"without a search {stac.SEARCH_PREFIX}COLLECTION", *STAC_FLAGS)
+    return any(path.startswith(stac.SEARCH_PREFIX) for path in paths)
+
+
+def check_search_flags(paths: typing.Sequence[str]) -> None:
+    """Raises InputError if flags of a search are given, and none of these scenes is a search."""
+    if not has_search(paths):
+        refuse_flags("without a search stac:COLLECTION", *STAC_FLAGS)
 
 
 def fetch_remote_scenes(

@@ -622,12 +622,17 @@ def _declared_conversion(
     if (scale, offset) != (1.0, 0.0):
         if not (math.isfinite(scale) and scale > 0 and math.isfinite(offset)):
             raise InputError(f"{path}: says a scale of {scale} and an offset of {offset}; give --scale and --offset")
-        return offset / scale, scale * (10_000 if scale < MAX_REFLECTANCE_SCALE else 1), source
+        return offset / scale, gain_of_scale(scale), source
     products = [parent.name for parent in path.absolute().parents if parent.suffix.upper() == ".SAFE"]
     baseline = next(filter(None, map(BASELINE_PATTERN.search, [path.name, *products])), None)
     if baseline and int(baseline[1]) >= 400 and np.dtype(dataset.dtypes[index - 1]).kind in "iu":
         return -float(BASELINE_OFFSET_DN), 1.0, f"as of baseline {baseline[1][:2]}.{baseline[1][2:]} in its name"
     return 0.0, 1.0, ""
+
+
+def gain_of_scale(scale: float) -> float:
+    """Returns the factor to digital numbers of a declared scale, which gives reflectances or digital numbers."""
+    return scale * (10_000 if scale < MAX_REFLECTANCE_SCALE else 1)
 
 
 def _stated_rendering(path: pathlib.Path, dtype: np.dtype, count: int, name: str) -> tuple[float, float, str]:

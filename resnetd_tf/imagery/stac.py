@@ -22,10 +22,11 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from resnetd_tf import rundir
-from resnetd_tf.data.rasters import MAX_REFLECTANCE_SCALE, ignore_missing_georeference, merge_stac_band
+from resnetd_tf.data.rasters import gain_of_scale, ignore_missing_georeference, merge_stac_band
 from resnetd_tf.errors import InputError, damage_as_input_error, first_line
 from resnetd_tf.imagery.clouds import CLOUDS_TAG, HIDDEN_CLASSES
 from resnetd_tf.imagery.grid import PIXEL_METRES, Grid, common_grid, file_grid
+from resnetd_tf.imagery.products import COARSE_METRES
 from resnetd_tf.imagery.scene import degrees_to_pixels, read_polygons
 from resnetd_tf.sentinel2 import BANDS, BASELINE_OFFSET_DN, RGB_BANDS, parse_band_name
 
@@ -40,7 +41,6 @@ MAX_ITEMS = 100  # of a mosaic; each is opened only where clearer ones leave pix
 FOUND_ITEMS = 500  # that an API is asked for
 # Dark water has down to -200 DN. Where more than this share is darker, an offset was subtracted twice.
 IMPOSSIBLE_DN, MAX_IMPOSSIBLE_SHARE = -250, 0.2
-MAX_GROUND_METRES = 25  # metres; larger pixels show too little of what patches of 10 m show
 UNUSED_ROLES = {"metadata", "overview", "thumbnail", "visual"}  # roles of assets that are no bands
 WATER_BAND = "B08"  # tells water from land
 # Only the file itself is asked for, its head at once, and a failed request is made again.
@@ -326,7 +326,7 @@ def _check_conversion(offset: float, scale: float) -> tuple[float, float]:
     """Returns the offset, and the gain that belongs to a scale; raises ValueError if they cannot be used."""
     if not (math.isfinite(offset) and math.isfinite(scale) and scale > 0):
         raise ValueError(f"scale {scale} and offset {offset}")
-    return offset, scale * (10_000 if scale < MAX_REFLECTANCE_SCALE else 1)
+    return offset, gain_of_scale(scale)
 
 
 @contextlib.contextmanager
@@ -362,7 +362,7 @@ def _area_grid(items: Sequence[Item], area: str | None, margin: int) -> Grid:
     with _open(items[0].assets["B04"].address) as dataset:
         grid, stored_pixels = common_grid([dataset]), dataset.width * dataset.height
     metres = PIXEL_METRES * (grid.width * grid.height / stored_pixels) ** 0.5
-    if metres > MAX_GROUND_METRES:
+    if metres > COARSE_METRES:
         print(f"{name}: its pixels have {metres:.0f} m; the classifier knows ground of 10 m, expect little")
     if area is None:
         return grid

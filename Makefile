@@ -1,4 +1,4 @@
-# make install   sets up .venv with all extras that the tests need, 3.9 GB, and prints the next commands
+# make install   sets up .venv with all extras that the tests need, 4.1 GB, and prints the next commands
 # make demo   trains, evaluates and exports on synthetic images, without a download
 # make train  the same on EuroSAT
 # make test   runs all tests but the long ones

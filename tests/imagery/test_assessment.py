@@ -36,6 +36,41 @@ def test_the_published_example():
     assert "overall accuracy: 94.7 ± 1.8 % of the area" in text and "581,386.2 ± 16,281.7 ha" in text
 
 
+# The example of sits_accuracy in the book of sits (e-sensing.github.io/sitsbook, "Map accuracy assessment"), 2022:
+# reference classes by column, mapped classes by row, and their areas in hectares.
+SITS_CLASSES = (
+    *("bare soil", "burned", "mountainside forest", "forest", "riparian forest", "vegetation", "water"),
+    *("seasonally flooded", "wetland"),
+)
+SITS_EXAMPLE = np.array(
+    [
+        [415, 65, 0, 0, 0, 10, 3, 1, 15],
+        [1, 42, 0, 0, 0, 1, 0, 1, 3],
+        [1, 0, 22, 9, 0, 0, 0, 0, 0],
+        [0, 0, 95, 680, 3, 19, 2, 0, 3],
+        [4, 0, 4, 5, 111, 43, 0, 0, 0],
+        [1, 17, 0, 0, 0, 82, 0, 0, 0],
+        [0, 0, 0, 0, 3, 0, 121, 1, 0],
+        [0, 0, 0, 0, 1, 0, 1, 118, 18],
+        [0, 2, 0, 0, 1, 4, 0, 6, 88],
+    ]
+)
+SITS_AREAS = np.array(
+    [9537617.8, 124018.1, 113107.2, 13376070.4, 136126.7, 228469.7, 190751.9, 190620.2, 932298.3]
+)
+
+
+def test_the_example_of_sits():
+    accuracy = assessment.estimate_accuracy(SITS_CLASSES, SITS_EXAMPLE, SITS_AREAS)
+    assert round(accuracy.overall_accuracy, 2) == 0.84
+    assert accuracy.users_accuracies.round(2).tolist() == [0.82, 0.88, 0.69, 0.85, 0.66, 0.82, 0.97, 0.86, 0.87]
+    assert accuracy.producers_accuracies.round(2).tolist() == [1, 0.08, 0.05, 1, 0.58, 0.24, 0.67, 0.68, 0.69]
+    areas = [7787913.8, 1383784.0, 1665469.0, 11377193.6, 155704.6, 766171.1, 275599.8, 241225.8, 1176018.6]
+    np.testing.assert_allclose(accuracy.areas, areas, atol=0.2)
+    intervals = [321996.87, 278746.61, 299925.62, 333181.28, 60452.25, 186476.04, 78786.79, 58098.50, 163726.86]
+    np.testing.assert_allclose(1.96 * accuracy.area_errors, intervals, rtol=2e-5)
+
+
 def test_intervals_hold_the_true_areas():
     """Of a thousand maps with known errors, 93 to 97 % have the true area of a class within its interval."""
     generator = np.random.default_rng(0)

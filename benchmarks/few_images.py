@@ -1,12 +1,12 @@
 """Compares starting weights for someone with few images of two classes of their own.
 
-    python -m benchmarks.few_images --image_size=64
+    python -m benchmarks.few_images
 
-A ResNet-50-D is trained on eight classes of EuroSAT. Classifiers of the other two classes then start from its weights,
-with the head alone or all weights trained, or from random weights. Each trains on 5, 20 or 100 images of each class
-from the validation split. The test split measures accuracy, and another hundred validation images choose the epoch. The
-benchmark continues where it was stopped. EuroSAT is in TFDS_DATA_DIR. Arguments after `--` are flags of train.py for
-all trainings.
+A ResNet-50-D is trained on eight classes of EuroSAT, with the default recipe at 64x64 pixels. Classifiers of the other
+two classes then start from its weights or from random weights. Each trains by the recipe `few` on 5, 20 or 100 images
+of each class from the validation split. The test split measures accuracy, and another hundred validation images choose
+the epoch. The benchmark continues where it was stopped. EuroSAT is in TFDS_DATA_DIR. Arguments after `--` are flags of
+train.py for all trainings.
 """
 
 import pathlib
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 FLAGS = flags.FLAGS
 COUNTS = (5, 20, 100)
 # Flags of train.py that the benchmark sets.
-OWN = ("image_size", "dataset", "split_files", "weights", "freeze", "batch_size", "epochs", "seed")
-STEPS = 100  # steps of a training on few images
+OWN = ("recipe", "image_size", "dataset", "split_files", "weights", "batch_size", "seed")
+IMAGE_SIZE = 64  # of the recipe few
 CHECKED_IMAGES = 50  # images of each class that choose the epoch
 
 
@@ -64,9 +64,7 @@ def compare(arguments: list[str]) -> None:
     program.import_tensorflow()
     from resnetd_tf.data import datasets
 
-    settings = Settings(image_size=FLAGS.image_size)
-    size_flag = f"--image_size={settings.image_size}"
-    folder = pathlib.Path(FLAGS.runs_dir) / "-".join([*sorted(FLAGS.unseen), str(settings.image_size)])
+    folder = pathlib.Path(FLAGS.runs_dir) / "-".join(sorted(FLAGS.unseen))
     dataset = datasets.load_dataset("eurosat/rgb")
     if unknown := set(FLAGS.unseen) - set(dataset.classes):
         raise InputError(f"--unseen: {', '.join(unknown)} not among {', '.join(dataset.classes)}")
@@ -74,24 +72,19 @@ def compare(arguments: list[str]) -> None:
         split: {name: [file for file in images.names if file.startswith(f"{name}_")] for name in dataset.classes}
         for split, images in dataset.splits.items()
     }
-    eight_classes = train_on_eight_classes(folder, files_by_class, size_flag, arguments)
+    eight_classes = train_on_eight_classes(folder, files_by_class, arguments)
     pictures = folder / "pictures"
     write_pictures(pictures, dataset, FLAGS.unseen)
-    weights = f"--weights={eight_classes / 'run-1/model.keras'}"
-    starts = {"head": [weights, "--freeze=backbone"], "eight": [weights], "random": ["--weights=none"]}
-    lines = [
-        "| images a class | weights of the eight, the head alone trained | all trained | from random weights |",
-        "|---|---|---|---|",
-    ]
+    starts = {"eight": f"--weights={eight_classes / 'run-1/model.keras'}", "random": "--weights=none"}
+    lines = ["| images a class | from the weights of the eight | from random weights |", "|---|---|---|"]
     results = {}
     for count in COUNTS:
         accuracies: dict[str, list[float]] = {start: [] for start in starts}
         for seed in range(FLAGS.seeds):
-            flags_of_seed = [size_flag, *make_flags(folder, files_by_class, count, seed)]
-            flags_of_seed += [f"--dataset=folder:{pictures}"]
-            for start, start_flags in starts.items():
+            flags_of_seed = [f"--dataset=folder:{pictures}", *make_flags(folder, files_by_class, count, seed)]
+            for start, weights in starts.items():
                 base = folder / f"{count}-{start}-{seed}"
-                metrics = runs.train_once(base, [*flags_of_seed, *start_flags], arguments)
+                metrics = runs.train_once(base, [*flags_of_seed, weights], arguments)
                 accuracies[start].append(metrics["test_accuracy"])
         results[count] = accuracies
         cells = [
@@ -106,9 +99,7 @@ def compare(arguments: list[str]) -> None:
 FilesByClass = dict[str, dict[str, list[str]]]  # file names by split and class
 
 
-def train_on_eight_classes(
-    folder: pathlib.Path, files_by_class: FilesByClass, size_flag: str, arguments: list[str]
-) -> pathlib.Path:
+def train_on_eight_classes(folder: pathlib.Path, files_by_class: FilesByClass, arguments: list[str]) -> pathlib.Path:
     """Trains a classifier without the unseen classes, and returns the base path of its run."""
     names = {
         split: [file for name, files in by_class.items() if name not in FLAGS.unseen for file in files]
@@ -116,7 +107,8 @@ def train_on_eight_classes(
     }
     base = folder / "eight-classes"
     split_files = write_lists(folder / "lists-eight", names)
-    runs.train_once(base, [size_flag, "--weights=none", f"--split_files={split_files}"], arguments)
+    flags_of_run = [f"--image_size={IMAGE_SIZE}", "--weights=none", f"--split_files={split_files}"]
+    runs.train_once(base, flags_of_run, arguments)
     return base
 
 
@@ -132,13 +124,11 @@ def make_flags(folder: pathlib.Path, files_by_class: FilesByClass, count: int, s
         "test": select("test", slice(None)),
     }
     split_files = write_lists(folder / f"lists-{count}-{seed}", names)
-    batch_size = min(32, len(names["train"]))
-    epochs = -(-STEPS // (len(names["train"]) // batch_size))
-    return [f"--batch_size={batch_size}", f"--epochs={epochs}", f"--seed={seed}", f"--split_files={split_files}"]
+    batch_size = min(Settings(recipe="few").batch_size, len(names["train"]))
+    return ["--recipe=few", f"--batch_size={batch_size}", f"--seed={seed}", f"--split_files={split_files}"]
 
 
 def main() -> None:
-    program.define_settings_flags("image_size")
     flags.DEFINE_list("unseen", ["Highway", "River"], "The two classes that the weights have not seen.")
     flags.DEFINE_integer(
         "seeds", 3, "Number of trainings of each kind, each on images of its own.", lower_bound=1, upper_bound=3

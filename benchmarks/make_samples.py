@@ -1,14 +1,16 @@
-"""Makes the folder samples/ from EuroSAT's patches and a Sentinel-2 scene.
+"""Makes the folder samples/ from EuroSAT's patches and a Sentinel-2 scene, and the images inside the package.
 
-samples/README.md names sources and licences.
+samples/README.md and resnetd_tf/weights/MODEL_CARD.md name sources and licences.
 
     python -m benchmarks.make_samples --eurosat_all=$SENTINEL2_DIR/eurosat_all --scene=SCENE_FOLDER --output=samples
 
 EuroSAT's JPEG files come from TFDS ($TFDS_DATA_DIR).
 """
 
+import collections
 import csv
 import pathlib
+import zipfile
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,9 +19,13 @@ import rasterio.windows
 from absl import app, flags
 from rasterio.transform import from_origin
 
+from resnetd_tf import rundir
+from resnetd_tf.data.rehearsal import SAMPLE_FILE
+from resnetd_tf.data.splits import SPLITS
 from resnetd_tf.sentinel2 import BANDS
 
 FLAGS = flags.FLAGS
+SAMPLE_IMAGES = {"train": 20, "validation": 10, "test": 10}  # images of each class inside the package
 RAW_PATCHES = ("Forest_1031", "HerbaceousVegetation_1075", "Industrial_2007", "River_2171", "SeaLake_1121")
 SCENE_BANDS = ("B04", "B03", "B02", "B08")
 SCENE_WINDOW = rasterio.windows.Window(64, 1472, 448, 448)  # pixels; forest, fields, a village, marsh, water
@@ -99,6 +105,29 @@ def write_patches(folder: pathlib.Path) -> None:
         if not class_folder.exists():
             class_folder.mkdir(parents=True)
             (class_folder / example["filename"].decode()).write_bytes(example["image"])
+
+
+def write_package_sample(path: pathlib.Path) -> None:
+    """Writes the first images of each class in EuroSAT's splits: the JPEG files that TFDS stores, unchanged."""
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder("eurosat/rgb")
+    classes = builder.info.features["label"].names
+    files = {}
+    for split, count in SAMPLE_IMAGES.items():
+        counts = collections.Counter[str]()
+        for example in tfds.as_numpy(
+            builder.as_dataset(split=SPLITS[split], decoders={"image": tfds.decode.SkipDecoding()})
+        ):
+            name = classes[example["label"]]
+            if counts[name] < count:
+                counts[name] += 1
+                files[f"{split}/{name}/{example['filename'].decode()}"] = example["image"]
+    with rundir.write_atomically(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name in sorted(files):
+            archive.writestr(
+                zipfile.ZipInfo(name), files[name]
+            )  # its date is 1980, so that the file is always the same
 
 
 def raw_path(eurosat_all: pathlib.Path, name: str) -> pathlib.Path:
@@ -233,6 +262,7 @@ def write_text(path: pathlib.Path, text: str) -> None:
 def main(_) -> None:
     output, eurosat_all = pathlib.Path(FLAGS.output), pathlib.Path(FLAGS.eurosat_all)
     write_patches(output / "patches")
+    write_package_sample(SAMPLE_FILE)
     write_raw_patches(output / "patches_13_bands", eurosat_all)
     write_scene(output / "scene.tif", pathlib.Path(FLAGS.scene))
     bands = make_mosaic(eurosat_all)

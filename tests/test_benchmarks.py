@@ -107,22 +107,21 @@ benchmark.main()
 
 @needs_eurosat
 def test_few_images(tmp_path):
-    """Three ways to start train on the same few images, which are in neither the validation nor the test split."""
+    """Both ways to start train on the same few images, which are in neither the validation nor the test split."""
 
     def lists(asked):
         return [pathlib.Path(path).read_text().split() for path in asked["split_files"].split(",")]
 
-    first, *few = trainings("few_images", "--image_size=32", "--seeds=2", folder=tmp_path)
+    first, *few = trainings("few_images", "--seeds=2", folder=tmp_path)
     assert first["weights"] == "none"
     eight = {name.partition("_")[0] for listed in lists(first) for name in listed}
     assert len(eight) == 8 and not eight & {"Highway", "River"}
-    assert len(few) == 3 * 2 * 3
-    for head, fine_tuning, random in zip(few[::3], few[1::3], few[2::3]):
-        assert head.pop("freeze") == "backbone" and head == fine_tuning
+    assert len(few) == 3 * 2 * 2
+    for fine_tuning, random in zip(few[::2], few[1::2]):
         assert random.pop("weights") == "none" and fine_tuning.pop("weights").endswith(
             "eight-classes/run-1/model.keras"
         )
-        assert random == fine_tuning
+        assert random == fine_tuning and random["recipe"] == "few"
         training, validation, test = lists(random)
         assert len(training) in (10, 40, 200) and len(validation) == 100 and len(test) == 497
         assert not set(training) & set(validation) and not set(test) & {*training, *validation}
@@ -148,9 +147,9 @@ def test_wrong_images_are_compared_in_pairs():
     assert ablation.compare_wrong_images(np.arange(20) >= 16, np.arange(20) < 4) == "4, 4: p = 1.00"
 
 
-@pytest.mark.parametrize(("name", "flag"), [("ablation", "varied"), ("few_images", "epochs"), ("table", "seed")])
+@pytest.mark.parametrize(("name", "flag"), [("ablation", "varied"), ("few_images", "recipe"), ("table", "seed")])
 def test_a_benchmark_keeps_its_own_flags(name, flag, tmp_path):
-    command = [sys.executable, "-m", f"benchmarks.{name}", "--image_size=32", f"--runs_dir={tmp_path / 'runs'}", "--"]
+    command = [sys.executable, "-m", f"benchmarks.{name}", f"--runs_dir={tmp_path / 'runs'}", "--"]
     result = subprocess.run([*command, f"--{flag}=1"], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2 and not list(tmp_path.iterdir())
     assert result.stderr.strip() == f"{name}.py: --{flag} after --: this benchmark sets it; leave it out there"

@@ -24,6 +24,7 @@ LABEL_FLAGS = (
     *("scenes", "label", "layer", "patch_size", "purity", "block_km", "all_bands", "clouds", "level"),
     *program.STAC_FLAGS,
 )
+FEW_PATCHES = 1000  # training patches, below which the recipe few is the default
 RASTER_FLAGS = ("bands", "offset", "scale", "rendering")
 
 
@@ -125,6 +126,11 @@ def training_folder(path: str, base: str, seed: int) -> pathlib.Path:
         else:
             _cut_labels(labels, folder, seed)
     return folder
+
+
+def count_training_patches(folder: pathlib.Path) -> int:
+    """Counts the patches of the training split in a folder that `cut_folder` wrote."""
+    return sum(1 for _ in folder.glob("train/*/*"))
 
 
 def _list_files(scenes: Sequence[str]) -> list[tuple[str, int, int]]:

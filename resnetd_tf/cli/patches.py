@@ -4,7 +4,7 @@ The patches are read and rendered as maps are. Neighbouring patches stay in one 
 
 Examples:
     python patches.py fields.gpkg --scenes=S2B_MSIL1C_20240601.SAFE --label=crop --output=my_patches
-    python train.py --weights=eurosat --image_size=64 --dataset=folder:my_patches
+    python train.py --weights=eurosat --recipe=few --dataset=folder:my_patches
 """
 
 import pathlib
@@ -27,7 +27,9 @@ def cut(arguments: list[str]) -> None:
     folder = pathlib.Path(FLAGS.output)
     labels.cut_folder(arguments[0], folder, FLAGS.seed)
     weights = "none" if FLAGS.all_bands else "eurosat"
-    command = ["python", "train.py", f"--weights={weights}", f"--image_size={FLAGS.patch_size}"]
+    is_few = labels.count_training_patches(folder) < labels.FEW_PATCHES
+    recipe = "--recipe=few" if is_few else f"--image_size={FLAGS.patch_size}"
+    command = ["python", "train.py", f"--weights={weights}", recipe]
     print(f"Train:   {shlex.join([*command, f'--dataset=folder:{folder}'])}")
 
 

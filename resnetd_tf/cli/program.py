@@ -205,8 +205,11 @@ def define_settings_flags(*names: str) -> None:
         FLAG_DEFINERS[flag_type](field.name, field.default, text)
 
 
-def settings_from_flags() -> Settings:
+def settings_from_flags(**replacements: typing.Any) -> Settings:
     """Makes `Settings` from the flags.
+
+    Args:
+        **replacements: Values that take the place of flags.
 
     Raises:
         InputError: A value is outside its range.
@@ -214,7 +217,7 @@ def settings_from_flags() -> Settings:
     values: dict[str, typing.Any] = {
         field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(Settings)
     }
-    return Settings(**values)
+    return Settings(**(values | replacements))
 
 
 def define_model_flags() -> None:

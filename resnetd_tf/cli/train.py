@@ -5,7 +5,8 @@ Examples:
     python train.py --variant=d --image_size=64 --weights=none
     python train.py --variant=d --weights=imagenet --freeze=backbone
     python train.py --dataset=folder:my_patches --epochs=20 --output_dir=saved_models/mine
-    python train.py --weights=eurosat --image_size=64 --dataset=labels:fields.gpkg --scenes=SCENE.SAFE --label=crop
+    python train.py --weights=eurosat --dataset=labels:fields.gpkg --scenes=SCENE.SAFE --label=crop
+    python train.py --weights=eurosat --keep_classes --dataset=folder:my_patches --recipe=few
     python train.py --variant=d --resume
 """
 
@@ -25,8 +26,14 @@ def train(arguments: list[str]) -> None:
     if settings.dataset.startswith(LABELS_PREFIX):
         folder = labels.training_folder(settings.dataset.removeprefix(LABELS_PREFIX), settings.base, settings.seed)
         # The patches are rendered; their files need no flags.
-        unset: dict[str, typing.Any] = dict.fromkeys(labels.RASTER_FLAGS)
-        settings = dataclasses.replace(settings, dataset=f"folder:{folder}", **unset)
+        replacements: dict[str, typing.Any] = {"dataset": f"folder:{folder}", **dict.fromkeys(labels.RASTER_FLAGS)}
+        count = labels.count_training_patches(folder)
+        if not flags.FLAGS["recipe"].present and count < labels.FEW_PATCHES:
+            print(f"Recipe: few, because there are {count} training patches; --recipe=default is for thousands")
+            replacements["recipe"] = "few"
+        settings = program.settings_from_flags(**replacements)
+        if not flags.FLAGS["batch_size"].present and count < settings.batch_size:
+            settings = dataclasses.replace(settings, batch_size=count)
     else:
         program.refuse_flags("without --dataset=labels:FILE", *labels.LABEL_FLAGS)
     import tensorboard  # noqa: F401 - tf.summary would miss it only after the first epoch

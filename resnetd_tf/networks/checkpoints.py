@@ -689,6 +689,28 @@ def assign_weights(network: keras.Model, checkpoint: Checkpoint, *, exact: bool 
         variables[name].assign(value)
 
 
+def assign_head(network: keras.Model, checkpoint: Checkpoint) -> None:
+    """Puts the head of a checkpoint into the first classes of a network's head.
+
+    The other classes begin with weights of zero and the mean of the biases.
+
+    Args:
+        network: A network that `resnetd_tf.resnet` built, of as many classes as the checkpoint or more.
+        checkpoint: The weights.
+    """
+    head = network.get_layer("predictions")
+    kernel, bias = (
+        np.zeros(head.kernel.shape, "float32"),
+        np.full(head.bias.shape, checkpoint.tensors["fc.bias"].mean()),
+    )
+    classes = len(checkpoint.tensors["fc.bias"])
+    kernel[:, :classes], bias[:classes] = (
+        _to_keras_layout(checkpoint.tensors["fc.weight"]),
+        checkpoint.tensors["fc.bias"],
+    )
+    head.set_weights([kernel, bias])
+
+
 def _find_impossible_values(values: dict[str, np.ndarray]) -> list[str]:
     """Describes the weights whose numbers no training gives, whatever their shapes."""
     problems = []

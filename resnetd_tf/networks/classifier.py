@@ -26,6 +26,7 @@ def build_classifier(
     image_size: int = 224,
     interpolation: str = "bilinear",
     checkpoint: checkpoints.Checkpoint | None = None,
+    keep_classes: bool = False,
     synchronized: bool = False,
 ) -> keras.Model:
     """Builds a classifier from raw pixels to class probabilities.
@@ -39,6 +40,8 @@ def build_classifier(
         image_size: Side in pixels to which images are resized before the network; at least 32.
         interpolation: Filter that images are resized with, "bilinear" or "bicubic". A checkpoint's own takes its place.
         checkpoint: Weights for the network, or `None` for random ones.
+        keep_classes: Whether the checkpoint's classes are the first ones of the classifier, and keep their weights in
+            the head.
         synchronized: Whether batch normalisation computes statistics over all replicas, as in `resnetd_tf.resnet`.
 
     Returns:
@@ -54,6 +57,8 @@ def build_classifier(
     if checkpoint:
         interpolation = checkpoint.interpolation
         checkpoints.assign_weights(network, checkpoint)
+        if keep_classes:
+            checkpoints.assign_head(network, checkpoint)
     return add_preprocessing(network, statistics, interpolation)
 
 

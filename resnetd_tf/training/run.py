@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from resnetd_tf import applicability, environment, rundir
-from resnetd_tf.data import datasets, images, splits
+from resnetd_tf.data import datasets, images, rehearsal, splits
 from resnetd_tf.data.batches import training_batches
 from resnetd_tf.data.rasters import RasterOptions
 from resnetd_tf.data.splits import Dataset
@@ -141,6 +141,8 @@ def set_up_run(
     dataset = load_splits(settings, weights.interpolation if weights else "bilinear")
     if depends_on_bands:
         weights = read_initial_weights(settings, dataset.bands)
+    if settings.keep_classes:
+        check_kept_classes(settings, weights, dataset)
     statistics = choose_statistics(dataset, weights)
     teacher = open_teachers(settings, dataset)
     model = build_model(settings, dataset, statistics, strategy, weights=weights)
@@ -273,6 +275,18 @@ def read_initial_weights(settings: Settings, bands: int = 3) -> Checkpoint | Non
     return weights
 
 
+def check_kept_classes(settings: Settings, weights: Checkpoint | None, dataset: Dataset) -> None:
+    """Raises InputError unless the initial weights are of EuroSAT's classes, the first ones of the dataset."""
+    path = weights.file if weights else None
+    metadata = read_model_metadata(path) if path and path.suffix in (".keras", ".safetensors") else {}
+    classes = tuple(metadata.get("classes", ()))
+    if not classes or classes != dataset.classes[: len(classes)]:
+        raise InputError(
+            f"--keep_classes: weights {settings.weights} are not of EuroSAT's ten classes, whose images this package "
+            "has; give --weights=eurosat"
+        )
+
+
 def complete_settings(settings: Settings, from_scratch: bool) -> Settings:
     """Returns the settings with learning rate, precision, base path and absolute locations of the data filled in.
 
@@ -326,6 +340,8 @@ def load_splits(settings: Settings, interpolation: str) -> Dataset:
             rendering=settings.rendering,
         ),
     )
+    if settings.keep_classes:
+        dataset = rehearsal.add_eurosat_classes(dataset)
     default_shares = {"varied": RECIPES[settings.recipe]["varied"], "relit": 0, "unlike": 0}
     for name, default in default_shares.items():
         share = getattr(settings, name)
@@ -426,6 +442,7 @@ def build_model(
                 image_size=size,
                 interpolation=interpolation,
                 checkpoint=weights,
+                keep_classes=settings.keep_classes,
                 synchronized=settings.synchronized and replicas > 1,
             )
             classifier.freeze_layers(model, settings.freeze)

@@ -23,13 +23,17 @@ SMALLEST_DEPTH = 10  # One block per stage, for quick tests; --help does not lis
 LEARNING_RATE_FROM_SCRATCH = 0.4
 LEARNING_RATE_FINE_TUNING = 0.08
 
-DEFAULT_RECIPE: dict[str, Any] = {"epochs": 10, "image_size": 224, "varied": 0.125, "label_smoothing": 0.1}
+DEFAULT_RECIPE: dict[str, Any] = {
+    **{"epochs": 10, "image_size": 224, "batch_size": 32},
+    **{"varied": 0.125, "cutmix": 0.0, "label_smoothing": 0.1},
+}
 # The default values of the settings in which recipes differ. For all others, the field below has the default value.
 RECIPES = {
     "default": DEFAULT_RECIPE,
     # As plain as the report's own: beyond what it mentions, there are only turns and label smoothing.
     "report": {**DEFAULT_RECIPE, "varied": 0.0},
     "best": {**DEFAULT_RECIPE, "epochs": 50, "image_size": 64},
+    "few": {**DEFAULT_RECIPE, "epochs": 60, "image_size": 64, "batch_size": 16, "cutmix": 0.5},
 }
 
 
@@ -57,7 +61,8 @@ class Settings:
 
     recipe: str = define_setting(
         "default",
-        "Set of defaults for the other flags: report varies no pixels, best trains longer at 64 pixels",
+        "Set of defaults for the other flags: report varies no pixels, best trains longer at 64 pixels, few is "
+        "for a few hundred images",
         choices=tuple(RECIPES),
     )
     variant: str = define_setting("d", "Refinement of the network", choices=VARIANTS)
@@ -103,7 +108,7 @@ class Settings:
     )
     epochs: int = define_setting(None, "Number of passes over the training split.", minimum=1, maximum=10**6)
     batch_size: int = define_setting(
-        32, "Number of images in a step, over all devices together.", minimum=1, maximum=10**6
+        None, "Number of images in a step, over all devices together.", minimum=1, maximum=10**6
     )
     learning_rate: float | None = define_setting(
         None,
@@ -157,7 +162,7 @@ class Settings:
     )
     # arXiv 1905.04899
     cutmix: float = define_setting(
-        0.0,
+        None,
         "Share of the training images that get a part of another image, with labels mixed by area. This improves maps.",
         minimum=0,
         maximum=1,
@@ -183,6 +188,11 @@ class Settings:
         "none",
         "Part of the network that training leaves unchanged; the backbone is everything but the last layer",
         choices=("none", "stem", "backbone"),
+    )
+    keep_classes: bool = define_setting(
+        False,
+        "Keep the ten classes of weights that were trained on EuroSAT and add those of the dataset. Images of EuroSAT "
+        "in this package are trained on too, so that the ten are not forgotten.",
     )
     synchronized: bool = define_setting(
         False,

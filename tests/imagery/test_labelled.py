@@ -209,7 +209,7 @@ def test_training_on_polygons(program, scene_path, tmp_path):
     """train.py cuts the patches beside its model, once for the same polygons and scenes."""
     shapes = [box(column, row, 64, 64) for column in (0, 128, 360, 480) for row in (0, 128, 256, 384)]
     labels = write_labels(tmp_path / "x.gpkg", shapes, ["bright"] * 8 + ["dark"] * 8)
-    network = ("--depth=10", "--image_size=32", "--weights=none", "--epochs=1", "--batch_size=4")
+    network = ("--depth=10", "--image_size=32", "--weights=none", "--epochs=1")
     arguments = (f"--dataset=labels:{labels}", f"--scenes={scene_path}", "--label=cover", "--block_km=0")
     for is_first in (True, False):
         result = program("train.py", *network, *arguments, f"--output_dir={tmp_path / 'model'}")
@@ -218,6 +218,9 @@ def test_training_on_polygons(program, scene_path, tmp_path):
     (folder,) = tmp_path.glob("model-patches-*")
     metadata = json.loads((tmp_path / "model/run-2/metadata.json").read_text())
     assert metadata["dataset"] == f"folder:{folder}" and metadata["classes"] == ["bright", "dark"]
+    count = metadata["split_sizes"]["train"]
+    assert f"Recipe: few, because there are {count} training patches" in result.stdout
+    assert metadata["recipe"] == "few" and metadata["batch_size"] == count < 16
 
 
 def test_patches_are_cut_anew_when_labels_or_scenes_change(bad_input, scene_path, tmp_path):
@@ -229,7 +232,8 @@ def test_patches_are_cut_anew_when_labels_or_scenes_change(bad_input, scene_path
         write_labels(tmp_path / "x.shp", shapes, classes)
         if time:
             os.utime(scene_path, (time, time))
-        message = bad_input("train.py", *arguments, "--weights=none", f"--output_dir={tmp_path / 'model'}")
+        flags = ("--weights=none", "--batch_size=32", f"--output_dir={tmp_path / 'model'}")
+        message = bad_input("train.py", *arguments, *flags)
         assert "batch size 32 is larger than the training split" in message  # the patches are cut by then
         counts.append(len(list(tmp_path.glob("model-patches-*"))))
     assert counts == [1, 2, 3]

@@ -33,7 +33,7 @@ def test_help_lists_the_values_of_recipes(program):
 
 
 def test_unknown_recipe():
-    with pytest.raises(InputError, match="--recipe=good: must be one of default, report, best"):
+    with pytest.raises(InputError, match="--recipe=good: must be one of default, report, best, few"):
         Settings(recipe="good")
 
 

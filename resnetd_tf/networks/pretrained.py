@@ -19,7 +19,7 @@ KERAS_APPLICATIONS = "keras.applications"
 
 EUROSAT_NAME = "eurosat"  # the name of the classifier that ships with this package
 EUROSAT_FILE = pathlib.Path(__file__).parents[1] / "weights" / "resnet50d-eurosat.safetensors"
-EUROSAT_SHA256 = "43d4b1c1c1da962f73626c961325c940e6f358719f5ff08e4501da4c5ab8fea9"
+EUROSAT_SHA256 = "ce84954df73eaa73796c71d08895fd7c416886af50e800fa46b61faf05a0436d"
 
 
 class WeightsUnavailable(ValueError):

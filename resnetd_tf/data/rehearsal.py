@@ -63,10 +63,12 @@ def add_eurosat_classes(dataset: Dataset) -> Dataset:
     for name, split in dataset.splits.items():
         rehearsed = sample.splits[name]
         if split.shape != rehearsed.shape:
-            found, expected = ("x".join(str(side or "?") for side in shape) for shape in (split.shape, rehearsed.shape))
+            own_shape, eurosat_shape = (
+                "x".join(str(side or "?") for side in shape) for shape in (split.shape, rehearsed.shape)
+            )
             raise InputError(
-                f"--keep_classes: the images of {dataset.name} are {found}, EuroSAT's {expected} (height, width, "
-                "bands); give patches of that size"
+                f"--keep_classes: the images of {dataset.name} are {own_shape}, EuroSAT's {eurosat_shape} (height, "
+                "width, bands); give patches of that size"
             )
         assert isinstance(split.images, np.ndarray) and isinstance(rehearsed.images, np.ndarray)
         splits[name] = Split(

@@ -94,9 +94,9 @@ def test_packaged_classes_are_kept(program, patches, tmp_path):
     assert result.returncode == 0, result.stderr
     metadata = json.loads((tmp_path / "model/run-1/metadata.json").read_text())
     assert metadata["classes"] == [*CLASSES, "orchard"] and metadata["split_sizes"]["train"] == 214
-    kept = saved.open_classifier(tmp_path / "model/run-1/model.keras")
+    classifier_of_eleven = saved.open_classifier(tmp_path / "model/run-1/model.keras")
     test = rehearsal.read_sample().splits["test"]
-    assert (kept.predict(test.images).argmax(1) == test.labels).mean() > 0.9
+    assert (classifier_of_eleven.predict(test.images).argmax(1) == test.labels).mean() > 0.9
     result = program("evaluate.py", f"--model={tmp_path / 'model'}")
     assert result.returncode == 0, result.stderr
 

@@ -25,7 +25,7 @@ from resnetd_tf.data.splits import SPLITS
 from resnetd_tf.sentinel2 import BANDS
 
 FLAGS = flags.FLAGS
-SAMPLE_IMAGES = {"train": 20, "validation": 10, "test": 10}  # images of each class inside the package
+SAMPLE_IMAGES = {"train": 20, "validation": 10}  # images of each class inside the package
 RAW_PATCHES = ("Forest_1031", "HerbaceousVegetation_1075", "Industrial_2007", "River_2171", "SeaLake_1121")
 SCENE_BANDS = ("B04", "B03", "B02", "B08")
 SCENE_WINDOW = rasterio.windows.Window(64, 1472, 448, 448)  # pixels; forest, fields, a village, marsh, water

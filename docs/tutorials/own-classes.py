@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Own classes
 #
-# This tutorial goes from a few polygons to a map of your own classes and to areas with their uncertainty, in five
+# This tutorial goes from a few polygons to a map of your own classes and to areas with their uncertainty, in four
 # commands. Training takes about two minutes on two cores. It needs the extra `geo` (`pip install '.[geo]'`).
 #
 # ## 1. Polygons
@@ -14,8 +14,7 @@ import pathlib
 import shutil
 
 import geopandas
-import numpy as np
-import rasterio
+import rasterio.features
 import shapely
 from IPython.display import Image
 
@@ -84,7 +83,7 @@ print(polygons["cover"].value_counts())
 # The windows of the map have the size of the training patches.
 
 # %% language="bash"
-# python map.py --model=saved_models/tutorials/own-classes/model samples/scene.tif --stride=12 \
+# python map.py --model=saved_models/tutorials/own-classes/model samples/scene.tif --window=24 --stride=12 \
 #   --output=maps/own-classes --overwrite
 
 # %% alt="Left: the scene of Wachapreague. Right: its map of fields, forest and water"
@@ -102,16 +101,18 @@ Image("maps/own-classes_landcover.png", width=900)
 
 # %% [markdown]
 # Now you would look at each picture, or go there, and write what you see into the column `reference`
-# ([how to label them](../explanation/reference-data.md)). So that this page needs nobody, the next cell looks at the
-# near infrared, which the classifier did not see: water is dark there, and fields are brighter than a winter forest in
-# red.
+# ([how to label them](../explanation/reference-data.md)). So that this page needs nobody, a rule decides in
+# the next cell: water is darker in the near infrared, which the classifier did not see, than in green, and fields are
+# brighter in red than a winter forest. The reference is what most of the outlined place is.
 
 # %%
 sample = geopandas.read_file(work / "check_sample.gpkg")
 red, green, infrared = (scene[names.index(band)] for band in ("B04", "B03", "B08"))
-rule = np.where((green - infrared) / (green + infrared) > 0, "water", np.where(red > 700, "fields", "forest"))
-columns, rows = ~transform @ (sample.geometry.centroid.x, sample.geometry.centroid.y)
-sample["reference"] = rule[rows.astype(int), columns.astype(int)]
+covers = {"water": green > infrared, "fields": (green <= infrared) & (red > 700)}
+covers["forest"] = ~(covers["water"] | covers["fields"])
+for index, outline in sample.geometry.items():
+    inside = rasterio.features.geometry_mask([outline], red.shape, transform, invert=True)
+    sample.loc[index, "reference"] = max(covers, key=lambda name: covers[name][inside].sum())
 sample.to_file(work / "check_sample.gpkg")
 print(sample["reference"].value_counts())
 
@@ -126,8 +127,8 @@ print(sample["reference"].value_counts())
 Image(work / "check_accuracy.png", width=900)
 
 # %% [markdown]
-# The last columns are the result: the area of each class with its 95 % confidence interval. It does not depend on how
-# good the map is, only how wide the interval becomes.
+# The last columns are the result: the area of each class with its 95 % confidence interval. A poor map
+# does not bias these areas; it widens their intervals.
 #
 # ## Next
 #

@@ -14,6 +14,7 @@ from absl import flags
 
 from resnetd_tf.cli import labels, program
 from resnetd_tf.errors import InputError
+from resnetd_tf.training.settings import RECIPES
 
 FLAGS = flags.FLAGS
 
@@ -27,9 +28,14 @@ def cut(arguments: list[str]) -> None:
     folder = pathlib.Path(FLAGS.output)
     labels.cut_folder(arguments[0], folder, FLAGS.seed)
     weights = "none" if FLAGS.all_bands else "eurosat"
-    is_few = labels.count_training_patches(folder) < labels.FEW_PATCHES
-    recipe = "--recipe=few" if is_few else f"--image_size={FLAGS.patch_size}"
-    command = ["python", "train.py", f"--weights={weights}", recipe]
+    count = labels.count_training_patches(folder)
+    command = ["python", "train.py", f"--weights={weights}"]
+    if count < labels.FEW_PATCHES:
+        command.append("--recipe=few")
+        if count < RECIPES["few"]["batch_size"]:
+            command.append(f"--batch_size={count}")
+    if FLAGS.patch_size > 64 or count >= labels.FEW_PATCHES:
+        command.append(f"--image_size={FLAGS.patch_size}")
     print(f"Train:   {shlex.join([*command, f'--dataset=folder:{folder}'])}")
 
 

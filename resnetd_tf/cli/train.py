@@ -31,6 +31,8 @@ def train(arguments: list[str]) -> None:
         if not flags.FLAGS["recipe"].present and count < labels.FEW_PATCHES:
             print(f"Recipe: few, because there are {count} training patches; --recipe=default is for thousands")
             replacements["recipe"] = "few"
+            if not flags.FLAGS["image_size"].present:
+                replacements["image_size"] = max(64, flags.FLAGS.patch_size)
         settings = program.settings_from_flags(**replacements)
         if not flags.FLAGS["batch_size"].present and count < settings.batch_size:
             settings = dataclasses.replace(settings, batch_size=count)

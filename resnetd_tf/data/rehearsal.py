@@ -1,5 +1,6 @@
 """EuroSAT's images inside this package, by which a classifier keeps EuroSAT's ten classes while it learns others."""
 
+import dataclasses
 import pathlib
 import zipfile
 
@@ -9,17 +10,17 @@ import PIL.Image
 from resnetd_tf.data.splits import Dataset, Split, pixel_digest
 from resnetd_tf.errors import InputError
 
-# SPLIT/CLASS/NAME.jpg: 20, 10 and 10 images of each class in EuroSAT's splits.
+# SPLIT/CLASS/NAME.jpg: 20 and 10 images of each class of EuroSAT's training and validation splits.
 SAMPLE_FILE = pathlib.Path(__file__).parents[1] / "weights" / "eurosat-sample.zip"
 
 
 def read_sample() -> Dataset:
-    """Reads the images of the ten classes, 64x64 pixels, with the splits that EuroSAT has them in.
+    """Reads images of the ten classes, 64x64 pixels, of EuroSAT's training and validation splits.
 
     Raises:
         InputError: The file is missing or damaged.
     """
-    images: dict[str, list[np.ndarray]] = {"train": [], "validation": [], "test": []}
+    images: dict[str, list[np.ndarray]] = {"train": [], "validation": []}
     names: dict[str, list[str]] = {split: [] for split in images}
     try:
         with zipfile.ZipFile(SAMPLE_FILE) as archive:
@@ -45,7 +46,9 @@ def read_sample() -> Dataset:
 
 
 def add_eurosat_classes(dataset: Dataset) -> Dataset:
-    """Adds EuroSAT's ten classes, and the images of them in this package, to the splits of a dataset.
+    """Adds EuroSAT's ten classes, and the images of them in this package, to a dataset.
+
+    The test split stays the dataset's own, so that its accuracy is that of the user's images.
 
     Args:
         dataset: Splits of patches of 64x64 pixels, RGB. Its classes may be among EuroSAT's.
@@ -54,13 +57,29 @@ def add_eurosat_classes(dataset: Dataset) -> Dataset:
         The dataset with EuroSAT's classes first and then its own.
 
     Raises:
-        InputError: The patches have another size or other bands.
+        InputError: The patches have another size or other bands, are EuroSAT's own, or have a class whose name differs
+            from one of EuroSAT's in case alone.
     """
     sample = read_sample()
     classes = sample.classes + tuple(name for name in dataset.classes if name not in sample.classes)
+    eurosat_names = {name.lower(): name for name in sample.classes}
+    for name in classes[len(sample.classes) :]:
+        if same := eurosat_names.get(name.lower()):
+            raise InputError(f"--keep_classes: the class {name} differs from EuroSAT's {same} in case alone; rename it")
+    own_digests = {digest for split in dataset.splits.values() for digest in split.digests}
+    shared = sum(digest in own_digests for split in sample.splits.values() for digest in split.digests)
+    if shared:
+        raise InputError(
+            f"--keep_classes: {dataset.name} has {shared} of the images of EuroSAT by which the ten classes are kept; "
+            "take them out, or train on EuroSAT without the flag"
+        )
     labels = np.array([classes.index(name) for name in dataset.classes])
     splits = {}
     for name, split in dataset.splits.items():
+        labels_of_split = labels[split.labels]
+        if name not in sample.splits:
+            splits[name] = dataclasses.replace(split, labels=labels_of_split)
+            continue
         rehearsed = sample.splits[name]
         if split.shape != rehearsed.shape:
             own_shape, eurosat_shape = (
@@ -73,7 +92,7 @@ def add_eurosat_classes(dataset: Dataset) -> Dataset:
         assert isinstance(split.images, np.ndarray) and isinstance(rehearsed.images, np.ndarray)
         splits[name] = Split(
             np.concatenate([split.images, rehearsed.images]),
-            np.concatenate([labels[split.labels], rehearsed.labels]),
+            np.concatenate([labels_of_split, rehearsed.labels]),
             split.names + rehearsed.names,
             f"{split.slice} and {len(rehearsed)} of EuroSAT",
             split.digests + rehearsed.digests,

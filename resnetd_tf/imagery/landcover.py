@@ -47,7 +47,7 @@ from resnetd_tf.imagery.grid import WGS84, Grid, grid_centre, grid_outline
 from resnetd_tf.imagery.products import Source, classify_source, find_single_source, find_sources, open_source
 from resnetd_tf.imagery.scene import SAMPLE_PIXELS, Scene, crop_to_area, degrees_to_pixels
 from resnetd_tf.imagery.vectors import write_geopackage
-from resnetd_tf.imagery.water import WATER_CLASSES, water_class_mask
+from resnetd_tf.imagery.water import has_eurosat_water, water_class_mask
 from resnetd_tf.process import silence_stderr
 from resnetd_tf.saved import SavedClassifier, WindowClassifier, open_window_classifier
 from resnetd_tf.sentinel2 import BANDS, RGB_BANDS, parse_band_name
@@ -208,7 +208,7 @@ def open_source_for(classifier: SavedClassifier, source: Source, options: MapOpt
         options.keep_clouds,
         keep_levels=is_own and not classifier.metadata.get("rendering"),
         adds_air=classifier.bands == 3 and dataset.startswith("eurosat"),
-        use_water_index=options.use_water_index and not set(WATER_CLASSES).isdisjoint(classifier.classes),
+        use_water_index=options.use_water_index and has_eurosat_water(classifier.classes),
     )
     if options.area is not None:
         scene = crop_to_area(scene, options.area)

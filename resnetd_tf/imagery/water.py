@@ -15,6 +15,7 @@ from rasterio.windows import Window
 from resnetd_tf.data import rasters
 from resnetd_tf.data.rasters import Band
 from resnetd_tf.imagery.grid import Grid, warp_to_grid
+from resnetd_tf.sentinel2 import CLASSES
 
 WATER_CLASSES = ("River", "SeaLake")
 UNKNOWN = 2  # beside 0 for land and 1 for water: a pixel without data
@@ -216,6 +217,11 @@ def apply_water_shares(probabilities: np.ndarray, water_shares: np.ndarray, is_w
         members = probabilities[:, group]
         result[:, group] = members / members.sum(1, keepdims=True) * total[:, np.newaxis]
     return np.where(np.isnan(water_shares)[:, np.newaxis], probabilities, result).astype("float32")
+
+
+def has_eurosat_water(classes: Sequence[str]) -> bool:
+    """Returns whether all water is in EuroSAT's classes of water; classes of a user may be water too."""
+    return not set(WATER_CLASSES).isdisjoint(classes) and set(classes) <= set(CLASSES)
 
 
 def water_class_mask(classes: Sequence[str], index: WaterIndex | None) -> np.ndarray | None:

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from resnetd_tf import applicability, environment, rundir
+from resnetd_tf import applicability, environment, rundir, sentinel2
 from resnetd_tf.data import datasets, images, rehearsal, splits
 from resnetd_tf.data.batches import training_batches
 from resnetd_tf.data.rasters import RasterOptions
@@ -138,11 +138,11 @@ def set_up_run(
     weights = None if depends_on_bands else read_initial_weights(settings)
     print(f"Device: {environment.describe_devices(environment_info['hardware'])}", flush=True)
     settings = complete_settings(settings, from_scratch=weights is None and not depends_on_bands)
+    if settings.keep_classes:
+        check_kept_classes(settings, weights)
     dataset = load_splits(settings, weights.interpolation if weights else "bilinear")
     if depends_on_bands:
         weights = read_initial_weights(settings, dataset.bands)
-    if settings.keep_classes:
-        check_kept_classes(settings, weights, dataset)
     statistics = choose_statistics(dataset, weights)
     teacher = open_teachers(settings, dataset)
     model = build_model(settings, dataset, statistics, strategy, weights=weights)
@@ -275,15 +275,15 @@ def read_initial_weights(settings: Settings, bands: int = 3) -> Checkpoint | Non
     return weights
 
 
-def check_kept_classes(settings: Settings, weights: Checkpoint | None, dataset: Dataset) -> None:
-    """Raises InputError unless the initial weights are of EuroSAT's classes, the first ones of the dataset."""
+def check_kept_classes(settings: Settings, weights: Checkpoint | None) -> None:
+    """Raises InputError unless the initial weights are of EuroSAT's ten classes."""
     path = weights.file if weights else None
     metadata = read_model_metadata(path) if path and path.suffix in (".keras", ".safetensors") else {}
     classes = tuple(metadata.get("classes", ()))
-    if not classes or classes != dataset.classes[: len(classes)]:
+    if classes != sentinel2.CLASSES:
         raise InputError(
-            f"--keep_classes: weights {settings.weights} are not of EuroSAT's ten classes, whose images this package "
-            "has; give --weights=eurosat"
+            f"--keep_classes: weights {settings.weights} are of other classes than EuroSAT's ten, whose images "
+            "this package has; give --weights=eurosat"
         )
 
 

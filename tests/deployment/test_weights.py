@@ -38,7 +38,7 @@ def test_a_file_alone_is_a_classifier(run, small_classifier, half):
     assert half.stat().st_size < 0.6 * (run / "run-1/model.keras").stat().st_size
 
 
-def test_a_file_has_the_score_of_its_run(half, small_classifier, tmp_path):
+def test_a_file_has_the_score_of_its_run(half, run, small_classifier, tmp_path):
     """A file without a score does not take that of another model, which lies beside it."""
     alone = open_classifier(shutil.copy(half, tmp_path / "alone.safetensors"))
     images = synthetic.draw_scenes(10, seed=5)[0]
@@ -48,7 +48,7 @@ def test_a_file_has_the_score_of_its_run(half, small_classifier, tmp_path):
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
     del header[applicability.SCORE_KEY]
     safetensors.numpy.save_file(tensors, tmp_path / "older.safetensors", header)
-    shutil.copy(pretrained.EUROSAT_FILE.with_name(applicability.FILE_NAME), tmp_path)
+    shutil.copy(run / "run-1" / applicability.FILE_NAME, tmp_path)
     assert open_classifier(tmp_path / "older.safetensors").classify(images)[1] is None
 
 

@@ -466,6 +466,7 @@ def test_georeference_by_control_points(classifier, colours, tmp_path, metres):
     with rasterio.open(tmp_path / "map_landcover.tif") as file:
         assert file.crs == CRS
         assert file.transform.almost_equals(from_origin(WEST, NORTH, 10 * CELL, 10 * CELL), precision=1)
-    assert sum_hectares(tmp_path / "map_areas.csv") == pytest.approx(SIDE**2 / 100, rel=0.01)
+    # Blurred by pixels of 20 m, a few cells are unlike the training images and have no area.
+    assert sum_hectares(tmp_path / "map_areas.csv") == pytest.approx(SIDE**2 / 100, rel=0.01 * block)
     if metres == 10:
         assert_right(cells)

@@ -31,19 +31,18 @@ def patches(tmp_path):
 def test_the_sample_has_eurosat_images_in_their_splits():
     sample = rehearsal.read_sample()
     assert len(sample.classes) == 10 and sample.bands == 3
-    for split, count in (("train", 20), ("validation", 10), ("test", 10)):
+    for split, count in (("train", 20), ("validation", 10)):
         assert np.bincount(sample.splits[split].labels).tolist() == [count] * 10
         names = sample.splits[split].names
         assert [name.partition("/")[0] for name in names] == [CLASSES[label] for label in sample.splits[split].labels]
     digests = [digest for split in sample.splits.values() for digest in split.digests]
-    assert len(set(digests)) == 400
+    assert len(set(digests)) == 300
 
 
 @needs_eurosat
 def test_the_sample_is_of_eurosat():
-    sample, eurosat = rehearsal.read_sample(), datasets.load_dataset("eurosat/rgb", ("validation", "test"))
-    for name, split in eurosat.splits.items():
-        assert set(sample.splits[name].digests) <= set(split.digests)
+    sample, eurosat = rehearsal.read_sample(), datasets.load_dataset("eurosat/rgb", ("validation",))
+    assert set(sample.splits["validation"].digests) <= set(eurosat.splits["validation"].digests)
 
 
 def test_classes_are_added_after_eurosats(patches):
@@ -55,6 +54,19 @@ def test_classes_are_added_after_eurosats(patches):
     expected = [widened.classes.index(dataset.classes[label]) for label in dataset.splits["train"].labels]
     assert split.labels[:own].tolist() == expected and len(split) == own + 200
     np.testing.assert_array_equal(split.images[:own], dataset.splits["train"].images)
+    test = widened.splits["test"]
+    assert len(test) == len(dataset.splits["test"])  # the user's own
+    assert set(test.labels) <= {CLASSES.index("Forest"), 10}
+
+
+def test_images_of_the_sample_and_names_in_other_case_are_refused(patches):
+    dataset = datasets.load_dataset(f"folder:{patches}")
+    with pytest.raises(InputError, match="class forest differs from EuroSAT's Forest in case alone"):
+        rehearsal.add_eurosat_classes(dataclasses.replace(dataset, classes=("forest", "orchard")))
+    sample = rehearsal.read_sample()
+    splits = dataset.splits | {"test": sample.splits["validation"]}
+    with pytest.raises(InputError, match="has 100 of the images of EuroSAT"):
+        rehearsal.add_eurosat_classes(dataclasses.replace(dataset, classes=CLASSES, splits=splits))
 
 
 def test_other_sizes_are_refused(patches):
@@ -95,10 +107,12 @@ def test_packaged_classes_are_kept(program, patches, tmp_path):
     metadata = json.loads((tmp_path / "model/run-1/metadata.json").read_text())
     assert metadata["classes"] == [*CLASSES, "orchard"] and metadata["split_sizes"]["train"] == 214
     classifier_of_eleven = saved.open_classifier(tmp_path / "model/run-1/model.keras")
-    test = rehearsal.read_sample().splits["test"]
-    assert (classifier_of_eleven.predict(test.images).argmax(1) == test.labels).mean() > 0.9
+    validation = rehearsal.read_sample().splits["validation"]
+    assert (classifier_of_eleven.predict(validation.images).argmax(1) == validation.labels).mean() > 0.9
+    assert metadata["split_sizes"]["test"] == 2
     result = program("evaluate.py", f"--model={tmp_path / 'model'}")
     assert result.returncode == 0, result.stderr
+    assert f"{100 * metadata['test_accuracy']:.2f} %" in result.stdout  # on the user's own images, as the run said
 
 
 def test_weights_of_other_classes_are_refused(run, bad_input, patches, tmp_path):
@@ -109,4 +123,4 @@ def test_weights_of_other_classes_are_refused(run, bad_input, patches, tmp_path)
     shutil.copy(run / "run-1/model.keras", tmp_path / "model.keras")
     for weights in ("none", tmp_path / "model.keras"):
         message = bad_input("train.py", *SMALLEST[:2], *dataset, f"--weights={weights}")
-        assert f"--keep_classes: weights {weights} are not of EuroSAT's ten classes" in message
+        assert f"--keep_classes: weights {weights} are of other classes than EuroSAT's ten" in message

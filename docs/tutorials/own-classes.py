@@ -106,14 +106,14 @@ Image("maps/own-classes_landcover.png", width=900)
 # brighter in red than a winter forest. The reference is what most of the outlined place is.
 
 # %%
-sample = geopandas.read_file(work / "check_sample.gpkg")
+sample = geopandas.read_file(work / "check_sample.gpkg", layer="sample")
 red, green, infrared = (scene[names.index(band)] for band in ("B04", "B03", "B08"))
 covers = {"water": green > infrared, "fields": (green <= infrared) & (red > 700)}
 covers["forest"] = ~(covers["water"] | covers["fields"])
 for index, outline in sample.geometry.items():
     inside = rasterio.features.geometry_mask([outline], red.shape, transform, invert=True)
     sample.loc[index, "reference"] = max(covers, key=lambda name: covers[name][inside].sum())
-sample.to_file(work / "check_sample.gpkg")
+sample.to_file(work / "check_sample.gpkg", layer="sample")
 print(sample["reference"].value_counts())
 
 # %% [markdown]

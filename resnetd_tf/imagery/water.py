@@ -220,8 +220,8 @@ def apply_water_shares(probabilities: np.ndarray, water_shares: np.ndarray, is_w
 
 
 def has_eurosat_water(classes: Sequence[str]) -> bool:
-    """Returns whether all water is in EuroSAT's classes of water; classes of a user may be water too."""
-    return not set(WATER_CLASSES).isdisjoint(classes) and set(classes) <= set(CLASSES)
+    """Returns whether there is a class of water, and no classes beside EuroSAT's ten, which may be water too."""
+    return not set(WATER_CLASSES).isdisjoint(classes) and not set(classes) > set(CLASSES)
 
 
 def water_class_mask(classes: Sequence[str], index: WaterIndex | None) -> np.ndarray | None:

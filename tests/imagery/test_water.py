@@ -7,8 +7,9 @@ from matplotlib.patches import Patch
 from rasterio.windows import Window
 from scenes import colour_classifier, read_classes, write_scene
 
-from resnetd_tf.imagery import landcover, water
+from resnetd_tf.imagery import water
 from resnetd_tf.imagery.landcover import MapOptions, open_scene_for, write_map
+from resnetd_tf.sentinel2 import CLASSES
 
 NDWI, _, COLOURS = water.KINDS
 SHORE = 100  # the column at which the water begins
@@ -140,4 +141,6 @@ def test_the_share_of_water_enters_the_probabilities(share, probabilities, expec
 
 def test_a_classifier_without_water_has_no_index():
     assert water.water_class_mask(("corn", "rice"), None) is None
-    assert landcover.WATER_CLASSES == ("River", "SeaLake")
+    assert not water.has_eurosat_water(("corn", "rice"))
+    assert water.has_eurosat_water(("land", "SeaLake")) and water.has_eurosat_water(CLASSES)
+    assert not water.has_eurosat_water((*CLASSES, "lagoon"))

@@ -125,9 +125,8 @@ def write_package_sample(path: pathlib.Path) -> None:
                 files[f"{split}/{name}/{example['filename'].decode()}"] = example["image"]
     with rundir.write_atomically(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name in sorted(files):
-            archive.writestr(
-                zipfile.ZipInfo(name), files[name]
-            )  # its date is 1980, so that the file is always the same
+            # The date of a ZipInfo is 1980, so that the file is always the same.
+            archive.writestr(zipfile.ZipInfo(name), files[name])
 
 
 def raw_path(eurosat_all: pathlib.Path, name: str) -> pathlib.Path:

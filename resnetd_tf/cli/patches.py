@@ -34,7 +34,7 @@ def cut(arguments: list[str]) -> None:
         command.append("--recipe=few")
         if count < RECIPES["few"]["batch_size"]:
             command.append(f"--batch_size={count}")
-    if FLAGS.patch_size > 64 or count >= labels.FEW_PATCHES:
+    if FLAGS.patch_size > RECIPES["few"]["image_size"] or count >= labels.FEW_PATCHES:
         command.append(f"--image_size={FLAGS.patch_size}")
     print(f"Train:   {shlex.join([*command, f'--dataset=folder:{folder}'])}")
 

@@ -16,6 +16,7 @@ import typing
 from absl import flags
 
 from resnetd_tf.cli import labels, program
+from resnetd_tf.training.settings import RECIPES
 
 LABELS_PREFIX = "labels:"
 
@@ -32,7 +33,7 @@ def train(arguments: list[str]) -> None:
             print(f"Recipe: few, because there are {count} training patches; --recipe=default is for thousands")
             replacements["recipe"] = "few"
             if not flags.FLAGS["image_size"].present:
-                replacements["image_size"] = max(64, flags.FLAGS.patch_size)
+                replacements["image_size"] = max(RECIPES["few"]["image_size"], flags.FLAGS.patch_size)
         settings = program.settings_from_flags(**replacements)
         if not flags.FLAGS["batch_size"].present and count < settings.batch_size:
             settings = dataclasses.replace(settings, batch_size=count)

@@ -699,15 +699,11 @@ def assign_head(network: keras.Model, checkpoint: Checkpoint) -> None:
         checkpoint: The weights.
     """
     head = network.get_layer("predictions")
-    kernel, bias = (
-        np.zeros(head.kernel.shape, "float32"),
-        np.full(head.bias.shape, checkpoint.tensors["fc.bias"].mean()),
-    )
-    classes = len(checkpoint.tensors["fc.bias"])
-    kernel[:, :classes], bias[:classes] = (
-        _to_keras_layout(checkpoint.tensors["fc.weight"]),
-        checkpoint.tensors["fc.bias"],
-    )
+    known_bias = checkpoint.tensors["fc.bias"]
+    kernel = np.zeros(head.kernel.shape, "float32")
+    kernel[:, : len(known_bias)] = _to_keras_layout(checkpoint.tensors["fc.weight"])
+    bias = np.full(head.bias.shape, known_bias.mean())
+    bias[: len(known_bias)] = known_bias
     head.set_weights([kernel, bias])
 
 

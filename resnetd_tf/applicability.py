@@ -22,6 +22,7 @@ FILE_NAME = "applicability.safetensors"  # beside the file of a classifier
 SCORE_KEY = "applicability"  # entry of the header of a classifier's .safetensors file
 COMPONENTS = 64  # principal components; 128 tell hardly better
 QUANTILE = 0.99  # of validation images lie within the limit
+FEWEST_IMAGES = 100  # validation images that such a quantile takes
 
 
 @dataclass(frozen=True)

@@ -276,6 +276,25 @@ def split_by_place(patches: LabelledPatches, block_km: float = 1.0, seed: int = 
     for label, name in enumerate(patches.classes):
         if label not in patches.labels:
             raise InputError(f"{name} has no patch: {patches.losses.describe(label)}")
+    try:
+        return _divide_places(patches, block_km, seed)
+    except InputError as error:
+        if not block_km:
+            raise
+        reason = error
+    try:
+        _divide_places(patches, 0, seed)
+    except InputError as error:
+        raise reason from error
+    raise InputError(f"{reason}, or give a smaller --block_km: 0 keeps polygons alone together")
+
+
+def _divide_places(patches: LabelledPatches, block_km: float, seed: int) -> list[str]:
+    """Divides places into splits, as `split_by_place` does.
+
+    Raises:
+        InputError: Not every split can have every class.
+    """
     labels, places = np.array(patches.labels), _find_places(patches, block_km)
     counts = np.zeros((int(places.max()) + 1, len(patches.classes)), int)
     np.add.at(counts, (places, labels), 1)
@@ -284,7 +303,6 @@ def split_by_place(patches: LabelledPatches, block_km: float = 1.0, seed: int = 
             raise InputError(
                 f"{patches.classes[label]} lies in {number} place{'' if number == 1 else 's'}; train, validation and "
                 "test need one each: draw more polygons elsewhere"
-                + (", or give a smaller --block_km" if block_km else "")
             )
     generator = np.random.default_rng(seed)
     for _ in range(SPLIT_ATTEMPTS):
@@ -293,7 +311,7 @@ def split_by_place(patches: LabelledPatches, block_km: float = 1.0, seed: int = 
             return [splits[place] for place in places.tolist()]
     raise InputError(
         "the places cannot be divided so that train, validation and test have every class, because places hold several "
-        "classes: draw more polygons elsewhere" + (", or give a smaller --block_km" if block_km else "")
+        "classes: draw more polygons elsewhere"
     )
 
 

@@ -76,8 +76,11 @@ class Progress:
 
 
 def best_epoch(history: list[dict]) -> dict:
-    """Returns the row with the highest validation accuracy, the first of them if there are several."""
-    return max(history, key=lambda row: row["val_accuracy"])
+    """Returns the row with the highest validation accuracy, and of several such rows the one with the lowest loss.
+
+    With a handful of validation images many epochs have the same accuracy, and the first of them has hardly learned.
+    """
+    return max(history, key=lambda row: (row["val_accuracy"], -row["val_loss"]))
 
 
 def newest_checkpoint(folder: pathlib.Path) -> pathlib.Path | None:

@@ -14,13 +14,15 @@ from collections.abc import Callable
 import filelock
 import keras
 import numpy as np
+import scipy.optimize
+import scipy.special
 import tensorflow as tf
 
 from resnetd_tf import applicability, environment, rundir, sentinel2
 from resnetd_tf.data import datasets, images, rehearsal, splits
 from resnetd_tf.data.batches import training_batches
 from resnetd_tf.data.rasters import RasterOptions
-from resnetd_tf.data.splits import Dataset
+from resnetd_tf.data.splits import Dataset, Split
 from resnetd_tf.deployment import export, savedmodel
 from resnetd_tf.deployment.savedmodel import WARMUP_IMAGES
 from resnetd_tf.environment import program_command, release_memory
@@ -36,10 +38,20 @@ from resnetd_tf.saved import open_classifier, open_keras_model, read_model_metad
 from resnetd_tf.training import checkpoint
 from resnetd_tf.training.checkpoint import Progress
 from resnetd_tf.training.optimizer import compile_classifier
-from resnetd_tf.training.settings import LEARNING_RATE_FINE_TUNING, LEARNING_RATE_FROM_SCRATCH, RECIPES, Settings
+from resnetd_tf.training.settings import (
+    LEARNING_RATE_FEW,
+    LEARNING_RATE_FINE_TUNING,
+    LEARNING_RATE_FROM_SCRATCH,
+    RECIPES,
+    Settings,
+)
 from resnetd_tf.training.train_loop import Diverged, Run, augmentation_arguments, run_epochs
 
 APPLICABILITY_IMAGES = 2048  # images of a split by which the applicability of a classifier is fitted
+HEAD_IMAGES = 1024  # training images by which the recipe few fits the head
+HEAD_PENALTY = 1e-4  # of the squared changes of its weights; chosen on validation images of Highway and River
+HEAD_IMAGES = 2048  # training images by which the recipe few fits the head
+HEAD_PENALTY = 1e-4  # of the squared weights; chosen on validation images of Highway and River
 
 
 def train(settings: Settings, *, resume: bool = False, profile: bool = False) -> pathlib.Path:
@@ -301,7 +313,10 @@ def complete_settings(settings: Settings, from_scratch: bool) -> Settings:
         raise InputError(f"--output_dir={settings.base} is a file; give a folder")
     if from_scratch and settings.freeze != "none":
         raise InputError(f"freeze {settings.freeze}: random weights would stay as they are; give --weights")
-    learning_rate = LEARNING_RATE_FROM_SCRATCH if from_scratch else LEARNING_RATE_FINE_TUNING
+    if from_scratch:
+        learning_rate = LEARNING_RATE_FROM_SCRATCH
+    else:
+        learning_rate = LEARNING_RATE_FEW if settings.recipe == "few" else LEARNING_RATE_FINE_TUNING
     dataset, data_dir, split_files = datasets.absolute_locations(
         settings.dataset, settings.data_dir, settings.split_files
     )
@@ -446,6 +461,8 @@ def build_model(
                 synchronized=settings.synchronized and replicas > 1,
             )
             classifier.freeze_layers(model, settings.freeze)
+            if settings.recipe == "few" and weights:
+                fit_head(model, dataset.splits["train"], settings)
             compile_classifier(model, settings, len(dataset.splits["train"]) // settings.batch_size)
     except ValueError as error:
         raise InputError(str(error)) from error
@@ -455,6 +472,71 @@ def build_model(
         print("Synchronized batch normalisation has no effect: there is one device")
     print(f"Model: {model.layers[-1].name}, {size}x{size} pixels, {settings.precision}, {replicas} replica(s)")
     return model
+
+
+def fit_head(model: keras.Model, split: Split, settings: Settings) -> None:
+    """Fits the head alone to the features of training images, by logistic regression from where it stands.
+
+    A random head would first distort the layers below, which a few images do not mend (Kumar et al. 2022, arXiv
+    2202.10054).
+
+    Args:
+        model: The classifier, not compiled.
+        split: Training images of one size; at most `HEAD_IMAGES` of them are used, in eight orientations.
+        settings: The complete settings, of which seed and label smoothing are used.
+    """
+    assert isinstance(split.images, np.ndarray)
+    chosen = np.random.default_rng(settings.seed).permutation(len(split))[:HEAD_IMAGES]
+    infer = classifier.make_inference_function(model)
+    features, labels = [], []
+    for start in range(0, len(chosen), settings.batch_size):
+        batch = chosen[start : start + settings.batch_size]
+        for flipped in (split.images[batch], split.images[batch][:, :, ::-1]):
+            for turns in range(4):
+                features.append(infer(np.rot90(flipped, turns, axes=(1, 2)))[1])
+                labels.append(split.labels[batch])
+    print(f"Head: fitted to the features of {len(chosen)} training images", flush=True)
+    head = model.layers[-1].get_layer("predictions")
+    kernel, bias = head.get_weights()
+    fitted = fit_logistic_regression(
+        np.concatenate(features), np.concatenate(labels), kernel, bias, settings.label_smoothing
+    )
+    head.set_weights(fitted)
+
+
+def fit_logistic_regression(
+    features: np.ndarray, labels: np.ndarray, kernel: np.ndarray, bias: np.ndarray, smoothing: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fits the weights of a head, with a penalty on how far they go from where they start.
+
+    Args:
+        features: (n, features) float32.
+        labels: (n,) integers.
+        kernel: (features, classes) float32, where the weights start.
+        bias: (classes,) float32, likewise.
+        smoothing: Label smoothing, from 0 to below 1.
+
+    Returns:
+        Kernel and bias.
+    """
+    mean = features.mean(0, dtype="float64")
+    centred = features - mean
+    scale = np.sqrt((centred**2).sum(1).mean()) or 1.0  # so that the penalty does not depend on the size of features
+    centred /= scale
+    targets = np.eye(len(bias))[labels] * (1 - smoothing) + smoothing / len(bias)
+    start_logits = features @ kernel + bias
+
+    def loss_and_gradient(values: np.ndarray) -> tuple[float, np.ndarray]:
+        change, shift = values[: kernel.size].reshape(kernel.shape), values[kernel.size :]
+        log_probabilities = scipy.special.log_softmax(start_logits + centred @ change + shift, axis=1)
+        errors = (np.exp(log_probabilities) - targets) / len(labels)
+        loss = -(targets * log_probabilities).sum() / len(labels) + HEAD_PENALTY / 2 * (change**2).sum()
+        return loss, np.concatenate([(centred.T @ errors + HEAD_PENALTY * change).ravel(), errors.sum(0)])
+
+    start = np.zeros(kernel.size + bias.size)
+    values = scipy.optimize.minimize(loss_and_gradient, start, jac=True, method="L-BFGS-B").x
+    change = values[: kernel.size].reshape(kernel.shape) / scale
+    return kernel + change, bias + values[kernel.size :] - mean @ change
 
 
 def describe_run(settings: Settings, statistics: Statistics, dataset: Dataset, weights: Checkpoint | None) -> dict:
@@ -487,28 +569,47 @@ def train_model(run: Run, profile: bool) -> None:
 def draw_as_trained(run: Run, split: str) -> np.ndarray:
     """Draws images of a split, augmented as in the last epoch, by which the applicability of the classifier is fitted.
 
+    A quantile of few validation images says nothing. A run that started from the packaged classifier, which knows
+    EuroSAT too, adds the images of EuroSAT in this package then.
+
     Returns:
         (n, height, width, bands) of the split's dtype, at most `APPLICABILITY_IMAGES` and the size of the split.
     """
     source, settings = run.dataset.splits[split], run.settings
+    assert isinstance(source.images, np.ndarray)
+    is_small = len(run.dataset.splits["validation"]) < applicability.FEWEST_IMAGES
+    if is_small and settings.weights == "eurosat" and run.dataset.bands == 3:
+        eurosat = images.resize_all(rehearsal.read_sample().splits[split].images, *source.images.shape[1:3])
+        labels = np.concatenate([source.labels, np.zeros(len(eurosat), int)])  # which no feature depends on
+        source = dataclasses.replace(source, images=np.concatenate([source.images, eurosat]), labels=labels)
     count = min(APPLICABILITY_IMAGES, len(source))
     batch_size = min(settings.batch_size, count)
     batches = training_batches(source, len(run.dataset.classes), batch_size, **augmentation_arguments(run))
-    assert isinstance(source.images, np.ndarray)
-    dtype = source.images.dtype
+    dtype = source.images[0].dtype
     drawn = [pixels.numpy() for pixels, _ in batches.take(-(-count // batch_size))]
     return np.clip(np.rint(np.concatenate(drawn)[:count]), 0, np.iinfo(dtype).max).astype(dtype)
 
 
-def fit_run_applicability(run: Run, network: keras.Model, training_sample: np.ndarray) -> applicability.Applicability:
-    """Fits where the classifier applies, writes that beside model.keras, and returns it."""
+def fit_run_applicability(
+    run: Run, network: keras.Model, training_sample: np.ndarray
+) -> applicability.Applicability | None:
+    """Fits where the classifier applies, writes that beside model.keras, and returns it.
+
+    Returns `None`, and writes nothing, if there are too few validation images.
+    """
+    validation_sample = draw_as_trained(run, "validation")
+    if len(validation_sample) < applicability.FEWEST_IMAGES:
+        print(
+            f"No score of applicability, which takes {applicability.FEWEST_IMAGES} validation images: maps will not "
+            "leave out what is unlike the training images"
+        )
+        return None
     infer = classifier.make_inference_function(network)
 
-    def pooled_features(images: np.ndarray) -> np.ndarray:
+    def pooled_features(pixels: np.ndarray) -> np.ndarray:
         size = run.settings.batch_size
-        return np.concatenate([infer(images[start : start + size])[1] for start in range(0, len(images), size)])
+        return np.concatenate([infer(pixels[start : start + size])[1] for start in range(0, len(pixels), size)])
 
-    validation_sample = draw_as_trained(run, "validation")
     area = applicability.fit_applicability(pooled_features(training_sample), pooled_features(validation_sample))
     applicability.write_applicability(area, run.folder / applicability.FILE_NAME)
     return area

@@ -139,8 +139,13 @@ def test_too_few_places_for_three_splits():
     patches = dataclasses.replace(patches, classes=("a", "b"))
     with pytest.raises(InputError, match=r"a lies in 2 places; .* draw more polygons elsewhere$"):
         labelled.split_by_place(patches, block_km=0)
-    with pytest.raises(InputError, match="or give a smaller --block_km"):
-        labelled.split_by_place(patches, block_km=1)
+    with pytest.raises(InputError, match=r"a lies in 2 places; .* draw more polygons elsewhere$"):
+        labelled.split_by_place(patches, block_km=1)  # smaller blocks would not help
+
+
+def test_smaller_blocks_are_advised_where_they_help():
+    with pytest.raises(InputError, match=r"a lies in 1 place; .* or give a smaller --block_km: 0 keeps polygons alone"):
+        labelled.split_by_place(draw_patches(60), block_km=100)
 
 
 def test_places_are_divided_in_whatever_order_works():

@@ -22,6 +22,7 @@ CLASSES = (
     "River",
     "SeaLake",
 )
+PATCH_SIZE = 64  # side of EuroSAT's images in pixels
 OPEN_WATER_CLASS = "SeaLake"  # nearly all of its images show water alone; those of River also show the banks
 
 # The bands of EuroSAT's 13-band files in their order. B8A is last there and follows B08 in Sentinel-2's products.

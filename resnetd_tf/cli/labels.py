@@ -5,7 +5,7 @@ import hashlib
 import pathlib
 import tempfile
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import filelock
 import numpy as np
@@ -13,6 +13,7 @@ from absl import flags
 
 from resnetd_tf.cli import program
 from resnetd_tf.errors import InputError
+from resnetd_tf.training.settings import RECIPES
 
 if TYPE_CHECKING:
     from resnetd_tf.imagery.labelled import LabelledPatches, Labels
@@ -128,9 +129,23 @@ def training_folder(path: str, base: str, seed: int) -> pathlib.Path:
     return folder
 
 
-def count_training_patches(folder: pathlib.Path) -> int:
-    """Counts the patches of the training split in a folder that `cut_folder` wrote."""
-    return sum(1 for _ in folder.glob("train/*/*"))
+def suggest_settings(folder: pathlib.Path, recipe: str | None = None) -> dict[str, Any]:
+    """Returns settings of train.py that suit the number and the size of patches.
+
+    Args:
+        folder: A folder that `cut_folder` wrote.
+        recipe: The recipe, if it has been chosen.
+    """
+    count = sum(1 for _ in folder.glob("train/*/*"))
+    suggested: dict[str, Any] = {}
+    if recipe is None:
+        recipe = "few" if count < FEW_PATCHES else "default"
+        suggested["recipe"] = recipe
+        if recipe == "default" or FLAGS.patch_size > RECIPES[recipe]["image_size"]:
+            suggested["image_size"] = FLAGS.patch_size
+    if count < RECIPES[recipe]["batch_size"]:
+        suggested["batch_size"] = count
+    return suggested
 
 
 def _list_files(scenes: Sequence[str]) -> list[tuple[str, int, int]]:

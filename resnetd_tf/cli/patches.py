@@ -14,7 +14,6 @@ from absl import flags
 
 from resnetd_tf.cli import labels, program
 from resnetd_tf.errors import InputError
-from resnetd_tf.training.settings import RECIPES
 
 FLAGS = flags.FLAGS
 
@@ -28,15 +27,9 @@ def cut(arguments: list[str]) -> None:
     folder = pathlib.Path(FLAGS.output)
     labels.cut_folder(arguments[0], folder, FLAGS.seed)
     weights = "none" if FLAGS.all_bands else "eurosat"
-    count = labels.count_training_patches(folder)
-    command = ["python", "train.py", f"--weights={weights}"]
-    if count < labels.FEW_PATCHES:
-        command.append("--recipe=few")
-        if count < RECIPES["few"]["batch_size"]:
-            command.append(f"--batch_size={count}")
-    if FLAGS.patch_size > RECIPES["few"]["image_size"] or count >= labels.FEW_PATCHES:
-        command.append(f"--image_size={FLAGS.patch_size}")
-    print(f"Train:   {shlex.join([*command, f'--dataset=folder:{folder}'])}")
+    suggested = [f"--{name}={value}" for name, value in labels.suggest_settings(folder).items()]
+    command = ["python", "train.py", f"--weights={weights}", *suggested, f"--dataset=folder:{folder}"]
+    print(f"Train:   {shlex.join(command)}")
 
 
 def define_flags() -> None:

@@ -10,34 +10,41 @@ Examples:
     python train.py --variant=d --resume
 """
 
-import dataclasses
-import typing
-
 from absl import flags
 
 from resnetd_tf.cli import labels, program
-from resnetd_tf.training.settings import RECIPES
+from resnetd_tf.errors import InputError
+from resnetd_tf.sentinel2 import PATCH_SIZE
 
 LABELS_PREFIX = "labels:"
 
 
 def train(arguments: list[str]) -> None:
-    settings = program.settings_from_flags()
-    program.import_tensorflow()
-    if settings.dataset.startswith(LABELS_PREFIX):
-        folder = labels.training_folder(settings.dataset.removeprefix(LABELS_PREFIX), settings.base, settings.seed)
+    dataset = flags.FLAGS.dataset
+    if dataset.startswith(LABELS_PREFIX):
+        given = {name for name in ("recipe", "image_size", "batch_size") if flags.FLAGS[name].present}
+        # How many patches there will be is not known yet; whatever else is wrong is told before they are cut.
+        settings = program.settings_from_flags(**{} if "recipe" in given else {"recipe": "few"})
+        if settings.keep_classes:
+            given.add("batch_size")  # images of EuroSAT join the patches, so that even a few fill a batch
+            if flags.FLAGS.patch_size != PATCH_SIZE:
+                raise InputError(
+                    f"--patch_size={flags.FLAGS.patch_size}: with --keep_classes patches have {PATCH_SIZE} pixels a "
+                    "side, as EuroSAT's images"
+                )
+        program.import_tensorflow()
+        folder = labels.training_folder(dataset.removeprefix(LABELS_PREFIX), settings.base, settings.seed)
+        suggested = labels.suggest_settings(folder, settings.recipe if "recipe" in given else None)
+        suggested = {name: value for name, value in suggested.items() if name not in given}
+        if suggested:
+            chosen = " ".join(f"--{name}={value}" for name, value in suggested.items())
+            print(f"Chosen by the number and size of the patches: {chosen}")
         # The patches are rendered; their files need no flags.
-        replacements: dict[str, typing.Any] = {"dataset": f"folder:{folder}", **dict.fromkeys(labels.RASTER_FLAGS)}
-        count = labels.count_training_patches(folder)
-        if not flags.FLAGS["recipe"].present and count < labels.FEW_PATCHES:
-            print(f"Recipe: few, because there are {count} training patches; --recipe=default is for thousands")
-            replacements["recipe"] = "few"
-            if not flags.FLAGS["image_size"].present:
-                replacements["image_size"] = max(RECIPES["few"]["image_size"], flags.FLAGS.patch_size)
+        replacements = {"dataset": f"folder:{folder}", **suggested, **dict.fromkeys(labels.RASTER_FLAGS)}
         settings = program.settings_from_flags(**replacements)
-        if not flags.FLAGS["batch_size"].present and count < settings.batch_size:
-            settings = dataclasses.replace(settings, batch_size=count)
     else:
+        settings = program.settings_from_flags()
+        program.import_tensorflow()
         program.refuse_flags("without --dataset=labels:FILE", *labels.LABEL_FLAGS)
     import tensorboard  # noqa: F401 - tf.summary would miss it only after the first epoch
 

@@ -14,6 +14,7 @@ from resnetd_tf.deployment import export
 from resnetd_tf.errors import damage_as_input_error
 from resnetd_tf.evaluation import imagenet, metrics, report
 from resnetd_tf.evaluation.metrics import Images
+from resnetd_tf.networks.pretrained import EUROSAT_NAME
 from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
 
 
@@ -135,6 +136,8 @@ def find_training_images(
         note = "; on those it is better than on others" if training_mask.any() else ""
         share = 100 * training_mask.mean()
         print(f"The model was trained on {training_mask.sum()} of these {count} images ({share:.1f} %){note}")
+    if metadata.get("weights") == EUROSAT_NAME and dataset.name == "eurosat/rgb" and split_name in ("train", ALL):
+        print("The weights from which it started were trained on the train split of EuroSAT")
     return training_mask
 
 

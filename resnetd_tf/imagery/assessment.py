@@ -32,7 +32,7 @@ from resnetd_tf.data import rasters
 from resnetd_tf.errors import InputError, damage_as_input_error
 from resnetd_tf.imagery.grid import WGS84, Grid, file_grid
 from resnetd_tf.imagery.scene import Scene, degrees_to_pixels, read_polygons
-from resnetd_tf.imagery.vectors import read_shapes, write_geopackage
+from resnetd_tf.imagery.vectors import list_layers, read_shapes, write_geopackage
 
 NO_CLASS = 255  # in `ClassMap.classes`
 INTERVAL_ERRORS = 1.96  # standard errors to each side in an interval of 95 %
@@ -511,7 +511,9 @@ def read_reference(
     if not digests:
         notes.append("not drawn by assess.py: right only if they are a random sample of the map or within each class")
     if not counts.sum():
-        raise InputError(f"{path}: no place counts: {'; '.join(notes[1:])}")
+        others = [name for name in list_layers(path) if name != (layer or SAMPLE_LAYER)]
+        hint = f"; --layer reads another layer of the file: {', '.join(others)}" if unlabelled and others else ""
+        raise InputError(f"{path}: no place counts: {'; '.join(notes[1:])}{hint}")
     return counts, "; ".join(notes)
 
 

@@ -30,17 +30,16 @@ def read_shapes(path: str | pathlib.Path, attribute: str, layer: str | None = No
     Raises:
         InputError: The file cannot be read, has no shapes, no coordinate reference system or no such attribute.
     """
-    import geopandas
-
     if not pathlib.Path(path).exists():
         raise InputError(f"{path}: no such file")
     if pathlib.Path(path).suffix.lower() in CSV_SUFFIXES:
         frame = _read_points(path)
     else:
+        import geopandas
+
         with damage_as_input_error(f"{path}: cannot be read as polygons or points"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a file with several layers
-            table = geopandas.list_layers(path)
-            layers = table.loc[table["geometry_type"].notna(), "name"].tolist()
+            layers = list_layers(path)
             if layer not in layers and len(layers) > 1:
                 raise InputError(f"{path}: has the layers {', '.join(layers)}; name one by --layer")
             if not layers:
@@ -57,6 +56,16 @@ def read_shapes(path: str | pathlib.Path, attribute: str, layer: str | None = No
         raise InputError(f"{path}: has no coordinate reference system; give it one, as QGIS does under Set Layer CRS")
     frame[attribute] = [_as_text(value) for value in frame[attribute]]
     return frame
+
+
+def list_layers(path: str | pathlib.Path) -> list[str]:
+    """Returns the names of the layers with shapes in a file; none of a CSV."""
+    import geopandas
+
+    if pathlib.Path(path).suffix.lower() in CSV_SUFFIXES:
+        return []
+    table = geopandas.list_layers(path)
+    return table.loc[table["geometry_type"].notna(), "name"].tolist()
 
 
 def _as_text(value) -> str:

@@ -25,8 +25,12 @@ LEARNING_RATE_FINE_TUNING = 0.08
 LEARNING_RATE_FEW = 0.02  # for fine-tuning by the recipe few, whose head is fitted first
 
 DEFAULT_RECIPE: dict[str, Any] = {
-    **{"epochs": 10, "image_size": 224, "batch_size": 32},
-    **{"varied": 0.125, "cutmix": 0.0, "label_smoothing": 0.1},
+    "epochs": 10,
+    "image_size": 224,
+    "batch_size": 32,
+    "varied": 0.125,
+    "cutmix": 0.0,
+    "label_smoothing": 0.1,
 }
 # The default values of the settings in which recipes differ. For all others, the field below has the default value.
 RECIPES = {

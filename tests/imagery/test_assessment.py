@@ -13,6 +13,7 @@ from resnetd_tf.errors import InputError
 from resnetd_tf.imagery import assessment
 
 geopandas = pytest.importorskip("geopandas")
+shapely = pytest.importorskip("shapely")
 
 # The worked example of Olofsson et al. 2014, tables 8 and 9: deforestation, forest gain, stable forest, stable other.
 EXAMPLE = np.array([[66, 0, 5, 4], [0, 55, 8, 12], [1, 0, 153, 11], [2, 1, 9, 313]])
@@ -319,6 +320,11 @@ def test_bad_maps_and_labels(bad_input, class_map, tmp_path):
     (tmp_path / "labels.csv").write_text("longitude,latitude,reference\n15.0,45.15,\n16.0,45.15,a\n")
     message = refuse(class_map, f"--reference={tmp_path / 'labels.csv'}")
     assert "no place counts: 1 without a label; 1 outside of the map" in message
+    places = geopandas.GeoDataFrame({"reference": [""]}, geometry=[shapely.Point(15.0, 45.15)], crs=4326)
+    places.to_file(tmp_path / "june_sample.gpkg", layer="sample")
+    places.assign(reference="a").to_file(tmp_path / "june_sample.gpkg")  # geopandas names a layer as the file
+    message = refuse(class_map, f"--reference={tmp_path / 'june_sample.gpkg'}")
+    assert "1 without a label" in message and "--layer reads another layer of the file: june_sample" in message
     assert "no such file" in refuse(class_map, "--reference=missing.gpkg")
     assert "--standard_error=nan" in refuse(class_map, "--design", "--standard_error=nan")
     assert "give what the names of files begin with" in refuse(class_map, "--design", "--output=.")

@@ -224,7 +224,7 @@ def test_training_on_polygons(program, scene_path, tmp_path):
     metadata = json.loads((tmp_path / "model/run-2/metadata.json").read_text())
     assert metadata["dataset"] == f"folder:{folder}" and metadata["classes"] == ["bright", "dark"]
     count = metadata["split_sizes"]["train"]
-    assert f"Recipe: few, because there are {count} training patches" in result.stdout
+    assert f"Chosen by the number and size of the patches: --recipe=few --batch_size={count}" in result.stdout
     assert metadata["recipe"] == "few" and metadata["batch_size"] == count < 16
 
 
@@ -256,6 +256,10 @@ def test_bounds_across_180_degrees(tmp_path):
 def test_labels_flags_need_polygons(bad_input):
     assert "--purity has no effect without --dataset=labels:FILE" in bad_input("train.py", "--purity=0.5")
     assert "give --scenes" in bad_input("train.py", "--dataset=labels:x.gpkg", "--label=cover")
+    arguments = ("--dataset=labels:x.gpkg", "--scenes=x.tif", "--label=cover")
+    message = bad_input("train.py", *arguments, "--keep_classes", "--weights=eurosat", "--patch_size=32")
+    assert "--patch_size=32: with --keep_classes patches have 64 pixels a side" in message
+    assert "x.gpkg: no such file" in bad_input("train.py", *arguments, "--warmup_epochs=20")  # of 60, not of 10
 
 
 def test_neighbours_promise_too_much():

@@ -579,7 +579,10 @@ def draw_as_trained(run: Run, split: str) -> np.ndarray:
     assert isinstance(source.images, np.ndarray)
     is_small = len(run.dataset.splits["validation"]) < applicability.FEWEST_IMAGES
     if is_small and settings.weights == "eurosat" and run.dataset.bands == 3:
-        eurosat = images.resize_all(rehearsal.read_sample().splits[split].images, *source.images.shape[1:3])
+        height, width = source.images.shape[1:3]
+        # Where windows are smaller than EuroSAT's images, a part of those has the same size of pixels.
+        cut = [image[:height, :width] for image in rehearsal.read_sample().splits[split].images]
+        eurosat = images.resize_all(cut, height, width)
         labels = np.concatenate([source.labels, np.zeros(len(eurosat), int)])  # which no feature depends on
         source = dataclasses.replace(source, images=np.concatenate([source.images, eurosat]), labels=labels)
     count = min(APPLICABILITY_IMAGES, len(source))

@@ -38,13 +38,7 @@ from resnetd_tf.saved import open_classifier, open_keras_model, read_model_metad
 from resnetd_tf.training import checkpoint
 from resnetd_tf.training.checkpoint import Progress
 from resnetd_tf.training.optimizer import compile_classifier
-from resnetd_tf.training.settings import (
-    LEARNING_RATE_FEW,
-    LEARNING_RATE_FINE_TUNING,
-    LEARNING_RATE_FROM_SCRATCH,
-    RECIPES,
-    Settings,
-)
+from resnetd_tf.training.settings import LEARNING_RATE_FINE_TUNING, LEARNING_RATE_FROM_SCRATCH, RECIPES, Settings
 from resnetd_tf.training.train_loop import Diverged, Run, augmentation_arguments, run_epochs
 
 APPLICABILITY_IMAGES = 2048  # images of a split by which the applicability of a classifier is fitted
@@ -313,10 +307,7 @@ def complete_settings(settings: Settings, from_scratch: bool) -> Settings:
         raise InputError(f"--output_dir={settings.base} is a file; give a folder")
     if from_scratch and settings.freeze != "none":
         raise InputError(f"freeze {settings.freeze}: random weights would stay as they are; give --weights")
-    if from_scratch:
-        learning_rate = LEARNING_RATE_FROM_SCRATCH
-    else:
-        learning_rate = LEARNING_RATE_FEW if settings.recipe == "few" else LEARNING_RATE_FINE_TUNING
+    learning_rate = LEARNING_RATE_FROM_SCRATCH if from_scratch else LEARNING_RATE_FINE_TUNING
     dataset, data_dir, split_files = datasets.absolute_locations(
         settings.dataset, settings.data_dir, settings.split_files
     )

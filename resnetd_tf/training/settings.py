@@ -22,7 +22,6 @@ SMALLEST_DEPTH = 10  # One block per stage, for quick tests; --help does not lis
 # Default learning rates. The one for fine-tuning is in the range of Kornblith et al. (arXiv 1805.08974, appendix A.5).
 LEARNING_RATE_FROM_SCRATCH = 0.4
 LEARNING_RATE_FINE_TUNING = 0.08
-LEARNING_RATE_FEW = 0.02  # for fine-tuning by the recipe few, whose head is fitted first
 
 DEFAULT_RECIPE: dict[str, Any] = {
     "epochs": 10,
@@ -38,7 +37,7 @@ RECIPES = {
     # As plain as the report's own: beyond what it mentions, there are only turns and label smoothing.
     "report": {**DEFAULT_RECIPE, "varied": 0.0},
     "best": {**DEFAULT_RECIPE, "epochs": 50, "image_size": 64},
-    "few": {**DEFAULT_RECIPE, "epochs": 60, "image_size": 64, "batch_size": 16, "cutmix": 0.5},
+    "few": {**DEFAULT_RECIPE, "epochs": 120, "image_size": 64, "batch_size": 16, "cutmix": 0.5},
 }
 
 
@@ -119,7 +118,7 @@ class Settings:
         None,
         # Goyal et al., arXiv 1706.02677
         "Highest learning rate for a batch of 256 images; it is scaled with the batch size. Default 0.4 from random "
-        "weights, else 0.08, by the recipe few 0.02.",
+        "weights, else 0.08.",
         above=0,
         maximum=1e38,  # of float32
     )

@@ -13,7 +13,7 @@ from absl import flags
 
 from resnetd_tf.cli import program
 from resnetd_tf.errors import InputError
-from resnetd_tf.training.settings import RECIPES
+from resnetd_tf.training.settings import RECIPES, SMALLEST_IMAGE_SIZE
 
 if TYPE_CHECKING:
     from resnetd_tf.imagery.labelled import LabelledPatches, Labels
@@ -141,8 +141,10 @@ def suggest_settings(folder: pathlib.Path, recipe: str | None = None) -> dict[st
     if recipe is None:
         recipe = "few" if count < FEW_PATCHES else "default"
         suggested["recipe"] = recipe
-        if recipe == "default" or FLAGS.patch_size > RECIPES[recipe]["image_size"]:
-            suggested["image_size"] = FLAGS.patch_size
+        if recipe == "default":
+            suggested["image_size"] = max(FLAGS.patch_size, SMALLEST_IMAGE_SIZE)
+    if recipe == "few" and FLAGS.patch_size > RECIPES[recipe]["image_size"]:
+        suggested["image_size"] = FLAGS.patch_size
     if count < RECIPES[recipe]["batch_size"]:
         suggested["batch_size"] = count
     return suggested

@@ -23,10 +23,12 @@ def train(arguments: list[str]) -> None:
     dataset = flags.FLAGS.dataset
     if dataset.startswith(LABELS_PREFIX):
         given = {name for name in ("recipe", "image_size", "batch_size") if flags.FLAGS[name].present}
-        # How many patches there will be is not known yet; whatever else is wrong is told before they are cut.
+        # Cutting takes time, so that flags are checked first, as if there were few patches.
         settings = program.settings_from_flags(**{} if "recipe" in given else {"recipe": "few"})
         if settings.keep_classes:
             given.add("batch_size")  # images of EuroSAT join the patches, so that even a few fill a batch
+            if flags.FLAGS.all_bands or settings.weights == "none":
+                raise InputError("--keep_classes: give --weights=eurosat, which is for colours, without --all_bands")
             if flags.FLAGS.patch_size != PATCH_SIZE:
                 raise InputError(
                     f"--patch_size={flags.FLAGS.patch_size}: with --keep_classes patches have {PATCH_SIZE} pixels a "

@@ -511,7 +511,8 @@ def read_reference(
     if not digests:
         notes.append("not drawn by assess.py: right only if they are a random sample of the map or within each class")
     if not counts.sum():
-        others = [name for name in list_layers(path) if name != (layer or SAMPLE_LAYER)]
+        layers = list_layers(path)
+        others = [name for name in layers if name != (layer or SAMPLE_LAYER)] if len(layers) > 1 else []
         hint = f"; --layer reads another layer of the file: {', '.join(others)}" if unlabelled and others else ""
         raise InputError(f"{path}: no place counts: {'; '.join(notes[1:])}{hint}")
     return counts, "; ".join(notes)

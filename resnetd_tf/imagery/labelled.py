@@ -286,7 +286,7 @@ def split_by_place(patches: LabelledPatches, block_km: float = 1.0, seed: int = 
         _divide_places(patches, 0, seed)
     except InputError as error:
         raise reason from error
-    raise InputError(f"{reason}, or give a smaller --block_km: 0 keeps polygons alone together")
+    raise InputError(f"{reason}, or give a smaller --block_km; 0 keeps only patches of one polygon together")
 
 
 def _divide_places(patches: LabelledPatches, block_km: float, seed: int) -> list[str]:

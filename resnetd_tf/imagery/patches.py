@@ -204,7 +204,7 @@ def _label_files(
     if unlike_count:
         print(f"Patches: unlike the training images: {unlike_count} of {len(rows)}", file=sys.stderr, flush=True)
     if rows and not classifier.knows_dissimilarity:
-        text = "the model has no applicability score (earlier versions exported none): no patch is marked as unlike"
+        text = "the model has no applicability score: no patch is marked as unlike the training images"
         print(f"Patches: {text}", file=sys.stderr, flush=True)
     if not errors:
         return labelled_patches, []

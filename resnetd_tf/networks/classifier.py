@@ -147,12 +147,15 @@ def make_inference_function(
     normalization, resizing, network = (folded.get_layer("normalization"), folded.layers[2], folded.layers[-1])
     resizing = Resizing.from_config(resizing.get_config())
     outputs = network_with_features(network)
-    weights = [tf.constant(weight.numpy()) for weight in outputs.trainable_variables]
+    trainable, frozen = (
+        [tf.constant(weight.numpy()) for weight in weights]
+        for weights in (outputs.trainable_variables, outputs.non_trainable_variables)
+    )
     pixels = folded.inputs[0]
 
     @tf.function(input_signature=[tf.TensorSpec(pixels.shape, pixels.dtype)])
     def infer(pixels):
-        (probabilities, features), _ = outputs.stateless_call(weights, [], resizing(normalization(pixels)))
+        (probabilities, features), _ = outputs.stateless_call(trainable, frozen, resizing(normalization(pixels)))
         return probabilities, tf.cast(features, tf.float32)
 
     return lambda images: tuple(output.numpy() for output in infer(tf.constant(images)))

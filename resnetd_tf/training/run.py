@@ -44,8 +44,6 @@ from resnetd_tf.training.train_loop import Diverged, Run, augmentation_arguments
 APPLICABILITY_IMAGES = 2048  # images of a split by which the applicability of a classifier is fitted
 HEAD_IMAGES = 1024  # training images by which the recipe few fits the head
 HEAD_PENALTY = 1e-4  # of the squared changes of its weights; chosen on validation images of Highway and River
-HEAD_IMAGES = 2048  # training images by which the recipe few fits the head
-HEAD_PENALTY = 1e-4  # of the squared weights; chosen on validation images of Highway and River
 
 
 def train(settings: Settings, *, resume: bool = False, profile: bool = False) -> pathlib.Path:
@@ -451,9 +449,9 @@ def build_model(
                 keep_classes=settings.keep_classes,
                 synchronized=settings.synchronized and replicas > 1,
             )
-            classifier.freeze_layers(model, settings.freeze)
             if settings.recipe == "few" and weights:
                 fit_head(model, dataset.splits["train"], settings)
+            classifier.freeze_layers(model, settings.freeze)
             compile_classifier(model, settings, len(dataset.splits["train"]) // settings.batch_size)
     except ValueError as error:
         raise InputError(str(error)) from error
@@ -473,20 +471,22 @@ def fit_head(model: keras.Model, split: Split, settings: Settings) -> None:
 
     Args:
         model: The classifier, not compiled.
-        split: Training images of one size; at most `HEAD_IMAGES` of them are used, in eight orientations.
+        split: Training images of one size; at most `HEAD_IMAGES` of them are used, in all orientations of their shape.
         settings: The complete settings, of which seed and label smoothing are used.
     """
     assert isinstance(split.images, np.ndarray)
     chosen = np.random.default_rng(settings.seed).permutation(len(split))[:HEAD_IMAGES]
+    print(f"Fitting the head to the features of {len(chosen)} training images ...", flush=True)
     infer = classifier.make_inference_function(model)
+    height, width = split.images.shape[1:3]
+    quarter_turns = range(4) if height == width else (0, 2)
     features, labels = [], []
     for start in range(0, len(chosen), settings.batch_size):
         batch = chosen[start : start + settings.batch_size]
         for flipped in (split.images[batch], split.images[batch][:, :, ::-1]):
-            for turns in range(4):
+            for turns in quarter_turns:
                 features.append(infer(np.rot90(flipped, turns, axes=(1, 2)))[1])
                 labels.append(split.labels[batch])
-    print(f"Head: fitted to the features of {len(chosen)} training images", flush=True)
     head = model.layers[-1].get_layer("predictions")
     kernel, bias = head.get_weights()
     fitted = fit_logistic_regression(
@@ -564,17 +564,21 @@ def draw_as_trained(run: Run, split: str) -> np.ndarray:
     EuroSAT too, adds the images of EuroSAT in this package then.
 
     Returns:
-        (n, height, width, bands) of the split's dtype, at most `APPLICABILITY_IMAGES` and the size of the split.
+        (n, height, width, bands) of the split's dtype, at most `APPLICABILITY_IMAGES`.
     """
     source, settings = run.dataset.splits[split], run.settings
     assert isinstance(source.images, np.ndarray)
     is_small = len(run.dataset.splits["validation"]) < applicability.FEWEST_IMAGES
     if is_small and settings.weights == "eurosat" and run.dataset.bands == 3:
         height, width = source.images.shape[1:3]
+        sample = rehearsal.read_sample()
         # Where windows are smaller than EuroSAT's images, a part of those has the same size of pixels.
-        cut = [image[:height, :width] for image in rehearsal.read_sample().splits[split].images]
+        cut = [image[:height, :width] for image in sample.splits[split].images]
         eurosat = images.resize_all(cut, height, width)
-        labels = np.concatenate([source.labels, np.zeros(len(eurosat), int)])  # which no feature depends on
+        # A class matters for water alone, whose light is varied in ways of its own; -1 stands for no class.
+        own_label = {name: label for label, name in enumerate(run.dataset.classes)}
+        eurosat_labels = [own_label.get(sample.classes[label], -1) for label in sample.splits[split].labels]
+        labels = np.concatenate([source.labels, eurosat_labels])
         source = dataclasses.replace(source, images=np.concatenate([source.images, eurosat]), labels=labels)
     count = min(APPLICABILITY_IMAGES, len(source))
     batch_size = min(settings.batch_size, count)

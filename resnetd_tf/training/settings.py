@@ -17,6 +17,7 @@ from resnetd_tf.metadata import LARGEST_SIDE
 
 VARIANTS = ("base", "b", "c", "d")
 DEPTHS = (18, 34, 50, 101, 152)
+SMALLEST_IMAGE_SIZE = 32  # pixels; a network halves its maps five times
 SMALLEST_DEPTH = 10  # One block per stage, for quick tests; --help does not list it.
 
 # Default learning rates. The one for fine-tuning is in the range of Kornblith et al. (arXiv 1805.08974, appendix A.5).
@@ -107,7 +108,7 @@ class Settings:
     image_size: int = define_setting(
         None,
         "Side in pixels to which the model resizes images; at least 32.",
-        minimum=32,
+        minimum=SMALLEST_IMAGE_SIZE,
         maximum=LARGEST_SIDE,
     )
     epochs: int = define_setting(None, "Number of passes over the training split.", minimum=1, maximum=10**6)

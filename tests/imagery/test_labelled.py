@@ -144,7 +144,7 @@ def test_too_few_places_for_three_splits():
 
 
 def test_smaller_blocks_are_advised_where_they_help():
-    with pytest.raises(InputError, match=r"a lies in 1 place; .* or give a smaller --block_km: 0 keeps polygons alone"):
+    with pytest.raises(InputError, match=r"a lies in 1 place; .* or give a smaller --block_km; 0 keeps only"):
         labelled.split_by_place(draw_patches(60), block_km=100)
 
 

@@ -90,8 +90,9 @@ def estimate(class_map, base: pathlib.Path) -> None:
     """Estimates accuracy and areas from labelled places, prints and writes them."""
     from resnetd_tf.imagery import assessment
 
-    counts, note = assessment.read_reference(FLAGS.reference, class_map, FLAGS.label, FLAGS.layer)
-    accuracy = assessment.estimate_accuracy(class_map.names, counts, class_map.areas, class_map.pixel_counts)
+    counts, is_drawn, note = assessment.read_reference(FLAGS.reference, class_map, FLAGS.label, FLAGS.layer)
+    pixel_counts = class_map.pixel_counts if is_drawn else None  # several places from elsewhere may share a pixel
+    accuracy = assessment.estimate_accuracy(class_map.names, counts, class_map.areas, pixel_counts)
     print(f"{class_map.path}: {note}")
     print(assessment.format_accuracy(accuracy))
     source = {"reference": FLAGS.reference, "area": FLAGS.area, "places": note}

@@ -57,7 +57,10 @@ def _read_labels(path: str) -> "Labels":
     for name in ("scenes", "label"):
         if not FLAGS[name].value:
             raise InputError(f"give --{name}; see --help")
-    return labelled.read_labels(path, FLAGS.label, FLAGS.layer)
+    labels = labelled.read_labels(path, FLAGS.label, FLAGS.layer)
+    if labels.left_out:
+        print(f"{path}: {labels.left_out} shapes without a class or a place are left out")
+    return labels
 
 
 def _cut_labels(labels: "Labels", folder: pathlib.Path, seed: int) -> None:
@@ -83,7 +86,7 @@ def _cut_labels(labels: "Labels", folder: pathlib.Path, seed: int) -> None:
     print(labelled.format_counts(patches, splits))
     if not FLAGS.all_bands:
         _print_comparison(patches)
-    print(f"Written: {folder}, {len(splits)} patches; their outlines: {folder / 'patches.gpkg'}")
+    print(f"Written: {folder}, {len(splits)} patches; their outlines: {folder / labelled.OUTLINES_NAME}")
 
 
 def _print_comparison(patches: "LabelledPatches") -> None:

@@ -15,6 +15,7 @@ from resnetd_tf.data import images, synthetic, tfds
 from resnetd_tf.data.rasters import AS_STORED, RasterOptions
 from resnetd_tf.data.splits import (
     ALL,
+    OUTLINES_NAME,
     SPLITS,
     Dataset,
     Split,
@@ -389,7 +390,8 @@ def _print_skipped_folders(
 ) -> None:
     """Prints the folders and files beside class folders that hold no images of the dataset."""
     candidates = [path for folder in (root, *split_folders) for path in folder.iterdir()]
-    skipped = [path for path in candidates if path.name[0] != "." and path not in used_folders]
+    own = used_folders | {root / OUTLINES_NAME}
+    skipped = [path for path in candidates if path.name[0] != "." and path not in own]
     if skipped:
         names = sorted(str(path.relative_to(root)) for path in skipped)
         shown = ", ".join(names[:10]) + ", ..." * (len(names) > 10)

@@ -21,6 +21,7 @@ from resnetd_tf.data import images
 from resnetd_tf.environment import available_memory_bytes
 from resnetd_tf.errors import InputError, first_line
 
+OUTLINES_NAME = "patches.gpkg"  # in a folder of patches that were cut from scenes
 Shape = tuple[int, int, int]  # (height, width, bands)
 
 

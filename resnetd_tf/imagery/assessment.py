@@ -311,8 +311,9 @@ def estimate_accuracy(
         counts: (classes, classes) places by their class on the map (rows) and their reference class (columns). Places
             are drawn at random within each class of the map.
         mapped_areas: (classes,) areas of the classes on the map, in any unit.
-        pixel_counts: (classes,) pixels of the classes on the map. Errors are smaller where many of them are labelled,
-            and zero where all are; `None` for a map that is much larger than the sample.
+        pixel_counts: (classes,) pixels of the classes on the map, of which each place is another. Errors are smaller
+            where many of them are labelled, and zero where all are; `None` for places that may share a pixel, or for a
+            map that is much larger than the sample.
 
     Raises:
         InputError: A class of the map has fewer than two places, and more pixels than places.
@@ -456,7 +457,7 @@ def draw_place(class_map: ClassMap, place: np.ndarray, scene: Scene) -> PIL.Imag
 
 def read_reference(
     path: str | pathlib.Path, class_map: ClassMap, label: str = "reference", layer: str | None = None
-) -> tuple[np.ndarray, str]:
+) -> tuple[np.ndarray, bool, str]:
     """Reads labelled places and counts them by their class on the map and their reference class.
 
     Args:
@@ -468,6 +469,7 @@ def read_reference(
 
     Returns:
         counts: (classes, classes) int64, rows are classes of the map.
+        is_drawn: Whether `assess.py` has drawn the places, each in a pixel of its own.
         note: What was left out, and how the places were drawn as far as the file tells.
 
     Raises:
@@ -515,7 +517,7 @@ def read_reference(
         others = [name for name in layers if name != (layer or SAMPLE_LAYER)] if len(layers) > 1 else []
         hint = f"; --layer reads another layer of the file: {', '.join(others)}" if unlabelled and others else ""
         raise InputError(f"{path}: no place counts: {'; '.join(notes[1:])}{hint}")
-    return counts, "; ".join(notes)
+    return counts, bool(digests), "; ".join(notes)
 
 
 def _check_drawn_places(path: str | pathlib.Path, positions: np.ndarray, mapped: np.ndarray) -> None:

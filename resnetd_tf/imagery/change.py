@@ -21,6 +21,7 @@ from resnetd_tf.imagery.grid import Grid
 from resnetd_tf.imagery.landcover import NODATA, MapOptions
 from resnetd_tf.imagery.products import find_single_source
 from resnetd_tf.imagery.scene import Scene
+from resnetd_tf.process import silence_stderr
 from resnetd_tf.saved import SavedClassifier, open_window_classifier
 
 ALIGNMENT_TOLERANCE = 0.01  # pixels by which two grids may be off
@@ -69,7 +70,8 @@ def map_change(
         landcover.require_writable_targets(files, options.overwrite)  # before hours of classifying
     sources = [find_single_source(paths) for paths in (before, after)]
     scenes = align_scenes(*(landcover.open_source_for(classifier, source, options) for source in sources))
-    window_classifier = open_window_classifier(classifier, options.runtime, trust)
+    with silence_stderr():  # of TensorFlow's start-up messages
+        window_classifier = open_window_classifier(classifier, options.runtime, trust)
     maps, valid_pixels = [], []
     for scene, map_base in zip(scenes, map_bases):
         print(f"{scene.name}: {scene.description}; classified {window_classifier.summary}", flush=True)
@@ -83,21 +85,10 @@ def map_change(
     hectares = np.minimum(*valid_pixels) * cell_hectares
     is_known = (maps[0] != NODATA) & (maps[1] != NODATA)
     if options.full_resolution:
-        hectares = _share_among_pixels(hectares, is_known, options.stride)
+        hectares = landcover.share_among_pixels(hectares, is_known, options.stride)
     with landcover.write_errors_as_input_errors(base):
         write_change(classifier.classes, maps[0], maps[1], hectares, grid, targets)
     return targets
-
-
-def _share_among_pixels(cell_hectares: np.ndarray, is_known: np.ndarray, stride: int) -> np.ndarray:
-    """Shares the area of each cell among its pixels that are known, (height, width) float32."""
-    width = is_known.shape[1]
-    shares = np.zeros(is_known.shape, "float32")
-    for row, areas in enumerate(cell_hectares):
-        known = is_known[row * stride : (row + 1) * stride]
-        counts = np.add.reduceat(known.sum(0), np.arange(0, width, stride))
-        shares[row * stride : (row + 1) * stride] = known * (areas / np.maximum(counts, 1)).repeat(stride)[:width]
-    return shares
 
 
 def align_scenes(before: Scene, after: Scene) -> tuple[Scene, Scene]:

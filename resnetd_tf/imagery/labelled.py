@@ -18,6 +18,7 @@ import rasterio.warp
 from rasterio.windows import Window
 
 from resnetd_tf import rundir
+from resnetd_tf.data.splits import OUTLINES_NAME
 from resnetd_tf.errors import InputError, damage_as_input_error
 from resnetd_tf.imagery.grid import WGS84
 from resnetd_tf.imagery.scene import Scene
@@ -45,10 +46,12 @@ class Labels:
     Attributes:
         frame: Polygons and points in one coordinate reference system, with their class numbers in the column "label".
         classes: Names of the classes.
+        left_out: Number of shapes without a class or a place.
     """
 
     frame: "geopandas.GeoDataFrame"
     classes: tuple[str, ...]
+    left_out: int = 0
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:
@@ -142,7 +145,7 @@ def read_labels(path: str | pathlib.Path, attribute: str, layer: str | None = No
         raise InputError(f"{path}: holds {', '.join(sorted(kinds))}; give polygons or points")
     labelled_frame["label"] = [classes.index(text) for text in labelled_frame["class"]]
     _check_overlaps(path, labelled_frame)
-    return Labels(labelled_frame, classes)
+    return Labels(labelled_frame, classes, left_out=int((~is_labelled).sum()))
 
 
 def _check_overlaps(path: str | pathlib.Path, frame: "geopandas.GeoDataFrame") -> None:
@@ -219,8 +222,9 @@ def cut_patches(labels: Labels, scenes: Sequence[Scene], size: int = 64, purity:
 
 def _lattice_windows(shape, scene: Scene, size: int) -> list[Window]:
     """Returns the windows over a polygon, or around a point, that lie within a scene."""
-    west, south, east, north = shape.bounds
-    columns, rows = ~scene.grid.transform * (np.array([west, west, east, east]), np.array([south, north, south, north]))
+    import shapely
+
+    columns, rows = ~scene.grid.transform * tuple(shapely.get_coordinates(shape).T)
     if not np.isfinite((columns, rows)).all():  # no place in the scene's projection
         return []
     starts = []
@@ -445,7 +449,7 @@ def write_patches(patches: LabelledPatches, splits: Sequence[str], folder: pathl
             "shape": [shape + 1 for shape in patches.shapes],
         }
         outlines = geopandas.GeoSeries(list(shapely.polygons(np.array(patches.outlines))), crs=WGS84.to_wkt())
-        write_geopackage(geopandas.GeoDataFrame(columns, geometry=outlines), temporary / "patches.gpkg", "patches")
+        write_geopackage(geopandas.GeoDataFrame(columns, geometry=outlines), temporary / OUTLINES_NAME, "patches")
 
 
 def _write_patch(path: pathlib.Path, image: np.ndarray) -> None:

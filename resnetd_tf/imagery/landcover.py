@@ -1046,7 +1046,10 @@ def write_applicability_map(path: pathlib.Path, classified: _ClassifiedScene) ->
 
 
 def write_polygons(path: pathlib.Path, classified: _ClassifiedScene) -> None:
-    """Writes neighbouring pixels of one class as a polygon, with the name of the class and the hectares."""
+    """Writes neighbouring pixels of one class as a polygon, with the name of the class and the hectares.
+
+    The hectares count pixels with data, as those of the table of areas do, though a cell on the edge may have others.
+    """
     import geopandas
     import shapely.geometry
 
@@ -1062,8 +1065,15 @@ def write_polygons(path: pathlib.Path, classified: _ClassifiedScene) -> None:
     polygons = [shapely.geometry.shape(geometry).intersection(extent) for geometry, _ in shapes]
     columns: dict[str, list] = {"class": [classified.names[int(value)] for _, value in shapes]}
     if grid.pixel_hectares is not None:
-        hectares_per_unit = grid.pixel_hectares / abs(grid.transform.determinant)
-        columns["hectares"] = [round(polygon.area * hectares_per_unit, 4) for polygon in polygons]
+        areas = _cell_areas(grid, classified.valid_pixels, classified.stride)
+        if pixel_classes is not None:
+            areas = share_among_pixels(areas, classes != NODATA, classified.stride)
+        numbered = ((geometry, number) for number, (geometry, _) in enumerate(shapes))
+        numbers = rasterio.features.rasterize(numbered, classes.shape, len(shapes), transform=transform, dtype="int32")
+        sums = np.zeros(len(shapes) + 1)
+        for row_numbers, row_areas in zip(numbers, areas):
+            np.add.at(sums, row_numbers, row_areas)
+        columns["hectares"] = sums[:-1].round(4).tolist()
     crs = grid.crs.to_wkt() if grid.crs else None
     frame = geopandas.GeoDataFrame(columns, geometry=geopandas.GeoSeries(polygons, crs=crs))
     write_geopackage(frame[~frame.geometry.is_empty], path, "landcover")
@@ -1231,6 +1241,17 @@ def class_areas_of_pixels(classified: _ClassifiedScene, pixel_classes: np.ndarra
         np.add.at(counts, (columns[has_class], pixels[has_class]), 1)
         sums += areas @ (counts / np.maximum(counts.sum(1, keepdims=True), 1))
     return sums
+
+
+def share_among_pixels(cell_areas: np.ndarray, is_known: np.ndarray, stride: int) -> np.ndarray:
+    """Shares the area of each cell among its pixels that are known, (height, width) float32."""
+    width = is_known.shape[1]
+    shares = np.zeros(is_known.shape, "float32")
+    for row, areas in enumerate(cell_areas):
+        known = is_known[row * stride : (row + 1) * stride]
+        counts = np.add.reduceat(known.sum(0), np.arange(0, width, stride))
+        shares[row * stride : (row + 1) * stride] = known * (areas / np.maximum(counts, 1)).repeat(stride)[:width]
+    return shares
 
 
 def _cell_areas(grid: Grid, valid_pixels: np.ndarray, stride: int) -> np.ndarray:

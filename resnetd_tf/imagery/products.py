@@ -82,7 +82,11 @@ def find_sources(paths: Sequence[str | pathlib.Path]) -> list[Source]:
         path = pathlib.Path(text)
         if not path.exists():
             is_address = "://" in str(text)
-            advice = "map.py reads addresses of STAC items alone; download the file" if is_address else "give another"
+            advice = (
+                "only STAC items are read from addresses, by map.py and patches.py; give a file"
+                if is_address
+                else "give another"
+            )
             raise InputError(f"{text}: no such file or folder; {advice}")
         if path.is_dir():
             sources += _find_in_folder(path)

@@ -143,6 +143,8 @@ def fetch_scene(
     items, bands = _select_items(shown, items, required_bands)
     path = pathlib.Path(f"{prefix}{_name_file(items[0], shown)}.tif")
     if not overwrite:
+        if path.exists():
+            raise InputError(f"{path} exists already; give another --output, or --overwrite")
         rundir.require_absent(path)
     with rasterio.Env(**GDAL_OPTIONS), contextlib.ExitStack() as files:
         grid = _area_grid(items, area, margin)

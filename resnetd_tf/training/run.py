@@ -530,6 +530,17 @@ def fit_logistic_regression(
     return kernel + change, bias + values[kernel.size :] - mean @ change
 
 
+def find_largest_patch(dataset: Dataset) -> dict[str, int]:
+    """Returns the entry of metadata.json for the size of patches that were cut from scenes, which all have one.
+
+    A folder of pictures may get pictures of other sizes later, so that it has no such entry.
+    """
+    folder = pathlib.Path(dataset.name.removeprefix("folder:"))
+    if not (folder / splits.OUTLINES_NAME).is_file():
+        return {}
+    return {"largest_patch": 2 * max(side or 0 for side in dataset.splits["train"].shape[:2])}
+
+
 def describe_run(settings: Settings, statistics: Statistics, dataset: Dataset, weights: Checkpoint | None) -> dict:
     """Returns the entries of metadata.json for settings, preprocessing and data."""
     return {
@@ -538,6 +549,7 @@ def describe_run(settings: Settings, statistics: Statistics, dataset: Dataset, w
         "normalization": {"of": statistics.name, "mean": statistics.mean, "std": statistics.std},
         "interpolation": weights.interpolation if weights else "bilinear",
         "patch_shape": dataset.splits["train"].shape,
+        **find_largest_patch(dataset),
         "classes": dataset.classes,
         "data_sha256": dataset.fingerprint,
         "split_files_sha256": splits.split_files_digest(settings.split_files) if settings.split_files else None,

@@ -202,14 +202,14 @@ def test_references_of_other_formats(class_map, tmp_path, suffix):
         sample.drop(columns="geometry").to_csv(path, index=False)
     else:
         sample.to_crs("EPSG:4326").to_file(path)
-    counts, _ = assessment.read_reference(path, class_map)
+    counts, _, _ = assessment.read_reference(path, class_map)
     assert counts.tolist() == np.diag([10, 10, 10]).tolist()
 
 
 def test_spreadsheets_may_use_semicolons_and_decimal_commas(class_map, tmp_path):
     text = "longitude;latitude;cover;note\n15,0;45,15; A ;x\n15,0001;45,15;b;\n;;;\n"
     (tmp_path / "own.csv").write_text(text, encoding="utf-8-sig")
-    counts, _ = assessment.read_reference(tmp_path / "own.csv", assessment.read_class_map(class_map), "cover")
+    counts, _, _ = assessment.read_reference(tmp_path / "own.csv", assessment.read_class_map(class_map), "cover")
     assert counts.sum() == 2 and counts[:, 0].sum() == counts[:, 1].sum() == 1
 
 
@@ -217,8 +217,23 @@ def test_numbers_of_classes_may_be_stored_as_floats(tmp_path):
     path = write_map(tmp_path / "m.tif", np.arange(64, dtype="uint8").reshape(8, 8) % 2, None)
     points = geopandas.points_from_xy([500_005, 500_015], [4_999_995, 4_999_995], crs="EPSG:32633")
     geopandas.GeoDataFrame({"n": [0.0, 1.0]}, geometry=points).to_file(tmp_path / "own.gpkg")
-    counts, _ = assessment.read_reference(tmp_path / "own.gpkg", assessment.read_class_map(path), "n")
+    counts, _, _ = assessment.read_reference(tmp_path / "own.gpkg", assessment.read_class_map(path), "n")
     assert counts.tolist() == [[1, 0], [0, 1]]
+
+
+def test_several_places_from_elsewhere_in_one_pixel(program, tmp_path):
+    """They are no more than a sample, though there are more of them than pixels."""
+    path = write_map(tmp_path / "m.tif", np.arange(16, dtype="uint8").reshape(4, 4) % 2)
+    rng = np.random.default_rng(0)
+    x, y = 500_000 + 40 * rng.random(60), 5_000_000 - 40 * rng.random(60)
+    points = geopandas.GeoSeries(geopandas.points_from_xy(x, y), crs="EPSG:32633")
+    names = np.array(["a", "b"])[((x - 500_000) // 10).astype(int) % 2]
+    names[:5] = "a"
+    geopandas.GeoDataFrame({"reference": names}, geometry=points).to_file(tmp_path / "own.gpkg")
+    result = program("assess.py", path, f"--reference={tmp_path / 'own.gpkg'}")
+    assert result.returncode == 0 and not result.stderr, result.stderr
+    accuracy = json.loads((tmp_path / "m_accuracy.json").read_text())
+    assert 0.01 < accuracy["overall_error"] < 0.1
 
 
 @pytest.mark.parametrize("fault", ["moved", "repeated"])
@@ -288,7 +303,7 @@ def test_places_of_ones_own(class_map, tmp_path):
     """Points from a field campaign: some lie outside, and nothing tells how they were drawn."""
     points = geopandas.points_from_xy([15.0, 15.0005, 17.0], [45.15, 45.1505, 45.0], crs="EPSG:4326")
     geopandas.GeoDataFrame({"cover": ["a", "b", "a"]}, geometry=points).to_file(tmp_path / "own.gpkg")
-    counts, note = assessment.read_reference(tmp_path / "own.gpkg", assessment.read_class_map(class_map), "cover")
+    counts, _, note = assessment.read_reference(tmp_path / "own.gpkg", assessment.read_class_map(class_map), "cover")
     assert counts.sum() == 2 and "1 outside of the map" in note and "not drawn by assess.py" in note
 
 

@@ -70,6 +70,24 @@ def test_windows_of_polygons(scene_path, tmp_path):
     assert patches.centres[0] == pytest.approx((15.0041, 45.1506), abs=1e-3)
 
 
+def test_a_turned_scene(tmp_path):
+    """Squares of a window's size in the pixels of a scene that is turned give a window each; others are counted."""
+    transform = from_origin(WEST, NORTH, 10, 10) * rasterio.Affine.rotation(20)
+    pixels = np.random.default_rng(0).integers(700, 900, (3, 300, 300)).astype("uint16")
+    profile = {"crs": "EPSG:32633", "transform": transform, "dtype": "uint16", "width": 300, "height": 300, "count": 3}
+    with rasterio.open(tmp_path / "turned.tif", "w", driver="GTiff", **profile) as file:
+        file.write(pixels)
+        file.descriptions = ("B04", "B03", "B02")
+    corners = [np.array([(0, 0), (64, 0), (64, 64), (0, 64)]) + offset for offset in ((10, 20), (100, 130), (180, 90))]
+    shapes = [shapely.Polygon(np.stack(transform * tuple(each.T), -1)) for each in corners]
+    path = write_labels(tmp_path / "x.gpkg", [*shapes, shapes[0]], ["a", "b", "a", None])
+    labels = labelled.read_labels(path, "cover")
+    assert labels.left_out == 1
+    patches = labelled.cut_patches(labels, [open_scene(tmp_path / "turned.tif")])
+    assert patches.labels == [0, 1, 0]
+    np.testing.assert_array_equal(patches.images[1][..., 0] > 0, True)
+
+
 def test_purity(scene_path, tmp_path):
     """A polygon that covers three quarters of its window."""
     shapes = [box(100, 100, 64, 48), box(400, 100, 64, 64)]
@@ -226,6 +244,7 @@ def test_training_on_polygons(program, scene_path, tmp_path):
     count = metadata["split_sizes"]["train"]
     assert f"Chosen by the number and size of the patches: --recipe=few --batch_size={count}" in result.stdout
     assert metadata["recipe"] == "few" and metadata["batch_size"] == count < 16
+    assert metadata["largest_patch"] == 128  # a larger scene is mapped, though a folder's pictures may be larger
 
 
 def test_patches_are_cut_anew_when_labels_or_scenes_change(bad_input, scene_path, tmp_path):

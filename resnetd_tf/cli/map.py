@@ -29,11 +29,11 @@ def map_scenes(paths: list[str]) -> None:
         raise InputError("--before and --after belong together; give both scenes")
     if FLAGS.before and (paths or not FLAGS.output):
         raise InputError("with --before and --after give --output, and no other scene")
-    if FLAGS.before and program.has_search(FLAGS.before + FLAGS.after):
-        raise InputError("--before and --after take no searches, which would have one --date; give addresses of items")
     if not paths and not FLAGS.before:
         raise InputError("no scene given; name products, raster files, pictures or folders of them")
     classifier = program.open_model_or_server(sys.stdout)
+    if FLAGS.before and program.has_search(FLAGS.before + FLAGS.after):
+        raise InputError("--before and --after take no searches, which would have one --date; give addresses of items")
     from resnetd_tf.imagery import landcover
     from resnetd_tf.sentinel2 import BANDS, RGB_BANDS
 

@@ -21,7 +21,6 @@ from resnetd_tf.imagery.grid import Grid
 from resnetd_tf.imagery.landcover import NODATA, MapOptions
 from resnetd_tf.imagery.products import find_single_source
 from resnetd_tf.imagery.scene import Scene
-from resnetd_tf.process import silence_stderr
 from resnetd_tf.saved import SavedClassifier, open_window_classifier
 
 ALIGNMENT_TOLERANCE = 0.01  # pixels by which two grids may be off
@@ -70,8 +69,7 @@ def map_change(
         landcover.require_writable_targets(files, options.overwrite)  # before hours of classifying
     sources = [find_single_source(paths) for paths in (before, after)]
     scenes = align_scenes(*(landcover.open_source_for(classifier, source, options) for source in sources))
-    with silence_stderr():  # of TensorFlow's start-up messages
-        window_classifier = open_window_classifier(classifier, options.runtime, trust)
+    window_classifier = open_window_classifier(classifier, options.runtime, trust)
     maps, valid_pixels = [], []
     for scene, map_base in zip(scenes, map_bases):
         print(f"{scene.name}: {scene.description}; classified {window_classifier.summary}", flush=True)

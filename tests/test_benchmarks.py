@@ -128,6 +128,34 @@ def test_few_images(tmp_path):
     assert len({each["split_files"] for each in few}) == 6
 
 
+@needs_eurosat
+def test_own_classes(tmp_path):
+    """The scene and its polygons show the classes that the outlines say, and each cell is judged by its image."""
+    geopandas, rasterio = pytest.importorskip("geopandas"), pytest.importorskip("rasterio")
+    from benchmarks import own_classes
+
+    classes = own_classes.GROUPS[0]
+    ground = own_classes.write_scene(tmp_path, classes, seed=0)
+    polygons = geopandas.read_file(tmp_path / "polygons.gpkg")
+    assert ground["cover"].value_counts().to_dict() == dict.fromkeys(classes, 25)
+    assert polygons["cover"].value_counts().to_dict() == dict.fromkeys(classes, 5)
+    with rasterio.open(tmp_path / "scene.tif") as file:
+        scene, transform = file.read(), file.transform
+    column, row = ~transform * (ground.geometry[27].bounds[0], ground.geometry[27].bounds[3])
+    assert (round(column), round(row)) == (7 * 64, 2 * 64)
+    blue_excess = scene[2].astype(int) - scene[0]
+    means = blue_excess.reshape(10, 64, 10, 64).mean((1, 3)).ravel()
+    assert means[ground["cover"] == "SeaLake"].mean() > means[ground["cover"] == "AnnualCrop"].mean() + 20
+
+    cells = np.array([classes.index(name) for name in ground["cover"]]).reshape(10, 10).repeat(2, 0).repeat(2, 1)
+    cells[:, 0] = 255  # empty
+    profile = {"width": 20, "height": 20, "count": 1, "dtype": "uint8", "nodata": 255, "crs": own_classes.CRS}
+    with rasterio.open(tmp_path / "map.tif", "w", transform=transform * transform.scale(32), **profile) as file:
+        file.write(cells.astype("uint8"), 1)
+        file.update_tags(classes=json.dumps(dict(enumerate(classes))))
+    assert own_classes.share_of_right_cells(tmp_path / "map.tif", ground) == pytest.approx(0.95)
+
+
 def test_ablation(tmp_path):
     """Each further training changes one setting of the recipe; two change two and four."""
     first, *ablations = trainings("ablation", "--image_size=32", "--depth=18", folder=tmp_path)

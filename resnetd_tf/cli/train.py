@@ -22,11 +22,11 @@ LABELS_PREFIX = "labels:"
 def train(arguments: list[str]) -> None:
     dataset = flags.FLAGS.dataset
     if dataset.startswith(LABELS_PREFIX):
-        given = {name for name in ("recipe", "image_size", "batch_size") if flags.FLAGS[name].present}
+        settled = {name for name in ("recipe", "image_size", "batch_size") if flags.FLAGS[name].present}
         # Cutting takes time, so that flags are checked first, as if there were few patches.
-        settings = program.settings_from_flags(**{} if "recipe" in given else {"recipe": "few"})
+        settings = program.settings_from_flags(**{} if "recipe" in settled else {"recipe": "few"})
         if settings.keep_classes:
-            given.add("batch_size")  # images of EuroSAT join the patches, so that even a few fill a batch
+            settled.add("batch_size")  # images of EuroSAT join the patches, so that even a few fill a batch
             if flags.FLAGS.all_bands or settings.weights == "none":
                 raise InputError("--keep_classes: give --weights=eurosat, which is for colours, without --all_bands")
             if flags.FLAGS.patch_size != PATCH_SIZE:
@@ -36,8 +36,8 @@ def train(arguments: list[str]) -> None:
                 )
         program.import_tensorflow()
         folder = labels.training_folder(dataset.removeprefix(LABELS_PREFIX), settings.base, settings.seed)
-        suggested = labels.suggest_settings(folder, settings.recipe if "recipe" in given else None)
-        suggested = {name: value for name, value in suggested.items() if name not in given}
+        suggested = labels.suggest_settings(folder, settings.recipe if "recipe" in settled else None)
+        suggested = {name: value for name, value in suggested.items() if name not in settled}
         if suggested:
             chosen = " ".join(f"--{name}={value}" for name, value in suggested.items())
             print(f"Chosen by the number and size of the patches: {chosen}")

@@ -514,8 +514,12 @@ def read_reference(
         notes.append("not drawn by assess.py: right only if they are a random sample of the map or within each class")
     if not counts.sum():
         layers = list_layers(path)
-        others = [name for name in layers if name != (layer or SAMPLE_LAYER)] if len(layers) > 1 else []
-        hint = f"; --layer reads another layer of the file: {', '.join(others)}" if unlabelled and others else ""
+        unread_layers = [name for name in layers if name != (layer or SAMPLE_LAYER)] if len(layers) > 1 else []
+        hint = (
+            f"; --layer reads another layer of the file: {', '.join(unread_layers)}"
+            if unlabelled and unread_layers
+            else ""
+        )
         raise InputError(f"{path}: no place counts: {'; '.join(notes[1:])}{hint}")
     return counts, bool(digests), "; ".join(notes)
 

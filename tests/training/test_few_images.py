@@ -68,24 +68,17 @@ def test_one_image_of_each_class_suffices_for_classes_that_eurosat_has(program, 
     classifier = saved.open_classifier(tmp_path / "model/run-1/model.keras")
     # EuroSAT's images, which the weights have seen, are not unlike the training images, though nine images are few.
     assert classifier.applicability is not None
-    others = [next((ROOT / "samples/patches" / name).iterdir()) for name in ("River", "Highway", "Residential")]
-    result = program("predict.py", f"--model={tmp_path / 'model'}", *others)
+    eurosat_images = [next((ROOT / "samples/patches" / name).iterdir()) for name in ("River", "Highway", "Residential")]
+    result = program("predict.py", f"--model={tmp_path / 'model'}", *eurosat_images)
     assert "unlike" not in result.stdout
 
 
-def test_the_head_of_a_frozen_network_is_fitted(run, tmp_path, patches, program):
+def test_a_frozen_network_and_few_validation_images(run, tmp_path, patches, program):
+    """The head is fitted before the backbone is frozen, and three validation images give no score."""
+    arguments = ("--depth=10", "--image_size=32", "--recipe=few", "--epochs=1", "--batch_size=9", "--freeze=backbone")
     weights = f"--weights={run / 'run-1/model.keras'}"
-    network = ("--depth=10", "--image_size=32", "--recipe=few", "--epochs=1", "--batch_size=9", "--freeze=backbone")
-    result = program("train.py", *network, weights, f"--dataset=folder:{patches}", f"--output_dir={tmp_path / 'model'}")
+    result = program("train.py", *arguments, weights, f"--dataset=folder:{patches}", f"--output_dir={tmp_path / 'm'}")
     assert result.returncode == 0, result.stderr
     assert "Fitting the head to the features of 9 training images" in result.stdout
-
-
-@pytest.mark.long
-def test_few_validation_images_give_no_score(program, tmp_path, patches):
-    arguments = ("--depth=10", "--weights=none", "--recipe=few", "--epochs=1", "--batch_size=9")
-    result = program("train.py", *arguments, f"--dataset=folder:{patches}", f"--output_dir={tmp_path / 'model'}")
-    assert result.returncode == 0, result.stderr
-    assert "Fitting the head" not in result.stdout
     assert "No score of applicability, which takes 100 validation images" in result.stdout
-    assert not (tmp_path / "model/run-1" / applicability.FILE_NAME).exists()
+    assert not (tmp_path / "m/run-1" / applicability.FILE_NAME).exists()

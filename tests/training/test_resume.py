@@ -308,7 +308,7 @@ def test_a_validation_loss_that_is_not_finite_ends_the_run(few_scenes, tmp_path)
 def test_interrupted_while_the_best_weights_are_copied(model, monkeypatch, tmp_path):
     """The epoch does not count: the best of the epochs before it is kept."""
     results = train_loop.ResultsWriter(tmp_path, model, checkpoint.Progress())
-    results.add_epoch({"epoch": 1, "val_accuracy": 0.5}, model)
+    results.add_epoch({"epoch": 1, "val_accuracy": 0.5, "val_loss": 1.2}, model)
     expected = model.get_weights()
     model.set_weights([weights + 1 for weights in expected])
 
@@ -317,7 +317,7 @@ def test_interrupted_while_the_best_weights_are_copied(model, monkeypatch, tmp_p
 
     monkeypatch.setattr(results.best_model, "set_weights", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        results.add_epoch({"epoch": 2, "val_accuracy": 0.6}, model)
+        results.add_epoch({"epoch": 2, "val_accuracy": 0.6, "val_loss": 1.0}, model)
     results.write()
     assert results.progress.best["epoch"] == len(results.progress.history) == 1
     written = keras.saving.load_model(tmp_path / "model.keras").get_weights()

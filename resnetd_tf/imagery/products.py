@@ -83,7 +83,7 @@ def find_sources(paths: Sequence[str | pathlib.Path]) -> list[Source]:
         if not path.exists():
             is_address = "://" in str(text)
             advice = (
-                "only STAC items are read from addresses, by map.py and patches.py; give a file"
+                "only STAC items are read from addresses, by map.py and patches.py; download the file"
                 if is_address
                 else "give another"
             )

@@ -390,8 +390,8 @@ def _print_skipped_folders(
 ) -> None:
     """Prints the folders and files beside class folders that hold no images of the dataset."""
     candidates = [path for folder in (root, *split_folders) for path in folder.iterdir()]
-    own = used_folders | {root / OUTLINES_NAME}
-    skipped = [path for path in candidates if path.name[0] != "." and path not in own]
+    known_paths = used_folders | {root / OUTLINES_NAME}
+    skipped = [path for path in candidates if path.name[0] != "." and path not in known_paths]
     if skipped:
         names = sorted(str(path.relative_to(root)) for path in skipped)
         shown = ", ".join(names[:10]) + ", ..." * (len(names) > 10)

@@ -581,7 +581,7 @@ def draw_as_trained(run: Run, split: str) -> np.ndarray:
     source, settings = run.dataset.splits[split], run.settings
     assert isinstance(source.images, np.ndarray)
     is_small = len(run.dataset.splits["validation"]) < applicability.FEWEST_IMAGES
-    if is_small and settings.weights == "eurosat" and run.dataset.bands == 3:
+    if is_small and settings.weights == pretrained.EUROSAT_NAME and run.dataset.bands == 3:
         height, width = source.images.shape[1:3]
         sample = rehearsal.read_sample()
         # Where windows are smaller than EuroSAT's images, a part of those has the same size of pixels.
